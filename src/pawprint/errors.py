@@ -1,0 +1,9 @@
+"""The error that a person can cause and mend."""
+
+
+class PawprintError(Exception):
+    """Something a person can put right.
+
+    The message names the file or field, says what is wrong with it and what to do, in one or two sentences.
+    The command line and the flows print it without a traceback (unless PAWPRINT_DEBUG=1) and exit with 1.
+    """

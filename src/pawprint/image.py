@@ -1,0 +1,201 @@
+"""Bytes -> upright RGB uint8 at 300x300: the one decoder, used by training and by serving.
+
+    pixels = image.load(Path("cat.jpg").read_bytes())        # uint8 [300, 300, 3]
+
+The road has two halves. `pack` turns any picture into a 300x300 JPEG, `unpack` turns that into pixels. What
+preprocess stores in the shards is the output of `pack`; `load` is one after the other. So a photograph gives
+the model the same tensor, bit for bit, whether it comes from a shard or from a request.
+"""
+
+import io
+import warnings
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+import simplejpeg
+from numpy.typing import NDArray
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+SIZE = 300
+MAX_PIXELS = 100_000_000
+QUALITY = 95
+Fit = Literal["squash", "letterbox", "crop"]
+Pixels = NDArray[np.uint8]
+
+cv2.setNumThreads(0)  # the callers run one photograph a thread; OpenCV's own pool would only contend
+
+
+class BadImage(ValueError):
+    """These bytes give no picture. `reason` is a short code, the message a sentence for a person."""
+
+    def __init__(self, reason: str, message: str) -> None:
+        super().__init__(message)
+        self.reason = reason
+
+
+@dataclass(frozen=True)
+class Header:
+    """What a picture says of itself before a pixel is unpacked."""
+
+    format: str  # Pillow's name: JPEG, PNG, ...
+    width: int
+    height: int
+    mode: str  # Pillow's mode: RGB, L, CMYK, I;16, ...
+    frames: int
+    orientation: int  # EXIF 1..8, 1 is upright
+
+
+def inspect(data: bytes) -> Header:
+    """Read the header only; BadImage `empty`, `not_an_image` or `truncated`."""
+    if not data:
+        raise BadImage("empty", "the file is empty")
+    try:
+        with _open(data) as picture:
+            return Header(
+                format=picture.format or "",
+                width=picture.width,
+                height=picture.height,
+                mode=picture.mode,
+                frames=getattr(picture, "n_frames", 1),
+                orientation=picture.getexif().get(0x0112, 1),
+            )
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever a hostile header leads them to
+        raise BadImage("truncated", f"the picture's header is damaged ({error})") from None
+
+
+def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """Any picture as upright RGB, uint8 [height, width, 3].
+
+    A large JPEG is scaled down by 2, 4 or 8 while it is decoded, never below 300 pixels a side. The first
+    frame of an animation is taken; alpha lies on white; 16-bit, CMYK and grayscale are converted.
+
+    Raises:
+        BadImage: `empty`, `not_an_image`, `truncated` or `too_large` (decided from the header).
+    """
+    if _plain_jpeg(data):
+        try:
+            height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
+            _refuse_bomb(width, height, max_pixels)
+            if colorspace != "CMYK":
+                scale = 2 if min(height, width) >= 2 * SIZE else 1
+                return simplejpeg.decode_jpeg(
+                    data, "RGB", min_height=SIZE, min_width=SIZE, min_factor=scale, strict=True
+                ) if scale > 1 else simplejpeg.decode_jpeg(data, "RGB", strict=True)
+        except BadImage:
+            raise
+        except ValueError:
+            pass  # damaged or unusual: Pillow says which
+    return _decode_with_pillow(data, max_pixels)
+
+
+def resize(pixels: Pixels, fit: Fit = "squash") -> Pixels:
+    """RGB uint8 [height, width, 3] -> [300, 300, 3], antialiased (area when shrinking, linear when growing).
+
+    `squash` ignores the aspect ratio, as the 2017 baseline does; `letterbox` keeps all of the picture on
+    grey; `crop` keeps the middle square.
+    """
+    height, width = pixels.shape[:2]
+    if fit == "crop":
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        return _scale(pixels[top : top + side, left : left + side], SIZE, SIZE)
+    if fit == "letterbox":
+        ratio = SIZE / max(height, width)
+        inner_height, inner_width = max(1, round(height * ratio)), max(1, round(width * ratio))
+        canvas = np.full((SIZE, SIZE, 3), 127, np.uint8)
+        top, left = (SIZE - inner_height) // 2, (SIZE - inner_width) // 2
+        canvas[top : top + inner_height, left : left + inner_width] = _scale(pixels, inner_height, inner_width)
+        return canvas
+    return _scale(pixels, SIZE, SIZE)
+
+
+def encode(pixels: Pixels, quality: int = QUALITY) -> bytes:
+    """RGB uint8 [height, width, 3] -> JPEG without chroma subsampling."""
+    encoded: bytes = simplejpeg.encode_jpeg(
+        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="444", fastdct=False
+    )
+    return encoded
+
+
+def pack(data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: int = MAX_PIXELS) -> bytes:
+    """First half of the road: any picture's bytes -> a 300x300 JPEG, as the shards hold it. Raises BadImage."""
+    return encode(resize(decode(data, max_pixels), fit), quality)
+
+
+def unpack(packed: bytes) -> Pixels:
+    """Second half of the road: a packed photograph -> RGB uint8 [300, 300, 3]."""
+    pixels: Pixels = simplejpeg.decode_jpeg(packed, "RGB")
+    return pixels
+
+
+def load(data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: int = MAX_PIXELS) -> Pixels:
+    """The whole road: any picture's bytes -> RGB uint8 [300, 300, 3] as the model sees it. Raises BadImage."""
+    return unpack(pack(data, fit, quality, max_pixels))
+
+
+def _plain_jpeg(data: bytes) -> bool:
+    """A JPEG with no EXIF, so no rotation to undo: the common case, decoded without Pillow."""
+    return data[:3] == b"\xff\xd8\xff" and b"Exif\x00\x00" not in data[:65536]
+
+
+def _refuse_bomb(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise BadImage("too_large", f"the picture is {width}x{height}; at most {max_pixels:,} pixels are accepted")
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # our own limit is stricter than Pillow's warning
+            return Image.open(io.BytesIO(data))
+    except Image.DecompressionBombError:
+        raise BadImage("too_large", "the picture's header claims an absurd size") from None
+    except UnidentifiedImageError:
+        raise BadImage("not_an_image", "the file is not a picture in a known format (JPEG, PNG, WebP, ...)") from None
+
+
+def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
+    if not data:
+        raise BadImage("empty", "the file is empty")
+    try:
+        with _open(data) as picture:
+            _refuse_bomb(picture.width, picture.height, max_pixels)
+            picture.draft("RGB", (2 * SIZE, 2 * SIZE))
+            upright = ImageOps.exif_transpose(picture)
+            return _rgb(upright)
+    except BadImage:
+        raise
+    except Exception as error:  # Pillow's readers raise whatever damaged data leads them to
+        raise BadImage("truncated", f"the picture is damaged or cut off ({error})") from None
+
+
+def _rgb(picture: Image.Image) -> Pixels:
+    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
+        values = np.asarray(picture, np.float32)
+        top = 65535.0 if values.max(initial=0) > 255 else 255.0
+        grey = np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)
+        return np.repeat(grey[:, :, None], 3, axis=2)
+    if picture.has_transparency_data:
+        layered = picture.convert("RGBA")
+        white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
+        picture = Image.alpha_composite(white, layered)
+    return np.asarray(picture.convert("RGB"), np.uint8)
+
+
+def _scale(pixels: Pixels, height: int, width: int) -> Pixels:
+    """Antialiased on each axis: INTER_AREA where it shrinks, linear where it grows."""
+    for target in ((height, pixels.shape[1]), (height, width)) if _mixed(pixels, height, width) else ((height, width),):
+        if pixels.shape[:2] == target:
+            continue
+        shrinks = target[0] <= pixels.shape[0] and target[1] <= pixels.shape[1]
+        method = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+        pixels = cv2.resize(pixels, (target[1], target[0]), interpolation=method).astype(np.uint8, copy=False)
+    return np.ascontiguousarray(pixels)
+
+
+def _mixed(pixels: Pixels, height: int, width: int) -> bool:
+    return (height > pixels.shape[0]) != (width > pixels.shape[1])

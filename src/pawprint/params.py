@@ -1,0 +1,154 @@
+"""params.yaml as frozen, typed, closed models: `load_params()` and every number has a name and a type.
+
+A key that no model knows, a wrong type or a value out of range is refused when the file is read, with the
+key's path in the sentence.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pawprint.errors import PawprintError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Preprocess(_Closed):
+    """How a photograph becomes a 300x300 one."""
+
+    fit: Literal["squash", "letterbox", "crop"] = "squash"
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    max_pixels: Count = 100_000_000
+    max_bad_share: Share = 0.05
+
+
+class Split(_Closed):
+    """Shares of the three sides; they sum to one."""
+
+    train: Share = 0.70
+    validation: Share = 0.15
+    test: Share = 0.15
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if abs(self.train + self.validation + self.test - 1) > 1e-9 or min(self.train, self.test) == 0:
+            raise ValueError("train, validation and test must sum to 1, train and test above 0")
+        return self
+
+
+class Training(_Closed):
+    """What holds for the training of every candidate."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    deterministic: bool = True
+
+
+class Candidate(_Closed):
+    """One entry under `candidates`: an architecture and how it is trained."""
+
+    architecture: str
+    train: Literal["all", "head"] = "all"
+    epochs: Count = 5
+    batch_size: Count = 128
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: Positive = 0.001
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    augment: Literal["none", "flip", "standard"] = "none"
+
+
+class Evaluation(_Closed):
+    """How candidates are measured."""
+
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+
+
+class Gate(_Closed):
+    """When a challenger becomes champion."""
+
+    max_accuracy_loss: Share = 0.005
+
+
+class Serving(_Closed):
+    """Limits of the service."""
+
+    max_body_mb: Positive = 20
+
+
+class Params(_Closed):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    preprocess: Preprocess
+    split: Split
+    training: Training
+    candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
+    evaluation: Evaluation
+    gate: Gate
+    serving: Serving
+
+    def candidate(self, name: str) -> Candidate:
+        """The candidate called `name`; PawprintError with the known names when there is none."""
+        if name not in self.candidates:
+            raise PawprintError(
+                f"params.yaml has no candidate {name!r}; it has {', '.join(self.candidates)}. "
+                "Add it under `candidates` or use one of these."
+            )
+        return self.candidates[name]
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml; PawprintError names the key, what is wrong and what was expected."""
+    try:
+        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PawprintError(f"{path} is missing. Run from the project's root, or `git checkout {path}`.") from None
+    except yaml.YAMLError as error:
+        raise PawprintError(f"{path} is not valid YAML: {error}. Mend that line.") from None
+    try:
+        return Params.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"`{'.'.join(str(part) for part in problem['loc']) or 'the file'}`: {_words(problem)}"
+            for problem in error.errors()
+        )
+        raise PawprintError(f"{path}: {problems}.") from None
+
+
+def _words(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key; correct its spelling or remove it"
+    if problem["type"] == "missing":
+        return "missing; add it (`git diff params.yaml` shows what changed)"
+    return f"{problem['msg']} (found {problem['input']!r})"
+
+
+def flatten(params: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """`{"training.device": "cpu", ...}`: dotted names as DVC and MLflow show them."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{name}.{key}" if name else str(key))
+        else:
+            flat[name] = value
+
+    walk(params.model_dump(), prefix)
+    return flat
+
+
+def digest(params: BaseModel) -> str:
+    """SHA-256 of the params as canonical JSON: equal params, equal digest, whatever the file's layout."""
+    canonical = json.dumps(params.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,20 @@
+"""Nothing phones home: the one place where the telemetry of every library is turned off.
+
+`pawprint` imports this before anything else, and the set-up puts a `.pth` file into the environment that
+imports it at interpreter start, so that `dvc`, `mlflow`, `prefect` and `bentoml` typed by hand are quiet too.
+A value that a person has set is left as it is. DVC's switch stands in `.dvc/config` as well.
+"""
+
+import os
+
+OFF = {
+    "BENTOML_DO_NOT_TRACK": "True",
+    "DO_NOT_TRACK": "true",
+    "DVC_NO_ANALYTICS": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "NO_ALBUMENTATIONS_UPDATE": "1",
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+}
+
+for _name, _value in OFF.items():
+    os.environ.setdefault(_name, _value)
