@@ -4,20 +4,31 @@
     answer = classifier.answer(Path("cat.jpg").read_bytes())
     answer.label, answer.probabilities
 
-Evaluation, `pawprint predict` and the service all take this road, so that what was evaluated is what is served.
+Evaluation, `pawprint predict` and the service take this one road: what was evaluated is what is served.
 """
 
+import hashlib
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
+import openvino
+import safetensors
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, ValidationError
+from safetensors.numpy import load as load_tensors
 
 from pawprint import image
 from pawprint.errors import PawprintError
-from pawprint.lineage import Lineage, sha256
+from pawprint.lineage import Lineage
+
+Precision = Literal["auto", "bf16", "f32"]
+SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+NEITHER = "neither"  # the label of a picture that is like no training photograph
 
 
 class ModelInfo(BaseModel):
@@ -46,3 +57,219 @@ class Predictions:
     embedding: NDArray[np.float32]  # [N, d]
     typicality: NDArray[np.float32]  # [N], cosine similarity to the nearest training photographs, 1 is alike
     activation: NDArray[np.float32]  # [N, classes or 1, h, w]
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What a person is told of one picture; the command line and the service say the same."""
+
+    label: str  # a class, or NEITHER
+    reason: str  # why NEITHER; "" otherwise
+    probabilities: dict[str, float]  # by class, in the model's order
+    typicality: float
+    typical: bool
+
+
+@dataclass(frozen=True)
+class FileAnswer:
+    """One file's answer, or the sentence that says why there is none."""
+
+    path: Path
+    answer: Answer | None
+    error: str  # "" where there is an answer
+
+
+class Classifier:
+    """The model in `folder`, loaded and ready; safe to call from several threads.
+
+    Args:
+        folder: holds model.onnx, model.json and typicality.safetensors.
+        precision: what the arithmetic runs in. `auto` is bf16 where the CPU computes in it natively, f32
+            elsewhere; OpenVINO left alone would choose by itself and not say. `self.precision` reports it.
+        threads: CPU threads for one inference; 0 is one per core.
+
+    Raises:
+        PawprintError: a file is missing, damaged, or not the one that model.json was written for.
+    """
+
+    def __init__(self, folder: Path, precision: Precision = "auto", threads: int = 0) -> None:
+        self.folder = folder
+        self.info = read_info(folder)
+        core = openvino.Core()
+        native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+        self.precision: Precision = ("bf16" if native_bf16 else "f32") if precision == "auto" else precision
+        onnx = _read(folder, "model.onnx")
+        if hashlib.sha256(onnx).hexdigest() != self.info.model_digest:
+            raise PawprintError(
+                f"{folder / 'model.onnx'} is not the file that model.json describes (its SHA-256 differs). "
+                "It was changed or half written; train or package the model again (`dvc repro`)."
+            )
+        try:
+            config: dict[str, object] = {
+                "PERFORMANCE_HINT": "LATENCY",
+                "INFERENCE_PRECISION_HINT": self.precision,
+            }
+            if threads:
+                config["INFERENCE_NUM_THREADS"] = threads
+            # From the very bytes that were hashed, so that nothing can come between check and use.
+            self._model = core.compile_model(core.read_model(onnx), "CPU", config)
+            self._request = self._model.create_infer_request()
+        except RuntimeError as error:
+            raise PawprintError(
+                f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again."
+            ) from None
+        self._bank, self._nearest = _read_typicality(folder)
+        self._lock = threading.Lock()  # one infer request holds one set of buffers
+
+    def predict(self, images: NDArray[np.uint8]) -> Predictions:
+        """uint8 RGB [N, 300, 300, 3] -> what the model says of each; N of zero is fine."""
+        if images.dtype != np.uint8 or images.shape[1:] != (image.SIZE, image.SIZE, 3):
+            raise ValueError(f"expected uint8 [N, 300, 300, 3], got {images.dtype} {list(images.shape)}")
+        if not len(images):
+            return self._none()
+        with self._lock:
+            outputs = self._request.infer(
+                {0: np.ascontiguousarray(images)}, share_inputs=True, share_outputs=False
+            )
+            probabilities, embedding, activation = (
+                np.asarray(outputs[name], np.float32) for name in ("probabilities", "embedding", "activation")
+            )
+        return Predictions(probabilities, embedding, self._typicality(embedding), activation)
+
+    def read(self, data: bytes) -> image.Pixels:
+        """A picture's bytes -> uint8 RGB [300, 300, 3], as this model was trained on. Raises BadImage."""
+        return image.load(data, self.info.fit, self.info.quality)
+
+    def answer(self, data: bytes) -> Answer:
+        """A picture's bytes -> its answer. Raises BadImage."""
+        return self.answers(self.predict(self.read(data)[None]))[0]
+
+    def answers(self, predictions: Predictions) -> list[Answer]:
+        """Numbers -> what a person is told, one for each picture."""
+        return [
+            self._say(row, float(typicality))
+            for row, typicality in zip(predictions.probabilities, predictions.typicality, strict=True)
+        ]
+
+    def files(self, paths: Iterable[Path], batch_size: int = 16) -> Iterator[FileAnswer]:
+        """An answer for every file in order. A file that is no picture gets its sentence, never an exception.
+
+        The next batch is decoded while the model works on this one; memory stays at two batches.
+        """
+        paths = list(paths)
+        batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
+        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode") as pool:
+            ahead = [pool.submit(self._read_file, path) for path in batches[0]] if batches else []
+            for number, batch in enumerate(batches):
+                current = [future.result() for future in ahead]
+                following = batches[number + 1] if number + 1 < len(batches) else []
+                ahead = [pool.submit(self._read_file, path) for path in following]
+                yield from self._answer_batch(batch, current)
+
+    def _read_file(self, path: Path) -> image.Pixels | str:
+        try:
+            return self.read(path.read_bytes())
+        except image.BadImage as error:
+            return str(error)
+        except OSError as error:
+            return f"the file cannot be read: {error.strerror or error}"
+
+    def _answer_batch(
+        self, paths: Sequence[Path], read: Sequence[image.Pixels | str]
+    ) -> Iterator[FileAnswer]:
+        pictures = [pixels for pixels in read if not isinstance(pixels, str)]
+        answers = iter(self.answers(self.predict(np.stack(pictures))) if pictures else [])
+        for path, pixels in zip(paths, read, strict=True):
+            if isinstance(pixels, str):
+                yield FileAnswer(path, None, pixels)
+            else:
+                yield FileAnswer(path, next(answers), "")
+
+    def _say(self, probabilities: NDArray[np.float32], typicality: float) -> Answer:
+        classes = self.info.classes
+        best = int(np.argmax(probabilities))
+        typical = typicality >= self.info.typicality_threshold
+        reason = (
+            ""
+            if typical
+            else f"it is like none of the training photographs (typicality {typicality:.2f}, at least "
+            f"{self.info.typicality_threshold:.2f} is needed); {classes[best]} is the nearest class"
+        )
+        return Answer(
+            label=classes[best] if typical else NEITHER,
+            reason=reason,
+            probabilities={name: float(value) for name, value in zip(classes, probabilities, strict=True)},
+            typicality=typicality,
+            typical=typical,
+        )
+
+    def _typicality(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+        """Mean cosine similarity to the k nearest of the kept training embeddings, [N, d] -> [N]."""
+        length = np.linalg.norm(embedding, axis=1, keepdims=True)
+        cosine = embedding / np.maximum(length, 1e-12) @ self._bank.T
+        nearest = np.partition(cosine, -self._nearest, axis=1)[:, -self._nearest :]
+        mean: NDArray[np.float32] = nearest.mean(axis=1, dtype=np.float32)
+        return mean
+
+    def _none(self) -> Predictions:
+        classes, dimensions = len(self.info.classes), self._bank.shape[1]
+        return Predictions(
+            probabilities=np.empty((0, classes), np.float32),
+            embedding=np.empty((0, dimensions), np.float32),
+            typicality=np.empty(0, np.float32),
+            activation=np.empty((0, classes, 1, 1), np.float32),
+        )
+
+
+def read_info(folder: Path) -> ModelInfo:
+    """model.json of a model folder; PawprintError where it is missing or not one of ours."""
+    try:
+        return ModelInfo.model_validate_json(_read(folder, "model.json"))
+    except ValidationError as error:
+        field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
+        raise PawprintError(
+            f"{folder / 'model.json'}: `{field}`: {error.errors()[0]['msg']}. "
+            "It is damaged or from another version; train the model again (`dvc repro`)."
+        ) from None
+
+
+def find_pictures(paths: Iterable[Path]) -> list[Path]:
+    """Files as they are, folders as the pictures below them, sorted; PawprintError where there is none."""
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            inside = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
+            )
+            if not inside:
+                raise PawprintError(
+                    f"{path} holds no pictures ({', '.join(SUFFIXES)}). Name a file or another folder."
+                )
+            found.extend(inside)
+        elif path.exists():
+            found.append(path)
+        else:
+            raise PawprintError(f"{path} does not exist. Check the spelling.")
+    return found
+
+
+def _read(folder: Path, name: str) -> bytes:
+    try:
+        return (folder / name).read_bytes()
+    except OSError as error:
+        raise PawprintError(
+            f"{folder / name} cannot be read ({error.strerror}). A model folder holds model.onnx, "
+            "model.json and typicality.safetensors; train or package it again (`dvc repro`)."
+        ) from None
+
+
+def _read_typicality(folder: Path) -> tuple[NDArray[np.float32], int]:
+    """([m, d] unit embeddings of training photographs, how many of the nearest count)."""
+    try:
+        tensors = load_tensors(_read(folder, "typicality.safetensors"))
+        bank = tensors["embeddings"].astype(np.float32)
+        return bank, min(int(tensors["k"].reshape(-1)[0]), len(bank))
+    except (safetensors.SafetensorError, KeyError, IndexError) as error:
+        raise PawprintError(
+            f"{folder / 'typicality.safetensors'} is damaged ({error}). Train the model again (`dvc repro`)."
+        ) from None

@@ -1,0 +1,168 @@
+"""runtime.Classifier: the folder it accepts, the numbers it gives, the sentences it says."""
+
+import json
+import shutil
+import threading
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pawprint import image
+from pawprint.errors import PawprintError
+from pawprint.runtime import NEITHER, Classifier, find_pictures
+
+
+@pytest.fixture(scope="module")
+def classifier(toy_model: Path) -> Classifier:
+    return Classifier(toy_model, precision="f32")
+
+
+@pytest.fixture
+def copy(toy_model: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(toy_model, tmp_path / "model"))
+
+
+def test_answer_has_label_probabilities_and_typicality(
+    classifier: Classifier, pictures: dict[str, bytes]
+) -> None:
+    answer = classifier.answer(pictures["red"])
+    assert (answer.label, answer.typical, answer.reason) == ("red", True, "")
+    assert list(answer.probabilities) == ["blue", "red"]
+    assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert classifier.answer(pictures["blue"]).label == "blue"
+
+
+def test_a_picture_like_no_training_photograph_is_neither(
+    classifier: Classifier, pictures: dict[str, bytes]
+) -> None:
+    answer = classifier.answer(pictures["green"])
+    assert (answer.label, answer.typical) == (NEITHER, False)
+    assert "training photographs" in answer.reason
+
+
+def test_predictions_agree_with_the_arithmetic(classifier: Classifier, pictures: dict[str, bytes]) -> None:
+    batch = np.stack([image.load(data) for data in pictures.values()])
+    predictions = classifier.predict(batch)
+    mean = batch.reshape(3, -1, 3).mean(axis=1) - 127.5
+    np.testing.assert_allclose(predictions.embedding, mean, atol=0.05)
+    logits = mean @ np.array([[-1, 1], [0, 0], [1, -1]]) / 50
+    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-3)
+    assert predictions.activation.shape == (3, 2, 10, 10)
+
+
+def test_batch_and_single_agree(classifier: Classifier, pictures: dict[str, bytes]) -> None:
+    batch = np.stack([image.load(data) for data in pictures.values()] * 5)
+    together = classifier.predict(batch)
+    alone = np.concatenate([classifier.predict(one[None]).probabilities for one in batch])
+    np.testing.assert_allclose(together.probabilities, alone, atol=1e-5)
+
+
+def test_no_pictures_give_no_predictions(classifier: Classifier) -> None:
+    assert classifier.predict(np.empty((0, 300, 300, 3), np.uint8)).probabilities.shape == (0, 2)
+
+
+@pytest.mark.parametrize("shape, dtype", [((1, 299, 300, 3), np.uint8), ((1, 300, 300, 3), np.float32)])
+def test_another_shape_or_type_is_refused(
+    classifier: Classifier, shape: tuple[int, ...], dtype: type
+) -> None:
+    with pytest.raises(ValueError, match="uint8"):
+        classifier.predict(np.zeros(shape, dtype))
+
+
+def test_threads_share_one_classifier(classifier: Classifier, pictures: dict[str, bytes]) -> None:
+    wrong: list[str] = []
+
+    def ask(colour: str) -> None:
+        wrong.extend(
+            label for _ in range(20) if (label := classifier.answer(pictures[colour]).label) != colour
+        )
+
+    threads = [threading.Thread(target=ask, args=(colour,)) for colour in ("red", "blue") * 2]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert not wrong and not any(thread.is_alive() for thread in threads)
+
+
+@pytest.mark.parametrize("precision", ["bf16", "f32"])
+def test_the_precision_is_chosen_and_reported(
+    toy_model: Path, precision: str, pictures: dict[str, bytes]
+) -> None:
+    classifier = Classifier(toy_model, precision=precision)  # type: ignore[arg-type]
+    assert classifier.precision == precision
+    assert classifier.answer(pictures["red"]).label == "red"
+
+
+def test_auto_is_never_left_open(toy_model: Path) -> None:
+    assert Classifier(toy_model).precision in ("bf16", "f32")
+
+
+def test_a_changed_model_is_refused(copy: Path) -> None:
+    with (copy / "model.onnx").open("r+b") as file:
+        file.seek(-1, 2)
+        file.write(b"\x00")
+    with pytest.raises(PawprintError, match=r"model\.onnx is not the file that model\.json describes"):
+        Classifier(copy)
+
+
+def test_a_half_written_model_is_refused(copy: Path) -> None:
+    data = (copy / "model.onnx").read_bytes()
+    (copy / "model.onnx").write_bytes(data[: len(data) // 2])
+    with pytest.raises(PawprintError, match="half written"):
+        Classifier(copy)
+
+
+@pytest.mark.parametrize("name", ["model.onnx", "model.json", "typicality.safetensors"])
+def test_a_missing_file_is_named(copy: Path, name: str) -> None:
+    (copy / name).unlink()
+    with pytest.raises(PawprintError, match=name):
+        Classifier(copy)
+
+
+def test_a_damaged_record_names_its_field(copy: Path) -> None:
+    record = json.loads((copy / "model.json").read_text())
+    record["temperature"] = "warm"
+    (copy / "model.json").write_text(json.dumps(record))
+    with pytest.raises(PawprintError, match="temperature"):
+        Classifier(copy)
+
+
+def test_damaged_typicality_is_refused(copy: Path) -> None:
+    (copy / "typicality.safetensors").write_bytes(b"{}")
+    with pytest.raises(PawprintError, match=r"typicality\.safetensors is damaged"):
+        Classifier(copy)
+
+
+def test_files_keep_their_order_and_their_own_errors(
+    classifier: Classifier, pictures: dict[str, bytes], tmp_path: Path
+) -> None:
+    names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
+    contents = [pictures["red"], b"not a picture", pictures["blue"], b"", pictures["red"]]
+    for name, data in zip(names, contents, strict=True):
+        (tmp_path / name).write_bytes(data)
+    results = list(classifier.files([tmp_path / name for name in [*names, "gone.jpg"]], batch_size=2))
+    assert [result.path.name for result in results] == [*names, "gone.jpg"]
+    assert [result.answer.label if result.answer else None for result in results] == [
+        "red", None, "blue", None, "red", None,
+    ]  # fmt: skip
+    assert "not a picture" in results[1].error
+    assert "empty" in results[3].error
+    assert "cannot be read" in results[5].error
+
+
+def test_folders_give_their_pictures_sorted(tmp_path: Path) -> None:
+    for name in ("z.jpg", "b/a.PNG", "notes.txt"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).touch()
+    assert find_pictures([tmp_path]) == [tmp_path / "b/a.PNG", tmp_path / "z.jpg"]
+    assert find_pictures([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # named by a person: taken
+
+
+def test_an_empty_folder_and_a_wrong_path_are_said(tmp_path: Path) -> None:
+    with pytest.raises(PawprintError, match="holds no pictures"):
+        find_pictures([tmp_path])
+    with pytest.raises(PawprintError, match="does not exist"):
+        find_pictures([tmp_path / "gone"])
