@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import numpy as np
 import openvino
@@ -47,6 +47,19 @@ class ModelInfo(BaseModel):
     model_digest: str  # SHA-256 of model.onnx
     weights_digest: str  # SHA-256 of model.safetensors
     lineage: Lineage
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """model.json of a model folder; PawprintError where it is missing or not one of ours."""
+        try:
+            return cls.model_validate_json(_read(folder, "model.json"))
+        except ValidationError as error:
+            problem = error.errors()[0]
+            field = ".".join(str(part) for part in problem["loc"]) or "the file"
+            raise PawprintError(
+                f"{folder / 'model.json'}: `{field}`: {problem['msg']}. "
+                "It is damaged or from another version; train the model again (`dvc repro`)."
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -94,7 +107,7 @@ class Classifier:
 
     def __init__(self, folder: Path, precision: Precision = "auto", threads: int = 0) -> None:
         self.folder = folder
-        self.info = read_info(folder)
+        self.info = ModelInfo.read(folder)
         core = openvino.Core()
         native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision: Precision = ("bf16" if native_bf16 else "f32") if precision == "auto" else precision
@@ -219,18 +232,6 @@ class Classifier:
             typicality=np.empty(0, np.float32),
             activation=np.empty((0, classes, 1, 1), np.float32),
         )
-
-
-def read_info(folder: Path) -> ModelInfo:
-    """model.json of a model folder; PawprintError where it is missing or not one of ours."""
-    try:
-        return ModelInfo.model_validate_json(_read(folder, "model.json"))
-    except ValidationError as error:
-        field = ".".join(str(part) for part in error.errors()[0]["loc"]) or "the file"
-        raise PawprintError(
-            f"{folder / 'model.json'}: `{field}`: {error.errors()[0]['msg']}. "
-            "It is damaged or from another version; train the model again (`dvc repro`)."
-        ) from None
 
 
 def find_pictures(paths: Iterable[Path]) -> list[Path]:
