@@ -1,0 +1,13 @@
+"""One Prefect flow a file, each a stage of dvc.yaml; pipeline.py is the scheduled whole.
+
+DVC runs its queued experiments in temporary copies of the project. There, and wherever these flows are
+started, the code that runs must be the copy's own and not what the environment happens to have installed.
+"""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "src"))
+
+import pawprint as pawprint  # noqa: E402  first of all imports: it turns telemetry off

@@ -1,0 +1,126 @@
+"""The whole: photographs in, `dvc repro`, push, and a table of what came out.
+
+python -m flows.pipeline run                                  what `make run` does
+python -m flows.pipeline run --photos train.zip --name pets   on your own photographs
+python -m flows.pipeline serve --cron "0 3 * * *"             every night, seen on the Prefect server
+"""
+
+import argparse
+import os
+import re
+import time
+from pathlib import Path
+
+os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")  # DVC's and the stages' lines suffice
+
+from prefect import flow, get_run_logger, runtime
+from prefect.client.orchestration import get_client
+from rich.console import Console
+
+from flows import ROOT
+from flows.package import package
+from flows.steps import explained, run, step
+from pawprint import versioning
+from pawprint.evaluation import summary
+from pawprint.photos import sources
+
+
+@flow(name="pipeline", flow_run_name="pipeline")
+def pipeline(photos: Path | None = None, name: str | None = None) -> None:
+    """From photographs to a packaged champion; what is up to date is not done again."""
+    # 1. which photographs
+    if photos is not None:
+        take(photos, name)
+    bring()
+
+    # 2. preprocess, train, evaluate, register, package: whatever is stale, in DVC's order
+    reproduce()
+
+    # 3. the registry, champion.json and the Bento tell one story, also after a rollback by hand
+    repair()
+
+    # 4. to the team's remote, where there is one
+    push()
+
+
+@step
+def take(photos: Path, name: str | None) -> None:
+    """Replace data/ by a person's photographs and let DVC version them."""
+    sources.take(photos, ROOT / "data", name)
+    versioning.add(ROOT, "data")
+
+
+@step(retries=2, delay=5)
+def bring() -> None:
+    """The photographs that data.dvc names, where they are not in the workspace."""
+    if not (ROOT / "data").exists():
+        versioning.pull(ROOT, "data.dvc")
+
+
+@step
+def reproduce() -> None:
+    """`dvc repro`, its stages as runs on this flow's server and a line each in this flow's log."""
+    logger = get_run_logger()
+    environment = {
+        "PREFECT_API_URL": str(get_client(sync_client=True).api_url),
+        "PAWPRINT_PIPELINE_RUN": f"pipeline {runtime.flow_run.id}",
+        "PYTHONUNBUFFERED": "1",
+    }
+    stage, began = "", time.monotonic()
+    for line in [*versioning.repro(ROOT, environment=environment), "Running stage 'end':"]:
+        print(line, flush=True)
+        if started := re.match(r"Running stage '(.+)':", line):
+            if stage:
+                logger.info("stage %s: %.1f s", stage, time.monotonic() - began)
+            stage, began = started[1], time.monotonic()
+
+
+def repair() -> None:
+    """Package the version that the alias points at where champion.json or the Bento say otherwise."""
+    from pawprint.serving import bento
+    from pawprint.tracking import registry
+
+    packaged = summary.read_json(ROOT / "bento.json")
+    champion = registry.champion(ROOT, packaged["model"]) if packaged else None
+    if champion is None:
+        return
+    told = (ROOT / "champion.json", ROOT / "champion" / "champion.json", ROOT / "bento.json")
+    same = all(champion.model_dump().items() <= (summary.read_json(path) or {}).items() for path in told)
+    if same and bento.exists(packaged["tag"]):
+        return
+    print(f"The registry's champion is {champion.model} version {champion.version}: packaging it.", flush=True)
+    (ROOT / "champion.json").write_text(champion.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    package.fn()
+    versioning.commit(ROOT, "register", "package")
+
+
+@step(retries=2, delay=5)
+def push() -> None:
+    """Data, models and reports to the default remote; nothing where there is none."""
+    if versioning.default_remote(ROOT):
+        versioning.push(ROOT)
+
+
+def main() -> None:
+    """Read the command line and run, or serve on a schedule."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    once = verbs.add_parser("run", help="run it now")
+    once.add_argument("--photos", type=Path, help="a zip in Kaggle's layout, or a folder with a folder a class")
+    once.add_argument("--name", help="what to call this data set (default: from the photographs)")
+    often = verbs.add_parser("serve", help="stay, and run it on a schedule")
+    often.add_argument("--cron", required=True, help='when, as cron says it: "0 3 * * *"')
+    options = parser.parse_args()
+    if options.verb == "serve":
+        pipeline.serve(name="pawprint", cron=options.cron, global_limit=1)
+        return
+    with explained():
+        if options.photos is None and (ROOT / "data").exists() and not versioning.status(ROOT):
+            repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
+        else:
+            run(pipeline, options.photos, options.name, own_server=True)
+        summary.show(ROOT, Console())
+
+
+if __name__ == "__main__":
+    main()

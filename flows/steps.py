@@ -1,0 +1,113 @@
+"""How a stage runs: `step` makes a function a Prefect task, `run` starts a flow.
+
+With a Prefect server configured (PREFECT_API_URL or a profile) a stage is a flow run on it and each step a
+task run. With none it is a plain function call with the same retries: starting Prefect's temporary server
+costs ten seconds, and a `dvc repro` of six stages must not pay that six times. See
+docs/decisions/prefect-and-dvc.md.
+"""
+
+import contextlib
+import errno
+import functools
+import logging
+import os
+import sys
+from collections.abc import Callable, Iterator
+from typing import Any, ParamSpec, TypeVar, cast
+
+import tenacity
+from prefect import Flow, tags, task
+from prefect.cache_policies import NO_CACHE
+from prefect.context import FlowRunContext
+from prefect.settings import get_current_settings
+
+from pawprint.errors import PawprintError
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def step(
+    function: Callable[P, R] | None = None, *, retries: int = 0, delay: float = 1.0
+) -> Any:  # Any: usable with and without arguments, as Prefect's own decorator is
+    """A named part of a stage: a Prefect task inside a flow run, a plain call outside; `retries` in both.
+
+    Retry only what can go better the second time (a network, a server). A PawprintError is a person's to mend
+    and is never tried again.
+    """
+    if function is None:
+        return functools.partial(step, retries=retries, delay=delay)
+    as_task = task(
+        function,
+        retries=retries,
+        retry_delay_seconds=delay,
+        retry_condition_fn=lambda _task, _run, state: not _is_for_a_person(state),
+        cache_policy=NO_CACHE,
+    )
+    plain = tenacity.retry(
+        stop=tenacity.stop_after_attempt(retries + 1),
+        wait=tenacity.wait_fixed(delay),
+        retry=tenacity.retry_if_not_exception_type(PawprintError),
+        reraise=True,
+    )(function)
+
+    @functools.wraps(function)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        inside = FlowRunContext.get() is not None
+        return cast(R, as_task(*args, **kwargs) if inside else plain(*args, **kwargs))
+
+    return call
+
+
+def run(flow: Flow[..., Any], *args: Any, own_server: bool = False, **kwargs: Any) -> None:
+    """Run a stage to its end; on a PawprintError one sentence and exit code 1.
+
+    It is a flow run where a Prefect server is configured (or, with `own_server`, one is started for as long as
+    it takes); else the plain function.
+    """
+    with explained():
+        if not own_server and not get_current_settings().api.url:
+            flow.fn(*args, **kwargs)
+            return
+        for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
+            logging.getLogger(name).addFilter(_without_traceback)
+        with tags(*filter(None, [os.environ.get("PAWPRINT_PIPELINE_RUN")])):
+            flow(*args, **kwargs)
+
+
+@contextlib.contextmanager
+def explained() -> Iterator[None]:
+    """Turn what a person can mend into one sentence and exit code 1; a traceback with PAWPRINT_DEBUG=1."""
+    try:
+        yield
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None or os.environ.get("PAWPRINT_DEBUG") == "1":
+            raise
+        print(f"error: {sentence}", file=sys.stderr)
+        sys.exit(1)
+
+
+def explain(error: BaseException) -> str | None:
+    """The sentence for a person, or None where only a traceback says what happened."""
+    if isinstance(error, PawprintError):
+        return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"no space left on the disk of {error.filename or 'the project'}. Free some, then run again."
+    return None
+
+
+def _is_for_a_person(state: Any) -> bool:
+    try:
+        state.result()
+    except Exception as error:
+        return explain(error) is not None
+    return False
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Prefect logs every failure with its traceback; what is told in one sentence needs none."""
+    error = record.exc_info[1] if record.exc_info else None
+    if error is not None and explain(error) and os.environ.get("PAWPRINT_DEBUG") != "1":
+        record.exc_info = record.exc_text = None
+    return True

@@ -1,0 +1,131 @@
+"""What came out, as one table: on the terminal after `make run`, and in docs/RESULTS.md.
+
+    show(Path("."), Console())
+    write_results(Path("."), Path("docs/RESULTS.md"))
+"""
+
+import json
+import platform
+import re
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from pawprint.errors import PawprintError
+from pawprint.params import load_params
+from pawprint.runtime import ModelInfo
+
+DRAWN = "These cats and dogs are DRAWN: the sample is there to try the machinery, its figures say nothing of photographs."
+
+
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object, or None where the file is missing or torn."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _need(path: Path) -> dict[str, Any]:
+    value = read_json(path)
+    if value is None:
+        raise PawprintError(f"{path.name} is missing or damaged. Run `make run` first.")
+    return value
+
+
+def show(root: Path, console: Console) -> None:
+    """Print the table and the next commands to type."""
+    found = _collect(root)
+    table = Table(title=found["title"], title_justify="left")
+    for column in found["columns"]:
+        table.add_column(column, justify="left" if column in ("candidate", "MLflow run") else "right")
+    for row in found["rows"]:
+        table.add_row(*row, style="bold" if row[0] == found["champion_candidate"] else None)
+    console.print()
+    console.print(table)
+    for name, value in found["facts"].items():
+        console.print(f"{name:<10}", value, highlight=False, soft_wrap=True)
+    if found["drawn"]:
+        console.print(f"\n{DRAWN}", style="yellow", highlight=False, soft_wrap=True)
+    console.print("\nNext:", highlight=False)
+    for command, what in (
+        ("make serve", "answer photographs on http://127.0.0.1:3000"),
+        ("make ui", "compare the runs on http://127.0.0.1:5000"),
+        ("make run PHOTOS=<train.zip or folder>", "the same on real photographs, a folder a class"),
+    ):
+        console.print(f"  {command:<40}{what}", highlight=False, soft_wrap=True)
+
+
+def write_results(root: Path, path: Path) -> None:
+    """Put this data set's table into a Markdown file, in the place of its earlier one."""
+    found = _collect(root)
+    lines = [f"## {found['title']}", ""]
+    if found["drawn"]:
+        lines += [DRAWN, ""]
+    lines += ["| " + " | ".join(found["columns"]) + " |", "|" + "---|" * len(found["columns"])]
+    lines += ["| " + " | ".join(row) + " |" for row in found["rows"]]
+    lines += ["", *(f"- {name}: {value}" for name, value in found["facts"].items())]
+    lines += [f"- machine: {_machine()}", "- written by: `pawprint results`"]
+    begin, end = f"<!-- begin {found['dataset']} -->", f"<!-- end {found['dataset']} -->"
+    section = "\n".join([begin, *lines, end])
+    text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    text = pattern.sub(lambda _: section, text) if pattern.search(text) else f"{text.rstrip()}\n\n{section}\n"
+    path.write_text(text, encoding="utf-8")
+
+
+def _collect(root: Path) -> dict[str, Any]:
+    params = load_params(root / "params.yaml")
+    figures = _need(root / "reports" / "metrics.json")
+    gate = _need(root / "reports" / "gate.json")
+    packaged = _need(root / "bento.json")
+    report = _need(root / "prepared" / "report.json")
+    rows = []
+    for name in params.candidates:
+        info = ModelInfo.read(root / "models" / name)
+        record = _need(root / "models" / name / "run.json")
+        test = figures[name]["test"]
+        rows.append(
+            [
+                name,
+                f"{info.parameters:,}",
+                "{value:.2%} [{low:.2%}, {high:.2%}]".format(**test["accuracy"]),
+                "{value:.4f} [{low:.4f}, {high:.4f}]".format(**test["log_loss"]),
+                f"{record['seconds']:.0f}",
+                record["run_id"],
+            ]
+        )
+    lineage = info.lineage
+    photographs = figures[next(iter(params.candidates))]["test"]["photographs"]
+    return {
+        "dataset": lineage.dataset,
+        "title": f"{lineage.dataset}: {photographs} test photographs",
+        "drawn": bool(report.get("drawn")),
+        "columns": ["candidate", "parameters", "accuracy [95 %]", "log loss [95 %]", "seconds", "MLflow run"],
+        "rows": rows,
+        "champion_candidate": packaged["candidate"],
+        "facts": {
+            "champion": f"{packaged['candidate']}, {packaged['model']} version {packaged['version']}",
+            "why": f"{gate['outcome']}: {gate['reason']}",
+            "Bento": packaged["tag"],
+            "git commit": (lineage.git_commit[:12] or "none") + (" (with uncommitted changes)" if lineage.git_dirty else ""),
+            "data": f"{lineage.dataset} {lineage.data_hash}",
+            "MLflow run": packaged["run_id"],
+        },
+    }
+
+
+def _machine() -> str:
+    cpu = platform.processor() or platform.machine()
+    try:
+        cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]  # type: ignore[index]
+    except (OSError, TypeError):
+        pass
+    import os
+
+    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "openvino", "mlflow", "bentoml", "dvc", "prefect"))
+    return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {platform.system()}, Python {platform.python_version()}, {packages}"
