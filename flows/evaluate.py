@@ -6,6 +6,7 @@ python -m flows.evaluate
 import json
 from pathlib import Path
 
+from pawprint.prepared.read import PreparedSet, Side
 from prefect import flow
 
 from flows import ROOT
@@ -14,7 +15,6 @@ from pawprint.errors import PawprintError
 from pawprint.evaluation import metrics, plots
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.params import Params, load_params
-from pawprint.prepared.read import PreparedSet, Side
 from pawprint.runtime import Classifier
 from pawprint.tracking import runs
 
@@ -30,7 +30,9 @@ def evaluate() -> None:
     sides = {"validation": data.side("validation"), "test": data.side("test")}
     for name, side in sides.items():
         if len(side) == 0:
-            raise PawprintError(f"No photograph fell on the {name} side. Bring more photographs or raise `split.{name}`.")
+            raise PawprintError(
+                f"No photograph fell on the {name} side. Bring more photographs or raise `split.{name}`."
+            )
 
     # 2. score and measure each, 3. draw, 4. log
     found: dict[str, dict[str, Evaluation]] = {}
@@ -42,7 +44,7 @@ def evaluate() -> None:
     write_metrics(found)
 
 
-@step
+@step()
 def evaluate_candidate(candidate: str, params: Params, sides: dict[str, Side]) -> dict[str, Evaluation]:
     """Figures, predictions and pictures of one candidate, under reports/evaluation/<candidate>/."""
     folder = OUT / candidate
@@ -71,7 +73,7 @@ def log_evaluation(candidate: str, found: dict[str, Evaluation]) -> None:
         mlflow_run.artifact(OUT / candidate, "evaluation")
 
 
-@step
+@step()
 def write_metrics(found: dict[str, dict[str, Evaluation]]) -> None:
     """reports/metrics.json: candidate -> side -> figures."""
     figures = {name: {side: e.model_dump() for side, e in sides.items()} for name, sides in found.items()}

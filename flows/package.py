@@ -56,7 +56,7 @@ def fetch(champion: Champion) -> Path:
     return out
 
 
-@step
+@step()
 def build(folder: Path, champion: Champion) -> str:
     """The Bento of the champion, in BentoML's store."""
     return bento.build(folder, champion.model_dump())

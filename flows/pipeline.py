@@ -43,7 +43,7 @@ def pipeline(photos: Path | None = None, name: str | None = None) -> None:
     push()
 
 
-@step
+@step()
 def take(photos: Path, name: str | None) -> None:
     """Replace data/ by a person's photographs and let DVC version them."""
     sources.take(photos, ROOT / "data", name)
@@ -57,7 +57,7 @@ def bring() -> None:
         versioning.pull(ROOT, "data.dvc")
 
 
-@step
+@step()
 def reproduce() -> None:
     """`dvc repro`, its stages as runs on this flow's server and a line each in this flow's log."""
     logger = get_run_logger()
@@ -67,12 +67,17 @@ def reproduce() -> None:
         "PYTHONUNBUFFERED": "1",
     }
     stage, began = "", time.monotonic()
-    for line in [*versioning.repro(ROOT, environment=environment), "Running stage 'end':"]:
+
+    def finished() -> None:
+        if stage:
+            logger.info("stage %s: %.1f s", stage, time.monotonic() - began)
+
+    for line in versioning.repro(ROOT, environment=environment):
         print(line, flush=True)
         if started := re.match(r"Running stage '(.+)':", line):
-            if stage:
-                logger.info("stage %s: %.1f s", stage, time.monotonic() - began)
+            finished()
             stage, began = started[1], time.monotonic()
+    finished()
 
 
 def repair() -> None:
@@ -82,7 +87,7 @@ def repair() -> None:
 
     packaged = summary.read_json(ROOT / "bento.json")
     champion = registry.champion(ROOT, packaged["model"]) if packaged else None
-    if champion is None:
+    if packaged is None or champion is None:
         return
     told = (ROOT / "champion.json", ROOT / "champion" / "champion.json", ROOT / "bento.json")
     same = all(champion.model_dump().items() <= (summary.read_json(path) or {}).items() for path in told)

@@ -6,6 +6,7 @@ python -m flows.register
 import json
 from typing import Any
 
+from pawprint.prepared.read import PreparedSet, Side
 from prefect import flow
 
 from flows import ROOT
@@ -13,7 +14,6 @@ from flows.steps import run, step
 from pawprint.evaluation import gate, metrics
 from pawprint.evaluation.gate import Verdict
 from pawprint.params import Params, load_params
-from pawprint.prepared.read import PreparedSet, Side
 from pawprint.runtime import Classifier, ModelInfo
 from pawprint.tracking import registry, runs
 from pawprint.tracking.registry import Champion
@@ -62,7 +62,7 @@ def register_version(candidate: str) -> Champion:
         return registry.register(ROOT, registry.model_name(info.lineage.dataset), mlflow_run, info)
 
 
-@step
+@step()
 def judge(params: Params, candidate: str, entry: Champion, reigning: Champion | None, side: Side) -> Verdict:
     """What the gate says; a champion of an earlier run is fetched and scored again on today's photographs."""
     folder = ROOT / "models" / candidate
@@ -81,7 +81,7 @@ def judge(params: Params, candidate: str, entry: Champion, reigning: Champion | 
     return gate.decide(scores, metrics.score(champion, side), params.gate, params.evaluation.bootstrap, params.seed)
 
 
-@step
+@step()
 def write_decision(entry: Champion, reigning: Champion | None, verdict: Verdict) -> None:
     """champion.json (what reigns now), reports/gate.json and reports/gate.md (why)."""
     now = registry.champion(ROOT, entry.model)

@@ -13,7 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar, cast
+from typing import Any, ParamSpec, TypeVar
 
 import tenacity
 from prefect import Flow, tags, task
@@ -27,36 +27,36 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def step(
-    function: Callable[P, R] | None = None, *, retries: int = 0, delay: float = 1.0
-) -> Any:  # Any: usable with and without arguments, as Prefect's own decorator is
+def step(*, retries: int = 0, delay: float = 1.0) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """A named part of a stage: a Prefect task inside a flow run, a plain call outside; `retries` in both.
 
     Retry only what can go better the second time (a network, a server). A PawprintError is a person's to mend
     and is never tried again.
     """
-    if function is None:
-        return functools.partial(step, retries=retries, delay=delay)
-    as_task = task(
-        function,
-        retries=retries,
-        retry_delay_seconds=delay,
-        retry_condition_fn=lambda _task, _run, state: not _is_for_a_person(state),
-        cache_policy=NO_CACHE,
-    )
-    plain = tenacity.retry(
-        stop=tenacity.stop_after_attempt(retries + 1),
-        wait=tenacity.wait_fixed(delay),
-        retry=tenacity.retry_if_not_exception_type(PawprintError),
-        reraise=True,
-    )(function)
 
-    @functools.wraps(function)
-    def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        inside = FlowRunContext.get() is not None
-        return cast(R, as_task(*args, **kwargs) if inside else plain(*args, **kwargs))
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        as_task = task(
+            retries=retries,
+            retry_delay_seconds=delay,
+            retry_condition_fn=lambda _task, _run, state: not _is_for_a_person(state),
+            cache_policy=NO_CACHE,
+        )(function)
+        plain = tenacity.retry(
+            stop=tenacity.stop_after_attempt(retries + 1),
+            wait=tenacity.wait_fixed(delay),
+            retry=tenacity.retry_if_not_exception_type(PawprintError),
+            reraise=True,
+        )(function)
 
-    return call
+        @functools.wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if FlowRunContext.get() is None:
+                return plain(*args, **kwargs)
+            return as_task(*args, **kwargs)
+
+        return call
+
+    return decorate
 
 
 def run(flow: Flow[..., Any], *args: Any, own_server: bool = False, **kwargs: Any) -> None:

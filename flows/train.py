@@ -6,13 +6,13 @@ python -m flows.train --candidate article_cnn
 import argparse
 from pathlib import Path
 
+from pawprint.prepared.read import PreparedSet
 from prefect import flow
 
 from flows import ROOT
 from flows.steps import run, step
 from pawprint import lineage
 from pawprint.params import Params, load_params
-from pawprint.prepared.read import PreparedSet
 from pawprint.tracking import runs
 from pawprint.training import devices, export, fit
 
@@ -38,7 +38,7 @@ def train(name: str) -> None:
         log_model(mlflow_run, out)
 
 
-@step
+@step()
 def fit_and_export(
     name: str, params: Params, data: PreparedSet, record: lineage.Lineage, out: Path, logger: runs.Run
 ) -> None:

@@ -1,7 +1,7 @@
 """Git commit + data hash + params + run + model digest as one record, carried by every model and answer.
 
-    record = lineage.read(root, dataset, manifest, params)   # before training
-    record.model_copy(update={"run_id": run_id})
+record = lineage.read(root, dataset, manifest, params)   # before training
+record.model_copy(update={"run_id": run_id})
 """
 
 import hashlib

@@ -7,7 +7,7 @@ key's path in the sentence.
 import hashlib
 import json
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -17,6 +17,7 @@ from pawprint.errors import PawprintError
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
+_Model = TypeVar("_Model", bound=BaseModel)
 
 
 class _Closed(BaseModel):
@@ -109,14 +110,27 @@ class Params(_Closed):
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; PawprintError names the key, what is wrong and what was expected."""
+    return _check(Params, _load_yaml(path), path)
+
+
+def load_serving(path: Path) -> Serving:
+    """The `serving` section alone, which is all that a Bento carries of params.yaml."""
+    raw = _load_yaml(path)
+    return _check(Serving, raw.get("serving", {}) if isinstance(raw, dict) else raw, path)
+
+
+def _load_yaml(path: Path) -> Any:
     try:
-        raw = yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise PawprintError(f"{path} is missing. Run from the project's root, or `git checkout {path}`.") from None
     except yaml.YAMLError as error:
         raise PawprintError(f"{path} is not valid YAML: {error}. Mend that line.") from None
+
+
+def _check(model: type[_Model], raw: Any, path: Path) -> _Model:
     try:
-        return Params.model_validate(raw)
+        return model.model_validate(raw)
     except ValidationError as error:
         problems = "; ".join(
             f"`{'.'.join(str(part) for part in problem['loc']) or 'the file'}`: {_words(problem)}"

@@ -1,7 +1,7 @@
 """Nothing phones home: the one place where the telemetry of every library is turned off.
 
-`pawprint` imports this before anything else, and the set-up puts a `.pth` file into the environment that
-imports it at interpreter start, so that `dvc`, `mlflow`, `prefect` and `bentoml` typed by hand are quiet too.
+`pawprint` imports this before anything else, and the set-up writes these values into a `.pth` file of the
+environment, so that `dvc`, `mlflow`, `prefect` and `bentoml` typed by hand are quiet too.
 A value that a person has set is left as it is. DVC's switch stands in `.dvc/config` as well.
 """
 

@@ -1,7 +1,7 @@
 """The few calls to DVC: add, pull, repro, push, status. All of them are the `dvc` of this environment.
 
-    versioning.pull(root, "data.dvc")
-    for line in versioning.repro(root): print(line)
+versioning.pull(root, "data.dvc")
+for line in versioning.repro(root): print(line)
 """
 
 import json

@@ -1,7 +1,7 @@
 """Whether a challenger becomes champion, and the reason in words.
 
-    verdict = decide(challenger_scores, champion_scores, rules, resamples=2000, seed=2017)
-    verdict.outcome, verdict.reason      # "promoted", "log loss 0.031 against 0.058, ..."
+verdict = decide(challenger_scores, champion_scores, rules, resamples=2000, seed=2017)
+verdict.outcome, verdict.reason      # "promoted", "log loss 0.031 against 0.058, ..."
 """
 
 from pathlib import Path
@@ -72,7 +72,11 @@ def decide(challenger: Scores, champion: Scores, rules: Gate, resamples: int, se
     worst_gain, _ = _paired_interval(gain, resamples, seed)
     only_challenger = int((challenger.correct & ~champion.correct).sum())
     only_champion = int((champion.correct & ~challenger.correct).sum())
-    p = stats.binomtest(only_challenger, only_challenger + only_champion).pvalue if only_challenger + only_champion else 1.0
+    p = (
+        stats.binomtest(only_challenger, only_challenger + only_champion).pvalue
+        if only_challenger + only_champion
+        else 1.0
+    )
 
     loss_wins, accurate = low > 0, worst_gain >= -rules.max_accuracy_loss
     table = [
@@ -133,7 +137,9 @@ def refuse_overlap(folder: Path, tested: tuple[str, ...], who: str) -> None:
         )
 
 
-def _paired_interval(differences: "np.ndarray[tuple[int], np.dtype[np.float64]]", resamples: int, seed: int) -> tuple[float, float]:
+def _paired_interval(
+    differences: "np.ndarray[tuple[int], np.dtype[np.float64]]", resamples: int, seed: int
+) -> tuple[float, float]:
     rng = np.random.default_rng(seed)
     means = np.array([rng.choice(differences, len(differences)).mean() for _ in range(resamples)])
     low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])

@@ -1,8 +1,8 @@
 """Scores of a model on photographs it has not learned from, each with a 95 % interval.
 
-    scores = score(Classifier(folder), data.side("test"))
-    evaluation = measure(scores, resamples=2000, seed=2017)
-    print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
+scores = score(Classifier(folder), data.side("test"))
+evaluation = measure(scores, resamples=2000, seed=2017)
+print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
 """
 
 import csv

@@ -56,7 +56,8 @@ def mistakes(scores: Scores, side: Side, path: Path, most: int = 32) -> None:
         said = scores.probabilities[index]
         axes.imshow(pixels)
         axes.set_title(
-            f"{Path(scores.origins[index]).name}\nsaid {scores.classes[int(said.argmax())]} {said.max():.0%}", fontsize=6
+            f"{Path(scores.origins[index]).name}\nsaid {scores.classes[int(said.argmax())]} {said.max():.0%}",
+            fontsize=6,
         )
     _save(canvas, path)
 

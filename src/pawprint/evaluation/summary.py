@@ -1,12 +1,14 @@
 """What came out, as one table: on the terminal after `make run`, and in docs/RESULTS.md.
 
-    show(Path("."), Console())
-    write_results(Path("."), Path("docs/RESULTS.md"))
+show(Path("."), Console())
+write_results(Path("."), Path("docs/RESULTS.md"))
 """
 
 import json
+import os
 import platform
 import re
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -18,7 +20,9 @@ from pawprint.errors import PawprintError
 from pawprint.params import load_params
 from pawprint.runtime import ModelInfo
 
-DRAWN = "These cats and dogs are DRAWN: the sample is there to try the machinery, its figures say nothing of photographs."
+DRAWN = (
+    "These cats and dogs are DRAWN: the sample is there to try the machinery, its figures say nothing of photographs."
+)
 
 
 def read_json(path: Path) -> dict[str, Any] | None:
@@ -112,7 +116,8 @@ def _collect(root: Path) -> dict[str, Any]:
             "champion": f"{packaged['candidate']}, {packaged['model']} version {packaged['version']}",
             "why": f"{gate['outcome']}: {gate['reason']}",
             "Bento": packaged["tag"],
-            "git commit": (lineage.git_commit[:12] or "none") + (" (with uncommitted changes)" if lineage.git_dirty else ""),
+            "git commit": (lineage.git_commit[:12] or "none")
+            + (" (with uncommitted changes)" if lineage.git_dirty else ""),
             "data": f"{lineage.dataset} {lineage.data_hash}",
             "MLflow run": packaged["run_id"],
         },
@@ -120,12 +125,8 @@ def _collect(root: Path) -> dict[str, Any]:
 
 
 def _machine() -> str:
-    cpu = platform.processor() or platform.machine()
-    try:
-        cpu = re.search(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text())[1]  # type: ignore[index]
-    except (OSError, TypeError):
-        pass
-    import os
-
-    packages = ", ".join(f"{name} {version(name)}" for name in ("torch", "openvino", "mlflow", "bentoml", "dvc", "prefect"))
-    return f"{cpu}, {len(os.sched_getaffinity(0))} cores, {platform.system()}, Python {platform.python_version()}, {packages}"
+    names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else []
+    cpu = names[0] if names else platform.processor() or platform.machine()
+    packages = ("torch", "openvino", "mlflow", "bentoml", "dvc", "prefect")
+    versions = ", ".join(f"{name} {version(name)}" for name in packages)
+    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {versions}"

@@ -1,8 +1,8 @@
 """Which model is best: one registered model a data set, its versions, and the alias `champion`.
 
-    champion = registry.champion(root, "pawprint-sample")
-    version = registry.register(root, "pawprint-sample", run, info)
-    registry.promote(root, version)
+champion = registry.champion(root, "pawprint-sample")
+version = registry.register(root, "pawprint-sample", run, info)
+registry.promote(root, version)
 """
 
 import tempfile

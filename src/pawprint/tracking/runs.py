@@ -1,10 +1,10 @@
 """One training is one MLflow run; evaluation reopens it.
 
-    with start(root, dataset="sample", candidate="mlp", params=params, lineage=lineage) as run:
-        run.metrics({"train_loss": 0.3}, step=1)
-        run.model(folder)
-    with reopen(root, RunRecord.read(folder / "run.json"), folder) as run:
-        run.metrics({"test_accuracy": 0.99})
+with start(root, dataset="sample", candidate="mlp", params=params, lineage=lineage) as run:
+    run.metrics({"train_loss": 0.3}, step=1)
+    run.model(folder)
+with reopen(root, RunRecord.read(folder / "run.json"), folder) as run:
+    run.metrics({"test_accuracy": 0.99})
 """
 
 import contextlib
@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pawprint.errors import PawprintError
 from pawprint.lineage import Lineage
-from pawprint.params import Candidate, Params, flatten
+from pawprint.params import Params, flatten
 from pawprint.runtime import ModelInfo
 from pawprint.tracking import server
 
@@ -55,7 +55,9 @@ class RunRecord(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValueError):
-            raise PawprintError(f"{path} is missing or damaged. Run `dvc repro` to train that candidate again.") from None
+            raise PawprintError(
+                f"{path} is missing or damaged. Run `dvc repro` to train that candidate again."
+            ) from None
 
 
 class Run:

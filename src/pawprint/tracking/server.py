@@ -1,7 +1,7 @@
 """Where the runs are kept: `mlflow.db` beside the project, or the server that MLFLOW_TRACKING_URI names.
 
-    connect(root)          # before anything else of this room
-    serve(root, port=5000) # the MLflow UI over the same runs
+connect(root)          # before anything else of this room
+serve(root, port=5000) # the MLflow UI over the same runs
 """
 
 import os

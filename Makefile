@@ -1,0 +1,51 @@
+# make run | test | serve | ui: each sets up what it needs by itself. `make help` lists all.
+
+PYTHON ?= python3.11
+TORCH ?= auto
+PHOTOS ?=
+NAME ?=
+PORT ?= 3000
+UI_PORT ?= 5000
+WORKERS ?= 2
+
+export PATH := $(CURDIR)/.venv/bin:$(PATH)
+export VIRTUAL_ENV := $(CURDIR)/.venv
+
+.PHONY: help run test test-all lint serve ui setup lock clean
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
+
+run: setup  ## photographs -> models -> champion -> Bento, and a table (PHOTOS=<zip or folder> NAME=<data set> TORCH=cpu|cuda)
+	@python -m flows.pipeline run $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(NAME),--name "$(NAME)")
+
+serve: setup  ## the champion on http://127.0.0.1:3000 (PORT=...)
+	@bentoml serve --host 127.0.0.1 --port $(PORT)
+
+ui: setup  ## the MLflow UI over this project's runs (UI_PORT=...)
+	@pawprint ui --port $(UI_PORT)
+
+test: setup  ## the tests that CI runs (at most 12 minutes on 2 cores)
+	@python -m pytest -n $(WORKERS) --dist loadgroup -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+
+test-all: setup  ## every test, the slow ones too: fuzzing, kills, real photographs
+	@python -m pytest -n $(WORKERS) --dist loadgroup $(ARGS)
+
+lint: setup  ## ruff, mypy --strict, import-linter
+	@ruff check .
+	@ruff format --check .
+	@mypy
+	@lint-imports
+
+setup: .venv/.installed
+
+# Stands for a complete environment: written last, so that a broken installation is never taken for a whole one.
+.venv/.installed: requirements.lock pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash scripts/setup.sh
+
+lock:  ## write requirements.lock anew from pyproject.toml (needs `pip install uv`)
+	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-package torch \
+	    --no-header --no-emit-index-url --upgrade -o requirements.lock
+
+clean:  ## remove the environment; runs, models and photographs stay
+	rm -rf .venv
