@@ -1,6 +1,7 @@
 """What several rooms' tests share: a model folder that is real but tiny, and pictures for it."""
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
+from service_process import serving
 
 from pawprint import image
 from pawprint.lineage import Lineage, sha256
@@ -39,9 +41,7 @@ def build_toy_model(folder: Path) -> Path:
         [
             numpy_helper.from_array(np.float32(127.5), "grey"),
             numpy_helper.from_array(np.array([[-1, 1], [0, 0], [1, -1]], np.float32) / 50, "weights"),
-            numpy_helper.from_array(
-                np.array([[-1, 0, 1], [1, 0, -1]], np.float32)[:, :, None, None], "filters"
-            ),
+            numpy_helper.from_array(np.array([[-1, 0, 1], [1, 0, -1]], np.float32)[:, :, None, None], "filters"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -100,3 +100,12 @@ def pictures() -> dict[str, bytes]:
         name: image.encode(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
         for name, colour in colours.items()
     }
+
+
+@pytest.fixture(scope="session")
+def service(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """The url of a running service over the toy model, one a session (and xdist worker)."""
+    folder = tmp_path_factory.mktemp("service")
+    env = {"PAWPRINT_MODEL": str(toy_model), "BENTOML_HOME": str(folder / "bentoml")}
+    with serving(folder / "log", env) as (url, _):
+        yield url

@@ -107,16 +107,10 @@ class Classifier:
 
     def __init__(self, folder: Path, precision: Precision = "auto", threads: int = 0) -> None:
         self.folder = folder
-        self.info = ModelInfo.read(folder)
+        self.info, onnx = verify(folder)
         core = openvino.Core()
         native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision: Precision = ("bf16" if native_bf16 else "f32") if precision == "auto" else precision
-        onnx = _read(folder, "model.onnx")
-        if hashlib.sha256(onnx).hexdigest() != self.info.model_digest:
-            raise PawprintError(
-                f"{folder / 'model.onnx'} is not the file that model.json describes (its SHA-256 differs). "
-                "It was changed or half written; train or package the model again (`dvc repro`)."
-            )
         try:
             config: dict[str, object] = {
                 "PERFORMANCE_HINT": "LATENCY",
@@ -232,6 +226,18 @@ class Classifier:
             typicality=np.empty(0, np.float32),
             activation=np.empty((0, classes, 1, 1), np.float32),
         )
+
+
+def verify(folder: Path) -> tuple[ModelInfo, bytes]:
+    """(model.json, the bytes of model.onnx); PawprintError unless the one was written for the other."""
+    info = ModelInfo.read(folder)
+    onnx = _read(folder, "model.onnx")
+    if hashlib.sha256(onnx).hexdigest() != info.model_digest:
+        raise PawprintError(
+            f"{folder / 'model.onnx'} is not the file that model.json describes (its SHA-256 differs). "
+            "It was changed or half written; train or package the model again (`dvc repro`)."
+        )
+    return info, onnx
 
 
 def find_pictures(paths: Iterable[Path]) -> list[Path]:

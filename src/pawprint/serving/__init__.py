@@ -1,0 +1,1 @@
+"""The best model as a service: the only room that knows BentoML."""

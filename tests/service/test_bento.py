@@ -1,0 +1,124 @@
+"""The Bento: built from a model folder, served where neither pawprint nor torch is installed."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from importlib.metadata import distribution
+from pathlib import Path
+
+import httpx
+import pytest
+import yaml
+from service_process import ROOT, serving
+
+from pawprint.errors import PawprintError
+from pawprint.serving import bento
+
+CHAMPION = {"model": "pawprint-colours", "version": "3", "run_id": "a" * 32}
+
+
+def run_python(code: str, *arguments: str, env: dict[str, str]) -> list[str]:
+    """What the last line printed, as JSON, by a process of its own: BentoML reads BENTOML_HOME once."""
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], env={**os.environ, **env}, capture_output=True, text=True, check=True
+    )
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+BUILD = """
+import json, sys
+from pathlib import Path
+from pawprint.serving import bento
+seen = []
+for version in sys.argv[2:]:
+    tag = bento.build(Path(sys.argv[1]), {"model": "pawprint-colours", "version": version, "run_id": "a" * 32})
+    assert bento.exists(tag) and bento.latest() == tag
+    seen.append(tag)
+print(json.dumps(seen))
+"""
+
+
+@pytest.fixture(scope="module")
+def home(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
+    """(BENTOML_HOME, tags built there): version 3, then 4, then 3 again."""
+    folder = tmp_path_factory.mktemp("bentoml")
+    return folder, run_python(BUILD, str(toy_model), "3", "4", "3", env={"BENTOML_HOME": str(folder)})
+
+
+def test_the_same_again_is_the_same_bento_and_latest_again(home: tuple[Path, list[str]]) -> None:
+    folder, (third, fourth, again) = home
+    assert third == again != fourth
+    assert third.startswith("pawprint:colours-v3-")
+    assert (folder / "bentos/pawprint/latest").read_text() == third.partition(":")[2]
+
+
+def test_a_half_written_bento_is_built_again(home: tuple[Path, list[str]], toy_model: Path, tmp_path: Path) -> None:
+    folder, tags = home
+    copy = Path(shutil.copytree(folder, tmp_path / "bentoml"))
+    kept = copy / "bentos" / tags[0].replace(":", "/")
+    (kept / "src/champion/model.onnx").unlink()
+    (copy / "bentos" / tags[1].replace(":", "/") / "bento.yaml").unlink()
+    built = run_python(BUILD, str(toy_model), "4", "3", env={"BENTOML_HOME": str(copy)})
+    assert built == [tags[1], tags[0]]
+    assert (kept / "src/champion/model.onnx").exists()
+
+
+def test_it_holds_only_what_answering_needs(home: tuple[Path, list[str]]) -> None:
+    folder, tags = home
+    kept = folder / "bentos" / tags[0].replace(":", "/") / "src"
+    assert not (kept / "pawprint/training").exists()
+    assert not (kept / "champion/model.safetensors").exists()
+    assert list(yaml.safe_load((kept / "params.yaml").read_text())) == ["serving"]
+    needed = (kept.parent / "env/python/requirements.txt").read_text().split()
+    assert not {"torch", "mlflow", "dvc", "prefect"} & {line.partition("==")[0] for line in needed}
+    assert all("==" in line for line in needed)
+
+
+def test_every_requirement_is_pinned_as_in_the_lock() -> None:
+    lock = (ROOT / "requirements.lock").read_text()
+    found = dict(line.split("==") for line in bento.requirements(lock, ["bentoml"]))
+    assert "starlette" in found  # what bentoml needs
+    assert found["bentoml"] == distribution("bentoml").version
+    with pytest.raises(PawprintError, match="nonesuch"):
+        bento.requirements(lock, ["nonesuch"])
+
+
+def test_a_damaged_model_is_refused(toy_model: Path, tmp_path: Path) -> None:
+    copy = Path(shutil.copytree(toy_model, tmp_path / "model"))
+    (copy / "model.onnx").write_bytes(b"onnx")
+    with pytest.raises(PawprintError, match="half written"):
+        bento.build(copy, CHAMPION)
+
+
+@pytest.fixture(scope="module")
+def bare_python(home: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathFactory) -> str:
+    """An interpreter with nothing but what the Bento's requirements.txt names (linked, not installed again)."""
+    folder, tags = home
+    venv = tmp_path_factory.mktemp("venv")
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(venv)], check=True)
+    site = next(venv.glob("lib/python*/site-packages"))
+    listed = folder / "bentos" / tags[0].replace(":", "/") / "env/python/requirements.txt"
+    for name in {line.partition("==")[0] for line in listed.read_text().split()}:
+        package = distribution(name)
+        for top in {file.parts[0] for file in package.files or () if file.parts[0] != ".."}:
+            if not (site / top).exists():
+                (site / top).symlink_to(package.locate_file(top))
+    return str(venv / "bin/python")
+
+
+def test_it_answers_where_pawprint_is_not_installed(
+    home: tuple[Path, list[str]], bare_python: str, pictures: dict[str, bytes], tmp_path: Path
+) -> None:
+    for name in ("pawprint", "torch"):
+        alone = subprocess.run([bare_python, "-c", f"import {name}"], capture_output=True, cwd=tmp_path, check=False)
+        assert b"ModuleNotFoundError" in alone.stderr
+    folder, tags = home
+    env = {"BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "True"}
+    with serving(tmp_path / "log", env, "pawprint:latest", bare_python, tmp_path) as (url, _):
+        response = httpx.post(f"{url}/predict", content=pictures["blue"])
+        assert response.status_code == 200, response.text
+        assert response.json()["label"] == "blue"
+        assert response.json()["model"]["bento"] == tags[0]
+        assert response.headers["X-Pawprint-Bento"] == tags[0]
