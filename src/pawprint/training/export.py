@@ -1,0 +1,209 @@
+"""A trained network -> a model folder: model.onnx, weights, what is typical, model.json, photographs.txt.
+
+    info = export(trained, data, lineage, Path("models/article_cnn"), logger)
+
+The ONNX graph takes uint8 [N, 300, 300, 3] RGB, so that no caller can get the normalisation wrong, and gives
+`probabilities` (softmax at the fitted temperature), `embedding` and `activation`. Its bytes depend on nothing
+but the weights, so equal weights are equal files. The folder is written beside its place and moved into it:
+there is a whole one or none.
+"""
+
+import logging
+import shutil
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import save_file as save_arrays
+from safetensors.torch import save_file as save_tensors
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from pawprint import image
+from pawprint.errors import PawprintError
+from pawprint.lineage import Lineage, sha256
+from pawprint.models import catalogue
+from pawprint.models.network import Network
+from pawprint.prepared.read import PreparedSet
+from pawprint.runtime import ModelInfo
+from pawprint.training.fit import Answers, Trained
+from pawprint.training.log import RunLogger
+
+OPSET = 20
+OUTPUTS = ("probabilities", "embedding", "activation")
+CHECKED = 16  # photographs on which the graph is compared with torch
+MAX_DIFFERENCE = 1e-3  # of a probability: float32 in both, summed in another order
+NEIGHBOURS = 10
+PASS = 0.99  # share of validation photographs that must count as typical
+
+
+class _Served(nn.Module):
+    """The network as it is served: pixels in, probabilities at a temperature out."""
+
+    def __init__(self, network: Network, temperature: float) -> None:
+        super().__init__()
+        self.network, self.temperature = network, temperature
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, embedding, activation = self.network.outputs(self.network.normalise(pixels))
+        return F.softmax(logits / self.temperature, dim=1), embedding, activation
+
+
+def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, logger: RunLogger) -> ModelInfo:
+    """Write the model folder `out`, replacing what is there, and return its model.json.
+
+    Raises:
+        PawprintError: The ONNX graph does not give torch's answers.
+    """
+    started = time.perf_counter()
+    candidate = trained.params.candidate(trained.candidate)
+    train, validation = data.side("train"), data.side("validation")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        temperature = fit_temperature(trained.validation.logits, validation.labels)
+        served = _Served(trained.network, temperature).eval()
+        save_onnx(served, partial / "model.onnx")
+        checked = validation if len(validation) else train
+        difference = compare(served, partial / "model.onnx", checked.images(range(min(CHECKED, len(checked)))))
+        save_tensors(
+            {name: value.contiguous() for name, value in trained.network.state_dict().items()},
+            partial / "model.safetensors",
+        )
+        threshold = _save_typicality(trained.sample, trained.validation, partial / "typicality.safetensors")
+        hashes = sorted({*train.hashes, *validation.hashes})
+        (partial / "photographs.txt").write_text("".join(f"{name}\n" for name in hashes), encoding="ascii")
+        info = ModelInfo(
+            candidate=trained.candidate,
+            architecture=candidate.architecture,
+            parameters=catalogue.parameters(trained.network),
+            classes=data.classes,
+            fit=trained.params.preprocess.fit,
+            quality=trained.params.preprocess.quality,
+            temperature=temperature,
+            typicality_threshold=threshold,
+            model_digest=sha256(partial / "model.onnx"),
+            weights_digest=sha256(partial / "model.safetensors"),
+            lineage=lineage,
+        )
+        (partial / "model.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    logger.metrics(
+        {
+            "temperature": temperature,
+            "typicality_threshold": threshold,
+            "onnx_max_difference": difference,
+            "export_seconds": time.perf_counter() - started,
+        }
+    )
+    return info
+
+
+def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The temperature that makes the log loss of softmax(logits / t) smallest; 1.0 where there are no labels.
+
+    Guo et al., On Calibration of Modern Neural Networks (2017). `logits` [n, classes], `labels` [n].
+    """
+    if not len(labels):
+        return 1.0
+    scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+    log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)
+    optimizer = torch.optim.LBFGS([log_inverse], max_iter=100, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimizer.zero_grad()
+        loss = F.cross_entropy(scores * log_inverse.exp(), targets)
+        loss.backward()  # type: ignore[no-untyped-call]
+        return loss
+
+    optimizer.step(closure)  # type: ignore[no-untyped-call]
+    # A validation side without an error would be told apart ever more surely; a tenth is sure enough.
+    return float(np.clip(np.exp(-log_inverse.item()), 0.1, 10.0))
+
+
+def save_onnx(served: nn.Module, path: Path) -> None:
+    """Write the graph: dynamic batch, pinned opset, nothing in it that tells where or when it was made."""
+    example = torch.zeros((2, image.SIZE, image.SIZE, 3), dtype=torch.uint8)
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says at length that torchvision is not there
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # deprecations inside torch and onnxscript
+        program = torch.onnx.export(
+            served,
+            (example,),
+            input_names=["pixels"],
+            output_names=list(OUTPUTS),
+            dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1)}},
+            opset_version=OPSET,
+            dynamo=True,
+            external_data=False,
+            verbose=False,
+        )
+    assert program is not None
+    model = program.model_proto
+    _strip(model.graph)
+    del model.metadata_props[:]
+    path.write_bytes(model.SerializeToString(deterministic=True))
+
+
+def compare(served: nn.Module, path: Path, pixels: NDArray[np.uint8]) -> float:
+    """The largest difference between the graph's probabilities and torch's on `pixels`, both in float32.
+
+    Raises:
+        PawprintError: It is more than rounding can explain.
+    """
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    theirs = session.run(list(OUTPUTS), {"pixels": pixels})
+    with torch.inference_mode():
+        ours = served(torch.from_numpy(pixels))
+    difference = float(np.abs(theirs[0] - ours[0].numpy()).max())
+    if not difference <= MAX_DIFFERENCE:
+        raise PawprintError(
+            f"{path.name}: the exported graph's probabilities differ from torch's by {difference:.2g} (at most "
+            f"{MAX_DIFFERENCE:g} is rounding). Keep to operations that opset {OPSET} has."
+        )
+    return difference
+
+
+def _save_typicality(sample: Answers, validation: Answers, path: Path) -> float:
+    """Store the sample's directions and the threshold: mean cosine similarity to the k nearest of them.
+
+    Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors (2022). Returns the threshold, which
+    99 % of the validation photographs pass; without any it is -1, which all pass.
+    """
+    directions = _directions(sample.embedding).astype(np.float16)
+    k = min(NEIGHBOURS, len(directions))
+    threshold = -1.0
+    if len(validation.embedding):
+        similarity = _directions(validation.embedding) @ directions.astype(np.float32).T
+        nearest = np.sort(similarity, axis=1)[:, -k:].mean(axis=1)
+        threshold = float(np.float32(np.quantile(nearest, 1 - PASS)))
+    save_arrays(
+        {"embeddings": directions, "threshold": np.array([threshold], np.float32), "k": np.array([k], np.int64)},
+        path,
+    )
+    return threshold
+
+
+def _directions(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
+    lengths = np.linalg.norm(embedding, axis=1, keepdims=True)
+    directions: NDArray[np.float32] = embedding / np.maximum(lengths, 1e-12)
+    return directions
+
+
+def _strip(graph: onnx.GraphProto) -> None:
+    """Drop what the exporter notes for a debugger, such as the paths of source files."""
+    del graph.metadata_props[:]
+    for part in (*graph.node, *graph.value_info, *graph.input, *graph.output, *graph.initializer):
+        del part.metadata_props[:]
+        part.doc_string = ""
