@@ -6,6 +6,7 @@ What a command needs is imported when it runs, so that `--help` and `predict` do
 import json
 import os
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
@@ -33,18 +34,25 @@ def predict(
     model: Annotated[Path, typer.Option(help="a model folder")] = Path("champion"),
 ) -> None:
     """Say what is on pictures, with no server. Exit code 1 when one of them could not be read."""
-    from pawprint import runtime
+    from rich.progress import track
 
+    from pawprint.runtime import Classifier, FileAnswer, find_pictures
+
+    pictures = find_pictures(paths)
+    answers: Iterable[FileAnswer] = Classifier(model).files(pictures)
+    if len(pictures) > 50 and sys.stderr.isatty():
+        answers = track(answers, total=len(pictures), console=Console(stderr=True), description="predicting")
     failed = False
-    for record in runtime.predict_paths(model, paths):
-        failed = failed or bool(record.error)
+    for path, answer, error in ((a.path, a.answer, a.error) for a in answers):
+        failed = failed or answer is None
         if as_json:
-            print(json.dumps(record.as_dict()), flush=True)
-        elif record.error:
-            print(f"{record.path}: error: {record.error}", file=sys.stderr)
+            said = {"label": answer.label, "probabilities": answer.probabilities} if answer else {"error": error}
+            print(json.dumps({"path": str(path), **said}), flush=True)
+        elif answer is None:
+            print(f"{path}: error: {error}", file=sys.stderr)
         else:
-            shares = ", ".join(f"{label} {p:.1%}" for label, p in record.probabilities.items())
-            print(f"{record.path}: {record.label} ({shares})", flush=True)
+            shares = ", ".join(f"{label} {p:.1%}" for label, p in answer.probabilities.items())
+            print(f"{path}: {answer.label} ({shares})", flush=True)
     if failed:
         raise typer.Exit(1)
 

@@ -8,6 +8,7 @@ with reopen(root, RunRecord.read(folder / "run.json"), folder) as run:
 """
 
 import contextlib
+import json
 import platform
 import sys
 import time
@@ -19,9 +20,7 @@ from typing import Any
 import mlflow
 import numpy as np
 import onnx
-from mlflow.data.artifact_dataset_sources import LocalArtifactDatasetSource
-from mlflow.data.meta_dataset import MetaDataset
-from mlflow.entities import DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models.signature import ModelSignature
 from mlflow.types import Schema, TensorSpec
@@ -107,7 +106,7 @@ class Run:
 
     def dataset(self, name: str, data: Path, digest: str) -> None:
         """Log the photographs as an MLflow dataset: their name and DVC's hash of them."""
-        entry = MetaDataset(LocalArtifactDatasetSource(str(data)), name=name, digest=digest)._to_mlflow_entity()
+        entry = Dataset(name, digest, source_type="local", source=json.dumps({"uri": str(data)}))
         self._client.log_inputs(self.id, [DatasetInput(entry, [InputTag("mlflow.data.context", "training")])])
 
     def model(self, folder: Path) -> None:
@@ -131,6 +130,7 @@ class Run:
                 signature=signature,
                 input_example=example,
                 pip_requirements=[f"{package}=={version(package)}" for package in _SERVING],
+                onnx_execution_providers=["CPUExecutionProvider"],
                 save_as_external_data=False,
                 metadata={"classes": list(info.classes), "model_digest": info.model_digest},
                 tags={"model_digest": info.model_digest},

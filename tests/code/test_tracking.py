@@ -1,0 +1,165 @@
+"""Runs and registry against a real MLflow: its own SQLite file under tmp, and no server where one is expected."""
+
+import shutil
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+
+from pawprint.errors import PawprintError
+from pawprint.params import Params, load_params
+from pawprint.runtime import ModelInfo
+from pawprint.tracking import registry, runs, server
+
+PROJECT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("tracking")
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A workspace with what a run logs; mlflow.db is made here, once."""
+    folder = tmp_path_factory.mktemp("workspace")
+    for name in ("params.yaml", "requirements.lock"):
+        shutil.copy(PROJECT / name, folder)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def no_server(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def params() -> Params:
+    return load_params(PROJECT / "params.yaml")
+
+
+def trained(root: Path, params: Params, model: Path, name: str = "article_cnn") -> runs.RunRecord:
+    """A run as flows/train.py makes it, with the toy model as its outcome."""
+    info = ModelInfo.read(model)
+    with runs.start(root, name, params, info.lineage, f"{name} · toy", {"train": 7, "test": 3}) as run:
+        for epoch in (1, 2):
+            run.metrics({"train_loss": 1 / epoch}, step=epoch)
+        run.model(model)
+    return run.record()
+
+
+def another(model: Path, folder: Path) -> Path:
+    """The toy model with one more byte of weights' name: another digest, another model."""
+    import onnx
+
+    from pawprint.lineage import sha256
+
+    shutil.copytree(model, folder)
+    graph = onnx.load(folder / "model.onnx")
+    graph.doc_string = folder.name
+    onnx.save(graph, folder / "model.onnx")
+    info = ModelInfo.read(folder).model_copy(update={"model_digest": sha256(folder / "model.onnx")})
+    (folder / "model.json").write_text(info.model_dump_json())
+    return folder
+
+
+def test_a_run_holds_what_it_was_given_and_gave(root: Path, params: Params, toy_model: Path) -> None:
+    record = trained(root, params, toy_model)
+    run = mlflow.MlflowClient().get_run(record.run_id)
+    assert run.info.status == "FINISHED"
+    assert run.data.params["epochs"] == "5"
+    assert run.data.params["preprocess.fit"] == "squash"
+    assert run.data.params["photographs.train"] == "7"
+    assert run.data.tags["data_hash"] == "d" * 32 + ".dir"
+    assert run.data.tags["git_commit"] == "c" * 40
+    curve = mlflow.MlflowClient().get_metric_history(record.run_id, "train_loss")
+    assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5)]
+    assert run.inputs.dataset_inputs[0].dataset.name == "colours"
+    assert run.inputs.dataset_inputs[0].dataset.digest == "d" * 32 + ".dir"
+    model = mlflow.models.get_model_info(record.model_uri)
+    assert model.signature is not None
+    assert "uint8" in str(model.signature.inputs)
+    answer = mlflow.pyfunc.load_model(record.model_uri).predict(np.zeros((2, 300, 300, 3), np.uint8))
+    assert answer["probabilities"].sum(axis=1) == pytest.approx([1, 1])
+
+
+def test_a_training_that_fails_is_a_failed_run(root: Path, params: Params, toy_model: Path) -> None:
+    info = ModelInfo.read(toy_model)
+    with (
+        pytest.raises(RuntimeError, match="boom"),
+        runs.start(root, "article_cnn", params, info.lineage, "fails", {}) as run,
+    ):
+        raise RuntimeError("boom")
+    assert mlflow.MlflowClient().get_run(run.id).info.status == "FAILED"
+
+
+def test_evaluation_adds_to_the_same_run_and_leaves_it_finished(root: Path, params: Params, toy_model: Path) -> None:
+    record = trained(root, params, toy_model)
+    with runs.reopen(root, record, toy_model) as run:
+        run.metrics({"test_accuracy": 0.5})
+    assert run.id == record.run_id
+    after = mlflow.MlflowClient().get_run(record.run_id)
+    assert after.data.metrics["test_accuracy"] == 0.5
+    assert after.info.status == "FINISHED"
+
+
+def test_a_model_from_elsewhere_is_entered_once_and_says_where_it_came_from(root: Path, toy_model: Path) -> None:
+    away = runs.RunRecord(run_id="f" * 32, run_name="toy", experiment="colours", model_uri="", seconds=1.0)
+    with runs.reopen(root, away, toy_model) as first:
+        pass
+    with runs.reopen(root, away, toy_model) as second:
+        pass
+    assert first.id == second.id
+    entered = mlflow.MlflowClient().get_run(first.id)
+    assert entered.data.tags["restored_from"] == "f" * 32
+    assert entered.data.tags["git_commit"] == "c" * 40
+
+
+def test_the_same_model_is_one_version_and_another_is_the_next(
+    root: Path, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
+    name = "pawprint-versions"
+    other = another(toy_model, tmp_path / "other")
+    found = []
+    for folder in (toy_model, other, toy_model):
+        record = trained(root, params, folder)
+        with runs.reopen(root, record, folder) as run:
+            found.append(registry.register(root, name, run, ModelInfo.read(folder)))
+    assert [entry.version for entry in found] == ["1", "2", "1"]
+    assert registry.champion(root, name) is None
+    registry.promote(root, found[0], "the first")
+    registry.promote(root, found[1], "better")
+    assert registry.champion(root, name) == found[1]
+    version = mlflow.MlflowClient().get_model_version(name, "2")
+    assert version.tags["promoted_because"] == "better"
+
+
+def test_a_champion_s_folder_comes_back_byte_for_byte_and_tampering_is_loud(
+    root: Path, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
+    other = another(toy_model, tmp_path / "sealed")
+    record = trained(root, params, other)
+    with runs.reopen(root, record, other) as run:
+        entry = registry.register(root, "pawprint-sealed", run, ModelInfo.read(other))
+    folder = registry.folder(root, entry)
+    assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in other.iterdir()}
+    lie = entry.model_copy(update={"model_digest": "0" * 64})
+    with pytest.raises(PawprintError, match="names model 000000000000 but its run"):
+        registry.folder(root, lie)
+    assert not (root / "cache" / "registry" / ("0" * 64)).exists()
+
+
+def test_experiments_of_dvc_keep_their_runs_in_the_main_workspace(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    copy = root / ".dvc" / "tmp" / "exps" / "tmpabc"
+    assert server.uri(copy) == server.uri(root) == f"sqlite:///{root}/mlflow.db"
+    standalone = root / ".dvc" / "tmp" / "exps" / "standalone" / "tmpabc"
+    assert server.uri(standalone) == server.uri(root)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://elsewhere")
+    assert server.uri(copy) == "http://elsewhere"
+    assert server.artifact_root(copy) is None
+
+
+def test_a_server_that_does_not_answer_is_one_sentence_without_its_password(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://me:secret@127.0.0.1:9")
+    with pytest.raises(PawprintError, match=r"MLflow server at http://127\.0\.0\.1:9 does not answer") as caught:
+        server.connect(root)
+    assert "secret" not in str(caught.value)
