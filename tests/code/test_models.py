@@ -1,0 +1,143 @@
+"""Architectures: the arithmetic of convolution by hand, shapes, parameter counts, what `describe` prints."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from pawprint.errors import PawprintError
+from pawprint.models import catalogue
+from pawprint.models.article_cnn import ArticleCNN
+from pawprint.models.efficientnet_lite import EfficientNetLite0, SameConv2d
+from pawprint.models.network import PooledNetwork
+
+IMAGE = [
+    [18, 54, 51, 239, 244, 188],
+    [55, 121, 75, 78, 95, 88],
+    [35, 24, 204, 113, 109, 221],
+    [3, 154, 104, 235, 25, 130],
+    [15, 253, 225, 159, 78, 233],
+    [68, 85, 180, 214, 245, 0],
+]
+WEIGHT = [[1, 0, 1], [0, 1, 0], [1, 0, 1]]
+
+
+def convolve(layer: nn.Conv2d) -> np.ndarray:
+    with torch.no_grad():
+        layer.weight.copy_(torch.tensor(WEIGHT, dtype=torch.float32))
+        return layer(torch.tensor(IMAGE, dtype=torch.float32)[None, None])[0, 0].numpy()
+
+
+def test_valid_convolution_of_the_article() -> None:
+    valid = convolve(nn.Conv2d(1, 1, 3, bias=False))
+    assert valid.shape == (4, 4)
+    assert valid[0].tolist() == [429, 505, 686, 856]
+
+
+def test_stride_two() -> None:
+    assert convolve(nn.Conv2d(1, 1, 3, stride=2, bias=False)).tolist() == [[429, 686], [633, 851]]
+
+
+def test_same_padding_keeps_the_size() -> None:
+    same = convolve(SameConv2d(1, 1, 3, bias=False))
+    assert same.shape == (6, 6)
+    assert same[0, :2].tolist() == [139, 184]
+
+
+def test_max_pooling() -> None:
+    valid = convolve(nn.Conv2d(1, 1, 3, bias=False))
+    pooled = nn.MaxPool2d(2)(torch.from_numpy(valid)[None, None])[0, 0]
+    assert pooled.tolist() == [[792, 856], [913, 851]]
+
+
+@pytest.mark.parametrize("size", [6, 7, 32, 299, 300])
+@pytest.mark.parametrize(("kernel", "stride", "padding"), [(3, 1, 0), (5, 1, 2), (5, 2, 2), (3, 3, 1)])
+def test_output_size_is_w_minus_f_plus_2p_over_s_plus_1(size: int, kernel: int, stride: int, padding: int) -> None:
+    out = nn.Conv2d(1, 1, kernel, stride, padding)(torch.zeros(1, 1, size, size))
+    assert out.shape[-1] == (size - kernel + 2 * padding) // stride + 1
+
+
+def test_ten_filters_on_a_32_pixel_image() -> None:
+    assert nn.Conv2d(3, 10, 5)(torch.zeros(1, 3, 32, 32)).shape == (1, 10, 28, 28)
+
+
+@pytest.mark.parametrize(("size", "stride"), [(300, 2), (75, 2), (19, 2), (38, 1), (10, 1)])
+def test_same_convolution_gives_ceil_of_side_over_stride(size: int, stride: int) -> None:
+    out = SameConv2d(1, 1, 3, stride, bias=False)(torch.zeros(1, 1, size, size))
+    assert out.shape[-1] == -(-size // stride)
+
+
+def test_article_cnn_has_exactly_the_parameters_of_the_article() -> None:
+    network = ArticleCNN(classes=2)
+    assert catalogue.parameters(network) == 219_801
+    assert sum(p.numel() for p in network.conv.parameters()) == 760
+    assert sum(p.numel() for p in network.dense.parameters()) == 219_041
+    assert network.conv(torch.zeros(1, 3, 300, 300)).shape == (1, 10, 296, 296)
+    assert network.maps(torch.zeros(1, 3, 300, 300)).shape == (1, 10, 148, 148)
+
+
+def test_describe_prints_the_table() -> None:
+    table = catalogue.describe("article_cnn")
+    for words in ("[1, 10, 296, 296]", "[1, 10, 148, 148]", "[1, 219040]", "760", "219,041", "219,801"):
+        assert words in table
+
+
+@pytest.mark.parametrize("name", sorted(catalogue.CATALOGUE))
+@pytest.mark.parametrize("classes", [2, 5])
+def test_outputs_have_their_shapes(name: str, classes: int) -> None:
+    network = catalogue.build(name, classes).eval()
+    pixels = torch.randint(0, 256, (3, 300, 300, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        logits, embedding, activation = network.outputs(network.normalise(pixels))
+        again = network(network.normalise(pixels))
+    assert logits.shape == (3, classes)
+    assert embedding.ndim == 2 and len(embedding) == 3
+    assert activation.shape[:2] == (3, 1 if classes == 2 else classes)
+    torch.testing.assert_close(again, logits)
+
+
+def test_one_output_is_the_log_odds_of_the_second_class() -> None:
+    network = ArticleCNN(classes=2).eval()
+    inputs = torch.rand(2, 3, 300, 300)
+    with torch.inference_mode():
+        odds = network.classify(network.maps(inputs))[:, 0]
+        second = torch.softmax(network(inputs), dim=1)[:, 1]
+    torch.testing.assert_close(second, torch.sigmoid(odds))
+
+
+@pytest.mark.parametrize("classes", [2, 4])
+def test_the_map_adds_up_to_the_output(classes: int) -> None:
+    """That is what makes it a map of the decision, not of something else."""
+    inputs = torch.rand(2, 3, 300, 300)
+    article = ArticleCNN(classes).eval()
+    lite = catalogue.build("efficientnet_lite0", classes).eval()
+    assert isinstance(lite, PooledNetwork)
+    with torch.inference_mode():
+        maps = article.maps(inputs)
+        summed = article.activate(maps).sum(dim=(2, 3)) + article.dense.bias
+        torch.testing.assert_close(summed, article.classify(maps), rtol=1e-4, atol=1e-4)
+        maps = lite.maps(inputs)
+        averaged = lite.activate(maps).mean(dim=(2, 3)) + lite.head.bias
+        torch.testing.assert_close(averaged, lite.classify(maps), rtol=1e-4, atol=1e-4)
+
+
+def test_the_pretrained_backbone_is_read_whole() -> None:
+    network = EfficientNetLite0(classes=2).eval()
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    network.load_pretrained()
+    for name, value in network.state_dict().items():
+        if name.endswith("num_batches_tracked"):
+            continue
+        changed = not torch.equal(before[name], value)
+        assert changed == (not name.startswith("head.")), name
+
+
+def test_a_file_of_other_content_is_not_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(EfficientNetLite0, "file_digest", "0" * 64)
+    with pytest.raises(PawprintError, match="SHA-256"):
+        EfficientNetLite0(classes=2).load_pretrained()
+
+
+def test_an_unknown_architecture_is_named_with_the_known_ones() -> None:
+    with pytest.raises(PawprintError, match=r"'resnet'.*article_cnn"):
+        catalogue.build("resnet")
