@@ -1,0 +1,64 @@
+"""The few calls to DVC, against a real DVC repository under tmp."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pawprint import versioning
+from pawprint.errors import PawprintError
+
+
+def dvc(root: Path, *words: str) -> None:
+    subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, check=True, capture_output=True)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> Path:
+    """A DVC project with one stage and two remotes."""
+    folder = tmp_path / "project"
+    folder.mkdir()
+    dvc(folder, "init", "--no-scm")
+    dvc(folder, "remote", "add", "sample", str(tmp_path / "sample"))
+    dvc(folder, "remote", "add", "team", str(tmp_path / "team"))
+    (folder / "dvc.yaml").write_text(
+        "stages:\n  copy:\n    cmd: python -c \"print('copying'); open('out', 'w').write(open('data/a').read())\"\n"
+        "    deps: [data]\n    outs: [out]\n"
+    )
+    (folder / "data").mkdir()
+    (folder / "data" / "a").write_text("1")
+    versioning.add(folder, "data")
+    return folder
+
+
+def test_repro_streams_what_stages_say_and_then_nothing_is_stale(root: Path) -> None:
+    assert versioning.status(root)
+    assert "copying" in list(versioning.repro(root))
+    assert versioning.status(root) == {}
+    (root / "data" / "a").write_text("2")
+    assert versioning.status(root)
+
+
+def test_a_stage_that_fails_is_a_sentence(root: Path) -> None:
+    (root / "dvc.yaml").write_text("stages:\n  bad:\n    cmd: 'false'\n    outs: [out]\n")
+    with pytest.raises(PawprintError, match="`dvc repro` stopped"):
+        list(versioning.repro(root))
+
+
+def test_nothing_is_pushed_to_the_sample_and_nowhere_by_accident(root: Path, tmp_path: Path) -> None:
+    with pytest.raises(PawprintError, match="no default remote"):
+        versioning.push(root)
+    with pytest.raises(PawprintError, match="nothing is pushed to it"):
+        versioning.push(root, "sample")
+    dvc(root, "remote", "default", "sample")
+    with pytest.raises(PawprintError, match="nothing is pushed to it"):
+        versioning.push(root)
+    assert not (tmp_path / "sample").exists()
+    assert versioning.push(root, "team") == "team"
+    assert any((tmp_path / "team").rglob("*"))
+
+
+def test_a_pull_that_cannot_be_is_a_sentence(root: Path) -> None:
+    with pytest.raises(PawprintError, match=r"`dvc pull nowhere\.dvc` failed"):
+        versioning.pull(root, "nowhere.dvc")
