@@ -106,6 +106,10 @@ def pictures() -> dict[str, bytes]:
 def service(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The url of a running service over the toy model, one a session (and xdist worker)."""
     folder = tmp_path_factory.mktemp("service")
-    env = {"PAWPRINT_MODEL": str(toy_model), "BENTOML_HOME": str(folder / "bentoml")}
+    env = {
+        "PAWPRINT_MODEL": str(toy_model),
+        "PAWPRINT_TRAFFIC": str(folder / "traffic"),
+        "BENTOML_HOME": str(folder / "bentoml"),
+    }
     with serving(folder / "log", env) as (url, _):
         yield url

@@ -80,10 +80,36 @@ class Gate(_Closed):
     max_accuracy_loss: Share = 0.005
 
 
+Digests = tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...]
+
+
+class Tokens(_Closed):
+    """SHA-256 (in hex) of the bearer tokens that open a part of the service; without any it is open to all.
+
+    The admin part is the exception: without a token it is closed.
+    """
+
+    model_config = ConfigDict(strict=False)  # YAML has lists, not tuples
+
+    read: Digests = ()
+    feedback: Digests = ()
+    admin: Digests = ()
+
+
 class Serving(_Closed):
     """Limits of the service."""
 
+    precision: Literal["auto", "bf16", "f32"] = "auto"
     max_body_mb: Positive = 20
+    max_pixels: Count = 50_000_000
+    body_seconds: Positive = 20
+    max_in_flight: Count = 100
+    max_batch: Count = 16
+    max_images: Count = 64
+    requests_per_minute: Annotated[int, Field(ge=0)] = 0
+    traffic_rows: Annotated[int, Field(ge=0)] = 20_000
+    keep_pictures: bool = False
+    tokens: Tokens = Tokens()
 
 
 class Params(_Closed):

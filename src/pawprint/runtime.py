@@ -122,9 +122,7 @@ class Classifier:
             self._model = core.compile_model(core.read_model(onnx), "CPU", config)
             self._request = self._model.create_infer_request()
         except RuntimeError as error:
-            raise PawprintError(
-                f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again."
-            ) from None
+            raise PawprintError(f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again.") from None
         self._bank, self._nearest = _read_typicality(folder)
         self._lock = threading.Lock()  # one infer request holds one set of buffers
 
@@ -135,17 +133,15 @@ class Classifier:
         if not len(images):
             return self._none()
         with self._lock:
-            outputs = self._request.infer(
-                {0: np.ascontiguousarray(images)}, share_inputs=True, share_outputs=False
-            )
+            outputs = self._request.infer({0: np.ascontiguousarray(images)}, share_inputs=True, share_outputs=False)
             probabilities, embedding, activation = (
                 np.asarray(outputs[name], np.float32) for name in ("probabilities", "embedding", "activation")
             )
         return Predictions(probabilities, embedding, self._typicality(embedding), activation)
 
-    def read(self, data: bytes) -> image.Pixels:
+    def read(self, data: bytes, max_pixels: int = image.MAX_PIXELS) -> image.Pixels:
         """A picture's bytes -> uint8 RGB [300, 300, 3], as this model was trained on. Raises BadImage."""
-        return image.load(data, self.info.fit, self.info.quality)
+        return image.load(data, self.info.fit, self.info.quality, max_pixels)
 
     def answer(self, data: bytes) -> Answer:
         """A picture's bytes -> its answer. Raises BadImage."""
@@ -181,9 +177,7 @@ class Classifier:
         except OSError as error:
             return f"the file cannot be read: {error.strerror or error}"
 
-    def _answer_batch(
-        self, paths: Sequence[Path], read: Sequence[image.Pixels | str]
-    ) -> Iterator[FileAnswer]:
+    def _answer_batch(self, paths: Sequence[Path], read: Sequence[image.Pixels | str]) -> Iterator[FileAnswer]:
         pictures = [pixels for pixels in read if not isinstance(pixels, str)]
         answers = iter(self.answers(self.predict(np.stack(pictures))) if pictures else [])
         for path, pixels in zip(paths, read, strict=True):
@@ -241,22 +235,16 @@ def verify(folder: Path) -> tuple[ModelInfo, bytes]:
 
 
 def find_pictures(paths: Iterable[Path]) -> list[Path]:
-    """Files as they are, folders as the pictures below them, sorted; PawprintError where there is none."""
+    """Files as they are, there or not; folders as the pictures below them, sorted. PawprintError if one has none."""
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file()
-            )
+            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
             if not inside:
-                raise PawprintError(
-                    f"{path} holds no pictures ({', '.join(SUFFIXES)}). Name a file or another folder."
-                )
+                raise PawprintError(f"{path} holds no pictures ({', '.join(SUFFIXES)}). Name a file or another folder.")
             found.extend(inside)
-        elif path.exists():
-            found.append(path)
         else:
-            raise PawprintError(f"{path} does not exist. Check the spelling.")
+            found.append(path)  # one that is not there gets its sentence from `files`
     return found
 
 

@@ -115,7 +115,11 @@ def test_it_answers_where_pawprint_is_not_installed(
         alone = subprocess.run([bare_python, "-c", f"import {name}"], capture_output=True, cwd=tmp_path, check=False)
         assert b"ModuleNotFoundError" in alone.stderr
     folder, tags = home
-    env = {"BENTOML_HOME": str(folder), "BENTOML_DO_NOT_TRACK": "True"}
+    env = {
+        "BENTOML_HOME": str(folder),
+        "BENTOML_DO_NOT_TRACK": "True",
+        "PAWPRINT_TRAFFIC": str(tmp_path / "traffic"),
+    }
     with serving(tmp_path / "log", env, "pawprint:latest", bare_python, tmp_path) as (url, _):
         response = httpx.post(f"{url}/predict", content=pictures["blue"])
         assert response.status_code == 200, response.text

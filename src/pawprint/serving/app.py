@@ -1,161 +1,228 @@
 """The routes of the service, as a Starlette app that service.py mounts.
 
 They are plain ASGI and not BentoML endpoints: one of those takes files as multipart only, answers most bad
-input with 500, and spends more time on a request than on the picture.
+input with 500, and spends more time on a request than on the picture (docs/decisions/serving.md).
 """
 
 import asyncio
-import time
-import uuid
-from concurrent.futures import ThreadPoolExecutor
+import base64
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from pathlib import Path
 
+from pydantic import ValidationError
 from starlette.applications import Starlette
-from starlette.datastructures import UploadFile
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
 from pawprint.image import BadImage
 from pawprint.params import Serving
-from pawprint.runtime import Classifier
-from pawprint.serving.batching import Batcher, OverloadedError
+from pawprint.runtime import NEITHER
+from pawprint.serving import metrics, openapi
+from pawprint.serving.access import Access, Scope
 from pawprint.serving.champion import Champion
-from pawprint.serving.schema import Milliseconds, ModelName, Prediction, Problem
+from pawprint.serving.engine import Engine
+from pawprint.serving.http import Part, RefusedError, answer, many_pictures, one_picture, refusal
+from pawprint.serving.schema import Batch, BatchItem, Explanation, Feedback, ModelCard, Problem, Thanks
+from pawprint.serving.traffic import TrafficLog
 
-STATUS = {"empty": 400, "not_an_image": 415, "truncated": 422, "too_large": 413}
+STATUS = {"empty": 400, "not_an_image": 415, "truncated": 422, "too_large": 422}
+PAGE = Path(__file__).parent / "page"
+PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/icon.svg": "icon.svg"}
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
+    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
+    "Cache-Control": "no-cache",
+}
+MAX_FEEDBACK_BYTES = 4096
+
+logger = logging.getLogger(__name__)
+Endpoint = Callable[["House", Request], Awaitable[Response]]
 
 
-class RefusedError(RuntimeError):
-    """A request that gets a 4xx or 5xx and a sentence."""
+class House:
+    """What all requests share: the limits, who may ask, the traffic log and the engine of the moment."""
 
-    def __init__(self, status: int, reason: str, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-        self.problem = Problem(reason=reason, error=message)
-
-
-class Engine:
-    """A model in service: decoding threads, the batcher and the model's print."""
-
-    def __init__(self, folder: Path, bento: str, params: Serving) -> None:
+    def __init__(self, params: Serving) -> None:
         self.params = params
-        self.classifier = Classifier(folder)
-        self.batcher = Batcher(self.classifier)
-        self.decoders = ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode")
-        champion, info = Champion.read(folder), self.classifier.info
-        self.name = ModelName(
-            name=champion.model,
-            version=champion.version,
-            digest=info.model_digest,
-            bento=bento,
-            dataset=info.lineage.dataset,
-            data_hash=info.lineage.data_hash,
-            git_commit=info.lineage.git_commit,
-            run_id=info.lineage.run_id,
-        )
+        self.access = Access(params)
+        self.traffic: TrafficLog | None = None
+        self._engine: Engine | None = None
+        self._in_flight = 0
 
-    async def predict(self, data: bytes) -> Prediction:
-        """A picture's bytes -> its answer. Raises BadImage, OverloadedError."""
-        started = time.perf_counter()
-        pixels = await asyncio.get_running_loop().run_in_executor(self.decoders, self.classifier.read, data)
-        decode = time.perf_counter() - started
-        outcome = await self.batcher.submit(pixels)
-        return Prediction(
-            id=uuid.uuid4().hex,
-            label=outcome.answer.label,
-            reason=outcome.answer.reason,
-            probabilities=outcome.answer.probabilities,
-            typicality=outcome.answer.typicality,
-            model=self.name,
-            milliseconds=Milliseconds(
-                decode=round(1000 * decode, 2),
-                wait=round(1000 * outcome.wait, 2),
-                inference=round(1000 * outcome.inference, 2),
-            ),
-        )
+    @property
+    def engine(self) -> Engine:
+        """The model in service; RefusedError 503 before the first is loaded."""
+        if self._engine is None:
+            raise RefusedError(503, "starting", "the service is still starting", {"Retry-After": "1"})
+        return self._engine
 
-    def close(self) -> None:
-        """Finish what was accepted."""
-        self.decoders.shutdown()
-        self.batcher.close()
+    def install(self, engine: Engine) -> Engine | None:
+        """`engine` answers from now on; the one before it, which may still be answering."""
+        before, self._engine = self._engine, engine
+        return before
 
-
-async def predict(request: Request) -> Response:
-    """POST /predict: one picture, as the multipart field `image` or as the whole body."""
-    engine: Engine = request.app.state.engine
-    prediction = await engine.predict(await _picture(request))
-    return Response(
-        prediction.model_dump_json(),
-        media_type="application/json",
-        headers={
-            "X-Pawprint-Model": f"{engine.name.name or 'unregistered'}/{engine.name.version or '0'} "
-            f"sha256:{engine.name.digest}",
-            "X-Pawprint-Bento": engine.name.bento or "none",
-        },
-    )
-
-
-async def _picture(request: Request) -> bytes:
-    """The one picture of a request; RefusedError where it holds none or several."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "multipart/form-data":
-        return await request.body()
-    try:
-        form = await request.form()
-    except HTTPException as error:
-        raise RefusedError(400, "bad_form", f"the multipart form cannot be read: {error.detail}") from None
-    try:
-        pictures = form.getlist("image")
-        if not pictures:
-            found = ", ".join(sorted(set(form))) or "none"
+    @asynccontextmanager
+    async def admitted(self) -> AsyncIterator[None]:
+        """Room for one more request; RefusedError 503 at once where there is none, before its body is read."""
+        if self._in_flight >= self.params.max_in_flight:
             raise RefusedError(
-                400, "no_image", f"the form has no field `image` (it has: {found}); send `-F image=@FILE`"
+                503,
+                "overloaded",
+                "the service has more to do than it can; try again in a second",
+                {"Retry-After": "1"},
             )
-        if len(pictures) > 1:
-            raise RefusedError(400, "several_images", f"`image` came {len(pictures)} times; /predict takes one picture")
-        picture = pictures[0]
-        if not isinstance(picture, UploadFile):
-            raise RefusedError(400, "no_image", "the field `image` holds text, not a file; send `-F image=@FILE`")
-        return await picture.read()
-    finally:
-        await form.close()
+        self._in_flight += 1
+        metrics.IN_FLIGHT.inc()
+        try:
+            yield
+        finally:
+            self._in_flight -= 1
+            metrics.IN_FLIGHT.dec()
 
 
-async def _refused(_: Request, error: Exception) -> Response:
+async def predict(house: House, request: Request) -> Response:
+    """POST /predict: one picture, as the multipart field `image` or as the whole body."""
+    async with house.admitted():
+        engine = house.engine
+        return answer(await engine.predict(await one_picture(request)), headers=engine.headers)
+
+
+async def predict_batch(house: House, request: Request) -> Response:
+    """POST /predict/batch: many files in one form; each has its own answer or its own problem."""
+    async with house.admitted():
+        engine = house.engine
+        parts = await many_pictures(request, house.params.max_images)
+        answers = await asyncio.gather(*(_batch_item(engine, part) for part in parts))
+        return answer(Batch(answers=list(answers)), headers=engine.headers)
+
+
+async def _batch_item(engine: Engine, part: Part) -> BatchItem:
+    filename = part.filename or ""
+    try:
+        return BatchItem(filename=filename, prediction=await engine.predict(bytes(part.data)))
+    except BadImage as error:
+        return BatchItem(filename=filename, problem=Problem(reason=error.reason, error=str(error)))
+
+
+async def explain(house: House, request: Request) -> Response:
+    """POST /explain: like /predict, with where the model looked. `Accept: image/png` gives the PNG alone."""
+    async with house.admitted():
+        engine = house.engine
+        prediction, png = await engine.explain(await one_picture(request))
+    if "image/png" in request.headers.get("accept", ""):
+        return Response(png, headers=engine.headers, media_type="image/png")
+    url = "data:image/png;base64," + base64.b64encode(png).decode()
+    return answer(Explanation(prediction=prediction, overlay=url), headers=engine.headers)
+
+
+async def feedback(house: House, request: Request) -> Response:
+    """POST /feedback: the right label of an answer, in a person's eyes; the last word counts."""
+    body = await request.body()
+    if len(body) > MAX_FEEDBACK_BYTES:
+        raise RefusedError(413, "body_too_large", f"feedback takes at most {MAX_FEEDBACK_BYTES} bytes")
+    try:
+        said = Feedback.model_validate_json(body)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        field = ".".join(str(part) for part in problem["loc"]) or "the body"
+        raise RefusedError(422, "bad_feedback", f"`{field}`: {problem['msg']}") from None
+    labels = (*house.engine.classifier.info.classes, NEITHER)
+    if said.label not in labels:
+        raise RefusedError(422, "unknown_label", f"{said.label!r} is not one of {', '.join(labels)}")
+    assert house.traffic is not None  # there since the engine is
+    if not await house.traffic.feedback(said.id, said.label):
+        raise RefusedError(404, "unknown_id", f"no answer {said.id!r} is kept here")
+    metrics.FEEDBACK.labels(said.label).inc()
+    return answer(Thanks(id=said.id, label=said.label))
+
+
+async def model_card(house: House, request: Request) -> Response:
+    """GET /model: what is served and where it comes from."""
+    engine = house.engine
+    info = engine.classifier.info
+    card = ModelCard(
+        model=engine.name,
+        candidate=info.candidate,
+        architecture=info.architecture,
+        parameters=info.parameters,
+        classes=list(info.classes),
+        fit=info.fit,
+        temperature=info.temperature,
+        typicality_threshold=info.typicality_threshold,
+        precision=engine.classifier.precision,
+        lineage=info.lineage,
+        metrics=Champion.read(engine.classifier.folder).metrics,
+    )
+    return answer(card, headers=engine.headers)
+
+
+def _guarded(house: House, endpoint: Endpoint, scope: Scope) -> Callable[[Request], Awaitable[Response]]:
+    async def handle(request: Request) -> Response:
+        house.access.check(request, scope)
+        return await endpoint(house, request)
+
+    return handle
+
+
+async def _page(request: Request) -> Response:
+    return FileResponse(PAGE / PAGE_FILES[request.url.path], headers=PAGE_HEADERS)
+
+
+async def _docs(_: Request) -> Response:
+    return JSONResponse(openapi.document())
+
+
+async def _refused(request: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    return Response(error.problem.model_dump_json(), error.status, media_type="application/json")
+    metrics.REFUSALS.labels(error.reason).inc()
+    return refusal(error.status, error.reason, str(error), error.headers)
 
 
-async def _bad_image(request: Request, error: Exception) -> Response:
+async def _bad_image(_: Request, error: Exception) -> Response:
     assert isinstance(error, BadImage)
-    return await _refused(request, RefusedError(STATUS.get(error.reason, 400), error.reason, str(error)))
-
-
-async def _overloaded(_: Request, __: Exception) -> Response:
-    problem = Problem(reason="overloaded", error="the service has more to do than it can; try again in a second")
-    return Response(problem.model_dump_json(), 503, {"Retry-After": "1"}, "application/json")
+    return refusal(STATUS.get(error.reason, 422), error.reason, str(error))
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    """Starlette's own refusals (404, 405), in the same words as ours."""
+    """Starlette's own refusals (404, 405), in the same shape as ours."""
     assert isinstance(error, HTTPException)
-    problem = Problem(reason=error.detail.lower().replace(" ", "_"), error=error.detail)
-    return Response(problem.model_dump_json(), error.status_code, error.headers, "application/json")
+    return refusal(error.status_code, error.detail.lower().replace(" ", "_"), error.detail, error.headers)
 
 
 async def _gone(_: Request, __: Exception) -> Response:
-    return Response(status_code=499)  # the client hung up; nobody reads this
+    return refusal(400, "gone", "the client hung up")  # nobody reads this
 
 
-app = Starlette(
-    routes=[Route("/predict", predict, methods=["POST"])],
-    exception_handlers={
-        RefusedError: _refused,
-        BadImage: _bad_image,
-        OverloadedError: _overloaded,
-        HTTPException: _http_error,
-        ClientDisconnect: _gone,
-    },
-)
+async def _internal(request: Request, error: Exception) -> Response:
+    logger.error("%s %s failed", request.method, request.url.path, exc_info=error)
+    return refusal(500, "internal", "something went wrong here; the service's log says what")
+
+
+def create_app(params: Serving) -> Starlette:
+    """The app; its state's `house` gets an engine when the service starts."""
+    house = House(params)
+    routes = [
+        Route("/predict", _guarded(house, predict, "read"), methods=["POST"]),
+        Route("/predict/batch", _guarded(house, predict_batch, "read"), methods=["POST"]),
+        Route("/explain", _guarded(house, explain, "read"), methods=["POST"]),
+        Route("/feedback", _guarded(house, feedback, "feedback"), methods=["POST"]),
+        Route("/model", _guarded(house, model_card, "read"), methods=["GET"]),
+        Route("/docs.json", _docs, methods=["GET"]),
+        *(Route(path, _page, methods=["GET"]) for path in PAGE_FILES),
+    ]
+    app = Starlette(
+        routes=routes,
+        exception_handlers={
+            RefusedError: _refused,
+            BadImage: _bad_image,
+            HTTPException: _http_error,
+            ClientDisconnect: _gone,
+            Exception: _internal,
+        },
+    )
+    app.state.house = house
+    return app

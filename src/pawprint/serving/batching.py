@@ -17,10 +17,6 @@ from pawprint.image import Pixels
 from pawprint.runtime import Answer, Classifier
 
 
-class OverloadedError(RuntimeError):
-    """The queue is full; try again later."""
-
-
 @dataclass(frozen=True)
 class Outcome:
     """One picture's share of a batch."""
@@ -41,25 +37,17 @@ class _Waiting:
 
 
 class Batcher:
-    """Feeds `classifier` from one event loop; at most `queue` pictures wait, at most `batch` go together."""
+    """Feeds `classifier` from one event loop; at most `batch` pictures go together."""
 
-    def __init__(self, classifier: Classifier, batch: int = 16, queue: int = 128) -> None:
+    def __init__(self, classifier: Classifier, batch: int) -> None:
         self.classifier = classifier
         self._batch = batch
-        self._queue = queue
         self._waiting: deque[_Waiting] = deque()
         self._busy = False
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="model")
 
-    @property
-    def waiting(self) -> int:
-        """How many pictures wait now."""
-        return len(self._waiting)
-
     async def submit(self, pixels: Pixels) -> Outcome:
-        """uint8 [300, 300, 3] -> its outcome, from the next batch that has room. Raises OverloadedError."""
-        if len(self._waiting) >= self._queue:
-            raise OverloadedError
+        """uint8 [300, 300, 3] -> its outcome, from the next batch that has room."""
         future: asyncio.Future[Outcome] = asyncio.get_running_loop().create_future()
         self._waiting.append(_Waiting(pixels, future, time.perf_counter()))
         self._start()

@@ -23,6 +23,7 @@ class Champion(BaseModel):
 
     model: str = ""  # registered model, e.g. pawprint-sample
     version: str = ""
+    metrics: dict[str, float] = {}
 
     @classmethod
     def read(cls, folder: Path) -> "Champion":

@@ -10,30 +10,48 @@ from bentoml.exceptions import BentoMLException
 
 from pawprint.errors import PawprintError
 from pawprint.runtime import verify
-from pawprint.serving.app import Engine, app
-from pawprint.serving.champion import model_folder, serving_params
+from pawprint.serving import traffic
+from pawprint.serving.app import House, create_app
+from pawprint.serving.champion import Champion, model_folder, serving_params
+from pawprint.serving.engine import Engine
+from pawprint.serving.http import Guard
+
+try:
+    params = serving_params()
+except PawprintError as error:
+    raise BentoMLException(str(error)) from None  # which `bentoml serve` prints as one sentence
+
+app = create_app(params)
+house: House = app.state.house
 
 
-@bentoml.service(name="pawprint", workers=1)
+@bentoml.service(name="pawprint", workers=1, logging={"access": {"enabled": False}})
 @bentoml.asgi_app(app)
 class Pawprint:
-    """Tells the classes of the model that it was built with apart, and says where each answer comes from."""
+    """Tells the classes of its model apart, and says where each answer comes from."""
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def check() -> None:  # BentoML calls it once, before any worker, without an instance
         """Refuse to start, in one sentence, where there is nothing to serve or it is damaged."""
         try:
             verify(model_folder())
-            serving_params()
         except PawprintError as error:
             raise BentoMLException(str(error)) from None
 
     def __init__(self) -> None:
         version = bentoml.server_context.bento_version
         bento = "" if version == "not available" else f"{bentoml.server_context.bento_name}:{version}"
-        app.state.engine = Engine(model_folder(), bento, serving_params())
+        folder = model_folder()
+        name = Champion.read(folder).model or "unregistered"
+        house.traffic = traffic.TrafficLog(traffic.folder() / f"{name}.db", params.traffic_rows)
+        house.install(Engine(folder, bento, params, house.traffic))
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
-        """Finish what was accepted."""
-        app.state.engine.close()
+        """Finish what was accepted and write what was answered."""
+        house.engine.close()
+        if house.traffic:
+            house.traffic.close()
+
+
+Pawprint.add_asgi_middleware(Guard, params=params)  # type: ignore[attr-defined]

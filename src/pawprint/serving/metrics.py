@@ -1,0 +1,25 @@
+"""What Prometheus reads at /metrics, beside BentoML's own counters. Never a picture or a name of one."""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+ANSWERS = Counter("pawprint_answers_total", "Answers by label (a class, or neither)", ["label"])
+REFUSALS = Counter("pawprint_refusals_total", "Pictures and requests refused, by reason", ["reason"])
+FEEDBACK = Counter("pawprint_feedback_total", "What people said of answers", ["verdict"])
+PARTS = Histogram(
+    "pawprint_part_seconds",
+    "Where an answer's time goes: decode, wait, inference",
+    ["part"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
+)
+BATCH = Histogram(
+    "pawprint_batch_size", "Pictures that went through the model together", buckets=(1, 2, 4, 8, 16, 32, 64)
+)
+CONFIDENCE = Histogram(
+    "pawprint_confidence",
+    "Probability of the most likely class",
+    buckets=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1),
+)
+IN_FLIGHT = Gauge("pawprint_in_flight", "Requests being worked on", multiprocess_mode="livesum")
+MODEL = Gauge(
+    "pawprint_model_info", "1 for the model in service", ["name", "version", "digest"], multiprocess_mode="livemax"
+)
