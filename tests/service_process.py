@@ -1,6 +1,7 @@
 """A real `bentoml serve` as a process on a free port, ended by its process id."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -55,3 +57,13 @@ def _wait_ready(url: str, process: subprocess.Popen[bytes], log: Path) -> None:
         except httpx.TransportError:
             time.sleep(0.1)
     raise AssertionError(f"the service was not ready within 60 s:\n{log.read_text()}")
+
+
+def checkout(folder: Path, **serving_params: object) -> dict[str, str]:
+    """A clone in `folder` with other `serving` numbers; the environment that makes Python take its code."""
+    shutil.copy(ROOT / "bentofile.yaml", folder)
+    shutil.copytree(ROOT / "src/pawprint", folder / "src/pawprint", ignore=shutil.ignore_patterns("__pycache__"))
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    params["serving"].update(serving_params)
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    return {"PYTHONPATH": str(folder / "src"), "PAWPRINT_TRAFFIC": str(folder / "traffic")}

@@ -6,8 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-from service_process import ROOT, free_port
+from service_process import ROOT, checkout, free_port
 
 
 def refused(cwd: Path, **env: str) -> str:
@@ -21,17 +20,8 @@ def refused(cwd: Path, **env: str) -> str:
     return done.stderr
 
 
-@pytest.fixture
-def checkout(tmp_path: Path) -> Path:
-    """A clone in which nothing was run yet."""
-    for name in ("bentofile.yaml", "params.yaml"):
-        shutil.copy(ROOT / name, tmp_path)
-    shutil.copytree(ROOT / "src/pawprint", tmp_path / "src/pawprint", ignore=shutil.ignore_patterns("__pycache__"))
-    return tmp_path
-
-
-def test_without_a_champion_it_says_what_to_run(checkout: Path) -> None:
-    assert "Run `make run` first" in refused(checkout, PYTHONPATH=str(checkout / "src"))
+def test_without_a_champion_it_says_what_to_run(tmp_path: Path) -> None:
+    assert "Run `make run` first" in refused(tmp_path, **checkout(tmp_path))
 
 
 def test_a_wrong_folder_is_named(tmp_path: Path) -> None:
@@ -45,8 +35,7 @@ def test_a_changed_model_is_refused(toy_model: Path, tmp_path: Path) -> None:
     assert "is not the file that model.json describes" in refused(ROOT, PAWPRINT_MODEL=str(copy))
 
 
-def test_a_wrong_key_in_params_is_named(checkout: Path, toy_model: Path) -> None:
-    text = (checkout / "params.yaml").read_text().replace("max_body_mb:", "max_bodymb:")
-    (checkout / "params.yaml").write_text(text)
-    words = refused(checkout, PYTHONPATH=str(checkout / "src"), PAWPRINT_MODEL=str(toy_model))
+def test_a_wrong_key_in_params_is_named(toy_model: Path, tmp_path: Path) -> None:
+    env = checkout(tmp_path, max_bodymb=20)
+    words = refused(tmp_path, **env, PAWPRINT_MODEL=str(toy_model))
     assert "max_bodymb" in words and "unknown key" in words

@@ -1,0 +1,138 @@
+"""A service with small limits: bodies too large or too slow, tokens, pace."""
+
+import hashlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from service_process import checkout, serving
+
+READ, ADMIN = "read-token", "admin-token"
+
+
+@pytest.fixture(scope="module")
+def small(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("small")
+    env = checkout(folder, max_body_mb=0.25, body_seconds=1.5)
+    with serving(folder / "log", {**env, "PAWPRINT_MODEL": str(toy_model)}, cwd=folder) as (url, _):
+        yield url
+
+
+@pytest.fixture(scope="module")
+def closed(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    folder = tmp_path_factory.mktemp("closed")
+    tokens = {"read": [digest(READ)], "feedback": [], "admin": [digest(ADMIN)]}
+    env = checkout(folder, tokens=tokens, requests_per_minute=30)
+    with serving(folder / "log", {**env, "PAWPRINT_MODEL": str(toy_model)}, cwd=folder) as (url, _):
+        yield url
+
+
+def digest(token: str) -> str:
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def talk(url: str, head: str, pieces: Iterator[bytes]) -> tuple[bytes, int]:
+    """(what came back, bytes that could be sent) for a request written by hand."""
+    address = urlsplit(url)
+    sent = 0
+    with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
+        connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
+        try:
+            for piece in pieces:
+                connection.sendall(piece)
+                sent += len(piece)
+        except OSError:
+            pass  # the service has hung up
+        received = b""
+        try:
+            while piece := connection.recv(65536):
+                received += piece
+        except OSError:
+            pass
+    return received, sent
+
+
+def test_an_announced_large_body_is_refused_unread(small: str) -> None:
+    received, _ = talk(small, "Content-Length: 300000000", iter([]))
+    assert received.startswith(b"HTTP/1.1 413") and b"body_too_large" in received
+
+
+def test_a_chunked_large_body_is_cut_off(small: str) -> None:
+    chunk = b"10000\r\n" + b"x" * 0x10000 + b"\r\n"
+    received, sent = talk(small, "Transfer-Encoding: chunked", (chunk for _ in range(4000)))
+    assert sent < 200 * len(chunk)  # 250 MB were on offer
+    assert not received or received.startswith(b"HTTP/1.1 413")
+
+
+def test_a_chunked_body_just_too_large_hears_why(small: str) -> None:
+    response = httpx.post(f"{small}/predict", content=(b"x" * 65536 for _ in range(5)))
+    assert (response.status_code, response.json()["reason"]) == (413, "body_too_large")
+    assert "0.25 MB" in response.json()["error"]
+
+
+def test_nonsense_as_a_length_is_refused(small: str) -> None:
+    received, _ = talk(small, "Content-Length: many", iter([]))
+    assert received.startswith(b"HTTP/1.1 4")
+
+
+def test_a_byte_a_second_is_cut_off(small: str) -> None:
+    def drip() -> Iterator[bytes]:
+        for _ in range(20):
+            yield b"x"
+            time.sleep(0.25)
+
+    started = time.monotonic()
+    received, _ = talk(small, "Content-Length: 1000", drip())
+    assert time.monotonic() - started < 8
+    assert not received or received.startswith(b"HTTP/1.1 408")
+
+
+def test_a_client_that_hangs_up_harms_nobody(small: str, pictures: dict[str, bytes]) -> None:
+    address = urlsplit(small)
+    for _ in range(20):
+        with socket.create_connection((address.hostname, address.port)) as connection:
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+    assert httpx.post(f"{small}/predict", content=pictures["red"]).json()["label"] == "red"
+
+
+def test_bad_neighbours_in_a_batch_harm_nobody(small: str, pictures: dict[str, bytes]) -> None:
+    labels: list[str] = []
+
+    def good() -> None:
+        labels.extend(httpx.post(f"{small}/predict", content=pictures["blue"]).json()["label"] for _ in range(15))
+
+    def bad() -> None:
+        for data in (b"", b"x", pictures["red"][:1500], b"\x89PNG\r\n\x1a\n") * 4:
+            assert httpx.post(f"{small}/predict", content=data).status_code in (400, 415, 422)
+
+    threads = [threading.Thread(target=work) for work in (good, bad, good, bad)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert labels == ["blue"] * 30
+
+
+def bearer(token: str) -> dict[str, str]:
+    return {"Authorization": f"Bearer {token}"}
+
+
+def test_tokens_open_their_part_only(closed: str) -> None:
+    assert httpx.get(f"{closed}/model").status_code == 401
+    assert httpx.get(f"{closed}/model").headers["WWW-Authenticate"] == "Bearer"
+    assert httpx.get(f"{closed}/model", headers=bearer("guess")).status_code == 401
+    assert httpx.get(f"{closed}/model", headers=bearer(ADMIN)).status_code == 403
+    assert httpx.get(f"{closed}/model", headers=bearer(READ)).status_code == 200
+    assert httpx.get(f"{closed}/livez").status_code == 200
+
+
+def test_one_token_has_one_pace(closed: str) -> None:
+    statuses = [httpx.get(f"{closed}/model", headers=bearer(READ)).status_code for _ in range(40)]
+    assert statuses.count(200) <= 31 and statuses[-1] == 429
+    wait = int(httpx.get(f"{closed}/model", headers=bearer(READ)).headers["Retry-After"])
+    assert 1 <= wait <= 60
