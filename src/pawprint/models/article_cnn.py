@@ -18,7 +18,7 @@ class ArticleCNN(Network):
     def __init__(self, classes: int) -> None:
         super().__init__(classes)
         self.conv = nn.Conv2d(3, FILTERS, KERNEL)
-        self.relu = nn.ReLU()
+        self.relu = nn.ReLU(inplace=True)
         self.pool = nn.MaxPool2d(POOL)
         self.flatten = nn.Flatten()
         self.dense = nn.Linear(FILTERS * SIDE * SIDE, self.width)

@@ -36,7 +36,8 @@ class Network(nn.Module):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [N, height, width, 3] RGB -> float [N, 3, height, width], channels last in memory."""
-        return (pixels.permute(0, 3, 1, 2).to(torch.float32) - self.mean) / self.scale
+        inputs = pixels.permute(0, 3, 1, 2).to(torch.float32)
+        return inputs.sub_(self.mean).div_(self.scale)  # in place: a batch is 138 MB
 
     def maps(self, inputs: Tensor) -> Tensor:
         """Normalised [N, 3, height, width] -> feature maps [N, c, h, w]."""
