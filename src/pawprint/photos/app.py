@@ -1,0 +1,25 @@
+"""`pawprint photos ...`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+photos_app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in.")
+
+
+@photos_app.callback()
+def _photos() -> None:
+    """Photographs: bring them in."""
+
+
+@photos_app.command("import", epilog="Example: pawprint photos import train.zip --name dogs-cats")
+def import_(
+    source: Annotated[Path, typer.Argument(help="a zip in Kaggle's layout, or a folder with a folder a class")],
+    name: Annotated[str | None, typer.Option(help="what to call this data set")] = None,
+) -> None:
+    """Replace data/ by the photographs of SOURCE; `dvc add data` then versions them."""
+    from pawprint.photos.sources import take
+
+    taken = take(source, Path("data"), name)
+    print(f"{taken.name}: {len(taken.photographs):,} files in {len(taken.classes)} classes. Next: dvc add data")

@@ -1,0 +1,39 @@
+"""Variations of a training photograph, by albumentations (the one place that imports it).
+
+    vary = augment("standard", seed=2017, epoch=3)
+    vary(pixels, photograph_hash)        # uint8 [300, 300, 3] -> the same shape
+
+What a photograph becomes depends on the seed, the epoch and its own hash: not on its place in a batch.
+"""
+
+import hashlib
+from collections.abc import Callable
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels = NDArray[np.uint8]
+
+
+def augment(kind: Literal["none", "flip", "standard"], seed: int, epoch: int) -> Callable[[Pixels, str], Pixels] | None:
+    """The variation of an epoch; None for "none"."""
+    if kind == "none":
+        return None
+    import albumentations
+
+    steps = [albumentations.HorizontalFlip(p=0.5)]
+    if kind == "standard":
+        steps += [
+            albumentations.Affine(scale=(0.85, 1.15), rotate=(-12, 12), translate_percent=(-0.06, 0.06), p=0.8),
+            albumentations.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02, p=0.8),
+        ]
+    pipeline = albumentations.Compose(steps)
+
+    def vary(pixels: Pixels, photograph_hash: str) -> Pixels:
+        draw = hashlib.sha256(f"{seed}:{epoch}:{photograph_hash}".encode()).digest()
+        pipeline.set_random_seed(int.from_bytes(draw[:4], "big"))
+        varied: Pixels = pipeline(image=pixels)["image"]
+        return varied
+
+    return vary
