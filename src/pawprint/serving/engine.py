@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 import time
 import uuid
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from pawprint.serving.champion import Champion
 from pawprint.serving.schema import Milliseconds, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
 
+logger = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
 _DECODERS = 2  # decoding lets go of Python's lock; more threads than cores would only contend
 
@@ -92,7 +94,13 @@ class Engine:
 
     def _decode(self, data: bytes) -> _Decoded:
         started = time.perf_counter()
-        pixels = self.classifier.read(data, self.params.max_pixels)
+        try:
+            pixels = self.classifier.read(data, self.params.max_pixels)
+        except BadImage:
+            raise
+        except Exception as error:  # a decoder's own bug, met by hostile bytes: their sender's 4xx, our log entry
+            logger.exception("a picture of %d bytes made the decoder fail", len(data))
+            raise BadImage("unreadable", "the picture cannot be read; it is damaged or very unusual") from error
         return _Decoded(pixels, hashlib.sha256(data).hexdigest(), time.perf_counter() - started)
 
     async def _aside(self, work: Callable[[], _Result]) -> _Result:
