@@ -1,0 +1,171 @@
+"""The page at `/` in a real browser. axe.min.js is axe-core (MPL-2.0), which checks what screen readers need."""
+
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
+AXE = Path(__file__).with_name("axe.min.js")
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)")
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser, service: str) -> Iterator[Page]:
+    """The page, open; at the end it must have asked nobody but its own server and said nothing to the console."""
+    context = browser.new_context(viewport={"width": 1000, "height": 800})
+    page = context.new_page()
+    elsewhere: list[str] = []
+    said: list[str] = []
+    page.on(
+        "request",
+        lambda request: None if request.url.startswith((service, "blob:", "data:")) else elsewhere.append(request.url),
+    )
+    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: said.append(str(error)))
+    page.goto(f"{service}/")
+    yield page
+    assert not elsewhere
+    assert [text for text in said if "415" not in text and "503" not in text] == []
+    context.close()
+
+
+@pytest.fixture
+def files(tmp_path: Path, pictures: dict[str, bytes]) -> dict[str, Path]:
+    for name, data in pictures.items():
+        (tmp_path / f"{name}.jpg").write_bytes(data)
+    (tmp_path / "notes.txt").write_text("no picture")
+    return {path.stem: path for path in tmp_path.iterdir()}
+
+
+def labels(page: Page) -> list[str]:
+    expect(page.locator("#status")).to_have_text("All pictures are answered.")
+    return page.locator(".answer .label").all_text_contents()
+
+
+def test_it_says_what_it_can_tell_apart(page: Page) -> None:
+    expect(page.locator("#classes")).to_have_text("Tells blue from red, and says when it is neither.")
+    page.get_by_text("The model and where it comes from").click()
+    expect(page.locator("#lineage")).to_contain_text("pawprint-colours, version 3")
+
+
+def test_several_files_chosen(page: Page, files: dict[str, Path]) -> None:
+    page.set_input_files("#files", [files["red"], files["blue"]])
+    assert labels(page) == ["blue", "red"]  # the latest is on top
+    assert page.locator(".answer").nth(1).locator("meter").count() == 2
+
+
+def test_a_dropped_file(page: Page, pictures: dict[str, bytes]) -> None:
+    transfer = page.evaluate_handle(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "dropped.jpg", {type: "image/jpeg"}));
+            return transfer;
+        }""",
+        list(pictures["red"]),
+    )
+    page.dispatch_event("#drop", "drop", {"dataTransfer": transfer})
+    assert labels(page) == ["red"]
+    expect(page.locator(".filename")).to_have_text("dropped.jpg")
+
+
+def test_a_bad_file_among_good_ones(page: Page, files: dict[str, Path]) -> None:
+    page.set_input_files("#files", [files["red"], files["notes"]])
+    assert labels(page) == ["No answer", "red"]
+    expect(page.locator(".problem .reason")).to_contain_text("not a picture")
+
+
+def test_neither_is_explained(page: Page, files: dict[str, Path]) -> None:
+    page.set_input_files("#files", [files["green"]])
+    assert labels(page) == ["Neither"]
+    expect(page.locator(".reason")).to_contain_text("like none of the training photographs")
+
+
+def test_the_heat_map_goes_on_and_off(page: Page, files: dict[str, Path]) -> None:
+    page.set_input_files("#files", [files["red"]])
+    button = page.get_by_role("button", name="Show where it looked")
+    button.click()
+    overlay = page.locator(".overlay")
+    expect(overlay).to_be_visible()
+    assert overlay.evaluate("image => image.decode().then(() => image.naturalWidth)") == 300
+    page.get_by_role("button", name="Hide where it looked").click()
+    expect(overlay).to_be_hidden()
+
+
+def test_this_is_wrong_takes_one_click(page: Page, files: dict[str, Path]) -> None:
+    page.set_input_files("#files", [files["red"]])
+    with page.expect_response("**/feedback") as response:
+        page.get_by_role("button", name="This is wrong").click()
+    assert response.value.json()["label"] == "blue"
+    expect(page.locator(".reason")).to_have_text("Thank you. Noted as: blue.")
+
+
+def test_neither_can_be_put_right(page: Page, files: dict[str, Path]) -> None:
+    page.set_input_files("#files", [files["green"]])
+    page.get_by_role("button", name="This is wrong").click()
+    page.get_by_role("button", name="It is red").click()
+    expect(page.locator(".reason")).to_have_text("Thank you. Noted as: red.")
+
+
+def test_the_keyboard_alone(page: Page, files: dict[str, Path]) -> None:
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "files"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Space")
+    chooser.value.set_files([files["red"]])
+    expect(page.get_by_role("button", name="This is wrong")).to_be_visible()
+    for _ in range(2):
+        page.keyboard.press("Tab")  # the camera, then the first answer
+    assert page.evaluate("document.activeElement.textContent") == "Show where it looked"
+    page.keyboard.press("Enter")
+    expect(page.locator(".overlay")).to_be_visible()
+    page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    expect(page.locator(".reason")).to_have_text("Thank you. Noted as: blue.")
+
+
+def test_a_busy_server_is_asked_again(page: Page, files: dict[str, Path]) -> None:
+    turned_away: list[int] = []
+
+    def busy_once(route) -> None:
+        if turned_away:
+            route.continue_()
+        else:
+            turned_away.append(503)
+            route.fulfill(status=503, headers={"Retry-After": "1"}, json={"reason": "overloaded", "error": "busy"})
+
+    page.route("**/predict", busy_once)
+    page.set_input_files("#files", [files["red"]])
+    expect(page.locator(".label")).to_contain_text("busy")
+    assert labels(page) == ["red"]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1000, 360])
+def test_axe_finds_nothing(page: Page, files: dict[str, Path], scheme: str, width: int) -> None:
+    page.emulate_media(color_scheme=scheme)
+    page.set_viewport_size({"width": width, "height": 800})
+    page.set_input_files("#files", [files["green"], files["notes"], files["red"]])
+    labels(page)
+    page.get_by_role("button", name="Show where it looked").first.click()
+    page.get_by_text("The model and where it comes from").click()
+    expect(page.locator(".overlay").first).to_be_visible()
+    page.evaluate(AXE.read_text())  # past the page's own policy, as a debugger may
+    violations = page.evaluate("axe.run().then(result => result.violations)")
+    assert [(found["id"], found["nodes"][0]["html"]) for found in violations] == []
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
