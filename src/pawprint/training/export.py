@@ -49,8 +49,8 @@ class _Served(nn.Module):
         super().__init__()
         self.network, self.temperature = network, temperature
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        logits, embedding, activation = self.network.outputs(self.network.normalise(pixels))
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        logits, embedding, activation = self.network.outputs(self.network.normalise(images))
         return F.softmax(logits / self.temperature, dim=1), embedding, activation
 
 
@@ -139,9 +139,9 @@ def save_onnx(served: nn.Module, path: Path) -> None:
         program = torch.onnx.export(
             served,
             (example,),
-            input_names=["pixels"],
+            input_names=["images"],
             output_names=list(OUTPUTS),
-            dynamic_shapes={"pixels": {0: torch.export.Dim("batch", min=1)}},
+            dynamic_shapes={"images": {0: torch.export.Dim("batch", min=1)}},
             opset_version=OPSET,
             dynamo=True,
             external_data=False,
@@ -163,7 +163,7 @@ def compare(served: nn.Module, path: Path, pixels: NDArray[np.uint8]) -> float:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    theirs = session.run(list(OUTPUTS), {"pixels": pixels})
+    theirs = session.run(list(OUTPUTS), {"images": pixels})
     with torch.inference_mode():
         ours = served(torch.from_numpy(pixels))
     difference = float(np.abs(theirs[0] - ours[0].numpy()).max())

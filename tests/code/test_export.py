@@ -1,0 +1,129 @@
+"""The model folder: whole or not at all, right against torch, calibrated, deterministic."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxruntime
+import pytest
+import torch
+from prepared_set import Memory, drawings, params
+from safetensors.torch import load_file
+
+from pawprint.errors import PawprintError
+from pawprint.lineage import Lineage, sha256
+from pawprint.models import catalogue
+from pawprint.prepared.read import PreparedSet
+from pawprint.runtime import Classifier, ModelInfo
+from pawprint.training import export as module
+from pawprint.training.export import export, fit_temperature
+from pawprint.training.fit import Trained, fit
+
+LINEAGE = Lineage(
+    git_commit="c" * 40, git_dirty=False, dataset="sample", data_hash="d.dir", manifest_digest="", params_digest="",
+    lock_digest="", seed=2017, device="cpu bfloat16", run_id="r",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+    return drawings(tmp_path_factory.mktemp("drawings"))
+
+
+@pytest.fixture(scope="module")
+def trained(data: PreparedSet) -> Trained:
+    return fit("article_cnn", params("article_cnn", epochs=1), data, Memory())
+
+
+def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: PreparedSet, tmp_path: Path) -> None:
+    out, memory = tmp_path / "models" / "article_cnn", Memory()
+    info = export(trained, data, LINEAGE, out, memory)
+    assert sorted(path.name for path in out.iterdir()) == [
+        "model.json", "model.onnx", "model.safetensors", "photographs.txt", "typicality.safetensors",
+    ]  # fmt: skip
+    assert ModelInfo.read(out) == info
+    assert info.parameters == 219_801
+    assert info.model_digest == sha256(out / "model.onnx")
+    assert info.weights_digest == sha256(out / "model.safetensors")
+    assert memory.final("onnx_max_difference") <= module.MAX_DIFFERENCE
+    learned = (out / "photographs.txt").read_text().split()
+    assert learned == sorted({*data.side("train").hashes, *data.side("validation").hashes})
+    assert not set(learned) & set(data.side("test").hashes)
+
+    pictures = data.side("validation").images(range(5))
+    answers = Classifier(out, precision="f32").predict(pictures)
+    served = module._Served(trained.network, info.temperature).eval()
+    with torch.inference_mode():
+        probabilities, embedding, activation = served(torch.from_numpy(pictures))
+    np.testing.assert_allclose(answers.probabilities, probabilities.numpy(), atol=1e-4)
+    np.testing.assert_allclose(answers.embedding, embedding.numpy(), atol=1e-4)
+    np.testing.assert_allclose(answers.activation, activation.numpy(), atol=1e-3)
+    assert (answers.typicality <= 1.001).all()
+
+
+def test_the_weights_file_alone_gives_the_network_back(trained: Trained, data: PreparedSet, tmp_path: Path) -> None:
+    export(trained, data, LINEAGE, tmp_path / "m", Memory())
+    again = catalogue.build("article_cnn").eval()
+    again.load_state_dict(load_file(tmp_path / "m" / "model.safetensors"))
+    inputs = torch.rand(2, 3, 300, 300)
+    assert torch.equal(again(inputs), trained.network(inputs))
+
+
+@pytest.mark.parametrize("count", [1, 3, 33])
+def test_any_number_of_photographs_is_a_batch(
+    count: int, trained: Trained, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    path = tmp_path_factory.mktemp("graph") / "model.onnx"
+    module.save_onnx(module._Served(trained.network, 1.0).eval(), path)
+    session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
+    probabilities, embedding, activation = session.run(
+        list(module.OUTPUTS), {"images": np.zeros((count, 300, 300, 3), np.uint8)}
+    )
+    assert probabilities.shape == (count, 2)
+    assert embedding.shape == (count, 160)
+    assert activation.shape == (count, 1, 37, 37)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1, atol=1e-5)
+
+
+def test_the_graph_says_nothing_of_the_machine(trained: Trained, tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    module.save_onnx(module._Served(trained.network, 1.0).eval(), path)
+    onnx.checker.check_model(str(path), full_check=True)
+    data = path.read_bytes()
+    for word in (b"site-packages", b"pawprint/", b"/home", str(Path.cwd()).encode()):
+        assert word not in data
+    assert onnx.load(path).opset_import[0].version == module.OPSET
+
+
+def test_nothing_half_written_stays_when_the_graph_is_wrong(
+    trained: Trained, data: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "models" / "article_cnn"
+    monkeypatch.setattr(module, "MAX_DIFFERENCE", -1.0)
+    with pytest.raises(PawprintError, match="differ from torch"):
+        export(trained, data, LINEAGE, out, Memory())
+    assert list(out.parent.iterdir()) == []
+
+
+def test_an_old_folder_is_replaced_whole(trained: Trained, data: PreparedSet, tmp_path: Path) -> None:
+    out = tmp_path / "m"
+    out.mkdir()
+    (out / "old").write_text("old")
+    export(trained, data, LINEAGE, out, Memory())
+    assert not (out / "old").exists()
+    assert json.loads((out / "model.json").read_text())["classes"] == ["cat", "dog"]
+
+
+def test_temperature_finds_the_one_that_made_the_labels() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 3, (20_000, 3)).astype(np.float32)
+    chances = np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(3, p=row / row.sum()) for row in chances.astype(np.float64)])
+    assert fit_temperature(logits, labels) == pytest.approx(2.5, rel=0.05)
+
+
+def test_temperature_stays_in_bounds_where_there_is_no_error_or_no_label() -> None:
+    logits = np.array([[5, -5], [-5, 5]], np.float32)
+    assert fit_temperature(logits, np.array([0, 1])) == pytest.approx(0.1)
+    assert fit_temperature(np.empty((0, 2), np.float32), np.empty(0, np.int64)) == 1.0

@@ -1,0 +1,207 @@
+"""The loop and what feeds it: order, prefetching, devices, the feature cache, the same bits twice."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from prepared_set import Memory, drawings, params
+from safetensors.numpy import load_file
+
+from pawprint.errors import PawprintError
+from pawprint.models import catalogue
+from pawprint.models.network import PooledNetwork
+from pawprint.params import Training
+from pawprint.prepared.read import PreparedSet
+from pawprint.training import batches, devices, features
+from pawprint.training.fit import fit
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+    return drawings(tmp_path_factory.mktemp("drawings"))
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAWPRINT_CACHE", str(folder))
+        yield folder
+
+
+def test_the_order_depends_on_seed_and_epoch_only() -> None:
+    assert np.array_equal(batches.order(100, seed=1, epoch=2), batches.order(100, seed=1, epoch=2))
+    assert not np.array_equal(batches.order(100, seed=1, epoch=2), batches.order(100, seed=1, epoch=3))
+    assert not np.array_equal(batches.order(100, seed=1, epoch=2), batches.order(100, seed=2, epoch=2))
+    assert sorted(batches.order(100, seed=1, epoch=2)) == list(range(100))
+
+
+def test_ahead_gives_the_same_items_in_order() -> None:
+    assert list(batches.ahead(iter(range(50)))) == list(range(50))
+
+
+def test_an_error_in_the_thread_reaches_the_loop() -> None:
+    def broken() -> Iterator[int]:
+        yield 1
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        list(batches.ahead(broken()))
+
+
+def test_a_loop_that_stops_early_stops_the_thread() -> None:
+    made = []
+
+    def endless() -> Iterator[int]:
+        while True:
+            made.append(len(made))
+            yield made[-1]
+
+    stream = batches.ahead(endless())
+    assert next(stream) == 0
+    stream.close()
+    count = len(made)
+    assert count <= batches.AHEAD + 3
+    assert len(made) == count
+
+
+def test_batches_hold_every_photograph_once_with_its_label(data: PreparedSet) -> None:
+    side = data.side("train")
+    pieces = batches.split(batches.order(len(side), seed=3, epoch=1), 16)
+    seen = []
+    for batch in batches.photographs(side, pieces, None):
+        assert batch.inputs.dtype == torch.uint8
+        assert torch.equal(batch.labels, torch.from_numpy(side.labels[batch.indices]))
+        assert np.array_equal(batch.inputs[0].numpy(), side.images([int(batch.indices[0])])[0])
+        seen.extend(batch.indices.tolist())
+    assert sorted(seen) == list(range(len(side)))
+
+
+def test_a_device_that_is_not_there_is_named() -> None:
+    missing = "mps" if not torch.backends.mps.is_available() else "cuda"
+    with pytest.raises(PawprintError, match=rf"training.device.*{missing}"):
+        devices.resolve(Training(device=missing))
+    assert devices.resolve(Training(device="cpu")).type == "cpu"
+    assert devices.describe(Training(device="cpu")).startswith("cpu bfloat16 ")
+
+
+def test_features_are_computed_once_and_do_not_depend_on_their_neighbours(
+    data: PreparedSet, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = params("efficientnet_lite0")
+    network = catalogue.build("efficientnet_lite0")
+    network.load_pretrained()
+    assert isinstance(network, PooledNetwork)
+    validation = data.side("validation")
+    first = features.frozen_features(network, "efficientnet_lite0", validation, given)
+    assert first.shape == (len(validation), 1280)
+    files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
+    assert len(files) == 1
+    again = features.frozen_features(network, "efficientnet_lite0", validation, given)
+    assert again.tobytes() == first.tobytes()
+    assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == files
+
+    monkeypatch.setenv("PAWPRINT_CACHE", str(cache / "one by one"))
+    monkeypatch.setattr(features, "CHUNK", 1)
+    alone = features.frozen_features(network, "efficientnet_lite0", validation, given)
+    assert alone.tobytes() == first.tobytes()
+
+
+def test_only_missing_features_are_computed(data: PreparedSet, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PAWPRINT_CACHE", str(cache / "missing"))
+    given = params("efficientnet_lite0")
+    network = catalogue.build("efficientnet_lite0")
+    assert isinstance(network, PooledNetwork)
+    side = data.side("validation")
+    features.frozen_features(network, "efficientnet_lite0", side, given)
+    (block,) = (cache / "missing").rglob("*.safetensors")
+    kept = load_file(block)
+    whole = dict(zip((row.tobytes().hex() for row in kept["hashes"]), kept["features"], strict=True))
+    block.unlink()
+    features._write(block.parent, side.hashes[:3], kept["features"][:3] * 0)
+    values = features.frozen_features(network, "efficientnet_lite0", side, given)
+    assert not values[:3].any()  # taken from the cache as they were
+    np.testing.assert_array_equal(values[3:], [whole[name] for name in side.hashes[3:]])
+
+
+def test_features_follow_openvino_s_float32_closely(data: PreparedSet, cache: Path) -> None:
+    """bfloat16 changes features by rounding, not in kind."""
+    network = catalogue.build("efficientnet_lite0")
+    network.load_pretrained()
+    assert isinstance(network, PooledNetwork)
+    given = params("efficientnet_lite0")
+    side = data.side("validation")
+    rough = features.frozen_features(network, "efficientnet_lite0", side, given)
+    with torch.inference_mode():
+        inputs = network.normalise(torch.from_numpy(side.images(range(len(side)))))
+        exact = network.eval().embed(network.maps(inputs)).numpy()
+    cosine = (rough * exact).sum(1) / np.linalg.norm(rough, axis=1) / np.linalg.norm(exact, axis=1)
+    assert cosine.min() > 0.98
+
+
+def test_head_only_needs_a_pretrained_backbone(data: PreparedSet) -> None:
+    with pytest.raises(PawprintError, match="train: head"):
+        fit("article_cnn", params("article_cnn", train="head"), data, Memory())
+
+
+def test_augmentation_of_kept_features_is_refused(data: PreparedSet) -> None:
+    with pytest.raises(PawprintError, match="augment: none"):
+        fit("efficientnet_lite0", params("efficientnet_lite0", augment="flip"), data, Memory())
+
+
+def test_the_head_learns_and_reports_each_epoch(data: PreparedSet, cache: Path) -> None:
+    memory = Memory()
+    trained = fit("efficientnet_lite0", params("efficientnet_lite0", epochs=40), data, memory)
+    assert memory.curve("train_loss")[-1] < memory.curve("train_loss")[0] / 2
+    assert [step for step, _ in memory.steps if step is not None] == list(range(1, 41))
+    for name in (
+        "train_loss", "train_accuracy", "validation_loss", "validation_accuracy", "learning_rate",
+        "images_per_second", "epoch_seconds",
+    ):  # fmt: skip
+        assert len(memory.curve(name)) == 40, name
+    assert trained.sample.embedding.shape == (len(data.side("train")), 1280)
+    assert trained.validation.logits.shape == (len(data.side("validation")), 2)
+
+
+def test_augmented_photographs_train_the_whole_network(data: PreparedSet) -> None:
+    memory = Memory()
+    fit("article_cnn", params("article_cnn", epochs=2, augment="standard", batch_size=16), data, memory)
+    assert len(memory.curve("train_loss")) == 2
+
+
+TWICE = """
+import sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from prepared_set import Memory, params
+from pawprint.lineage import Lineage
+from pawprint.prepared.read import PreparedSet
+from pawprint.training.export import export
+from pawprint.training.fit import fit
+
+name, data, out = sys.argv[2], PreparedSet.open(Path(sys.argv[3])), Path(sys.argv[4])
+lineage = Lineage(git_commit="", git_dirty=False, dataset="sample", data_hash="", manifest_digest="",
+                  params_digest="", lock_digest="", seed=0, device="cpu")
+export(fit(name, params(name, epochs=2), data, Memory()), data, lineage, out, Memory())
+"""
+
+
+@pytest.mark.parametrize("name", ["article_cnn", "efficientnet_lite0"])
+def test_two_processes_give_the_same_bytes(name: str, data: PreparedSet, tmp_path: Path) -> None:
+    tests = str(Path(__file__).resolve().parents[1])
+    for turn in ("first", "second"):
+        folder = tmp_path / turn
+        folder.mkdir()
+        subprocess.run(
+            [sys.executable, "-c", TWICE, tests, name, str(data.folder), str(folder / name)],
+            check=True,
+            cwd=folder,
+            env={"PATH": "/usr/bin:/bin", "PAWPRINT_CACHE": str(folder / "cache")},
+        )
+    for file in ("model.onnx", "model.safetensors", "typicality.safetensors", "photographs.txt", "model.json"):
+        first, second = (tmp_path / turn / name / file for turn in ("first", "second"))
+        assert first.read_bytes() == second.read_bytes(), file

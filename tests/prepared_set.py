@@ -1,0 +1,57 @@
+"""A small prepared set of drawings, and a logger that remembers: what the tests of training share."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pawprint.params import Candidate, Params, load_params
+from pawprint.photos import drawn, sources
+from pawprint.prepared.read import PreparedSet
+from pawprint.prepared.write import prepare
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def drawings(folder: Path, per_class: int = 30) -> PreparedSet:
+    """`per_class` drawn cats and as many dogs, prepared under `folder`."""
+    data = folder / "data"
+    drawn.write(data, per_class=per_class)
+    prepare(sources.dataset(data), data, folder / "prepared", load_params(ROOT / "params.yaml"))
+    return PreparedSet.open(folder / "prepared")
+
+
+def params(name: str, **changes: Any) -> Params:
+    """The project's params on the CPU, with the candidate `name` changed."""
+    loaded = load_params(ROOT / "params.yaml")
+    candidate = loaded.candidates[name].model_dump() if name in loaded.candidates else {"architecture": name}
+    return loaded.model_copy(
+        update={
+            "training": loaded.training.model_copy(update={"device": "cpu"}),
+            "candidates": {name: Candidate.model_validate(candidate | changes)},
+        }
+    )
+
+
+class Memory:
+    """A RunLogger that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.steps: list[tuple[int | None, dict[str, float]]] = []
+        self.given: dict[str, Any] = {}
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        self.steps.append((step, dict(values)))
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        self.given.update(values)
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        assert path.exists()
+
+    def curve(self, name: str) -> list[float]:
+        """The values of a metric by epoch."""
+        return [values[name] for step, values in self.steps if step is not None and name in values]
+
+    def final(self, name: str) -> float:
+        """A metric of the whole run."""
+        return next(values[name] for step, values in self.steps if step is None and name in values)
