@@ -8,6 +8,7 @@ python -m flows.pipeline serve --cron "0 3 * * *"             every night, seen 
 import argparse
 import os
 import re
+import sys
 import time
 from pathlib import Path
 
@@ -124,7 +125,7 @@ def main() -> None:
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
         else:
             run(pipeline, options.photos, options.name, own_server=True)
-        summary.show(ROOT, Console())
+        summary.show(ROOT, Console(width=None if sys.stdout.isatty() else 120))
 
 
 if __name__ == "__main__":

@@ -62,7 +62,7 @@ def summary() -> None:
     """The table that `make run` ends with."""
     from pawprint.evaluation.summary import show
 
-    show(ROOT, Console())
+    show(ROOT, Console(width=None if sys.stdout.isatty() else 120))
 
 
 @app.command(epilog="Example: pawprint results --out docs/RESULTS.md")

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -44,9 +45,9 @@ def _need(path: Path) -> dict[str, Any]:
 def show(root: Path, console: Console) -> None:
     """Print the table and the next commands to type."""
     found = _collect(root)
-    table = Table(title=found["title"], title_justify="left")
+    table = Table(title=found["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in found["columns"]:
-        table.add_column(column, justify="left" if column in ("candidate", "MLflow run") else "right")
+        table.add_column(column, justify="left" if column in ("candidate", "MLflow run") else "right", no_wrap=True)
     for row in found["rows"]:
         table.add_row(*row, style="bold" if row[0] == found["champion_candidate"] else None)
     console.print()
@@ -97,10 +98,10 @@ def _collect(root: Path) -> dict[str, Any]:
             [
                 name,
                 f"{info.parameters:,}",
-                "{value:.2%} [{low:.2%}, {high:.2%}]".format(**test["accuracy"]),
-                "{value:.4f} [{low:.4f}, {high:.4f}]".format(**test["log_loss"]),
+                "{0:.2f} % [{1:.1f}, {2:.1f}]".format(*(100 * test["accuracy"][k] for k in ("value", "low", "high"))),
+                "{value:.4f} [{low:.3f}, {high:.3f}]".format(**test["log_loss"]),
                 f"{record['seconds']:.0f}",
-                record["run_id"],
+                record["run_id"][:8],
             ]
         )
     lineage = info.lineage

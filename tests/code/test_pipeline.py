@@ -1,0 +1,275 @@
+"""The whole road in a fresh clone under tmp, as a user walks it: `make run`'s command, then what can go wrong.
+
+The tests of this file share one workspace and run in the order they stand in, in one xdist worker.
+"""
+
+import json
+import os
+import re
+import shutil
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+PROJECT = Path(__file__).parents[2]
+pytestmark = pytest.mark.xdist_group("pipeline")
+
+
+class Workspace:
+    """A clone with an environment of its own: stores, homes and runs all under tmp."""
+
+    def __init__(self, root: Path, home: Path) -> None:
+        self.root = root
+        unset = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PAWPRINT_DEBUG", "PYTHONPATH")
+        self.environment = {k: v for k, v in os.environ.items() if k not in unset} | {
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+            "BENTOML_HOME": str(home / "bentoml"),
+            "PREFECT_HOME": str(home / "prefect"),
+            "COLUMNS": "200",
+        }
+
+    def __call__(self, *words: str, fails: bool = False, **environment: str) -> str:
+        """Run a command in the clone; everything it said."""
+        done = subprocess.run(
+            list(words),
+            cwd=self.root,
+            env=self.environment | environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert (done.returncode != 0) == fails, done.stdout
+        return done.stdout
+
+    def run(self, *words: str, **options: Any) -> str:
+        """What `make run` calls."""
+        return self(sys.executable, "-m", "flows.pipeline", "run", *words, **options)
+
+    def json(self, name: str) -> Any:
+        return json.loads((self.root / name).read_bytes())
+
+    def params(self, change: Any) -> None:
+        path = self.root / "params.yaml"
+        values = yaml.safe_load(path.read_text())
+        change(values)
+        path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def query(self, sql: str) -> list[tuple[Any, ...]]:
+        with sqlite3.connect(self.root / "mlflow.db") as db:
+            return db.execute(sql).fetchall()
+
+
+def clone(target: Path) -> None:
+    """The project as it stands in the working tree, as a git repository of its own."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for name in filter(None, listed.split("\0")):
+        if (PROJECT / name).is_file():
+            (target / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy2(PROJECT / name, target / name)
+    # The working tree's own data.dvc may name a person's photographs; a fresh clone has what is committed.
+    for name in ("data.dvc", "dvc.lock"):
+        shown = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=PROJECT, capture_output=True, check=False)
+        if shown.returncode == 0:
+            (target / name).write_bytes(shown.stdout)
+    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
+        subprocess.run([*git, *words], cwd=target, check=True)
+
+
+@pytest.fixture(scope="module")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    root = tmp_path_factory.mktemp("clone") / "pawprint"
+    root.mkdir()
+    clone(root)
+    return Workspace(root, tmp_path_factory.mktemp("homes"))
+
+
+def one_story(workspace: Workspace) -> str:
+    """The version that the registry, champion.json, champion/ and the Bento all name."""
+    told = [workspace.json(name) for name in ("champion.json", "champion/champion.json", "bento.json")]
+    (alias,) = workspace.query(
+        f"select version from registered_model_aliases where alias = 'champion' and name = '{told[0]['model']}'"
+    )
+    assert {str(entry["version"]) for entry in told} == {str(alias[0])}
+    assert {entry["model_digest"] for entry in told} == {workspace.json("champion/model.json")["model_digest"]}
+    tag = told[2]["tag"]
+    kept = Path(workspace.environment["BENTOML_HOME"]) / "bentos" / tag.replace(":", "/")
+    packed = json.loads((kept / "src" / "champion" / "champion.json").read_bytes())
+    assert str(packed["version"]) == str(alias[0])
+    assert (kept.parent / "latest").read_text() == tag.split(":")[1]
+    return str(alias[0])
+
+
+def test_a_fresh_clone_goes_from_photographs_to_a_packaged_champion(workspace: Workspace) -> None:
+    assert not (workspace.root / "data").exists()
+    said = workspace.run()
+    assert "DRAWN" in said
+    for words in ("article_cnn", "219,801", "efficientnet_lite0", "champion", "make serve", "make ui", "PHOTOS="):
+        assert words in said
+    assert one_story(workspace) == workspace.json("champion.json")["version"]
+    record = workspace.json("models/article_cnn/run.json")
+    assert record["run_id"][:8] in said
+    lineage = workspace.json("models/article_cnn/model.json")["lineage"]
+    assert lineage["git_commit"] == workspace("git", "rev-parse", "HEAD").strip()
+    assert not lineage["git_dirty"]
+    assert lineage["data_hash"] in (workspace.root / "data.dvc").read_text()
+    assert lineage["run_id"] == record["run_id"]
+
+
+def test_every_candidate_is_a_whole_run_in_mlflow(workspace: Workspace) -> None:
+    runs = workspace.query("select run_uuid, name, status from runs")
+    assert len(runs) == 2
+    assert {status for _, _, status in runs} == {"FINISHED"}
+    for run_id, name, _ in runs:
+        metrics = dict(workspace.query(f"select key, value from latest_metrics where run_uuid = '{run_id}'"))
+        assert {"train_loss", "validation_loss", "test_accuracy", "test_log_loss", "seconds"} <= set(metrics), name
+        steps = workspace.query(f"select distinct step from metrics where key = 'train_loss' and run_uuid = '{run_id}'")
+        assert len(steps) > 1
+        given = dict(workspace.query(f"select key, value from params where run_uuid = '{run_id}'"))
+        assert {"architecture", "epochs", "augment", "seed", "preprocess.fit", "training.device"} <= set(given)
+
+
+def test_with_nothing_changed_nothing_runs_and_no_server_is_started(workspace: Workspace) -> None:
+    before = workspace.query("select count(*) from runs")
+    database = Path(workspace.environment["PREFECT_HOME"]) / "prefect.db"
+    touched = database.stat().st_mtime_ns
+    said = workspace.run()
+    assert "Running stage" not in said
+    assert "champion" in said
+    assert workspace.query("select count(*) from runs") == before
+    assert database.stat().st_mtime_ns == touched
+    assert "up to date" in workspace("dvc", "status")
+    assert "up to date" in workspace("dvc", "repro")
+
+
+def test_one_candidate_s_parameter_retrains_that_one_and_turning_it_back_trains_nothing(workspace: Workspace) -> None:
+    first = workspace.json("models/article_cnn/run.json")["run_id"]
+    workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=2))
+    said = workspace.run()
+    assert "train@article_cnn" in said
+    assert "Running stage 'train@efficientnet_lite0'" not in said
+    assert workspace.json("models/article_cnn/run.json")["run_id"] != first
+    one_story(workspace)
+    workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=5))
+    said = workspace.run()
+    assert "Running stage 'train@" not in said
+    assert workspace.json("models/article_cnn/run.json")["run_id"] == first
+    assert workspace.json("models/article_cnn/model.json")["lineage"]["run_id"] == first
+    one_story(workspace)
+
+
+def test_an_alias_moved_by_hand_is_packaged_by_the_next_run(workspace: Workspace) -> None:
+    reigning = workspace.json("champion.json")
+    (other,) = workspace.query(
+        f"select version, run_id from model_versions where name = '{reigning['model']}' "
+        f"and version != {reigning['version']} order by version limit 1"
+    )
+    code = (
+        "import mlflow, sys; mlflow.set_tracking_uri('sqlite:///mlflow.db'); "
+        "mlflow.MlflowClient().set_registered_model_alias(*sys.argv[1:])"
+    )
+    workspace(sys.executable, "-c", code, reigning["model"], "champion", str(other[0]))
+    said = workspace.run()
+    assert f"version {other[0]}" in said
+    assert one_story(workspace) == str(other[0])
+    assert "up to date" in workspace("dvc", "status")
+    workspace(sys.executable, "-c", code, reigning["model"], "champion", reigning["version"])
+    workspace.run()
+    assert one_story(workspace) == reigning["version"]
+
+
+def test_a_bento_that_was_deleted_is_built_again(workspace: Workspace) -> None:
+    shutil.rmtree(Path(workspace.environment["BENTOML_HOME"]) / "bentos")
+    workspace.run()
+    one_story(workspace)
+
+
+def test_a_candidate_that_is_removed_leaves_the_comparison(workspace: Workspace) -> None:
+    kept = yaml.safe_load((workspace.root / "params.yaml").read_text())["candidates"]
+    workspace.params(lambda p: p["candidates"].pop("article_cnn"))
+    said = workspace.run()
+    assert "article_cnn" not in said[said.index("Next:") - 1500 :].split("why")[0]
+    assert list(workspace.json("reports/metrics.json")) == ["efficientnet_lite0"]
+    assert (workspace.root / "models" / "article_cnn").exists()
+    workspace.params(lambda p: p.update(candidates=kept))
+    workspace.run()
+    assert list(workspace.json("reports/metrics.json")) == ["article_cnn", "efficientnet_lite0"]
+
+
+def test_predict_answers_without_a_server(workspace: Workspace) -> None:
+    cats = sorted((workspace.root / "data" / "cat").iterdir())[:3]
+    broken = workspace.root / "broken.jpg"
+    broken.write_bytes(b"no picture")
+    said = workspace("pawprint", "predict", "--json", *map(str, cats), str(broken), fails=True)
+    answers = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    assert [answer["path"] for answer in answers] == [*map(str, cats), str(broken)]
+    assert all(set(answer) == {"path", "label", "probabilities"} for answer in answers[:3])
+    assert "not a picture" in answers[3]["error"]
+    broken.unlink()
+
+
+def test_an_experiment_in_dvc_s_temporary_copy_runs_its_own_code_and_keeps_its_run_here(workspace: Workspace) -> None:
+    (workspace.root / "flows" / "evaluate.py").open("a").write('print("this is the copy")\n')
+    before = workspace.query("select count(*) from runs")[0][0]
+    said = workspace("dvc", "exp", "run", "--temp", "-S", "candidates.article_cnn.epochs=1", "-n", "shorter")
+    assert "this is the copy" in said
+    assert workspace.query("select count(*) from runs")[0][0] == before + 1
+    (latest,) = workspace.query("select run_uuid from runs order by start_time desc limit 1")
+    given = dict(workspace.query(f"select key, value from params where run_uuid = '{latest[0]}'"))
+    assert given["epochs"] == "1"
+    workspace("git", "checkout", "-q", "flows/evaluate.py")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "said"),
+    [
+        (lambda root: shutil.rmtree(root / "data" / "dog"), "two classes"),
+        (lambda root: [photo.unlink() for photo in (root / "data" / "dog").iterdir()], "dog"),
+        (lambda root: (root / "params.yaml").write_text("seed: 1\nfoo: 2\n"), "`foo`: unknown key"),
+    ],
+    ids=["one class", "an empty class", "an unknown key"],
+)
+def test_a_wrong_move_is_a_sentence_and_leaves_what_was_there(workspace: Workspace, break_it: Any, said: str) -> None:
+    champion = workspace.json("champion.json")
+    kept = (workspace.root / "params.yaml").read_bytes()
+    break_it(workspace.root)
+    heard = workspace.run(fails=True)
+    assert said in heard
+    assert "Traceback" not in heard
+    assert workspace.json("champion.json") == champion
+    (workspace.root / "params.yaml").write_bytes(kept)
+    shutil.rmtree(workspace.root / "data")
+    workspace("git", "checkout", "-q", "data.dvc")
+    workspace("dvc", "checkout", "-f", "data.dvc")
+
+
+def test_photographs_of_one_s_own_get_a_champion_of_their_own(workspace: Workspace, tmp_path: Path) -> None:
+    sample = workspace.json("champion.json")
+    for number, kind in enumerate(("cat", "dog")):
+        for name in ("tabby", "pup")[number : number + 1]:
+            (tmp_path / "pets" / name).mkdir(parents=True)
+            for photo in sorted((workspace.root / "data" / kind).iterdir())[:60]:
+                shutil.copy(photo, tmp_path / "pets" / name)
+    said = workspace.run("--photos", str(tmp_path / "pets"), "--name", "my-pets")
+    champion = workspace.json("champion.json")
+    assert (sample["model"], champion["model"]) == ("pawprint-sample", "pawprint-my-pets")
+    assert "the first model of this data set" in said
+    assert "DRAWN" not in said
+    assert workspace.json("champion/model.json")["classes"] == ["pup", "tabby"]
+    one_story(workspace)
+    heard = workspace.run("--photos", str(tmp_path / "nowhere.zip"), fails=True)
+    assert re.search(r"error: .*nowhere\.zip.* does not exist", heard)
+    assert workspace.json("champion.json") == champion
