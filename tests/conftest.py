@@ -10,6 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 from service_process import serving
+from workspace import Workspace, clone
 
 from pawprint import image
 from pawprint.lineage import Lineage, sha256
@@ -113,3 +114,12 @@ def service(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     }
     with serving(folder / "log", env) as (url, _):
         yield url
+
+
+@pytest.fixture(scope="session")
+def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
+    """One clone for all tests of the xdist group `pipeline`, which change it in the order they stand in."""
+    root = tmp_path_factory.mktemp("clone") / "pawprint"
+    root.mkdir()
+    clone(root)
+    return Workspace(root, tmp_path_factory.mktemp("homes"))

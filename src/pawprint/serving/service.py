@@ -5,7 +5,10 @@ bentoml serve pawprint:latest     # the Bento that was built last
 curl -F image=@cat.jpg http://localhost:3000/predict
 """
 
+import socket
+
 import bentoml
+import click
 from bentoml.exceptions import BentoMLException
 
 from pawprint.errors import PawprintError
@@ -21,20 +24,23 @@ try:
 except PawprintError as error:
     raise BentoMLException(str(error)) from None  # which `bentoml serve` prints as one sentence
 
+HOST, PORT = "127.0.0.1", 3000  # BentoML's own default is every address of the machine
+
 app = create_app(params)
 house: House = app.state.house
 
 
-@bentoml.service(name="pawprint", workers=1, logging={"access": {"enabled": False}})
+@bentoml.service(name="pawprint", workers=1, http={"host": HOST, "port": PORT}, logging={"access": {"enabled": False}})
 @bentoml.asgi_app(app)
 class Pawprint:
     """Tells the classes of its model apart, and says where each answer comes from."""
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def check() -> None:  # BentoML calls it once, before any worker, without an instance
-        """Refuse to start, in one sentence, where there is nothing to serve or it is damaged."""
+        """Refuse to start, in one sentence, where there is nothing to serve, it is damaged, or the port is taken."""
         try:
             verify(model_folder())
+            _refuse_taken_port()
         except PawprintError as error:
             raise BentoMLException(str(error)) from None
 
@@ -52,6 +58,21 @@ class Pawprint:
         house.engine.close()
         if house.traffic:
             house.traffic.close()
+
+
+def _refuse_taken_port() -> None:
+    """BentoML itself would say it with forty lines of traceback. The address is what its command line was given."""
+    given = getattr(click.get_current_context(silent=True), "params", {})
+    host, port = given.get("host") or HOST, given.get("port") or PORT
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            raise PawprintError(
+                f"Port {port} on {host} cannot be used ({error.strerror}). Take another: "
+                f"`make serve PORT={port + 1}` or `bentoml serve --port {port + 1}`."
+            ) from None
 
 
 Pawprint.add_asgi_middleware(Guard, params=params)  # type: ignore[attr-defined]
