@@ -4,10 +4,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from pawprint.params import Candidate, Params, load_params
 from pawprint.photos import drawn, sources
 from pawprint.prepared.read import PreparedSet
 from pawprint.prepared.write import prepare
+
+torch.set_num_threads(1)  # xdist's workers share the cores; threads that spin for them would be slower
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -183,25 +183,28 @@ from pawprint.prepared.read import PreparedSet
 from pawprint.training.export import export
 from pawprint.training.fit import fit
 
-name, data, out = sys.argv[2], PreparedSet.open(Path(sys.argv[3])), Path(sys.argv[4])
+data, out = PreparedSet.open(Path(sys.argv[2])), Path(sys.argv[3])
 lineage = Lineage(git_commit="", git_dirty=False, dataset="sample", data_hash="", manifest_digest="",
                   params_digest="", lock_digest="", seed=0, device="cpu")
-export(fit(name, params(name, epochs=2), data, Memory()), data, lineage, out, Memory())
+for name in sys.argv[4:]:
+    export(fit(name, params(name, epochs=2), data, Memory()), data, lineage, out / name, Memory())
 """
+FILES = ("model.onnx", "model.safetensors", "typicality.safetensors", "photographs.txt", "model.json")
 
 
-@pytest.mark.parametrize("name", ["article_cnn", "efficientnet_lite0"])
-def test_two_processes_give_the_same_bytes(name: str, data: PreparedSet, tmp_path: Path) -> None:
+def test_two_processes_give_the_same_bytes(data: PreparedSet, tmp_path: Path) -> None:
+    names = ("article_cnn", "efficientnet_lite0")
     tests = str(Path(__file__).resolve().parents[1])
     for turn in ("first", "second"):
         folder = tmp_path / turn
         folder.mkdir()
         subprocess.run(
-            [sys.executable, "-c", TWICE, tests, name, str(data.folder), str(folder / name)],
+            [sys.executable, "-c", TWICE, tests, str(data.folder), str(folder), *names],
             check=True,
             cwd=folder,
             env={"PATH": "/usr/bin:/bin", "PAWPRINT_CACHE": str(folder / "cache")},
         )
-    for file in ("model.onnx", "model.safetensors", "typicality.safetensors", "photographs.txt", "model.json"):
-        first, second = (tmp_path / turn / name / file for turn in ("first", "second"))
-        assert first.read_bytes() == second.read_bytes(), file
+    for name in names:
+        for file in FILES:
+            first, second = (tmp_path / turn / name / file for turn in ("first", "second"))
+            assert first.read_bytes() == second.read_bytes(), f"{name}/{file}"
