@@ -90,8 +90,8 @@ def models_list() -> None:
     """Every architecture, with a line on what it is."""
     from pawprint.models import catalogue
 
-    for name, line in catalogue.names().items():
-        print(f"{name:<22}{line}")
+    for name, architecture in catalogue.CATALOGUE.items():
+        print(f"{name:<22}{(architecture.__doc__ or '').splitlines()[0]}")
 
 
 @models_app.command("describe", epilog="Example: pawprint models describe article_cnn")
