@@ -97,17 +97,18 @@ def test_features_are_computed_once_and_do_not_depend_on_their_neighbours(
     network.load_pretrained()
     assert isinstance(network, PooledNetwork)
     validation = data.side("validation")
-    first = features.frozen_features(network, "efficientnet_lite0", validation, given)
+    cached = features.Features(network, "efficientnet_lite0", given)
+    first = cached.of(validation)
     assert first.shape == (len(validation), 1280)
     files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert len(files) == 1
-    again = features.frozen_features(network, "efficientnet_lite0", validation, given)
+    again = features.Features(network, "efficientnet_lite0", given).of(validation)
     assert again.tobytes() == first.tobytes()
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == files
 
-    monkeypatch.setenv("PAWPRINT_CACHE", str(cache / "one by one"))
     monkeypatch.setattr(features, "CHUNK", 1)
-    alone = features.frozen_features(network, "efficientnet_lite0", validation, given)
+    cached.folder = cache / "one by one"
+    alone = cached.of(validation)
     assert alone.tobytes() == first.tobytes()
 
 
@@ -117,13 +118,14 @@ def test_only_missing_features_are_computed(data: PreparedSet, cache: Path, monk
     network = catalogue.build("efficientnet_lite0")
     assert isinstance(network, PooledNetwork)
     side = data.side("validation")
-    features.frozen_features(network, "efficientnet_lite0", side, given)
+    cached = features.Features(network, "efficientnet_lite0", given)
+    cached.of(side)
     (block,) = (cache / "missing").rglob("*.safetensors")
     kept = load_file(block)
     whole = dict(zip((row.tobytes().hex() for row in kept["hashes"]), kept["features"], strict=True))
     block.unlink()
     features._write(block.parent, side.hashes[:3], kept["features"][:3] * 0)
-    values = features.frozen_features(network, "efficientnet_lite0", side, given)
+    values = cached.of(side)
     assert not values[:3].any()  # taken from the cache as they were
     np.testing.assert_array_equal(values[3:], [whole[name] for name in side.hashes[3:]])
 
@@ -135,7 +137,7 @@ def test_features_follow_openvino_s_float32_closely(data: PreparedSet, cache: Pa
     assert isinstance(network, PooledNetwork)
     given = params("efficientnet_lite0")
     side = data.side("validation")
-    rough = features.frozen_features(network, "efficientnet_lite0", side, given)
+    rough = features.Features(network, "efficientnet_lite0", given).of(side)
     with torch.inference_mode():
         inputs = network.normalise(torch.from_numpy(side.images(range(len(side)))))
         exact = network.eval().embed(network.maps(inputs)).numpy()

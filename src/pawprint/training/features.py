@@ -1,6 +1,7 @@
 """A frozen backbone's features, computed once a photograph and kept.
 
-    features = frozen_features(network, "efficientnet_lite0", data.side("train"), params)   # float32 [n, d]
+    cached = Features(network, "efficientnet_lite0", params)
+    cached.of(data.side("train"))       # float32 [n, d]
 
 The cache's key is what the numbers depend on: photograph, backbone, transform, precision. So a second run or a
 sweep over heads computes nothing, and new photographs cost only themselves. A folder under cache/features/ is
@@ -16,7 +17,9 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,24 +37,32 @@ from pawprint.training.progress import Progress
 
 BLOCK = 1024  # photographs a file: what a kill can cost at most
 CHUNK = 128  # photographs in memory at a time
-Features = NDArray[np.float32]
+Vectors = NDArray[np.float32]
 
 
-def frozen_features(network: PooledNetwork, architecture: str, side: Side, params: Params) -> Features:
-    """Pooled features float32 [n, d] of all photographs of `side`, in its order; only missing ones are computed."""
-    engine = _Engine(network, params)
-    folder = _folder(network, architecture, engine.name, params)
-    known = _read(folder)
-    missing = [index for index, name in enumerate(side.hashes) if name not in known]
-    if missing:
-        with Progress(f"{architecture} features, {side.name}", len(missing)) as progress:
-            for start in range(0, len(missing), BLOCK):
-                block = missing[start : start + BLOCK]
-                values = np.concatenate(list(engine.run(side, block, progress)))
-                names = [side.hashes[index] for index in block]
-                _write(folder, names, values)
-                known.update(zip(names, values, strict=True))
-    return np.stack([known[name] for name in side.hashes])
+class Features:
+    """The pooled features of a frozen backbone; see the module."""
+
+    def __init__(self, network: PooledNetwork, architecture: str, params: Params) -> None:
+        self.architecture = architecture
+        self._engine = _Engine(network, params)
+        self.folder = _folder(network, architecture, self._engine.name, params)
+
+    def of(self, side: Side) -> Vectors:
+        """float32 [n, d] of all photographs of `side`, in its order; only missing ones are computed."""
+        known = _read(self.folder)
+        missing = [index for index, name in enumerate(side.hashes) if name not in known]
+        if missing:
+            with Progress(f"{self.architecture} features, {side.name}", len(missing)) as progress:
+                for start in range(0, len(missing), BLOCK):
+                    block = missing[start : start + BLOCK]
+                    values = np.concatenate(list(self._engine.run(side, block, progress)))
+                    names = [side.hashes[index] for index in block]
+                    _write(self.folder, names, values)
+                    known.update(zip(names, values, strict=True))
+        if not len(side):
+            return np.empty((0, self._engine.width), np.float32)
+        return np.stack([known[name] for name in side.hashes])
 
 
 def backbone_digest(network: PooledNetwork) -> str:
@@ -85,6 +96,7 @@ class _Engine:
         self.training = params.training
         self.device = devices.resolve(params.training)
         self.backbone = _Backbone(network).eval()
+        self.width = network.head.in_features
         if self.device.type == "cpu":
             import openvino
 
@@ -92,58 +104,55 @@ class _Engine:
         else:
             self.name = f"torch {torch.__version__} {self.device.type} {params.training.precision}"
 
-    def run(self, side: Side, indices: Sequence[int], progress: Progress) -> Iterator[Features]:
-        compute = self._openvino() if self.device.type == "cpu" else self._torch
+    def run(self, side: Side, indices: Sequence[int], progress: Progress) -> Iterator[Vectors]:
+        compute = self._by_openvino if self.device.type == "cpu" else self._by_torch
         for start in range(0, len(indices), CHUNK):
             chunk = indices[start : start + CHUNK]
             yield compute(side.images(chunk))
             progress.advance(len(chunk))
 
-    def _torch(self, pixels: NDArray[np.uint8]) -> Features:
+    def _by_torch(self, pixels: NDArray[np.uint8]) -> Vectors:
         # Always a full batch: kernels are chosen by shape, and with them the last bits.
         padded = np.zeros((CHUNK, *pixels.shape[1:]), np.uint8)
         padded[: len(pixels)] = pixels
         backbone = self.backbone.to(self.device)
         with torch.inference_mode(), devices.autocast(self.device, self.training):
             values = backbone(torch.from_numpy(padded).to(self.device)).float().cpu().numpy()
-        features: Features = values[: len(pixels)]
+        features: Vectors = values[: len(pixels)]
         return features
 
-    def _openvino(self) -> "_OpenVINO":
-        return _OpenVINO(self.backbone.to("cpu"), self.training.precision)
+    def _by_openvino(self, pixels: NDArray[np.uint8]) -> Vectors:
+        features = np.empty((len(pixels), self.width), np.float32)
 
+        def keep(request: Any, index: int) -> None:
+            features[index] = request.get_output_tensor(0).data[0]
 
-class _OpenVINO:
-    def __init__(self, backbone: nn.Module, precision: str) -> None:
+        self._requests.set_callback(keep)
+        for index in range(len(pixels)):
+            self._requests.start_async({0: pixels[index : index + 1]}, index)
+        self._requests.wait_all()
+        return features
+
+    @cached_property
+    def _requests(self) -> Any:
+        """OpenVINO's queue of requests, one a core; made when something is missing, for it takes seconds."""
         import openvino
 
         shape = [1, image.SIZE, image.SIZE, 3]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the padding of a fixed size is rightly a constant
             model = openvino.convert_model(
-                backbone, example_input=torch.zeros(shape, dtype=torch.uint8), input=[(shape, openvino.Type.u8)]
+                self.backbone.cpu(),
+                example_input=torch.zeros(shape, dtype=torch.uint8),
+                input=[(shape, openvino.Type.u8)],
             )
-        streams = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        hint = {"bfloat16": "bf16", "float32": "f32"}[precision]
-        compiled = openvino.Core().compile_model(
-            model,
-            "CPU",
-            {"INFERENCE_PRECISION_HINT": hint, "NUM_STREAMS": streams, "INFERENCE_NUM_THREADS": streams},
-        )
-        self.width = compiled.output(0).partial_shape[1].get_length()
-        self.queue = openvino.AsyncInferQueue(compiled, streams)
-
-    def __call__(self, pixels: NDArray[np.uint8]) -> Features:
-        features = np.empty((len(pixels), self.width), np.float32)
-
-        def keep(request: object, index: int) -> None:
-            features[index] = request.get_output_tensor(0).data[0]  # type: ignore[attr-defined]
-
-        self.queue.set_callback(keep)
-        for index in range(len(pixels)):
-            self.queue.start_async({0: pixels[index : index + 1]}, index)
-        self.queue.wait_all()
-        return features
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options = {
+            "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[self.training.precision],
+            "NUM_STREAMS": cores,
+            "INFERENCE_NUM_THREADS": cores,
+        }
+        return openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", options), cores)
 
 
 def _folder(network: PooledNetwork, architecture: str, engine: str, params: Params) -> Path:
@@ -156,15 +165,15 @@ def _folder(network: PooledNetwork, architecture: str, engine: str, params: Para
     return cache_root() / f"{architecture}-{name}"
 
 
-def _read(folder: Path) -> dict[str, Features]:
-    known: dict[str, Features] = {}
+def _read(folder: Path) -> dict[str, Vectors]:
+    known: dict[str, Vectors] = {}
     for path in sorted(folder.glob("*.safetensors")):
         block = load_file(path)
         known.update(zip((row.tobytes().hex() for row in block["hashes"]), block["features"], strict=True))
     return known
 
 
-def _write(folder: Path, names: Sequence[str], values: Features) -> None:
+def _write(folder: Path, names: Sequence[str], values: Vectors) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     rows = np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(len(names), -1)
     path = folder / f"{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.safetensors"

@@ -27,7 +27,7 @@ from pawprint.prepared.augment import augment
 from pawprint.prepared.read import PreparedSet, Side
 from pawprint.training import batches, devices
 from pawprint.training.batches import Batch
-from pawprint.training.features import frozen_features
+from pawprint.training.features import Features
 from pawprint.training.log import RunLogger
 from pawprint.training.progress import Progress
 
@@ -176,7 +176,8 @@ def _features_feed(
             f"augmented. Set `augment: none` (found {candidate.augment!r}) or `train: all`."
         )
     sides = {"train": train, "validation": validation}
-    features = {name: frozen_features(network, candidate.architecture, side, params) for name, side in sides.items()}
+    cached = Features(network, candidate.architecture, params)
+    features = {name: cached.of(side) for name, side in sides.items()}
     network.requires_grad_(False)
     network.head.requires_grad_(True)
     network.to(device)
