@@ -30,16 +30,16 @@ def worker_of(process) -> psutil.Process:
 
 
 def slow_batch() -> list[tuple[str, tuple[str, bytes]]]:
-    """A form that keeps the service busy for a second or two: 40 pictures of six megapixels."""
+    """A form that keeps the service busy for a second or two: 12 pictures of six megapixels."""
     buffer = io.BytesIO()
     Image.new("RGB", (3000, 2000), (220, 40, 40)).save(buffer, "PNG")
-    return [("image", ("big.png", buffer.getvalue()))] * 40
+    return [("image", ("big.png", buffer.getvalue()))] * 12
 
 
 def test_sigterm_finishes_what_was_accepted(env: dict[str, str], tmp_path: Path) -> None:
     with serving(tmp_path / "log", env) as (url, process), ThreadPoolExecutor(4) as pool:
         running = [pool.submit(httpx.post, f"{url}/predict/batch", files=slow_batch(), timeout=60) for _ in range(3)]
-        time.sleep(0.7)
+        time.sleep(0.5)
         assert not any(future.done() for future in running)  # else this test says nothing
         process.send_signal(signal.SIGTERM)
         answers = [future.result() for future in running]
@@ -47,7 +47,7 @@ def test_sigterm_finishes_what_was_accepted(env: dict[str, str], tmp_path: Path)
         with pytest.raises(httpx.TransportError):
             httpx.get(f"{url}/model", timeout=2)
     for answer in answers:
-        assert [item["prediction"]["label"] for item in answer.json()["answers"]] == ["red"] * 40
+        assert [item["prediction"]["label"] for item in answer.json()["answers"]] == ["red"] * 12
 
 
 def test_a_killed_worker_is_replaced(env: dict[str, str], pictures: dict[str, bytes], tmp_path: Path) -> None:
