@@ -12,7 +12,8 @@ import sys
 import time
 from pathlib import Path
 
-os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "WARNING")  # DVC's and the stages' lines suffice
+# On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
+os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
 from prefect import flow, get_run_logger, runtime
 from prefect.client.orchestration import get_client
@@ -23,6 +24,7 @@ from flows.package import package
 from flows.steps import explained, run, step
 from pawprint import versioning
 from pawprint.evaluation import summary
+from pawprint.params import load_params
 from pawprint.photos import sources
 
 
@@ -121,6 +123,7 @@ def main() -> None:
         pipeline.serve(name="pawprint", cron=options.cron, global_limit=1)
         return
     with explained():
+        load_params(ROOT / "params.yaml")  # before DVC reads it: it would say less clearly what is wrong
         if options.photos is None and (ROOT / "data").exists() and not versioning.status(ROOT):
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
         else:

@@ -6,6 +6,7 @@ The tests of this file share one workspace and run in the order they stand in, i
 import json
 import re
 import shutil
+import sqlite3
 import sys
 from pathlib import Path
 from typing import Any
@@ -60,6 +61,17 @@ def test_every_candidate_is_a_whole_run_in_mlflow(workspace: Workspace) -> None:
         assert len(steps) > 1
         given = dict(workspace.query(f"select key, value from params where run_uuid = '{run_id}'"))
         assert {"architecture", "epochs", "augment", "seed", "preprocess.fit", "training.device"} <= set(given)
+
+
+def test_the_stages_are_runs_on_the_pipeline_s_own_prefect_server(workspace: Workspace) -> None:
+    with sqlite3.connect(Path(workspace.environment["PREFECT_HOME"]) / "prefect.db") as db:
+        runs = db.execute("select name, state_type, tags from flow_run").fetchall()
+        logged = {message for (message,) in db.execute("select message from log")}
+    stages = {"preprocess", "train article_cnn", "train efficientnet_lite0", "evaluate", "register", "package"}
+    assert {name for name, _, _ in runs} == {"pipeline", *stages}
+    assert {state for _, state, _ in runs} == {"COMPLETED"}
+    assert all("pipeline " in tags for name, _, tags in runs if name in stages)
+    assert any(message.startswith("stage train@article_cnn: ") for message in logged)
 
 
 def test_with_nothing_changed_nothing_runs_and_no_server_is_started(workspace: Workspace) -> None:

@@ -74,7 +74,7 @@ def write_results(root: Path, path: Path) -> None:
     lines += ["| " + " | ".join(found["columns"]) + " |", "|" + "---|" * len(found["columns"])]
     lines += ["| " + " | ".join(row) + " |" for row in found["rows"]]
     lines += ["", *(f"- {name}: {value}" for name, value in found["facts"].items())]
-    lines += [f"- machine: {_machine()}", "- written by: `pawprint results`"]
+    lines += [f"- machine: {machine()}", "- written by: `pawprint results`"]
     begin, end = f"<!-- begin {found['dataset']} -->", f"<!-- end {found['dataset']} -->"
     section = "\n".join([begin, *lines, end])
     text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
@@ -125,7 +125,8 @@ def _collect(root: Path) -> dict[str, Any]:
     }
 
 
-def _machine() -> str:
+def machine() -> str:
+    """Processor, cores and versions, as every figure in the docs names them."""
     names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else []
     cpu = names[0] if names else platform.processor() or platform.machine()
     packages = ("torch", "openvino", "mlflow", "bentoml", "dvc", "prefect")
