@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import httpx
+
 from common import report
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -6,7 +6,6 @@ python -m flows.evaluate
 import json
 from pathlib import Path
 
-from pawprint.prepared.read import PreparedSet, Side
 from prefect import flow
 
 from flows import ROOT
@@ -15,6 +14,7 @@ from pawprint.errors import PawprintError
 from pawprint.evaluation import metrics, plots
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.params import Params, load_params
+from pawprint.prepared.read import PreparedSet, Side
 from pawprint.runtime import Classifier
 from pawprint.tracking import runs
 

@@ -6,7 +6,6 @@ python -m flows.register
 import json
 from typing import Any
 
-from pawprint.prepared.read import PreparedSet, Side
 from prefect import flow
 
 from flows import ROOT
@@ -14,6 +13,7 @@ from flows.steps import run, step
 from pawprint.evaluation import gate, metrics
 from pawprint.evaluation.gate import Verdict
 from pawprint.params import Params, load_params
+from pawprint.prepared.read import PreparedSet, Side
 from pawprint.runtime import Classifier, ModelInfo
 from pawprint.tracking import registry, runs
 from pawprint.tracking.registry import Champion

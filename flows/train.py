@@ -6,13 +6,13 @@ python -m flows.train --candidate article_cnn
 import argparse
 from pathlib import Path
 
-from pawprint.prepared.read import PreparedSet
 from prefect import flow
 
 from flows import ROOT
 from flows.steps import run, step
 from pawprint import lineage
 from pawprint.params import Params, load_params
+from pawprint.prepared.read import PreparedSet
 from pawprint.tracking import runs
 from pawprint.training import devices, export, fit
 

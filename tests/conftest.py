@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
-from service_process import serving
-from workspace import Workspace, clone
 
 from pawprint import image
 from pawprint.lineage import Lineage, sha256
 from pawprint.runtime import ModelInfo
+from service_process import serving
+from workspace import Workspace, clone
 
 
 def build_toy_model(folder: Path) -> Path:

@@ -8,7 +8,6 @@ import onnx
 import onnxruntime
 import pytest
 import torch
-from prepared_set import Memory, drawings, params
 from safetensors.torch import load_file
 
 from pawprint.errors import PawprintError
@@ -19,6 +18,7 @@ from pawprint.runtime import Classifier, ModelInfo
 from pawprint.training import export as module
 from pawprint.training.export import export, fit_temperature
 from pawprint.training.fit import Trained, fit
+from prepared_set import Memory, drawings, params
 
 LINEAGE = Lineage(
     git_commit="c" * 40, git_dirty=False, dataset="sample", data_hash="d.dir", manifest_digest="", params_digest="",

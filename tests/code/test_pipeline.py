@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 import yaml
+
 from workspace import Workspace
 
 pytestmark = pytest.mark.xdist_group("pipeline")

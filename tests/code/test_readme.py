@@ -12,6 +12,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from service_process import free_port
 from workspace import PROJECT, Workspace
 

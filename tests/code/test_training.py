@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from prepared_set import Memory, drawings, params
 from safetensors.numpy import load_file
 
 from pawprint.errors import PawprintError
@@ -18,6 +17,7 @@ from pawprint.params import Training
 from pawprint.prepared.read import PreparedSet
 from pawprint.training import batches, devices, features
 from pawprint.training.fit import fit
+from prepared_set import Memory, drawings, params
 
 
 @pytest.fixture(scope="module")

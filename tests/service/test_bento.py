@@ -11,10 +11,10 @@ from pathlib import Path
 import httpx
 import pytest
 import yaml
-from service_process import ROOT, serving
 
 from pawprint.errors import PawprintError
 from pawprint.serving import bento
+from service_process import ROOT, serving
 
 CHAMPION = {"model": "pawprint-colours", "version": "3", "run_id": "a" * 32}
 

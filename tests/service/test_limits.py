@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 import httpx
 import pytest
+
 from service_process import checkout, serving
 
 READ, ADMIN = "read-token", "admin-token"

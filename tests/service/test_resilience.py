@@ -14,9 +14,9 @@ import numpy as np
 import psutil
 import pytest
 from PIL import Image
-from service_process import checkout, serving
 
 from pawprint.serving import traffic
+from service_process import checkout, serving
 
 
 @pytest.fixture
