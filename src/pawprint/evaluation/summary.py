@@ -98,7 +98,7 @@ def _collect(root: Path) -> dict[str, Any]:
             [
                 name,
                 f"{info.parameters:,}",
-                "{0:.2f} % [{1:.1f}, {2:.1f}]".format(*(100 * test["accuracy"][k] for k in ("value", "low", "high"))),
+                "{:.2f} % [{:.1f}, {:.1f}]".format(*(100 * test["accuracy"][k] for k in ("value", "low", "high"))),
                 "{value:.4f} [{low:.3f}, {high:.3f}]".format(**test["log_loss"]),
                 f"{record['seconds']:.0f}",
                 record["run_id"][:8],
