@@ -15,7 +15,7 @@ from pathlib import Path
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 # Prefect gives its temporary server 20 s to start; a busy laptop needs more, once for a new database.
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
 
 from prefect import flow, get_run_logger, runtime
 from prefect.client.orchestration import get_client
