@@ -30,7 +30,14 @@ app = create_app(params)
 house: House = app.state.house
 
 
-@bentoml.service(name="pawprint", workers=1, http={"host": HOST, "port": PORT}, logging={"access": {"enabled": False}})
+@bentoml.service(
+    name="pawprint",
+    workers=1,
+    http={"host": HOST, "port": PORT},
+    # BentoML keeps a timer for each request, and with it some 5 kB, until this many seconds after its start.
+    traffic={"timeout": 30},
+    logging={"access": {"enabled": False}},
+)
 @bentoml.asgi_app(app)
 class Pawprint:
     """Tells the classes of its model apart, and says where each answer comes from."""
