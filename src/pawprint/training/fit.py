@@ -1,44 +1,37 @@
-"""The loop that trains every candidate.
+"""A candidate of params.yaml -> a trained network.
 
     trained = fit("article_cnn", params, PreparedSet.open(Path("prepared")), logger)
     export(trained, data, lineage, Path("models/article_cnn"), logger)
 
-`train: all` feeds photographs to the whole network. `train: head` computes the frozen backbone's features once
-(features.py) and feeds those to the head. All else is the same for both.
+`train: all` feeds photographs to the whole network, `finetune` trains the last blocks of a pretrained one.
+`head` computes the frozen backbone's features once (features.py) and feeds those to the head. The loop
+(loop.py) is the same for all.
 """
 
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
-from torch.nn import functional as F
-from torchmetrics import MeanMetric
-from torchmetrics.classification import MulticlassAccuracy
+from torch import Tensor, nn
 
 from pawprint.errors import PawprintError
 from pawprint.models import catalogue
 from pawprint.models.network import Network, PooledNetwork
-from pawprint.params import Candidate, Params
+from pawprint.params import Params, Training
 from pawprint.prepared.augment import augment
 from pawprint.prepared.read import PreparedSet, Side
-from pawprint.training import batches, devices
+from pawprint.training import batches, devices, distributed, resident
 from pawprint.training.batches import Batch
+from pawprint.training.checkpoint import Keeper
 from pawprint.training.features import Features
 from pawprint.training.log import RunLogger
-from pawprint.training.progress import Progress
+from pawprint.training.loop import AUTO_BATCH, Feed, Loop
 
 SAMPLE = 1000  # training photographs whose embeddings are kept, to tell what is typical
 EVALUATION_BATCH = 128
-
-Optimizers: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-    "sgd": lambda parameters, **rest: torch.optim.SGD(parameters, momentum=0.9, nesterov=True, **rest),
-}
 
 
 @dataclass(frozen=True)
@@ -58,170 +51,177 @@ class Trained:
     network: Network  # on the CPU, in evaluation mode
     sample: Answers  # of at most SAMPLE photographs of the training side
     validation: Answers
-    seconds: float  # of all of `fit`
-    timings: dict[str, float]  # seconds of its parts
+    seconds: float  # of all of `fit`, in all processes where one was killed
+    timings: dict[str, float]  # seconds of its parts, in this process
 
 
-@dataclass(frozen=True)
-class _Feed:
-    """How the photographs reach the part of the network that is trained."""
-
-    forward: Callable[[Tensor], Tensor]  # inputs -> logits [n, classes]
-    train: Callable[[int], Iterator[Batch]]  # epoch -> batches
-    validation: Callable[[], Iterator[Batch]]
-    answers: Callable[[str, int], Answers]  # (side, first so many) -> what the network says of them
-
-
-def fit(name: str, params: Params, data: PreparedSet, logger: RunLogger) -> Trained:
+def fit(name: str, params: Params, data: PreparedSet, logger: RunLogger, keeper: Keeper | None = None) -> Trained:
     """Train the candidate `name` on the training side, measured on the validation side after each epoch.
 
+    With a `keeper` the training goes on from its checkpoint, if it has one, and leaves one for the next.
+
     Raises:
-        PawprintError: The candidate or its architecture is unknown, or the data do not fit it.
+        PawprintError: The candidate or its architecture is unknown, the data do not fit it, or see Loop.run.
     """
-    started = time.perf_counter()
+    started = time.monotonic()
     candidate = params.candidate(name)
-    device = devices.prepare(params.training, params.seed)
-    network = catalogue.build(candidate.architecture, len(data.classes))
-    network.load_pretrained()
-    train, validation = data.side("train"), data.side("validation")
-    if candidate.train == "head":
-        feed = _features_feed(network, candidate, params, train, validation, device)
-    else:
-        feed = _pixels_feed(network, candidate, params, train, validation, device)
-    fed = time.perf_counter()
-
-    trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    optimizer = Optimizers[candidate.optimizer](
-        trainable, lr=candidate.learning_rate, weight_decay=candidate.weight_decay
-    )
-    classes = len(data.classes)
-    for epoch in range(1, candidate.epochs + 1):
-        began = time.perf_counter()
-        network.train()
-        mean_loss, accuracy = MeanMetric().to(device), MulticlassAccuracy(classes, average="micro").to(device)
-        with Progress(f"{name} epoch {epoch}/{candidate.epochs}", len(train)) as progress:
-            for batch in feed.train(epoch):
-                labels = batch.labels.to(device)
-                logits = feed.forward(batch.inputs.to(device))
-                loss = F.cross_entropy(logits, labels)
-                loss.backward()  # type: ignore[no-untyped-call]
-                optimizer.step()
-                optimizer.zero_grad()
-                mean_loss.update(loss.detach(), weight=len(labels))
-                accuracy.update(logits.detach(), labels)
-                progress.advance(len(labels))
-        values = {
-            "train_loss": float(mean_loss.compute()),
-            "train_accuracy": float(accuracy.compute()),
-            "learning_rate": optimizer.param_groups[0]["lr"],
-            "images_per_second": len(train) / (time.perf_counter() - began),
-            **_validate(network, feed, classes, device),
-            "epoch_seconds": time.perf_counter() - began,
-        }
-        logger.metrics(values, step=epoch)
-        if epoch in {1, candidate.epochs} or epoch % max(1, candidate.epochs // 10) == 0:
-            print(f"{name} epoch {epoch}/{candidate.epochs}: {_line(values)}", flush=True)
-    learned = time.perf_counter()
-
-    network.eval()
-    sample, judged = feed.answers("train", min(SAMPLE, len(train))), feed.answers("validation", len(validation))
-    done = time.perf_counter()
+    with distributed.group(devices.prepare(params.training, params.seed)) as device:
+        network = catalogue.build(candidate.architecture, len(data.classes))
+        network.load_pretrained()
+        if candidate.train != "all" and not network.pretrained:
+            raise PawprintError(
+                f"params.yaml: `candidates.{name}.train: {candidate.train}` needs a pretrained backbone, which "
+                f"{candidate.architecture} does not have. Set `train: all`."
+            )
+        network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        source = (_FromFeatures if candidate.train == "head" else _FromPixels)(name, network, params, data, device)
+        fed = time.monotonic()
+        loop = Loop(name, params, network, source.feed(), device, logger, keeper)
+        loop.run()
+        learned = time.monotonic()
+        sample = source.answers("train", min(SAMPLE, len(data.side("train"))))
+        validation = source.answers("validation", len(data.side("validation")))
+    done = time.monotonic()
+    seconds = loop.seconds + done - started
     timings = {"features": fed - started, "epochs": learned - fed, "answers": done - learned}
-    logger.metrics({"train_seconds": done - started})
-    return Trained(name, params, network.cpu(), sample, judged, done - started, timings)
+    if distributed.rank() == 0:
+        logger.metrics({"train_seconds": seconds})
+    return Trained(name, params, network.cpu(), sample, validation, seconds, timings)
 
 
-def _pixels_feed(
-    network: Network, candidate: Candidate, params: Params, train: Side, validation: Side, device: torch.device
-) -> _Feed:
-    network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    sides = {"train": train, "validation": validation}
+class _Source:
+    """What both roads to the network share: sides, batches, order."""
 
-    def forward(pixels: Tensor) -> Tensor:
-        with devices.autocast(device, params.training):
-            logits: Tensor = network(network.normalise(pixels))
+    def __init__(self, name: str, network: Network, params: Params, data: PreparedSet, device: torch.device) -> None:
+        self.network, self.params, self.device = network, params, device
+        self.candidate = params.candidate(name)
+        self.sides: dict[str, Side] = {side: data.side(side) for side in ("train", "validation")}
+        size = self.candidate.batch_size
+        self.batch_size = AUTO_BATCH if size == "auto" else size
+
+    def feed(self) -> Feed:
+        train = self.sides["train"]
+        return Feed(
+            module=self.module,
+            train=self.train,
+            validation=self.validation,
+            labels=train.labels,
+            validated=len(self.sides["validation"]),
+            batch_size=self.batch_size,
+            batches=-(-len(train) // self.batch_size),
+            names=lambda indices: [train.origins[index] for index in indices],
+        )
+
+    def pieces(self, epoch: int, skip: int) -> list[NDArray[np.int64]]:
+        order = batches.order(len(self.sides["train"]), self.params.seed, epoch)
+        return batches.split(order, self.batch_size)[skip:]
+
+    def module(self, network: Network) -> nn.Module:
+        raise NotImplementedError
+
+    def train(self, epoch: int, skip: int) -> Iterator[Batch]:
+        raise NotImplementedError
+
+    def validation(self) -> Iterator[Batch]:
+        raise NotImplementedError
+
+
+class _FromPixels(_Source):
+    """Photographs into the whole network."""
+
+    def __init__(self, name: str, network: Network, params: Params, data: PreparedSet, device: torch.device) -> None:
+        super().__init__(name, network, params, data, device)
+        self.resident = resident.load(self.sides, device)
+
+    def module(self, network: Network) -> nn.Module:
+        return _Pixels(network, self.device, self.params.training)
+
+    def train(self, epoch: int, skip: int) -> Iterator[Batch]:
+        pieces, side = self.pieces(epoch, skip), self.sides["train"]
+        if self.resident:
+            return resident.batches(
+                self.resident, side, pieces, self.candidate.augment, (self.params.seed, epoch, skip)
+            )
+        return batches.photographs(side, pieces, augment(self.candidate.augment, self.params.seed, epoch))
+
+    def validation(self) -> Iterator[Batch]:
+        return self._in_order("validation", len(self.sides["validation"]), alone=False)
+
+    def _in_order(self, side: str, count: int, alone: bool) -> Iterator[Batch]:
+        pieces = batches.split(np.arange(count), EVALUATION_BATCH)
+        return batches.photographs(self.sides[side], pieces, None, alone)
+
+    @torch.inference_mode()
+    def answers(self, side: str, count: int) -> Answers:
+        """What the network says of the first `count` photographs of `side`."""
+        logits, embeddings = [], []
+        for batch in self._in_order(side, count, alone=True):
+            with devices.autocast(self.device, self.params.training):
+                maps = self.network.maps(self.network.normalise(batch.inputs.to(self.device)))
+                logits.append(self.network.logits(self.network.classify(maps)).float().cpu())
+                embeddings.append(self.network.embed(maps).float().cpu())
+        if not logits:
+            return Answers(np.empty((0, self.network.classes), np.float32), np.empty((0, 0), np.float32))
+        return Answers(torch.cat(logits).numpy(), torch.cat(embeddings).numpy())
+
+
+class _FromFeatures(_Source):
+    """The frozen backbone's features into the head."""
+
+    def __init__(self, name: str, network: Network, params: Params, data: PreparedSet, device: torch.device) -> None:
+        super().__init__(name, network, params, data, device)
+        assert isinstance(network, PooledNetwork)  # all pretrained ones are
+        self.head = network
+        if self.candidate.augment != "none":
+            raise PawprintError(
+                f"params.yaml: `candidates.{name}.train: head` learns from features that are computed once a "
+                f"photograph, so nothing is augmented. Set `augment: none` (found {self.candidate.augment!r}) or "
+                "`train: finetune`."
+            )
+        cached = Features(network, self.candidate.architecture, params)
+        if distributed.rank() == 0:
+            for side in self.sides.values():
+                cached.of(side)
+        distributed.barrier()
+        self.features = {name: cached.of(side) for name, side in self.sides.items()}
+        network.requires_grad_(False)
+        network.head.requires_grad_(True)
+        network.to(device)
+
+    def module(self, network: Network) -> nn.Module:
+        assert isinstance(network, PooledNetwork)
+        return _Head(network)
+
+    def train(self, epoch: int, skip: int) -> Iterator[Batch]:
+        return batches.vectors(self.features["train"], self.sides["train"].labels, self.pieces(epoch, skip))
+
+    def validation(self) -> Iterator[Batch]:
+        side = self.sides["validation"]
+        return batches.vectors(self.features["validation"], side.labels, [np.arange(len(side))])
+
+    @torch.inference_mode()
+    def answers(self, side: str, count: int) -> Answers:
+        """What the network says of the first `count` photographs of `side`."""
+        embedding = torch.from_numpy(self.features[side][:count])
+        logits = self.head.logits(self.head.classify_embedding(embedding.to(self.device)))
+        return Answers(logits.cpu().numpy(), embedding.numpy())
+
+
+class _Pixels(nn.Module):
+    def __init__(self, network: Network, device: torch.device, training: Training) -> None:
+        super().__init__()
+        self.network, self.device, self.training_params = network, device, training
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        with devices.autocast(self.device, self.training_params):
+            logits: Tensor = self.network(self.network.normalise(pixels))
         return logits.float()
 
-    def train_batches(epoch: int) -> Iterator[Batch]:
-        pieces = batches.split(batches.order(len(train), params.seed, epoch), candidate.batch_size)
-        return batches.photographs(train, pieces, augment(candidate.augment, params.seed, epoch))
 
-    def in_order(side: Side, count: int) -> Iterator[Batch]:
-        return batches.photographs(side, batches.split(np.arange(count), EVALUATION_BATCH), None)
+class _Head(nn.Module):
+    def __init__(self, network: PooledNetwork) -> None:
+        super().__init__()
+        self.network = network
 
-    @torch.inference_mode()
-    def answers(side: str, count: int) -> Answers:
-        logits, embeddings = [], []
-        for batch in in_order(sides[side], count):
-            with devices.autocast(device, params.training):
-                maps = network.maps(network.normalise(batch.inputs.to(device)))
-                logits.append(network.logits(network.classify(maps)).float().cpu())
-                embeddings.append(network.embed(maps).float().cpu())
-        return _answers(logits, embeddings, network.classes)
-
-    return _Feed(forward, train_batches, lambda: in_order(validation, len(validation)), answers)
-
-
-def _features_feed(
-    network: Network, candidate: Candidate, params: Params, train: Side, validation: Side, device: torch.device
-) -> _Feed:
-    if not isinstance(network, PooledNetwork):
-        raise PawprintError(
-            f"params.yaml: `train: head` needs a pretrained backbone, which {candidate.architecture} does not have. "
-            "Set `train: all`."
-        )
-    if candidate.augment != "none":
-        raise PawprintError(
-            "params.yaml: `train: head` learns from features that are computed once a photograph, so nothing is "
-            f"augmented. Set `augment: none` (found {candidate.augment!r}) or `train: all`."
-        )
-    sides = {"train": train, "validation": validation}
-    cached = Features(network, candidate.architecture, params)
-    features = {name: cached.of(side) for name, side in sides.items()}
-    network.requires_grad_(False)
-    network.head.requires_grad_(True)
-    network.to(device)
-
-    def forward(inputs: Tensor) -> Tensor:
-        return network.logits(network.classify_embedding(inputs))
-
-    def train_batches(epoch: int) -> Iterator[Batch]:
-        pieces = batches.split(batches.order(len(train), params.seed, epoch), candidate.batch_size)
-        return batches.vectors(features["train"], train.labels, pieces)
-
-    def validation_batches() -> Iterator[Batch]:
-        return batches.vectors(features["validation"], validation.labels, [np.arange(len(validation))])
-
-    @torch.inference_mode()
-    def answers(side: str, count: int) -> Answers:
-        embedding = torch.from_numpy(features[side][:count])
-        return _answers([forward(embedding.to(device)).cpu()], [embedding], network.classes)
-
-    return _Feed(forward, train_batches, validation_batches, answers)
-
-
-@torch.inference_mode()
-def _validate(network: Network, feed: _Feed, classes: int, device: torch.device) -> dict[str, float]:
-    network.eval()
-    mean_loss, accuracy = MeanMetric().to(device), MulticlassAccuracy(classes, average="micro").to(device)
-    for batch in feed.validation():
-        if len(batch.labels):
-            labels = batch.labels.to(device)
-            logits = feed.forward(batch.inputs.to(device))
-            mean_loss.update(F.cross_entropy(logits, labels), weight=len(labels))
-            accuracy.update(logits, labels)
-    if mean_loss.weight == 0:
-        return {}
-    return {"validation_loss": float(mean_loss.compute()), "validation_accuracy": float(accuracy.compute())}
-
-
-def _answers(logits: list[Tensor], embeddings: list[Tensor], classes: int) -> Answers:
-    if not logits:
-        return Answers(np.empty((0, classes), np.float32), np.empty((0, 0), np.float32))
-    return Answers(torch.cat(logits).numpy(), torch.cat(embeddings).numpy())
-
-
-def _line(values: Mapping[str, float]) -> str:
-    return ", ".join(
-        f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items() if not key.startswith("epoch")
-    )
+    def forward(self, embedding: Tensor) -> Tensor:
+        return self.network.logits(self.network.classify_embedding(embedding))

@@ -1,0 +1,44 @@
+"""Pixels, flattened, into dense layers: the network that a convolution is to replace. 2,700,021 parameters.
+
+As many hidden units as article_cnn has filters, so that the two can be compared side by side: a filter looks
+at 5x5 pixels and costs 76 parameters, a hidden unit looks at all of them and costs 270,001.
+"""
+
+from torch import Tensor, nn
+
+from pawprint import image
+from pawprint.models.network import Network
+
+HIDDEN, BLOCK = 10, 10
+
+
+class MLP(Network):
+    """See the module. Its embedding is its hidden layer."""
+
+    def __init__(self, classes: int) -> None:
+        super().__init__(classes)
+        self.flatten = nn.Flatten()
+        self.hidden = nn.Linear(3 * image.SIZE * image.SIZE, HIDDEN)
+        self.relu = nn.ReLU()
+        self.dense = nn.Linear(HIDDEN, self.width)
+
+    def maps(self, inputs: Tensor) -> Tensor:
+        """There are none: the pixels themselves, [N, 3, 300, 300]."""
+        return inputs
+
+    def embed(self, maps: Tensor) -> Tensor:
+        """[N, 3, 300, 300] -> [N, 10]."""
+        embedding: Tensor = self.relu(self.hidden(self.flatten(maps)))
+        return embedding
+
+    def classify(self, maps: Tensor) -> Tensor:
+        """[N, 3, 300, 300] -> [N, width]."""
+        last: Tensor = self.dense(self.embed(maps))
+        return last
+
+    def activate(self, maps: Tensor) -> Tensor:
+        """[N, 3, 300, 300] -> [N, width, 30, 30]: what the pixels of each 10x10 block add through the active units."""
+        active = (self.embed(maps) > 0).to(maps.dtype)
+        weight = (active.unsqueeze(1) * self.dense.weight) @ self.hidden.weight  # [N, width, 3 * 300 * 300]
+        terms = (weight * self.flatten(maps).unsqueeze(1)).unflatten(2, (3, image.SIZE, image.SIZE)).sum(dim=2)
+        return nn.functional.avg_pool2d(terms, BLOCK) * BLOCK**2

@@ -1,0 +1,67 @@
+"""Several processes, one training: `torchrun --nproc-per-node 2 -m flows.train --candidate deep_cnn`.
+
+`batch_size` stays the batch of a step; each process takes its share of it. Rank 0 alone reports and writes.
+"""
+
+import contextlib
+import os
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def rank() -> int:
+    """Of this process among all; 0 where torchrun did not start it."""
+    return int(os.environ.get("RANK", "0"))
+
+
+def world() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+@contextlib.contextmanager
+def group(device: torch.device) -> Iterator[torch.device]:
+    """Join the other processes for the time of a training; the device that is this process's own.
+
+    nccl between GPUs, gloo between CPUs. With one process nothing is joined.
+    """
+    if world() == 1:
+        yield device
+        return
+    if device.type == "cuda":
+        device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+        torch.cuda.set_device(device)
+    joined = not dist.is_initialized()
+    if joined:
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        yield device
+    finally:
+        if joined:
+            dist.destroy_process_group()
+
+
+def share(indices: NDArray[np.int64]) -> NDArray[np.int64]:
+    """This process's part of a batch."""
+    return np.array_split(indices, world())[rank()]
+
+
+def wrap(module: nn.Module, device: torch.device) -> nn.Module:
+    """The module with its gradients averaged over all processes."""
+    if world() == 1:
+        return module
+    if device.type == "cuda":
+        module = nn.SyncBatchNorm.convert_sync_batchnorm(module)  # type: ignore[no-untyped-call]
+    return DistributedDataParallel(module, device_ids=[device.index] if device.type == "cuda" else None)
+
+
+def barrier() -> None:
+    """Wait for all."""
+    if world() > 1:
+        dist.barrier()
