@@ -18,6 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from pawprint.errors import PawprintError
 from pawprint.image import BadImage
 from pawprint.params import Serving
 from pawprint.runtime import NEITHER
@@ -50,6 +51,7 @@ class House:
         self.params = params
         self.access = Access(params)
         self.traffic: TrafficLog | None = None
+        self.load: Callable[[], Engine] | None = None  # makes an engine of the model folder as it is now
         self._engine: Engine | None = None
         self._in_flight = 0
 
@@ -60,10 +62,14 @@ class House:
             raise RefusedError(503, "starting", "the service is still starting", {"Retry-After": "1"})
         return self._engine
 
-    def install(self, engine: Engine) -> Engine | None:
-        """`engine` answers from now on; the one before it, which may still be answering."""
+    def install(self, engine: Engine) -> None:
+        """`engine` answers from now on; the one before it ends when it has answered what it accepted."""
         before, self._engine = self._engine, engine
-        return before
+        for each, serves in ((before, 0), (engine, 1)):
+            if each:
+                metrics.MODEL.labels(each.name.name, each.name.version, each.name.digest).set(serves)
+        if before:
+            self._retiring = asyncio.get_running_loop().create_task(before.retire())
 
     @asynccontextmanager
     async def admitted(self) -> AsyncIterator[None]:
@@ -160,6 +166,17 @@ async def model_card(house: House, request: Request) -> Response:
     return answer(card, headers=engine.headers)
 
 
+async def reload(house: House, request: Request) -> Response:
+    """POST /admin/reload: serve what the model folder holds now. The one before goes on where that fails."""
+    assert house.load is not None
+    try:
+        engine = await asyncio.to_thread(house.load)
+    except PawprintError as error:
+        raise RefusedError(409, "not_reloaded", f"{error} The model before it goes on serving.") from None
+    house.install(engine)
+    return answer(engine.name, headers=engine.headers)
+
+
 def _guarded(house: House, endpoint: Endpoint, scope: Scope) -> Callable[[Request], Awaitable[Response]]:
     async def handle(request: Request) -> Response:
         house.access.check(request, scope)
@@ -211,6 +228,7 @@ def create_app(params: Serving) -> Starlette:
         Route("/explain", _guarded(house, explain, "read"), methods=["POST"]),
         Route("/feedback", _guarded(house, feedback, "feedback"), methods=["POST"]),
         Route("/model", _guarded(house, model_card, "read"), methods=["GET"]),
+        Route("/admin/reload", _guarded(house, reload, "admin"), methods=["POST"]),
         Route("/docs.json", _docs, methods=["GET"]),
         *(Route(path, _page, methods=["GET"]) for path in PAGE_FILES),
     ]

@@ -24,6 +24,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 
 from pawprint.errors import PawprintError
 from pawprint.runtime import verify
+from pawprint.serving import selftest
 
 NAME = "pawprint"
 _ROOT = Path(__file__).resolve().parents[3]
@@ -112,6 +113,8 @@ def _stage(context: Path, folder: Path, champion: Mapping[str, Any], root: Path)
     )
     shutil.copytree(folder, context / "champion", ignore=shutil.ignore_patterns("model.safetensors"))  # ONNX serves
     _write_json(context / "champion" / "champion.json", dict(champion))
+    if known := _one_of_each_class(root / "data"):
+        selftest.write(context / "champion", known)
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     (context / "params.yaml").write_text(yaml.safe_dump({"serving": params["serving"]}), encoding="utf-8")
     options = yaml.safe_load((root / "bentofile.yaml").read_text(encoding="utf-8"))
@@ -124,6 +127,12 @@ def _stage(context: Path, folder: Path, champion: Mapping[str, Any], root: Path)
     options["labels"] = {key: str(champion[key]) for key in ("model", "version")}
     options["description"] = _description(champion)
     (context / "bentofile.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+
+
+def _one_of_each_class(data: Path) -> dict[str, bytes]:
+    """The first photograph of every class folder, for the self-test; none where there are no photographs here."""
+    firsts = {folder.name: sorted(folder.glob("*.jpg"))[:1] for folder in sorted(data.glob("*")) if folder.is_dir()}
+    return {f"{name}.jpg": paths[0].read_bytes() for name, paths in firsts.items() if paths}
 
 
 def _description(champion: Mapping[str, Any]) -> str:

@@ -14,7 +14,7 @@ from typing import TypeVar
 from pawprint.image import BadImage, Pixels
 from pawprint.params import Serving
 from pawprint.runtime import Classifier
-from pawprint.serving import explain, metrics
+from pawprint.serving import explain, metrics, selftest
 from pawprint.serving.batching import Batcher, Outcome
 from pawprint.serving.champion import Champion
 from pawprint.serving.schema import Milliseconds, ModelName, Prediction
@@ -39,12 +39,17 @@ class Engine:
         folder: a model folder.
         bento: the tag that answers name, "" in a checkout.
         traffic: where answers are kept.
+
+    Raises:
+        PawprintError: the folder is damaged, or its model fails its self-test.
     """
 
     def __init__(self, folder: Path, bento: str, params: Serving, traffic: TrafficLog) -> None:
         self.params = params
         self.traffic = traffic
         self.classifier = Classifier(folder, params.precision)
+        selftest.check(self.classifier)
+        self._running = 0
         self._batcher = Batcher(self.classifier, params.max_batch)
         self._decoders = ThreadPoolExecutor(max_workers=_DECODERS, thread_name_prefix="decode")
         champion, info = Champion.read(folder), self.classifier.info
@@ -62,7 +67,6 @@ class Engine:
             "X-Pawprint-Model": f"{champion.model or 'unregistered'}/{champion.version or '0'} {info.model_digest}",
             "X-Pawprint-Bento": bento or "none",
         }
-        metrics.MODEL.labels(champion.model, champion.version, info.model_digest).set(1)
 
     async def predict(self, data: bytes) -> Prediction:
         """A picture's bytes -> its answer, counted and kept. Raises BadImage."""
@@ -76,8 +80,14 @@ class Engine:
         decoded, outcome = await self._run(data)
         best = max(outcome.answer.probabilities, key=outcome.answer.probabilities.__getitem__)
         label = self.classifier.info.classes.index(best)
-        png = await self._aside(lambda: explain.overlay(decoded.pixels, outcome.activation, label))
+        png = await asyncio.to_thread(explain.overlay, decoded.pixels, outcome.activation, label)
         return self._prediction(decoded, outcome), png
+
+    async def retire(self) -> None:
+        """Close once the last request that came to this engine has its answer."""
+        while self._running:
+            await asyncio.sleep(0.05)
+        await asyncio.to_thread(self.close)
 
     def close(self) -> None:
         """Finish what was accepted."""
@@ -85,12 +95,15 @@ class Engine:
         self._batcher.close()
 
     async def _run(self, data: bytes) -> tuple[_Decoded, Outcome]:
+        self._running += 1
         try:
             decoded = await self._aside(lambda: self._decode(data))
+            return decoded, await self._batcher.submit(decoded.pixels)
         except BadImage as error:
             metrics.REFUSALS.labels(error.reason).inc()
             raise
-        return decoded, await self._batcher.submit(decoded.pixels)
+        finally:
+            self._running -= 1
 
     def _decode(self, data: bytes) -> _Decoded:
         started = time.perf_counter()

@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.json_schema import models_json_schema
 
-from pawprint.serving.schema import Batch, Explanation, Feedback, ModelCard, Prediction, Problem, Thanks
+from pawprint.serving.schema import Batch, Explanation, Feedback, ModelCard, ModelName, Prediction, Problem, Thanks
 
 _REF = "#/components/schemas/{model}"
 _PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, GIF, TIFF or BMP"}
@@ -34,6 +34,8 @@ _REFUSALS = {
     400: "the request is malformed: empty, no picture in it, or several where one is wanted",
     401: "a token is wanted",
     403: "this token does not open this part",
+    404: "no such answer is kept here, or this part of the service is off",
+    409: "the new model could not be taken over; the one before goes on",
     408: "the request did not arrive in time",
     413: "the request is too large",
     415: "the file is not a picture",
@@ -46,7 +48,7 @@ _REFUSALS = {
 @cache
 def document() -> dict[str, Any]:
     """The whole document."""
-    models = (Batch, Explanation, Feedback, ModelCard, Prediction, Problem, Thanks)
+    models = (Batch, Explanation, Feedback, ModelCard, ModelName, Prediction, Problem, Thanks)
     _, schemas = models_json_schema([(model, "serialization") for model in models], ref_template=_REF)
     read = (400, 401, 403, 408, 413, 415, 422, 429, 503)
     feedback = {"required": True, "content": {"application/json": {"schema": _ref(Feedback)}}}
@@ -69,6 +71,11 @@ def document() -> dict[str, Any]:
                 )
             },
             "/model": {"get": _operation("model", "What is served", ModelCard, (401, 403, 429, 503))},
+            "/admin/reload": {
+                "post": _operation(
+                    "reload", "Serve what the model folder holds now", ModelName, (401, 403, 404, 408, 409, 413, 429)
+                )
+            },
             **{path: {"get": _plain(path)} for path in ("/healthz", "/livez", "/readyz", "/metrics")},
         },
         "components": {
@@ -102,8 +109,7 @@ def _operation(
 
 
 def _refusal(status: int) -> dict[str, Any]:
-    description = _REFUSALS.get(status, "no such answer is kept here")
-    return {"description": description, "content": {"application/json": {"schema": _ref(Problem)}}}
+    return {"description": _REFUSALS[status], "content": {"application/json": {"schema": _ref(Problem)}}}
 
 
 def _plain(path: str) -> dict[str, Any]:

@@ -54,10 +54,11 @@ class Pawprint:
     def __init__(self) -> None:
         version = bentoml.server_context.bento_version
         bento = "" if version == "not available" else f"{bentoml.server_context.bento_name}:{version}"
-        folder = model_folder()
-        name = Champion.read(folder).model or "unregistered"
-        house.traffic = traffic.TrafficLog(traffic.folder() / f"{name}.db", params.traffic_rows)
-        house.install(Engine(folder, bento, params, house.traffic))
+        name = Champion.read(model_folder()).model or "unregistered"
+        log = traffic.TrafficLog(traffic.folder() / f"{name}.db", params.traffic_rows)
+        house.traffic = log
+        house.load = lambda: Engine(model_folder(), bento, params, log)
+        house.install(house.load())
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:

@@ -1,0 +1,108 @@
+"""A new champion under load; a broken one leaves the old one serving."""
+
+import hashlib
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import httpx
+import pytest
+
+from conftest import build_toy_model
+from pawprint.errors import PawprintError
+from pawprint.runtime import Classifier
+from pawprint.serving import selftest
+from service_process import checkout, serving
+
+ADMIN = {"Authorization": "Bearer admin"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path, pictures: dict[str, bytes]) -> Path:
+    """A model folder of one's own, with a self-test."""
+    folder = build_toy_model(tmp_path / "served")
+    known = {f"{name}.jpg": data for name, data in pictures.items()}
+    selftest.write(folder, {"bad.jpg": b"no picture", **known})
+    return folder
+
+
+@pytest.fixture
+def url(folder: Path, tmp_path: Path) -> Iterator[str]:
+    home = tmp_path / "checkout"
+    home.mkdir()
+    env = checkout(home, tokens={"read": [], "feedback": [], "admin": [hashlib.sha256(b"admin").hexdigest()]})
+    with serving(tmp_path / "log", {**env, "PAWPRINT_MODEL": str(folder)}, cwd=home) as (url, _):
+        yield url
+
+
+def version(url: str) -> str:
+    return str(httpx.get(f"{url}/model").json()["model"]["version"])
+
+
+def wait_for(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+
+
+def test_a_new_champion_is_taken_over_with_no_failed_request(
+    url: str, folder: Path, tmp_path: Path, pictures: dict[str, bytes]
+) -> None:
+    seen: list[tuple[int, str]] = []
+    stop = threading.Event()
+
+    def ask() -> None:
+        with httpx.Client(timeout=30) as client:
+            while not stop.is_set():
+                response = client.post(f"{url}/predict", content=pictures["red"])
+                seen.append((response.status_code, response.json().get("model", {}).get("version", "")))
+
+    threads = [threading.Thread(target=ask) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    wait_for(lambda: len(seen) > 10)
+    shutil.rmtree(folder)
+    shutil.move(build_toy_model(tmp_path / "fresh", version="4", scale=40), folder)
+    response = httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30)
+    assert (response.status_code, response.json()["version"]) == (200, "4")
+    wait_for(lambda: seen[-1][1] == "4")
+    stop.set()
+    for thread in threads:
+        thread.join(30)
+    assert {status for status, _ in seen} == {200}
+    assert {served for _, served in seen} == {"3", "4"}
+    text = httpx.get(f"{url}/metrics").text
+    assert [line[-3:] for line in text.splitlines() if line.startswith("pawprint_model_info{")] == ["0.0", "1.0"]
+
+
+def test_a_broken_champion_is_not_taken_over(url: str, folder: Path, pictures: dict[str, bytes]) -> None:
+    answers = folder / "selftest/answers.json"
+    known = json.loads(answers.read_text())
+    answers.write_text(json.dumps(known | {"red.jpg": known["blue.jpg"]}))
+    response = httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30)
+    assert (response.status_code, response.json()["reason"]) == (409, "not_reloaded")
+    assert "self-test" in response.json()["error"]
+    with (folder / "model.onnx").open("ab") as file:
+        file.write(b"\0")
+    assert httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30).status_code == 409
+    assert version(url) == "3"
+    assert httpx.post(f"{url}/predict", content=pictures["red"]).json()["label"] == "red"
+
+
+def test_only_the_admin_may(url: str, service: str) -> None:
+    assert httpx.post(f"{url}/admin/reload").status_code == 401
+    assert httpx.post(f"{service}/admin/reload", headers=ADMIN).status_code == 404  # no admin token is set there
+
+
+def test_the_selftest_knows_its_pictures(folder: Path) -> None:
+    selftest.check(Classifier(folder))
+    assert sorted(path.name for path in (folder / "selftest").iterdir()) == [
+        "answers.json", "blue.jpg", "green.jpg", "red.jpg",
+    ]  # fmt: skip
+    (folder / "selftest/answers.json").write_text(json.dumps({"red.jpg": [1.0, 0.0]}))
+    with pytest.raises(PawprintError, match=r"red\.jpg should give"):
+        selftest.check(Classifier(folder))

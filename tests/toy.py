@@ -1,0 +1,80 @@
+"""A model folder that is real but tiny."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+from safetensors.numpy import save_file
+
+from pawprint.lineage import Lineage, sha256
+from pawprint.runtime import ModelInfo
+
+
+def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path:
+    """A model folder that tells red pictures from blue ones by their mean colour; green is like neither."""
+    folder.mkdir(parents=True)
+    graph = helper.make_graph(
+        [
+            helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
+            helper.make_node("Sub", ["float", "grey"], ["centred"]),
+            helper.make_node("Transpose", ["centred"], ["planes"], perm=[0, 3, 1, 2]),
+            helper.make_node("AveragePool", ["planes"], ["map"], kernel_shape=[30, 30], strides=[30, 30]),
+            helper.make_node("Conv", ["map", "filters"], ["activation"]),
+            helper.make_node("GlobalAveragePool", ["map"], ["mean"]),
+            helper.make_node("Flatten", ["mean"], ["embedding"]),
+            helper.make_node("MatMul", ["embedding", "weights"], ["logits"]),
+            helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
+        ],
+        "toy",
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 300, 300, 3])],
+        [
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2]),
+            helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3]),
+            helper.make_tensor_value_info("activation", TensorProto.FLOAT, ["N", 2, 10, 10]),
+        ],
+        [
+            numpy_helper.from_array(np.float32(127.5), "grey"),
+            numpy_helper.from_array(np.array([[-1, 1], [0, 0], [1, -1]], np.float32) / np.float32(scale), "weights"),
+            numpy_helper.from_array(np.array([[-1, 0, 1], [1, 0, -1]], np.float32)[:, :, None, None], "filters"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    onnx.save(model, folder / "model.onnx")
+    bank = np.array([[1, -1, -1], [-1, -1, 1]], np.float32) / np.sqrt(3).astype(np.float32)
+    save_file(
+        {"embeddings": bank, "threshold": np.array([0.5], np.float32), "k": np.array([1])},
+        folder / "typicality.safetensors",
+    )
+    save_file({"weights": np.zeros(1, np.float32)}, folder / "model.safetensors")
+    info = ModelInfo(
+        candidate="toy",
+        architecture="toy",
+        parameters=12,
+        classes=("blue", "red"),
+        fit="squash",
+        quality=95,
+        temperature=1.0,
+        typicality_threshold=0.5,
+        model_digest=sha256(folder / "model.onnx"),
+        weights_digest=sha256(folder / "model.safetensors"),
+        lineage=Lineage(
+            git_commit="c" * 40,
+            git_dirty=False,
+            dataset="colours",
+            data_hash="d" * 32 + ".dir",
+            manifest_digest="e" * 64,
+            params_digest="f" * 64,
+            lock_digest="0" * 64,
+            seed=2017,
+            device="cpu float32",
+            run_id="a" * 32,
+        ),
+    )
+    (folder / "model.json").write_text(info.model_dump_json(indent=2))
+    (folder / "champion.json").write_text(
+        json.dumps({"model": "pawprint-colours", "version": version, "alias": "champion", "run_id": "a" * 32})
+    )
+    return folder
