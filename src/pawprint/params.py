@@ -116,7 +116,6 @@ class Serving(_Closed):
     max_pixels: Count = 50_000_000
     body_seconds: Positive = 20
     max_in_flight: Count = 100
-    max_batch: Count = 16
     max_images: Count = 64
     requests_per_minute: Annotated[int, Field(ge=0)] = 0
     traffic_rows: Annotated[int, Field(ge=0)] = 20_000

@@ -8,9 +8,11 @@ Evaluation, `pawprint predict` and the service take this one road: what was eval
 """
 
 import hashlib
-import threading
-from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import os
+import queue
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -27,6 +29,7 @@ from pawprint.errors import PawprintError
 from pawprint.lineage import Lineage
 
 Precision = Literal["auto", "bf16", "f32"]
+OUTPUTS = ("probabilities", "embedding", "activation")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 NEITHER = "neither"  # the label of a picture that is like no training photograph
 
@@ -95,36 +98,40 @@ class FileAnswer:
 class Classifier:
     """The model in `folder`, loaded and ready; safe to call from several threads.
 
+    Every picture goes through the model alone, one core to a picture and as many at a time as there are cores.
+    On a CPU that is faster than batches, and no answer depends on which others came with it.
+
     Args:
         folder: holds model.onnx, model.json and typicality.safetensors.
         precision: what the arithmetic runs in. `auto` is bf16 where the CPU computes in it natively, f32
             elsewhere; OpenVINO left alone would choose by itself and not say. `self.precision` reports it.
-        threads: CPU threads for one inference; 0 is one per core.
 
     Raises:
         PawprintError: a file is missing, damaged, or not the one that model.json was written for.
     """
 
-    def __init__(self, folder: Path, precision: Precision = "auto", threads: int = 0) -> None:
+    def __init__(self, folder: Path, precision: Precision = "auto") -> None:
         self.folder = folder
         self.info, onnx = verify(folder)
+        self.streams = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         core = openvino.Core()
         native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.precision: Precision = ("bf16" if native_bf16 else "f32") if precision == "auto" else precision
+        config = {
+            "PERFORMANCE_HINT": "THROUGHPUT",
+            "NUM_STREAMS": self.streams,
+            "INFERENCE_NUM_THREADS": self.streams,
+            "INFERENCE_PRECISION_HINT": self.precision,
+        }
         try:
-            config: dict[str, object] = {
-                "PERFORMANCE_HINT": "LATENCY",
-                "INFERENCE_PRECISION_HINT": self.precision,
-            }
-            if threads:
-                config["INFERENCE_NUM_THREADS"] = threads
             # From the very bytes that were hashed, so that nothing can come between check and use.
-            self._model = core.compile_model(core.read_model(onnx), "CPU", config)
-            self._request = self._model.create_infer_request()
+            model = core.compile_model(core.read_model(onnx), "CPU", config)
         except RuntimeError as error:
             raise PawprintError(f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again.") from None
+        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()  # each holds its own buffers
+        for _ in range(self.streams):
+            self._idle.put(model.create_infer_request())
         self._bank, self._nearest = _read_typicality(folder)
-        self._lock = threading.Lock()  # one infer request holds one set of buffers
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
         """uint8 RGB [N, 300, 300, 3] -> what the model says of each; N of zero is fine."""
@@ -132,12 +139,22 @@ class Classifier:
             raise ValueError(f"expected uint8 [N, 300, 300, 3], got {images.dtype} {list(images.shape)}")
         if not len(images):
             return self._none()
-        with self._lock:
-            outputs = self._request.infer({0: np.ascontiguousarray(images)}, share_inputs=True, share_outputs=False)
-            probabilities, embedding, activation = (
-                np.asarray(outputs[name], np.float32) for name in ("probabilities", "embedding", "activation")
-            )
+        if len(images) == 1:
+            outputs = [self._infer(images)]
+        else:
+            with ThreadPoolExecutor(self.streams) as pool:
+                outputs = list(pool.map(self._infer, images[:, None]))
+        probabilities, embedding, activation = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return Predictions(probabilities, embedding, self._typicality(embedding), activation)
+
+    def _infer(self, one: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
+        """uint8 [1, 300, 300, 3] -> (probabilities, embedding, activation), each of one row."""
+        request = self._idle.get()
+        try:
+            outputs = request.infer({0: np.ascontiguousarray(one)}, share_inputs=True, share_outputs=False)
+            return [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
+        finally:
+            self._idle.put(request)
 
     def read(self, data: bytes, max_pixels: int = image.MAX_PIXELS) -> image.Pixels:
         """A picture's bytes -> uint8 RGB [300, 300, 3], as this model was trained on. Raises BadImage."""
@@ -154,37 +171,24 @@ class Classifier:
             for row, typicality in zip(predictions.probabilities, predictions.typicality, strict=True)
         ]
 
-    def files(self, paths: Iterable[Path], batch_size: int = 16) -> Iterator[FileAnswer]:
-        """An answer for every file in order. A file that is no picture gets its sentence, never an exception.
+    def files(self, paths: Iterable[Path]) -> Iterator[FileAnswer]:
+        """An answer for every file in order. A file that is no picture gets its sentence, never an exception."""
+        ahead: deque[Future[FileAnswer]] = deque()  # a few only, so that memory does not grow with the folder
+        with ThreadPoolExecutor(self.streams, thread_name_prefix="answer") as pool:
+            for path in paths:
+                ahead.append(pool.submit(self._answer_file, path))
+                if len(ahead) > 4 * self.streams:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
 
-        The next batch is decoded while the model works on this one; memory stays at two batches.
-        """
-        paths = list(paths)
-        batches = [paths[start : start + batch_size] for start in range(0, len(paths), batch_size)]
-        with ThreadPoolExecutor(max_workers=2, thread_name_prefix="decode") as pool:
-            ahead = [pool.submit(self._read_file, path) for path in batches[0]] if batches else []
-            for number, batch in enumerate(batches):
-                current = [future.result() for future in ahead]
-                following = batches[number + 1] if number + 1 < len(batches) else []
-                ahead = [pool.submit(self._read_file, path) for path in following]
-                yield from self._answer_batch(batch, current)
-
-    def _read_file(self, path: Path) -> image.Pixels | str:
+    def _answer_file(self, path: Path) -> FileAnswer:
         try:
-            return self.read(path.read_bytes())
+            return FileAnswer(path, self.answer(path.read_bytes()), "")
         except image.BadImage as error:
-            return str(error)
+            return FileAnswer(path, None, str(error))
         except OSError as error:
-            return f"the file cannot be read: {error.strerror or error}"
-
-    def _answer_batch(self, paths: Sequence[Path], read: Sequence[image.Pixels | str]) -> Iterator[FileAnswer]:
-        pictures = [pixels for pixels in read if not isinstance(pixels, str)]
-        answers = iter(self.answers(self.predict(np.stack(pictures))) if pictures else [])
-        for path, pixels in zip(paths, read, strict=True):
-            if isinstance(pixels, str):
-                yield FileAnswer(path, None, pixels)
-            else:
-                yield FileAnswer(path, next(answers), "")
+            return FileAnswer(path, None, f"the file cannot be read: {error.strerror or error}")
 
     def _say(self, probabilities: NDArray[np.float32], typicality: float) -> Answer:
         classes = self.info.classes

@@ -108,7 +108,7 @@ def test_metrics_count_answers_and_refusals(service: str, pictures: dict[str, by
         'pawprint_answers_total{label="red"}',
         'pawprint_refusals_total{reason="not_an_image"}',
         'pawprint_part_seconds_bucket{le="0.001",part="decode"}',
-        "pawprint_batch_size_count",
+        "pawprint_confidence_count",
         'pawprint_model_info{digest="',
     ):
         assert needle in text

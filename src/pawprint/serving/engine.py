@@ -5,35 +5,38 @@ import hashlib
 import logging
 import time
 import uuid
-from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 from pawprint.image import BadImage, Pixels
 from pawprint.params import Serving
-from pawprint.runtime import Classifier
+from pawprint.runtime import Classifier, Predictions
 from pawprint.serving import explain, metrics, selftest
-from pawprint.serving.batching import Batcher, Outcome
 from pawprint.serving.champion import Champion
 from pawprint.serving.schema import Milliseconds, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
 
 logger = logging.getLogger(__name__)
-_Result = TypeVar("_Result")
-_DECODERS = 2  # decoding lets go of Python's lock; more threads than cores would only contend
 
 
 @dataclass(frozen=True)
-class _Decoded:
+class _Worked:
+    """What a thread made of one picture."""
+
+    sha256: str  # of its bytes
     pixels: Pixels
-    sha256: str
-    seconds: float
+    predictions: Predictions
+    wait: float  # seconds until a thread came free
+    decode: float
+    inference: float
 
 
 class Engine:
-    """The model in `folder`, its decoding threads, its batcher and its print.
+    """The model in `folder`, as many threads as it has streams, and its print.
+
+    A thread decodes a picture and takes it through the model, so nothing is handed from core to core and nothing
+    waits for company (docs/decisions/no-batches.md).
 
     Args:
         folder: a model folder.
@@ -50,8 +53,7 @@ class Engine:
         self.classifier = Classifier(folder, params.precision)
         selftest.check(self.classifier)
         self._running = 0
-        self._batcher = Batcher(self.classifier, params.max_batch)
-        self._decoders = ThreadPoolExecutor(max_workers=_DECODERS, thread_name_prefix="decode")
+        self._threads = ThreadPoolExecutor(self.classifier.streams, thread_name_prefix="picture")
         champion, info = Champion.read(folder), self.classifier.info
         self.name = ModelName(
             name=champion.model,
@@ -70,18 +72,17 @@ class Engine:
 
     async def predict(self, data: bytes) -> Prediction:
         """A picture's bytes -> its answer, counted and kept. Raises BadImage."""
-        decoded, outcome = await self._run(data)
-        prediction = self._prediction(decoded, outcome)
-        self._keep(prediction, decoded, outcome, data)
+        worked = await self._run(data)
+        prediction = self._prediction(worked)
+        self._keep(prediction, worked, data)
         return prediction
 
     async def explain(self, data: bytes) -> tuple[Prediction, bytes]:
         """A picture's bytes -> (its answer, where the model looked as a PNG); not kept. Raises BadImage."""
-        decoded, outcome = await self._run(data)
-        best = max(outcome.answer.probabilities, key=outcome.answer.probabilities.__getitem__)
-        label = self.classifier.info.classes.index(best)
-        png = await asyncio.to_thread(explain.overlay, decoded.pixels, outcome.activation, label)
-        return self._prediction(decoded, outcome), png
+        worked = await self._run(data)
+        best = int(worked.predictions.probabilities[0].argmax())
+        png = await asyncio.to_thread(explain.overlay, worked.pixels, worked.predictions.activation[0], best)
+        return self._prediction(worked), png
 
     async def retire(self) -> None:
         """Close once the last request that came to this engine has its answer."""
@@ -91,21 +92,20 @@ class Engine:
 
     def close(self) -> None:
         """Finish what was accepted."""
-        self._decoders.shutdown()
-        self._batcher.close()
+        self._threads.shutdown()
 
-    async def _run(self, data: bytes) -> tuple[_Decoded, Outcome]:
+    async def _run(self, data: bytes) -> _Worked:
         self._running += 1
         try:
-            decoded = await self._aside(lambda: self._decode(data))
-            return decoded, await self._batcher.submit(decoded.pixels)
+            asked = time.perf_counter()
+            return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, data, asked)
         except BadImage as error:
             metrics.REFUSALS.labels(error.reason).inc()
             raise
         finally:
             self._running -= 1
 
-    def _decode(self, data: bytes) -> _Decoded:
+    def _work(self, data: bytes, asked: float) -> _Worked:
         started = time.perf_counter()
         try:
             pixels = self.classifier.read(data, self.params.max_pixels)
@@ -114,45 +114,41 @@ class Engine:
         except Exception as error:  # a decoder's own bug, met by hostile bytes: their sender's 4xx, our log entry
             logger.exception("a picture of %d bytes made the decoder fail", len(data))
             raise BadImage("unreadable", "the picture cannot be read; it is damaged or very unusual") from error
-        return _Decoded(pixels, hashlib.sha256(data).hexdigest(), time.perf_counter() - started)
+        digest = hashlib.sha256(data).hexdigest()
+        decoded = time.perf_counter()
+        predictions = self.classifier.predict(pixels[None])
+        return _Worked(digest, pixels, predictions, started - asked, decoded - started, time.perf_counter() - decoded)
 
-    async def _aside(self, work: Callable[[], _Result]) -> _Result:
-        return await asyncio.get_running_loop().run_in_executor(self._decoders, work)
-
-    def _prediction(self, decoded: _Decoded, outcome: Outcome) -> Prediction:
+    def _prediction(self, worked: _Worked) -> Prediction:
+        (said,) = self.classifier.answers(worked.predictions)
         return Prediction(
             id=uuid.uuid4().hex,
-            label=outcome.answer.label,
-            reason=outcome.answer.reason,
-            probabilities=outcome.answer.probabilities,
-            typicality=outcome.answer.typicality,
+            label=said.label,
+            reason=said.reason,
+            probabilities=said.probabilities,
+            typicality=said.typicality,
             model=self.name,
             milliseconds=Milliseconds(
-                decode=round(1000 * decoded.seconds, 2),
-                wait=round(1000 * outcome.wait, 2),
-                inference=round(1000 * outcome.inference, 2),
+                decode=round(1000 * worked.decode, 2),
+                wait=round(1000 * worked.wait, 2),
+                inference=round(1000 * worked.inference, 2),
             ),
         )
 
-    def _keep(self, prediction: Prediction, decoded: _Decoded, outcome: Outcome, data: bytes) -> None:
+    def _keep(self, prediction: Prediction, worked: _Worked, data: bytes) -> None:
         metrics.ANSWERS.labels(prediction.label).inc()
         metrics.CONFIDENCE.observe(max(prediction.probabilities.values()))
-        metrics.BATCH.observe(outcome.batch)
-        for part, seconds in (
-            ("decode", decoded.seconds),
-            ("wait", outcome.wait),
-            ("inference", outcome.inference),
-        ):
-            metrics.PARTS.labels(part).observe(seconds)
+        for part in ("decode", "wait", "inference"):
+            metrics.PARTS.labels(part).observe(getattr(worked, part))
         self.traffic.add(
             Record(
                 id=prediction.id,
                 time=time.time(),
-                picture_sha256=decoded.sha256,
+                picture_sha256=worked.sha256,
                 label=prediction.label,
                 probabilities=prediction.probabilities,
                 typicality=prediction.typicality,
-                embedding=outcome.embedding,
+                embedding=worked.predictions.embedding[0],
                 model_digest=self.name.digest,
                 model_version=self.name.version,
                 picture=data if self.params.keep_pictures else None,

@@ -11,9 +11,6 @@ PARTS = Histogram(
     ["part"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
-BATCH = Histogram(
-    "pawprint_batch_size", "Pictures that went through the model together", buckets=(1, 2, 4, 8, 16, 32, 64)
-)
 CONFIDENCE = Histogram(
     "pawprint_confidence",
     "Probability of the most likely class",

@@ -26,8 +26,8 @@ class Milliseconds(_Said):
     """Where the time went."""
 
     decode: float
-    wait: float = Field(description="for the model to come free")
-    inference: float = Field(description="of the batch that the picture went in")
+    wait: float = Field(description="until a core came free")
+    inference: float
 
 
 class Prediction(_Said):
