@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8]
 cv2.setNumThreads(0)  # the callers run one photograph a thread; OpenCV's own pool would only contend
 
 
-class BadImage(ValueError):
+class BadImage(ValueError):  # noqa: N818
     """These bytes give no picture. `reason` is a short code, the message a sentence for a person."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -210,4 +210,4 @@ def _scale(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _mixed(pixels: Pixels, height: int, width: int) -> bool:
-    return (height > pixels.shape[0]) != (width > pixels.shape[1])
+    return bool((height > pixels.shape[0]) != (width > pixels.shape[1]))
