@@ -25,13 +25,12 @@ def preprocess() -> None:
     report = prepare(photographs, params)
 
     # 4. what came out
-    print(
-        f"{report['dataset']}: {report['photographs']} photographs, {len(report['bad'])} bad; sides {report['sides']}"
-    )  # type: ignore[arg-type]
+    bad = len(report["bad"])
+    print(f"{report['dataset']}: {report['photographs']} photographs, {bad} left out; sides {report['sides']}")
 
 
 @step()
-def prepare(photographs: sources.Dataset, params: Params) -> dict[str, object]:
+def prepare(photographs: sources.Dataset, params: Params) -> write.Report:
     """The prepared set, whole or not at all."""
     return write.prepare(photographs, ROOT / "data", ROOT / "prepared", params)
 

@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8]
 cv2.setNumThreads(0)  # the callers run one photograph a thread; OpenCV's own pool would only contend
 
 
-class BadImage(ValueError):
+class BadImage(ValueError):  # noqa: N818
     """These bytes give no picture. `reason` is a short code, the message a sentence for a person."""
 
     def __init__(self, reason: str, message: str) -> None:
@@ -76,19 +76,18 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
     Raises:
         BadImage: `empty`, `not_an_image`, `truncated` or `too_large` (decided from the header).
     """
-    if _plain_jpeg(data):
+    if data[:3] == b"\xff\xd8\xff":
         try:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
             _refuse_bomb(width, height, max_pixels)
             if colorspace != "CMYK":
-                scale = 2 if min(height, width) >= 2 * SIZE else 1
-                return simplejpeg.decode_jpeg(
-                    data, "RGB", min_height=SIZE, min_width=SIZE, min_factor=scale, strict=True
-                ) if scale > 1 else simplejpeg.decode_jpeg(data, "RGB", strict=True)
+                smallest = SIZE if min(height, width) >= 2 * SIZE else 0
+                pixels = simplejpeg.decode_jpeg(data, "RGB", min_height=smallest, min_width=smallest, min_factor=2)
+                return _upright(pixels, _orientation(data))
         except BadImage:
             raise
-        except ValueError:
-            pass  # damaged or unusual: Pillow says which
+        except Exception:  # damaged or unusual (simplejpeg lets KeyError through too): Pillow says which
+            pass
     return _decode_with_pillow(data, max_pixels)
 
 
@@ -114,9 +113,9 @@ def resize(pixels: Pixels, fit: Fit = "squash") -> Pixels:
 
 
 def encode(pixels: Pixels, quality: int = QUALITY) -> bytes:
-    """RGB uint8 [height, width, 3] -> JPEG without chroma subsampling."""
+    """RGB uint8 [height, width, 3] -> JPEG, 4:2:0 (docs/decisions/prepared-set.md says why)."""
     encoded: bytes = simplejpeg.encode_jpeg(
-        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="444", fastdct=False
+        np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420", fastdct=False
     )
     return encoded
 
@@ -137,9 +136,22 @@ def load(data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: i
     return unpack(pack(data, fit, quality, max_pixels))
 
 
-def _plain_jpeg(data: bytes) -> bool:
-    """A JPEG with no EXIF, so no rotation to undo: the common case, decoded without Pillow."""
-    return data[:3] == b"\xff\xd8\xff" and b"Exif\x00\x00" not in data[:65536]
+def _orientation(data: bytes) -> int:
+    """EXIF's 1..8; 1, upright, where a JPEG says nothing. Pillow is asked only where there is something to ask."""
+    if b"Exif\x00\x00" not in data[:65536]:
+        return 1
+    return inspect(data).orientation
+
+
+def _upright(pixels: Pixels, orientation: int) -> Pixels:
+    """Undo what the camera's position did; the eight cases of EXIF's tag 0x0112."""
+    if orientation in (5, 6, 7, 8):
+        pixels = pixels.swapaxes(0, 1)
+    if orientation in (3, 4, 7, 8):
+        pixels = pixels[::-1]
+    if orientation in (2, 3, 6, 7):
+        pixels = pixels[:, ::-1]
+    return np.ascontiguousarray(pixels)
 
 
 def _refuse_bomb(width: int, height: int, max_pixels: int) -> None:
@@ -174,10 +186,10 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
 
 
 def _rgb(picture: Image.Image) -> Pixels:
-    if picture.mode.startswith("I;16") or picture.mode in ("I", "F"):
-        values = np.asarray(picture, np.float32)
-        top = 65535.0 if values.max(initial=0) > 255 else 255.0
-        grey = np.clip(values / top * 255 + 0.5, 0, 255).astype(np.uint8)
+    if picture.mode.startswith("I") or picture.mode == "F":
+        values = np.nan_to_num(np.asarray(picture, np.float32))
+        top = 65535 if picture.mode != "F" else 255 if values.max(initial=0) > 1 else 1
+        grey = np.clip(values * (255 / top) + 0.5, 0, 255).astype(np.uint8)
         return np.repeat(grey[:, :, None], 3, axis=2)
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
@@ -198,4 +210,4 @@ def _scale(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _mixed(pixels: Pixels, height: int, width: int) -> bool:
-    return (height > pixels.shape[0]) != (width > pixels.shape[1])
+    return bool((height > pixels.shape[0]) != (width > pixels.shape[1]))

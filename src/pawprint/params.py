@@ -30,6 +30,7 @@ class Preprocess(_Closed):
     fit: Literal["squash", "letterbox", "crop"] = "squash"
     quality: Annotated[int, Field(ge=1, le=100)] = 95
     max_pixels: Count = 100_000_000
+    min_side: Count = 16
     max_bad_share: Share = 0.05
 
 

@@ -90,7 +90,8 @@ class _Pen:
         cv2.polylines(self.canvas, [self._pixels(points)], False, colour, pixels, cv2.LINE_AA, shift=4)
 
     def _pixels(self, points: Points) -> NDArray[np.int32]:
-        return np.round((points @ self.matrix.T + self.centre) * 16).astype(np.int32)
+        pixels: NDArray[np.int32] = np.round((points @ self.matrix.T + self.centre) * 16).astype(np.int32)
+        return pixels
 
 
 def _animal(canvas: Canvas, kind: Kind, rng: np.random.Generator) -> None:

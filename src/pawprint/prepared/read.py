@@ -83,9 +83,10 @@ class PreparedSet:
             report = json.loads((folder / "report.json").read_bytes())
             with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
                 rows = tuple(csv.DictReader(file))
-        except (OSError, ValueError):
+            told = report["dataset"], report["drawn"], tuple(report["classes"])
+        except (OSError, ValueError, KeyError, TypeError):
             raise PawprintError(f"{folder}/ is missing or damaged. Run `dvc repro preprocess`.") from None
-        return cls(folder, folder / "manifest.csv", report["dataset"], report["drawn"], tuple(report["classes"]), rows)
+        return cls(folder, folder / "manifest.csv", *told, rows)
 
     def side(self, name: SideName) -> Side:
         """The photographs of a side."""

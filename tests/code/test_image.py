@@ -1,0 +1,208 @@
+"""image.py: any bytes become upright RGB at 300x300, or a BadImage that says why; one road for both sides."""
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from odd_pictures import (
+    BLUE,
+    RED,
+    animation,
+    jpeg_claiming,
+    photograph,
+    png16,
+    png_bomb,
+    saved,
+    scene,
+    two_colours,
+    with_exif,
+)
+from PIL import Image, ImageOps
+
+from pawprint import image
+from pawprint.params import load_params
+from pawprint.photos import sources
+from pawprint.prepared.read import PreparedSet
+from pawprint.prepared.write import prepare
+
+ROOT = Path(__file__).parents[2]
+SHAPE = (image.SIZE, image.SIZE, 3)
+
+
+def close(pixel: np.ndarray, colour: tuple[int, ...], by: int = 8) -> bool:
+    return bool(np.abs(pixel.astype(int) - np.array(colour)).max() <= by)
+
+
+def red_above_blue(pixels: np.ndarray) -> bool:
+    """By the mean of two patches: a palette dithers."""
+    return close(pixels[20:60, 100:200].mean((0, 1)), RED) and close(pixels[240:280, 100:200].mean((0, 1)), BLUE)
+
+
+SHOWN = {
+    "jpeg": lambda: saved(two_colours()),
+    "progressive": lambda: saved(two_colours(), progressive=True),
+    "png": lambda: saved(two_colours(), "PNG"),
+    "webp": lambda: saved(two_colours(), "WEBP", lossless=True),
+    "bmp": lambda: saved(two_colours(), "BMP"),
+    "tiff": lambda: saved(two_colours(), "TIFF"),
+    "palette": lambda: saved(two_colours(mode="P"), "PNG"),
+    "cmyk": lambda: saved(two_colours(mode="CMYK")),
+    "upside down in the file": lambda: with_exif(3),
+    "on its right side in the file": lambda: with_exif(6),
+    "on its left side in the file": lambda: with_exif(8),
+    "animated": animation,
+    "opaque alpha": lambda: saved(two_colours(mode="RGBA"), "PNG"),
+    "huge": lambda: saved(two_colours(3000, 2400)),
+    "tiny": lambda: saved(two_colours(20, 20), "PNG"),
+    "a strip": lambda: saved(two_colours(2, 900), "PNG"),
+}
+
+
+@pytest.mark.parametrize("name", SHOWN)
+def test_whatever_the_file_it_comes_out_upright_and_in_its_colours(name: str) -> None:
+    pixels = image.load(SHOWN[name]())
+    assert (pixels.shape, pixels.dtype) == (SHAPE, np.uint8)
+    assert red_above_blue(pixels)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_all_eight_orientations_agree_with_pillow(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = saved(scene(9), quality=95, exif=exif)
+    expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
+    assert np.abs(image.decode(data).astype(int) - expected).mean() < 1
+
+
+def test_transparent_parts_lie_on_white() -> None:
+    picture = Image.new("RGBA", (400, 400), (0, 0, 255, 0))
+    picture.paste((*RED, 255), (0, 0, 400, 200))
+    pixels = image.load(saved(picture, "PNG"))
+    assert close(pixels[60, 150], RED)
+    assert close(pixels[240, 150], (255, 255, 255))
+
+
+def test_grey_keeps_its_level_in_8_and_16_bits() -> None:
+    grey = image.load(saved(Image.new("L", (400, 300), 120)))
+    deep = image.load(png16(np.full((300, 400), 120 * 257, np.uint16)))
+    for pixels in (grey, deep):
+        assert np.ptp(pixels, axis=2).max() == 0
+        assert close(pixels[150, 150], (120, 120, 120), by=1)
+
+
+def test_a_dark_16_bit_picture_is_not_taken_for_8_bit() -> None:
+    pixels = image.load(png16(np.full((300, 400), 200, np.uint16)))  # of 65,535: all but black
+    assert pixels.max() <= 2
+
+
+def test_one_pixel_fills_the_picture() -> None:
+    assert close(image.load(saved(Image.new("RGB", (1, 1), RED), "PNG"))[150, 150], RED)
+
+
+def test_each_fit_keeps_what_it_says() -> None:
+    picture = Image.new("RGB", (900, 300), BLUE)
+    picture.paste(RED, (300, 0, 600, 300))
+    data = saved(picture, "PNG")
+    squash, crop, letterbox = (image.load(data, fit) for fit in ("squash", "crop", "letterbox"))
+    assert close(squash[150, 20], BLUE)
+    assert close(squash[150, 150], RED)
+    assert close(crop[150, 20], RED)
+    assert close(crop[150, 280], RED)
+    assert close(letterbox[20, 150], (127, 127, 127))
+    assert close(letterbox[150, 150], RED)
+    assert close(letterbox[150, 20], BLUE)
+    assert {squash.shape, crop.shape, letterbox.shape} == {SHAPE}
+
+
+def test_shrinking_is_antialiased() -> None:
+    """Black and white columns of one pixel become grey; plain sampling would keep black or white."""
+    columns = np.zeros((1200, 1200, 3), np.uint8)
+    columns[:, ::2] = 255
+    pixels = image.load(saved(Image.fromarray(columns), "PNG"))
+    assert abs(float(pixels.mean()) - 127.5) < 3
+    assert pixels.std() < 6
+    narrow = image.load(saved(Image.fromarray(columns[:100]), "PNG"))  # shrinks across, grows down
+    assert narrow.std() < 6
+
+
+NO_PICTURE = {
+    "empty": (lambda: b"", "empty"),
+    "text": (lambda: b"<html>404</html>", "not_an_image"),
+    "a truncated jpeg": (lambda: photograph(1)[:9000], "truncated"),
+    "a jpeg's first bytes": (lambda: photograph(1)[:3], "not_an_image"),
+    "a jpeg's first line": (lambda: photograph(1)[:60], "truncated"),
+    "a truncated png": (lambda: saved(scene(1), "PNG")[:9000], "truncated"),
+    "a truncated jpeg with exif": (lambda: with_exif(6)[:2500], "truncated"),
+    "a bomb": (png_bomb, "too_large"),
+    "a jpeg that claims a bomb": (lambda: jpeg_claiming(65_000, 65_000), "too_large"),
+}
+
+
+@pytest.mark.parametrize("name", NO_PICTURE)
+def test_what_is_no_picture_says_why(name: str) -> None:
+    make, reason = NO_PICTURE[name]
+    with pytest.raises(image.BadImage) as caught:
+        image.load(make())
+    assert caught.value.reason == reason
+    assert len(str(caught.value)) > 10
+
+
+def test_the_limit_on_pixels_is_the_caller_s() -> None:
+    data = saved(two_colours(), "PNG")
+    assert image.load(data, max_pixels=480 * 360).shape == SHAPE
+    with pytest.raises(image.BadImage, match="480x360"):
+        image.load(data, max_pixels=480 * 360 - 1)
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.data())
+def test_damaged_bytes_give_a_picture_or_a_bad_image_and_nothing_else(data: st.DataObject) -> None:
+    original = bytearray(data.draw(st.sampled_from(DAMAGED)))
+    for _ in range(data.draw(st.integers(1, 8))):
+        original[data.draw(st.integers(0, len(original) - 1))] = data.draw(st.integers(0, 255))
+    cut = bytes(original[: data.draw(st.integers(0, len(original)))])
+    try:
+        assert image.load(cut, max_pixels=1_000_000).shape == SHAPE
+    except image.BadImage as error:
+        assert error.reason in {"empty", "not_an_image", "truncated", "too_large"}
+
+
+DAMAGED = (
+    saved(two_colours(60, 40)),
+    saved(two_colours(60, 40), "PNG"),
+    saved(two_colours(60, 40), "WEBP"),
+    saved(two_colours(60, 40), "GIF"),
+    saved(two_colours(60, 40), "TIFF"),
+)
+
+
+@pytest.mark.parametrize("fit", ["squash", "letterbox", "crop"])
+def test_training_and_serving_see_the_same_tensor_bit_for_bit(tmp_path: Path, fit: image.Fit) -> None:
+    """Through a real shard on one side, through image.load on the other."""
+    originals = {
+        "plain.jpg": photograph(1),
+        "wide.png": saved(scene(2, 900, 250), "PNG"),
+        "cmyk.jpg": saved(scene(3).convert("CMYK")),
+        "grey.jpg": saved(scene(4).convert("L")),
+        "turned.jpg": with_exif(6),
+        "large.jpg": photograph(5, width=1600, height=1200),
+        "small.png": saved(scene(6, 90, 70), "PNG"),
+        "deep.png": png16(np.asarray(scene(7).convert("L"), np.uint16) * 257),
+    }
+    for kind, names in (("a", list(originals)[:4]), ("b", list(originals)[4:])):
+        (tmp_path / "data" / kind).mkdir(parents=True)
+        for name in names:
+            (tmp_path / "data" / kind / name).write_bytes(originals[name])
+    params = load_params(ROOT / "params.yaml")
+    params = params.model_copy(update={"preprocess": params.preprocess.model_copy(update={"fit": fit})})
+    prepare(sources.dataset(tmp_path / "data"), tmp_path / "data", tmp_path / "prepared", params)
+    seen = 0
+    for side in (PreparedSet.open(tmp_path / "prepared").side(name) for name in ("train", "validation", "test")):
+        for origin, pixels in zip(side.origins, side.images(range(len(side))), strict=True):
+            served = image.load(originals[Path(origin).name], fit, params.preprocess.quality)
+            assert np.array_equal(pixels, served), origin
+            seen += 1
+    assert seen == len(originals)

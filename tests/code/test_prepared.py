@@ -1,0 +1,317 @@
+"""The prepared set: what is left out and why, the same bytes always, and that a kill costs nothing but time."""
+
+import csv
+import hashlib
+import json
+import multiprocessing
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from odd_pictures import animation, photograph, png16, saved, scene, with_exif
+from PIL import Image
+
+from pawprint import image
+from pawprint.errors import PawprintError
+from pawprint.params import Params, load_params
+from pawprint.photos import check, sources
+from pawprint.photos.split import SIDES, side_of
+from pawprint.prepared.read import PreparedSet
+from pawprint.prepared.write import Report, prepare
+
+ROOT = Path(__file__).parents[2]
+
+
+def params(**changes: object) -> Params:
+    loaded = load_params(ROOT / "params.yaml")
+    asked = {"max_bad_share": 1.0} | changes
+    return loaded.model_copy(update={"preprocess": loaded.preprocess.model_copy(update=asked)})
+
+
+def write(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    return folder
+
+
+def made(data: Path, out: Path, **changes: object) -> Report:
+    return prepare(sources.dataset(data), data, out, params(**changes))
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def pets(folder: Path, count: int = 40) -> Path:
+    small = {"width": 120, "height": 90}
+    return write(folder, {f"{'cat' if n % 2 else 'dog'}/{n}.jpg": photograph(n, **small) for n in range(count)})
+
+
+def reasons(report: Report) -> dict[str, str]:
+    return {one["path"]: one["reason"] for one in report["bad"]}
+
+
+def test_each_bad_file_is_left_out_by_name_and_reason(tmp_path: Path) -> None:
+    bad = {
+        "cat/empty.jpg": (b"", "empty"),
+        "cat/page.jpg": (b"<html>not found</html>", "not_an_image"),
+        "cat/cut.jpg": (photograph(101, width=300, height=300)[:8000], "truncated"),
+        "dog/blank.jpg": (saved(Image.new("RGB", (200, 200), (3, 3, 3))), "blank"),
+        "dog/tiny.png": (saved(scene(102, 8, 8), "PNG"), "tiny"),
+        "dog/huge.png": (saved(scene(103, 400, 400), "PNG"), "too_large"),
+    }
+    data = write(pets(tmp_path / "data"), {name: content for name, (content, _) in bad.items()})
+    report = made(data, tmp_path / "out", max_pixels=150_000)
+    assert reasons(report) == {name: reason for name, (_, reason) in bad.items()}
+    assert report["photographs"] == 40
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert all(name in page for name in bad)
+    assert "http" not in page.replace("<html>", "")  # nothing is fetched
+
+
+def test_what_is_converted_is_flagged_and_counted(tmp_path: Path) -> None:
+    flagged = {
+        "cat/a.jpg": (saved(scene(1).convert("CMYK")), "cmyk"),
+        "cat/b.jpg": (saved(scene(2).convert("L")), "grey"),
+        "cat/c.png": (saved(scene(3).convert("RGBA"), "PNG"), "alpha"),
+        "dog/d.png": (png16(np.asarray(scene(4).convert("L"), np.uint16) * 257), "deep"),
+        "dog/e.jpg": (with_exif(6), "rotated"),
+        "dog/f.gif": (animation(), "animated"),
+        "dog/g.jpg": (saved(scene(5), "PNG"), "wrong_extension"),
+        "dog/h.JPEG": (photograph(6), ""),
+    }
+    data = write(tmp_path / "data", {name: content for name, (content, _) in flagged.items()})
+    report = made(data, tmp_path / "out")
+    assert report["bad"] == [] or reasons(report) == {"dog/e.jpg": "near_copy"}  # the GIF shows the same colours
+    with (tmp_path / "out" / "manifest.csv").open(newline="") as file:
+        found = {row["origin"]: row["flags"] for row in csv.DictReader(file)}
+    for name, flags in found.items():
+        assert flags == flagged[name][1], name
+    assert report["flags"]["cmyk"] == 1
+
+
+def test_the_same_file_twice_is_used_once_and_under_two_labels_never(tmp_path: Path) -> None:
+    data = write(
+        pets(tmp_path / "data"),
+        {
+            "cat/x.jpg": photograph(807),
+            "cat/y.jpg": photograph(807),
+            "cat/z.jpg": photograph(808),
+            "dog/z.jpg": photograph(808),
+        },
+    )
+    report = made(data, tmp_path / "out")
+    assert reasons(report) == {"cat/y.jpg": "copy", "cat/z.jpg": "two_labels", "dog/z.jpg": "two_labels"}
+
+
+def test_a_near_copy_on_another_side_is_kept_out_of_validation_and_test_and_never_moved(tmp_path: Path) -> None:
+    def smaller(seed: int) -> bytes:
+        return saved(scene(seed).resize((400, 300), Image.Resampling.LANCZOS), quality=70)
+
+    def pair(first: str, second: str) -> int:
+        split = params().split
+        return next(
+            n
+            for n in range(1000, 3000)
+            if side_of(hashlib.sha256(photograph(n)).hexdigest(), 2017, split) == first
+            and side_of(hashlib.sha256(smaller(n)).hexdigest(), 2017, split) == second
+        )
+
+    files = {}
+    for name, first, second in (("tt", "train", "train"), ("tv", "train", "test"), ("vv", "test", "test")):
+        seed = pair(first, second)
+        files |= {f"cat/{name}1.jpg": photograph(seed), f"cat/{name}2.jpg": smaller(seed)}
+    twin = pair("train", "train")
+    files |= {"cat/twin.jpg": photograph(twin + 5000), "dog/twin.jpg": smaller(twin + 5000)}
+    before = made(write(pets(tmp_path / "data"), {}), tmp_path / "out")
+    report = made(write(tmp_path / "data", files), tmp_path / "out")
+    assert reasons(report) == {"cat/tv2.jpg": "near_copy", "cat/twin.jpg": "two_labels", "dog/twin.jpg": "two_labels"}
+    assert report["photographs"] == before["photographs"] + 5
+    with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as shard:
+        assert len(shard.getnames()) == report["photographs"]  # other readers of the shards do not see them either
+
+
+def test_near_copies_are_found_among_many_and_strangers_are_not() -> None:
+    """Exactly the pairs within the distance, as comparing all with all finds them."""
+    rng = np.random.default_rng(2017)
+    prints = rng.integers(0, 256, (2000, check.BITS // 8), np.uint8)
+    for index in range(0, 300, 3):  # some neighbours at 0 to 12 bits
+        bits = np.unpackbits(prints[index])
+        bits[rng.choice(check.BITS, rng.integers(0, 13), replace=False)] ^= 1
+        prints[index + 1] = np.packbits(bits)
+    apart = np.bitwise_count(prints[:, None] ^ prints[None]).sum(2)
+    expected = {(i, j) for i, j in zip(*np.nonzero(apart <= check.NEAR), strict=True) if i < j}
+    found = {tuple(group) for group in check._groups([one.tobytes().hex() for one in prints])}
+    assert found == expected
+
+
+def test_too_many_bad_ones_fail_and_leave_what_was_there(tmp_path: Path) -> None:
+    data, out = pets(tmp_path / "data"), tmp_path / "out"
+    made(data, out)
+    before = contents(out)
+    write(data, {f"cat/bad{n}.jpg": b"" for n in range(5)})
+    with pytest.raises(PawprintError, match=r"5 of 45 photographs are bad \(11\.1%.*max_bad_share.*5 empty.*bad0\.jpg"):
+        made(data, out, max_bad_share=0.1)
+    assert contents(out) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+def test_a_class_with_nothing_usable_is_named(tmp_path: Path) -> None:
+    data = write(pets(tmp_path / "data", 10), {"fox/1.jpg": b""})
+    with pytest.raises(PawprintError, match="No photograph of `fox`"):
+        made(data, tmp_path / "out")
+
+
+def test_the_same_photographs_give_the_same_bytes_whatever_was_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Added to, removed from, another parameter's leftovers, damaged leftovers, one worker: always a full run's."""
+    data, out = pets(tmp_path / "data"), tmp_path / "out"
+    made(data, tmp_path / "full")
+    full = contents(tmp_path / "full")
+    for number in range(0, 40, 9):
+        (data / ("cat" if number % 2 else "dog") / f"{number}.jpg").rename(tmp_path / f"{number}.jpg")
+    made(data, out)
+    for number in range(0, 40, 9):
+        (tmp_path / f"{number}.jpg").rename(data / ("cat" if number % 2 else "dog") / f"{number}.jpg")
+    made(data, out)
+    assert contents(out) == full
+    write(data, {"cat/more.jpg": photograph(77)})
+    made(data, out)
+    (data / "cat" / "more.jpg").unlink()
+    made(data, out)
+    assert contents(out) == full
+    made(data, out, quality=40)
+    assert contents(out) != full
+    made(data, out)
+    assert contents(out) == full
+    shard = out / "shards" / "00000.tar"
+    damaged = bytearray(shard.read_bytes())
+    damaged[len(damaged) // 2] ^= 1
+    shard.write_bytes(damaged)
+    made(data, out)
+    assert contents(out) == full
+    (out / "report.json").write_text("{")
+    made(data, out)
+    assert contents(out) == full
+    made(data, tmp_path / "other", quality=40)  # leftovers of another version under the right names
+    shutil.copytree(tmp_path / "other" / "shards", out / "shards", dirs_exist_ok=True)
+    monkeypatch.setattr(os, "cpu_count", lambda: 1)
+    made(data, out)
+    assert contents(out) == full
+
+
+def test_what_was_packed_is_used_again(tmp_path: Path) -> None:
+    """A shard with its checksum changed to fit is believed: so nothing was packed anew."""
+    data, out = pets(tmp_path / "data"), tmp_path / "out"
+    report = made(data, out)
+    shard = out / "shards" / "00000.tar"
+    with tarfile.open(shard) as archive:
+        first = archive.next()
+    assert first is not None
+    changed = bytearray(shard.read_bytes())
+    changed[first.offset_data + first.size - 3] ^= 1
+    shard.write_bytes(changed)
+    report["shards"]["00000.tar"] = hashlib.sha256(changed).hexdigest()
+    (out / "report.json").write_text(json.dumps(report))
+    made(data, out)
+    assert shard.read_bytes() == changed
+
+
+def test_shards_are_plain_tars_that_others_read_and_the_manifest_points_into(tmp_path: Path) -> None:
+    data, out = pets(tmp_path / "data"), tmp_path / "out"
+    made(data, out)
+    with (out / "manifest.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["hash"] for row in rows] == sorted(row["hash"] for row in rows)
+    with tarfile.open(out / "shards" / "00000.tar") as shard:
+        assert shard.getnames() == [f"{row['hash']}.jpg" for row in rows]
+        for row, entry in zip(rows, shard.getmembers(), strict=True):
+            assert (entry.offset_data, entry.size) == (int(row["offset"]), int(row["length"]))
+            member = shard.extractfile(entry)
+            assert member is not None
+            assert member.read() == image.pack((data / row["origin"]).read_bytes())
+
+
+def test_sides_never_change_as_the_set_grows(tmp_path: Path) -> None:
+    data, out = pets(tmp_path / "data"), tmp_path / "out"
+    made(data, out)
+
+    def sides() -> dict[str, str]:
+        opened = PreparedSet.open(out)
+        return {name: side for side in SIDES for name in opened.side(side).hashes}
+
+    before = sides()
+    write(data, {f"cat/new{n}.jpg": photograph(900 + n, width=90, height=90) for n in range(30)})
+    made(data, out)
+    after = sides()
+    assert len(after) == 70
+    assert before.items() <= after.items()
+
+
+def test_read_gives_any_photograph_in_any_order_also_in_another_process(tmp_path: Path) -> None:
+    made(pets(tmp_path / "data"), tmp_path / "out")
+    side = PreparedSet.open(tmp_path / "out").side("train")
+    order = np.random.default_rng(1).permutation(len(side))
+    shuffled = side.images(order)
+    for place, index in enumerate(order):
+        original = (tmp_path / "data" / side.origins[index]).read_bytes()
+        assert np.array_equal(shuffled[place], image.load(original))
+    with multiprocessing.get_context("spawn").Pool(2) as pool:
+        for there in pool.starmap(_in_another_process, [(tmp_path / "out", order.tolist())] * 2):
+            assert there == shuffled.sum()
+
+
+def _in_another_process(folder: Path, order: list[int]) -> int:
+    return int(PreparedSet.open(folder).side("train").images(order).sum())
+
+
+KILLED = """
+import sys
+from pathlib import Path
+from pawprint.params import load_params
+from pawprint.photos import sources
+from pawprint.prepared.write import prepare
+root, data, out = map(Path, sys.argv[1:])
+print("started", flush=True)
+prepare(sources.dataset(data), data, out, load_params(root / "params.yaml"))
+"""
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_bytes(tmp_path: Path) -> None:
+    data, out = pets(tmp_path / "data", 400), tmp_path / "out"
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [sys.executable, "-c", KILLED, str(ROOT), str(data), str(out)], stdout=subprocess.PIPE, text=True
+        )
+
+    began = time.monotonic()
+    assert start().wait() == 0
+    whole = time.monotonic() - began
+    full = contents(out)
+    killed = 0
+    for moment in np.linspace(0, whole, 12):
+        write(data, {"cat/extra.jpg": photograph(5)} if killed % 2 else {})
+        process = start()
+        assert process.stdout is not None
+        process.stdout.readline()
+        time.sleep(moment)
+        if process.poll() is None:
+            process.send_signal(signal.SIGKILL)
+            killed += 1
+        process.wait()
+        (data / "cat" / "extra.jpg").unlink(missing_ok=True)
+        assert start().wait() == 0
+        assert contents(out) == full
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+    assert killed >= 3
