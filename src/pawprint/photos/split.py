@@ -16,7 +16,7 @@ SIDES: tuple[SideName, ...] = get_args(SideName)
 
 def side_of(photograph_hash: str, seed: int, split: Split) -> SideName:
     """The side of the photograph with this content hash (hex)."""
-    draw = hashlib.sha256(f"{seed}:{photograph_hash}".encode()).digest()
+    draw = hashlib.sha256(f"{photograph_hash}:{seed}".encode()).digest()
     place = int.from_bytes(draw[:8], "big") / 2**64  # uniform in [0, 1)
     if place < split.train:
         return "train"
