@@ -6,7 +6,7 @@ print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
 """
 
 import csv
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from pawprint.runtime import Classifier
 LEVEL = 0.95
 BATCH = 32
 BINS = 15  # of confidence, for the calibration error
-SORTED = 200  # resamples of what must sort at each of them
+SORTED = 500  # resamples of what has to sort in each
 
 
 @dataclass(frozen=True)
@@ -148,6 +148,7 @@ def measure(scores: Scores, resamples: int, seed: int) -> Evaluation:
 
     gaps = _confidence_gaps(probabilities.max(axis=1), correct)
     whole = len(np.unique(labels)) == k
+    auroc, average_precision = _ranked(scores, min(resamples, SORTED), seed) if whole else (None, None)
     return Evaluation(
         photographs=n,
         mistakes=n - right,
@@ -159,8 +160,8 @@ def measure(scores: Scores, resamples: int, seed: int) -> Evaluation:
             name: figure(np.stack([(one_hot * said)[:, label], (one_hot + said)[:, label]], axis=1), f1)
             for label, name in enumerate(scores.classes)
         },
-        auroc=_ranked(_auroc, scores, rng, min(resamples, SORTED)) if whole else None,
-        average_precision=_ranked(_average_precision, scores, rng, min(resamples, SORTED)) if whole else None,
+        auroc=auroc,
+        average_precision=average_precision,
         confusion=sk.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(k)).tolist(),
     )
 
@@ -186,34 +187,33 @@ def _confidence_gaps(confidence: NDArray[np.float64], correct: NDArray[np.bool_]
     return np.asarray(np.eye(BINS)[index] * (confidence - correct)[:, None])
 
 
-def _ranked(
-    statistic: Callable[[NDArray[np.int64], NDArray[np.float64]], float],
-    scores: Scores,
-    rng: np.random.Generator,
-    resamples: int,
-) -> Figure:
-    """A figure that has to sort at every resample."""
+def _ranked(scores: Scores, resamples: int, seed: int) -> tuple[Figure, Figure]:
+    """AUROC and average precision; for more than two classes the means over one class against the rest.
+
+    The values are scikit-learn's. In a resample both come from one sort: the area as Mann and Whitney's statistic,
+    and the precision at each right one (ties there are copies of one photograph, so their order does not matter).
+    """
     labels, probabilities = scores.labels, scores.probabilities
-    values = []
-    for draw in rng.integers(0, len(labels), size=(resamples, len(labels))):
-        whole = len(np.unique(labels[draw])) == probabilities.shape[1]
-        values.append(statistic(labels[draw], probabilities[draw]) if whole else np.nan)
-    return _figure(statistic(labels, probabilities), values)
+    n, k = probabilities.shape
+    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    areas, precisions = [], []
+    for label in range(k):
+        truth, said = (labels == label)[draws], probabilities[:, label][draws]
+        there = truth.sum(axis=1).astype(np.float64)
+        there[(there == 0) | (there == n)] = np.nan  # a class is missing: no curve
+        ranks = stats.rankdata(said, axis=1)
+        areas.append(((ranks * truth).sum(axis=1) - there * (there + 1) / 2) / (there * (n - there)))
+        sorted_ = np.take_along_axis(truth, np.argsort(-said, axis=1, kind="stable"), axis=1)
+        precision = np.cumsum(sorted_, axis=1) / np.arange(1, n + 1)
+        precisions.append((precision * sorted_).sum(axis=1) / there)
+    one_hot = np.eye(k)[labels]
+    return (
+        _figure(float(sk.roc_auc_score(one_hot, probabilities, average="macro")), np.mean(areas, axis=0)),
+        _figure(float(sk.average_precision_score(one_hot, probabilities, average="macro")), np.mean(precisions, axis=0)),
+    )
 
 
-def _figure(value: float, resampled: NDArray[np.float64] | Sequence[float]) -> Figure:
-    low, high = np.nanquantile(np.asarray(resampled), [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+def _figure(value: float, resampled: NDArray[np.float64]) -> Figure:
+    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Figure(value=value, low=float(low), high=float(high))
 
-
-def _auroc(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Area under the ROC curve; for more than two classes the mean over one class against the rest."""
-    if probabilities.shape[1] == 2:
-        return float(sk.roc_auc_score(labels, probabilities[:, 1]))
-    return float(sk.roc_auc_score(labels, probabilities, multi_class="ovr"))
-
-
-def _average_precision(labels: NDArray[np.int64], probabilities: NDArray[np.float64]) -> float:
-    """Area under the precision-recall curve, the mean over the classes."""
-    one_hot = np.eye(probabilities.shape[1])[labels]
-    return float(sk.average_precision_score(one_hot, probabilities, average="macro"))
