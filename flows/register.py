@@ -76,22 +76,20 @@ def examine(entry: Champion, who: str, bench: Bench) -> Contender:
     return Contender(*bench.examine(classifier))
 
 
-def contest(
-    params: Params, entry: Champion, challenger: Contender, bench: Bench
-) -> tuple[Champion | None, Verdict]:
+def contest(params: Params, entry: Champion, challenger: Contender, bench: Bench) -> tuple[Champion | None, Verdict]:
     """Judge, and promote if that is the verdict; judge again where another registration was faster."""
     for _ in range(ATTEMPTS):
         reigning = registry.champion(ROOT, entry.model)
         verdict = judge(params, entry, reigning, challenger, bench)
         if verdict.outcome != "promoted" or registry.promote(ROOT, entry, verdict.reason, over=reigning):
             return reigning, verdict
-    raise PawprintError(f"Other registrations keep moving the champion of {entry.model}. Run `dvc repro` when they end.")
+    raise PawprintError(
+        f"Other registrations keep moving the champion of {entry.model}. Run `dvc repro` when they end."
+    )
 
 
 @step()
-def judge(
-    params: Params, entry: Champion, reigning: Champion | None, challenger: Contender, bench: Bench
-) -> Verdict:
+def judge(params: Params, entry: Champion, reigning: Champion | None, challenger: Contender, bench: Bench) -> Verdict:
     """What the gate says; a champion of an earlier run is fetched and examined again on today's photographs."""
     if because := registry.rolled_back(ROOT, entry):
         return gate.rolled_back(entry.version, because, challenger, params.gate)

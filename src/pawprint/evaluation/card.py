@@ -1,6 +1,6 @@
 """What is said of a model in words: on its MLflow run, on its version, and in the release dossier.
 
-card.run_name("mlp", params.candidate("mlp"), data_words, examined)      # "mlp · 400 drawings · all · 98.1 %"
+card.run_name("mlp · 400 drawings · all", examined)                      # "mlp · 400 drawings · all · 98.1 %"
 card.summary(info, examined)                                             # Markdown, with `{artifacts}` for pictures
 """
 

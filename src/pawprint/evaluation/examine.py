@@ -1,8 +1,8 @@
 """Everything that is measured of one model, in one call: evaluate and the gate ask the same questions.
 
-    bench = Bench.of(data, root / "data", params)       # the photographs, once for all models
-    examined, scores = bench.examine(Classifier(folder))
-    examined.test.accuracy, examined.worst_slice, examined.robustness.worst
+bench = Bench.of(data, root / "data", params)       # the photographs, once for all models
+examined, scores = bench.examine(Classifier(folder))
+examined.test.accuracy, examined.worst_slice, examined.robustness.worst
 """
 
 from collections.abc import Mapping, Sequence

@@ -69,9 +69,7 @@ def first(challenger: Contender, rules: Gate) -> Verdict:
     return Verdict(outcome="promoted", reason=f"the first model of this data set{but}", rules=table)
 
 
-def other_classes(
-    champion: tuple[str, ...], challenger: tuple[str, ...], contender: Contender, rules: Gate
-) -> Verdict:
+def other_classes(champion: tuple[str, ...], challenger: tuple[str, ...], contender: Contender, rules: Gate) -> Verdict:
     """The verdict where the classes have changed: a new model, since the old one cannot answer."""
     reason = f"the classes are now {', '.join(challenger)} (the champion knew {', '.join(champion)}): a new model"
     table = [*_figures(contender, None), *limits(contender, None, rules)]
@@ -90,9 +88,7 @@ def rolled_back(version: str, because: str, contender: Contender, rules: Gate) -
         f"version {version} was rolled back ({because}) and is not promoted again by itself; "
         "remove its tag `rolled_back` in MLflow to let it compete"
     )
-    return Verdict(
-        outcome="kept", reason=reason, rules=[*_figures(contender, None), *limits(contender, None, rules)]
-    )
+    return Verdict(outcome="kept", reason=reason, rules=[*_figures(contender, None), *limits(contender, None, rules)])
 
 
 def decide(challenger: Contender, champion: Contender, rules: Gate, resamples: int, seed: int) -> Verdict:
@@ -201,7 +197,9 @@ def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> li
     ]
 
 
-def refuse_overlap(folder: Path, record: lineage.Lineage, manifests: list[Path], tested: tuple[str, ...], who: str) -> None:
+def refuse_overlap(
+    folder: Path, record: lineage.Lineage, manifests: list[Path], tested: tuple[str, ...], who: str
+) -> None:
     """PawprintError unless the lineage proves that the model in `folder` has not learned from what it is judged on.
 
     photographs.txt says what it learned from; the manifest whose digest stands in the model's lineage must say the

@@ -209,11 +209,12 @@ def _ranked(scores: Scores, resamples: int, seed: int) -> tuple[Figure, Figure]:
     one_hot = np.eye(k)[labels]
     return (
         _figure(float(sk.roc_auc_score(one_hot, probabilities, average="macro")), np.mean(areas, axis=0)),
-        _figure(float(sk.average_precision_score(one_hot, probabilities, average="macro")), np.mean(precisions, axis=0)),
+        _figure(
+            float(sk.average_precision_score(one_hot, probabilities, average="macro")), np.mean(precisions, axis=0)
+        ),
     )
 
 
 def _figure(value: float, resampled: NDArray[np.float64]) -> Figure:
     low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
     return Figure(value=value, low=float(low), high=float(high))
-

@@ -105,9 +105,7 @@ def learning_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> No
                 # Candidates train for 5 epochs or 100; a share of the training puts them on one axis.
                 last = max((epoch for epoch, _ in points), default=1)
                 share = [epoch / last for epoch, _ in points]
-                axes.plot(
-                    share, [value for _, value in points], line, color=f"C{number}", label=f"{candidate}, {side}"
-                )
+                axes.plot(share, [value for _, value in points], line, color=f"C{number}", label=f"{candidate}, {side}")
         axes.set(xlabel="share of the training", ylabel=what)
         if what == "loss":
             axes.set_yscale("log")

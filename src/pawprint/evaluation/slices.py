@@ -1,7 +1,7 @@
 """The same photographs in parts: by class, light, sharpness, size, shape and breed, so that no average hides a weak one.
 
-    for part in slices(scores, traits(side, data)):
-        print(part.name, part.accuracy)         # "brightness: dark" 0.97 [0.93, 0.99]
+for part in slices(scores, traits(side, data)):
+    print(part.name, part.accuracy)         # "brightness: dark" 0.97 [0.93, 0.99]
 """
 
 import re

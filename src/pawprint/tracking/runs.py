@@ -102,7 +102,9 @@ class Run:
         """Since this process opened the run."""
         return time.monotonic() - self._began
 
-    def metrics(self, values: Mapping[str, float], step: int | None = None, dataset: tuple[str, str] = ("", "")) -> None:
+    def metrics(
+        self, values: Mapping[str, float], step: int | None = None, dataset: tuple[str, str] = ("", "")
+    ) -> None:
         """Log numbers, at an epoch or for the whole run.
 
         With `dataset` (name, digest) they are also what the run's logged model reached on it.
@@ -252,6 +254,53 @@ def artifact(root: Path, run_id: str, path: str) -> Path | None:
         return None
 
 
+def find(root: Path, word: str) -> str | None:
+    """The id of the run that a person means by an id, the first letters of one, or a run's name."""
+    server.connect(root)
+    client = mlflow.MlflowClient()
+    for run in _all(client):
+        if run.info.run_id.startswith(word) or run.info.run_name == word:
+            return str(run.info.run_id)
+    return None
+
+
+def search(root: Path, filter_: str) -> list[str]:
+    """The ids of the runs that MLflow's `filter_` matches, newest first."""
+    server.connect(root)
+    return [str(run.info.run_id) for run in _all(mlflow.MlflowClient(), filter_)]
+
+
+def tags(root: Path, run_id: str) -> dict[str, str] | None:
+    """A run's tags; None where there is no such run."""
+    run = _get(root, run_id)
+    return dict(run.data.tags) if run else None
+
+
+def given_and_gave(root: Path, run_id: str) -> tuple[dict[str, str], dict[str, float]]:
+    """(params, last metrics) of a run; both empty where there is no such run."""
+    run = _get(root, run_id)
+    return (dict(run.data.params), dict(run.data.metrics)) if run else ({}, {})
+
+
+def _get(root: Path, run_id: str) -> mlflow.entities.Run | None:
+    server.connect(root)
+    try:
+        return mlflow.MlflowClient().get_run(run_id)
+    except MlflowException:
+        return None
+
+
+def _all(client: mlflow.MlflowClient, filter_: str = "") -> Iterator[mlflow.entities.Run]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    token: str | None = None
+    while True:
+        page = client.search_runs(experiments, filter_, max_results=500, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
 def _keep_manifest(run: Run, root: Path, lineage: Lineage) -> None:
     manifest = root / "prepared" / "manifest.csv"
     if is_manifest(manifest, lineage):
@@ -293,6 +342,7 @@ def _experiment(root: Path, dataset: str) -> str:
         else:
             client.set_experiment_tag(made, NOTE, EXPERIMENT_NOTE.format(dataset=dataset))
             client.set_experiment_tag(made, "mlflow.experimentPrimaryMetricName", "test_log_loss")
+            client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
             return str(made)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
