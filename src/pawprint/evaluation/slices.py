@@ -1,4 +1,4 @@
-"""The same photographs in parts: by class, light, sharpness, size, shape and breed, so that no average hides a weak one.
+"""The same photographs in parts (class, light, sharpness, size, shape, breed): no average hides a weak one.
 
 for part in slices(scores, traits(side, data)):
     print(part.name, part.accuracy)         # "brightness: dark" 0.97 [0.93, 0.99]

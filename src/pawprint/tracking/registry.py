@@ -69,11 +69,12 @@ def register(root: Path, name: str, run: Run, info: ModelInfo) -> Champion:
         if found:
             entry = max(found, key=lambda version: int(version.version))
         else:
-            lineage = info.lineage
+            lineage, source = info.lineage, run.record().model_uri
             entry = client.create_model_version(
                 name,
-                source=run.record().model_uri,
+                source=source,
                 run_id=run.id,
+                model_id=source.removeprefix("models:/"),  # a server refuses a source that it cannot tie to its model
                 tags={
                     "candidate": info.candidate,
                     "model_digest": info.model_digest,
