@@ -1,7 +1,7 @@
 """What is said of a model in words: on its MLflow run, on its version, and in the release dossier.
 
 card.run_name("mlp · 400 drawings · all", examined)                      # "mlp · 400 drawings · all · 98.1 %"
-card.summary(info, examined)                                             # Markdown, with `{artifacts}` for pictures
+card.summary(info, examined)                                             # Markdown
 """
 
 from pawprint.evaluation.examine import Examined
@@ -15,7 +15,7 @@ def run_name(base: str, examined: Examined) -> str:
 
 
 def summary(info: ModelInfo, examined: Examined, drawn: bool, pictures: tuple[str, ...] = ()) -> str:
-    """Markdown for MLflow: the figures, then the pictures."""
+    """Markdown for MLflow: the figures, then where the pictures are."""
     test = examined.test
     lines = [
         f"**{info.candidate}** ({info.architecture}, {info.parameters:,} parameters) tells "
@@ -29,8 +29,8 @@ def summary(info: ModelInfo, examined: Examined, drawn: bool, pictures: tuple[st
     ]
     if drawn:
         lines += ["", "These photographs are **drawn**: the figures say nothing of real ones."]
-    for picture in pictures:
-        lines += ["", f"![{picture}]({{artifacts}}evaluation/{picture}.png)"]
+    if pictures:  # MLflow's pages show no picture inside a description
+        lines += ["", f"Pictures, under Artifacts, `evaluation/`: {', '.join(pictures)}."]
     return "\n".join(lines) + "\n"
 
 
