@@ -11,7 +11,8 @@ from prefect import flow
 from flows import ROOT
 from flows.steps import run, step
 from pawprint.errors import PawprintError
-from pawprint.evaluation import metrics, plots
+from pawprint.evaluation import card, metrics, plots
+from pawprint.evaluation.examine import Bench, Examined
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet, Side
@@ -19,64 +20,107 @@ from pawprint.runtime import Classifier
 from pawprint.tracking import runs
 
 OUT = ROOT / "reports" / "evaluation"
+CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 
 
 @flow(name="evaluate", flow_run_name="evaluate")
 def evaluate() -> None:
-    """Score each candidate through the runtime that will serve it."""
+    """Examine each candidate through the runtime that will serve it."""
     # 1. who takes part: the candidates of params.yaml, not whatever folders an earlier run left behind
     params = load_params(ROOT / "params.yaml")
     data = PreparedSet.open(ROOT / "prepared")
-    sides = {"validation": data.side("validation"), "test": data.side("test")}
-    for name, side in sides.items():
+    test, validation = data.side("test"), data.side("validation")
+    for side in (validation, test):
         if len(side) == 0:
             raise PawprintError(
-                f"No photograph fell on the {name} side. Bring more photographs or raise `split.{name}`."
+                f"No photograph fell on the {side.name} side. Bring more photographs or raise `split.{side.name}`."
             )
 
-    # 2. score and measure each, 3. draw, 4. log
-    found: dict[str, dict[str, Evaluation]] = {}
+    # 2. the questions: the test photographs, the same ones disturbed, and clutter
+    bench = prepare_bench(test, params)
+
+    # 3. the answers, measured and drawn
+    tuned, found = {}, {}
     for candidate in params.candidates:
-        found[candidate] = evaluate_candidate(candidate, params, sides)
-        log_evaluation(candidate, found[candidate])
+        tuned[candidate] = measure_validation(candidate, params, validation)
+        found[candidate] = examine_candidate(candidate, bench)
+    draw_learning_curves(params)
+
+    # 4. into each candidate's run, where people compare
+    for candidate, examined in found.items():
+        log_evaluation(candidate, tuned[candidate], examined, data.drawn)
 
     # 5. one file for `dvc metrics`
-    write_metrics(found)
+    write_metrics(tuned, found)
 
 
 @step()
-def evaluate_candidate(candidate: str, params: Params, sides: dict[str, Side]) -> dict[str, Evaluation]:
-    """Figures, predictions and pictures of one candidate, under reports/evaluation/<candidate>/."""
+def prepare_bench(test: Side, params: Params) -> Bench:
+    """What every candidate is asked."""
+    return Bench.of(test, ROOT / "data", params)
+
+
+@step()
+def measure_validation(candidate: str, params: Params, validation: Side) -> Evaluation:
+    """Figures on the validation side, by which the challenger is chosen."""
+    scores = metrics.score(Classifier(ROOT / "models" / candidate), validation)
     folder = OUT / candidate
     folder.mkdir(parents=True, exist_ok=True)
-    classifier = Classifier(ROOT / "models" / candidate)
-    found = {}
-    for name, side in sides.items():
-        scores = metrics.score(classifier, side)
-        found[name] = metrics.measure(scores, params.evaluation.bootstrap, params.seed)
-        scores.write(folder / f"{name}.csv")
-        if name == "test":
-            plots.confusion(found[name], side.classes, folder / "confusion.png")
-            plots.reliability(scores, folder / "reliability.png")
-            plots.mistakes(scores, side, folder / "mistakes.png")
-    print(f"{candidate}: test accuracy {found['test'].accuracy}, log loss {found['test'].log_loss}")
-    return found
+    scores.write(folder / "validation.csv")
+    return metrics.measure(scores, params.evaluation.bootstrap, params.seed)
+
+
+@step()
+def examine_candidate(candidate: str, bench: Bench) -> Examined:
+    """Figures, predictions and pictures of one candidate, under reports/evaluation/<candidate>/."""
+    folder, model = OUT / candidate, ROOT / "models" / candidate
+    classifier = Classifier(model)
+    examined, scores = bench.examine(classifier)
+    scores.write(folder / "test.csv")
+    plots.confusion(examined.test, scores.classes, folder / "confusion.png")
+    plots.reliability(scores, folder / "reliability.png")
+    plots.roc_and_precision(scores, folder / "roc_and_precision.png")
+    plots.disturbances(examined, folder / "disturbances.png")
+    plots.mistakes(scores, bench.test, folder / "mistakes.png")
+    plots.activations(classifier, scores, bench.test, folder / "activations.png")
+    if classifier.info.architecture == "article_cnn":
+        plots.first_layer(model / "model.safetensors", bench.test, folder / "first_layer.png")
+    worst = f", worst slice {examined.worst_slice.name}" if examined.worst_slice else ""
+    print(f"{candidate}: test accuracy {examined.test.accuracy}, log loss {examined.test.log_loss}{worst}")
+    return examined
 
 
 @step(retries=2, delay=2)
-def log_evaluation(candidate: str, found: dict[str, Evaluation]) -> None:
-    """Add the figures and pictures to the run that trained the candidate."""
+def draw_learning_curves(params: Params) -> None:
+    """All candidates in one figure, from what their trainings logged."""
+    curves = {}
+    for candidate in params.candidates:
+        model = ROOT / "models" / candidate
+        with runs.reopen(ROOT, runs.RunRecord.read(model / "run.json"), model) as mlflow_run:
+            curves[candidate] = mlflow_run.curves(*CURVES)
+    plots.learning_curves(curves, OUT / "learning_curves.png")
+
+
+@step(retries=2, delay=2)
+def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn: bool) -> None:
+    """Add the figures and pictures to the run that trained the candidate, and put them in its name and on its page."""
     model = ROOT / "models" / candidate
-    with runs.reopen(ROOT, runs.RunRecord.read(model / "run.json"), model) as mlflow_run:
-        for side, evaluation in found.items():
-            mlflow_run.metrics(evaluation.flat(side))
+    record, classifier = runs.RunRecord.read(model / "run.json"), Classifier(model)
+    lineage = classifier.info.lineage
+    with runs.reopen(ROOT, record, model) as mlflow_run:
+        mlflow_run.metrics(tuned.flat("validation"))
+        mlflow_run.metrics(examined.test.flat("test") | examined.flat(), dataset=(lineage.dataset, lineage.data_hash))
         mlflow_run.artifact(OUT / candidate, "evaluation")
+        mlflow_run.artifact(OUT / "learning_curves.png", "evaluation")
+        mlflow_run.rename(card.run_name(record.run_name, examined))
+        pictures = sorted(path.stem for path in (OUT / candidate).glob("*.png"))
+        mlflow_run.describe(card.summary(classifier.info, examined, drawn, ("learning_curves", *pictures)))
 
 
 @step()
-def write_metrics(found: dict[str, dict[str, Evaluation]]) -> None:
-    """reports/metrics.json: candidate -> side -> figures."""
-    figures = {name: {side: e.model_dump() for side, e in sides.items()} for name, sides in found.items()}
+def write_metrics(tuned: dict[str, Evaluation], found: dict[str, Examined]) -> None:
+    """reports/metrics.json: candidate -> side (and slices, robustness, neither, speed) -> figures."""
+    figures = {name: {"validation": tuned[name].model_dump(), **found[name].model_dump()} for name in found}
     _write(ROOT / "reports" / "metrics.json", figures)
 
 

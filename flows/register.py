@@ -7,16 +7,22 @@ import json
 from typing import Any
 
 from prefect import flow
+from rich.console import Console
+from rich.table import Table
 
 from flows import ROOT
 from flows.steps import run, step
-from pawprint.evaluation import gate, metrics
-from pawprint.evaluation.gate import Verdict
+from pawprint.errors import PawprintError
+from pawprint.evaluation import card, gate
+from pawprint.evaluation.examine import Bench
+from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.params import Params, load_params
-from pawprint.prepared.read import PreparedSet, Side
-from pawprint.runtime import Classifier, ModelInfo
+from pawprint.prepared.read import PreparedSet
+from pawprint.runtime import Classifier
 from pawprint.tracking import registry, runs
 from pawprint.tracking.registry import Champion
+
+ATTEMPTS = 5  # a registration that is overtaken compares again, with the new champion
 
 
 @flow(name="register", flow_run_name="register")
@@ -24,27 +30,24 @@ def register() -> None:
     """Move the alias `champion` only for a reason that can be stated."""
     # 1. who challenges: the lowest log loss on the validation side, so that the test side stays unseen
     params = load_params(ROOT / "params.yaml")
+    data = PreparedSet.open(ROOT / "prepared")
     candidate = challenger_of(params)
 
     # 2. every candidate becomes a registered version, known by its digest
     versions = {name: register_version(name) for name in params.candidates}
     entry = versions[candidate]
-
-    # 3. who reigns
     registry.challenge(ROOT, entry)
-    reigning = registry.champion(ROOT, entry.model)
 
-    # 4. the gate: both on the same test photographs, through the runtime that serves
-    side = PreparedSet.open(ROOT / "prepared").side("test")
-    verdict = judge(params, candidate, entry, reigning, side)
-    print(f"gate: {verdict.outcome} ({verdict.reason})")
+    # 3. the gate: challenger and champion on the same test photographs, through the runtime that serves;
+    # 4. the alias moves, or stays
+    bench = Bench.of(data.side("test"), ROOT / "data", params)
+    challenger = examine(entry, candidate, bench)
+    reigning, verdict = contest(params, entry, challenger, bench)
+    show(entry, reigning, verdict)
 
-    # 5. the alias moves, or stays
-    if verdict.outcome == "promoted":
-        registry.promote(ROOT, entry, verdict.reason)
-
-    # 6. what the next stage packages, and why
+    # 5. what the next stage packages, and why
     write_decision(entry, reigning, verdict)
+    log_decision(entry, challenger, verdict, data.drawn)
 
 
 def challenger_of(params: Params) -> str:
@@ -57,28 +60,58 @@ def challenger_of(params: Params) -> str:
 def register_version(candidate: str) -> Champion:
     """The registry's entry for the candidate's model."""
     folder = ROOT / "models" / candidate
-    info = ModelInfo.read(folder)
+    info = Classifier(folder).info
     with runs.reopen(ROOT, runs.RunRecord.read(folder / "run.json"), folder) as mlflow_run:
         return registry.register(ROOT, registry.model_name(info.lineage.dataset), mlflow_run, info)
 
 
 @step()
-def judge(params: Params, candidate: str, entry: Champion, reigning: Champion | None, side: Side) -> Verdict:
-    """What the gate says; a champion of an earlier run is fetched and scored again on today's photographs."""
-    folder = ROOT / "models" / candidate
-    challenger = Classifier(folder)
-    gate.refuse_overlap(folder, side.hashes, candidate)
-    scores = metrics.score(challenger, side)
+def examine(entry: Champion, who: str, bench: Bench) -> Contender:
+    """A registered version on today's test photographs, once its lineage has proved that it does not know them."""
+    folder = registry.folder(ROOT, entry)
+    classifier = Classifier(folder)
+    kept = runs.artifact(ROOT, entry.run_id, runs.MANIFEST)
+    manifests = [ROOT / "prepared" / "manifest.csv", *([kept] if kept else [])]
+    gate.refuse_overlap(folder, classifier.info.lineage, manifests, bench.test.hashes, who)
+    return Contender(*bench.examine(classifier))
+
+
+def contest(params: Params, entry: Champion, challenger: Contender, bench: Bench) -> tuple[Champion | None, Verdict]:
+    """Judge, and promote if that is the verdict; judge again where another registration was faster."""
+    for _ in range(ATTEMPTS):
+        reigning = registry.champion(ROOT, entry.model)
+        verdict = judge(params, entry, reigning, challenger, bench)
+        if verdict.outcome != "promoted" or registry.promote(ROOT, entry, verdict.reason, over=reigning):
+            return reigning, verdict
+    raise PawprintError(
+        f"Other registrations keep moving the champion of {entry.model}. Run `dvc repro` when they end."
+    )
+
+
+@step()
+def judge(params: Params, entry: Champion, reigning: Champion | None, challenger: Contender, bench: Bench) -> Verdict:
+    """What the gate says; a champion of an earlier run is fetched and examined again on today's photographs."""
+    if because := registry.rolled_back(ROOT, entry):
+        return gate.rolled_back(entry.version, because, challenger, params.gate)
     if reigning is None:
-        return gate.first(scores)
+        return gate.first(challenger, params.gate)
     if reigning.model_digest == entry.model_digest:
-        return gate.same(scores)
-    folder = registry.folder(ROOT, reigning)
-    champion = Classifier(folder)
-    if champion.info.classes != challenger.info.classes:
-        return gate.other_classes(champion.info.classes, challenger.info.classes, scores)
-    gate.refuse_overlap(folder, side.hashes, f"The champion {reigning.model} version {reigning.version}")
-    return gate.decide(scores, metrics.score(champion, side), params.gate, params.evaluation.bootstrap, params.seed)
+        return gate.same(challenger, params.gate)
+    known, asked = Classifier(registry.folder(ROOT, reigning)).info.classes, challenger.scores.classes
+    if known != asked:
+        return gate.other_classes(known, asked, challenger, params.gate)
+    champion = examine(reigning, f"the champion {reigning.model} version {reigning.version}", bench)
+    return gate.decide(challenger, champion, params.gate, params.evaluation.bootstrap, params.seed)
+
+
+def show(entry: Champion, reigning: Champion | None, verdict: Verdict) -> None:
+    """The gate's table on the terminal."""
+    table = Table("rule", f"challenger {_name(entry)}", f"champion {_name(reigning)}", "", title_justify="left")
+    for rule in verdict.rules:
+        table.add_row(rule.rule, rule.challenger, rule.champion, gate.MARKS[rule.passed])
+    console = Console(width=120)
+    console.print(table)
+    print(f"gate: {verdict.outcome} ({verdict.reason})")
 
 
 @step()
@@ -88,9 +121,35 @@ def write_decision(entry: Champion, reigning: Champion | None, verdict: Verdict)
     assert now is not None  # the first model of a data set is always promoted
     (ROOT / "champion.json").write_text(now.model_dump_json(indent=1) + "\n", encoding="utf-8")
     reports = ROOT / "reports"
-    names = [f"{c.candidate}, version {c.version}" if c else "none" for c in (entry, reigning)]
     (reports / "gate.json").write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (reports / "gate.md").write_text(verdict.markdown(*names), encoding="utf-8")
+    (reports / "gate.md").write_text(verdict.markdown(_name(entry), _name(reigning)), encoding="utf-8")
+
+
+@step(retries=2, delay=2)
+def log_decision(entry: Champion, challenger: Contender, verdict: Verdict, drawn: bool) -> None:
+    """The verdict on the challenger's run, and on its version what a person wants to know of it."""
+    test = challenger.examined.test
+    folder = "release" if verdict.outcome == "promoted" else "gate"  # a later verdict never replaces a promotion's
+    mlflow_run = runs.Run(entry.run_id)
+    for name in ("gate.md", "gate.json"):
+        mlflow_run.artifact(ROOT / "reports" / name, folder)
+    mlflow_run.tags({"gate": verdict.outcome, "gate_reason": verdict.reason})
+    info = Classifier(registry.folder(ROOT, entry)).info
+    registry.describe(
+        ROOT,
+        entry,
+        card.summary(info, challenger.examined, drawn),
+        {
+            "gate": verdict.outcome,
+            "gate_reason": verdict.reason,
+            "test_accuracy": f"{test.accuracy.value:.4f}",
+            "test_log_loss": f"{test.log_loss.value:.4f}",
+        },
+    )
+
+
+def _name(champion: Champion | None) -> str:
+    return f"{champion.candidate}, version {champion.version}" if champion else "none"
 
 
 if __name__ == "__main__":

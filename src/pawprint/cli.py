@@ -74,6 +74,105 @@ def results(out: Annotated[Path, typer.Option(help="the Markdown file")] = Path(
     print(f"wrote {out}")
 
 
+@app.command(epilog="Examples: pawprint trace pawprint-sample@champion | pawprint trace data/cat/1.jpg --json")
+def trace(
+    what: Annotated[
+        str, typer.Argument(help="a Bento tag, model/version, model@alias, run id, photograph's path or hash, commit")
+    ],
+    as_json: Annotated[bool, typer.Option("--json", help="the tree as JSON")] = False,
+) -> None:
+    """Show where something comes from, each link checked. Exit code 1 where a digest does not match."""
+    from rich.markup import escape
+    from rich.tree import Tree
+
+    from pawprint import trace as tracing
+
+    def bento_folder(tag: str) -> Path | None:
+        import bentoml
+
+        from pawprint.serving import bento
+
+        return Path(bentoml.get(tag).path) if bento.exists(tag) else None
+
+    found = tracing.trace(ROOT, what, bento_folder)
+    if as_json:
+        print(tracing.as_json(found))
+    else:
+
+        def branch(link: tracing.Link, tree: Tree | None) -> Tree:
+            mark = {"proved": "", "unproved": " [yellow]unproved[/]", "broken": " [bold red]BROKEN[/]"}[link.state]
+            said = f" [dim]({escape(link.said)})[/]" if link.said else ""
+            label = f"{link.kind} [bold]{escape(link.name)}[/]{mark}{said}"
+            here = Tree(label) if tree is None else tree.add(label)
+            for below in link.links:
+                branch(below, here)
+            return here
+
+        Console(width=None if sys.stdout.isatty() else 160).print(branch(found, None), highlight=False)
+    for link in found.broken():
+        print(f"error: BROKEN {link.kind} {link.name}: {link.said}", file=sys.stderr)
+    if any(found.broken()):
+        raise typer.Exit(1)
+
+
+@app.command(epilog="Examples: pawprint compare | pawprint compare 3f2a 91bc")
+def compare(
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="run ids or names")] = None,
+) -> None:
+    """Runs side by side: parameters that differ, then figures. Without names: today's candidates."""
+    from rich.table import Table
+
+    from pawprint.evaluation import comparison
+    from pawprint.params import load_params
+    from pawprint.tracking import runs
+
+    params = load_params(ROOT / "params.yaml")
+    words = words or [runs.RunRecord.read(ROOT / "models" / name / "run.json").run_id for name in params.candidates]
+    ids = []
+    for word in words:
+        run_id = runs.find(ROOT, word)
+        if run_id is None:
+            raise PawprintError(f"There is no run {word!r} here. `make ui` lists all runs; take an id or a name.")
+        ids.append(run_id)
+    given, gave = zip(*(runs.given_and_gave(ROOT, run_id) for run_id in ids), strict=True)
+    tested = [runs.artifact(ROOT, run_id, "evaluation/test.csv") for run_id in ids]
+    names = [(runs.tags(ROOT, run_id) or {}).get("mlflow.runName", "") for run_id in ids]
+    table = Table("", *(f"{run_id[:8]}\n{name}" for run_id, name in zip(ids, names, strict=True)))
+    for name, values in comparison.differences(given):
+        table.add_row(name, *values)
+    table.add_section()
+    for name, values in comparison.figures(gave):
+        column = {"test_accuracy": "accuracy", "test_log_loss": "log_loss"}.get(name)
+        for number, (value, csv_) in enumerate(zip(values, tested, strict=True)):
+            if number and column and csv_ and tested[0]:
+                differs = comparison.significant(csv_, tested[0], column, params.evaluation.bootstrap, params.seed)
+                values[number] = f"{value} *" if differs else value
+        table.add_row(name, *values)
+    Console(width=None if sys.stdout.isatty() else 160).print(table)
+    print("* differs from the first run (95 % interval of the paired difference excludes 0)")
+
+
+@app.command(epilog='Example: pawprint rollback --because "it calls foxes dogs"')
+def rollback(
+    because: Annotated[str, typer.Option(help="why, for those who come after")],
+    model: Annotated[str, typer.Option(help="the registered model; default: the one of champion.json")] = "",
+) -> None:
+    """Put the previous champion back, and package it. The one that goes is not promoted again by itself."""
+    import subprocess
+
+    from pawprint.evaluation.summary import read_json
+    from pawprint.tracking import registry
+
+    name = model or (read_json(ROOT / "champion.json") or {}).get("model", "")
+    if not name:
+        raise PawprintError("champion.json is missing, so there is nothing to roll back. Run `make run` first.")
+    gone, now = registry.roll_back(ROOT, name, because)
+    print(f"{name}: version {gone.version} rolled back, version {now.version} ({now.candidate}) reigns.", flush=True)
+    if (ROOT / "flows" / "pipeline.py").exists():  # the same road as after an alias moved by hand
+        code = "from flows.pipeline import repair; from flows.steps import explained\nwith explained(): repair()"
+        raise typer.Exit(subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode)
+
+
 @app.command(epilog="Example: pawprint ui --port 5001")
 def ui(
     port: Annotated[int, typer.Option(help="where to listen")] = 5000,

@@ -27,7 +27,7 @@ Pixels = NDArray[np.uint8]
 cv2.setNumThreads(0)  # the callers run one photograph a thread; OpenCV's own pool would only contend
 
 
-class BadImage(ValueError):  # noqa: N818
+class BadImage(ValueError):
     """These bytes give no picture. `reason` is a short code, the message a sentence for a person."""
 
     def __init__(self, reason: str, message: str) -> None:

@@ -4,6 +4,7 @@ record = lineage.read(root, dataset, manifest, params)   # before training
 record.model_copy(update={"run_id": run_id})
 """
 
+import csv
 import hashlib
 import subprocess
 from pathlib import Path
@@ -76,3 +77,22 @@ def read(root: Path, dataset: str, manifest: Path, params: Params, device: str) 
         seed=params.seed,
         device=device,
     )
+
+
+def is_manifest(path: Path, record: Lineage) -> bool:
+    """Is this the very manifest that the model of `record` was trained from?"""
+    return path.is_file() and sha256(path) == record.manifest_digest
+
+
+def learned(manifest: Path) -> frozenset[str]:
+    """SHA-256 of the photographs that a training on `manifest` learns from or is tuned on."""
+    with manifest.open(newline="", encoding="utf-8") as file:
+        return frozenset(row["hash"] for row in csv.DictReader(file) if row["side"] in ("train", "validation"))
+
+
+def claimed(folder: Path) -> frozenset[str]:
+    """What photographs.txt in a model folder names; empty where it is missing."""
+    try:
+        return frozenset((folder / "photographs.txt").read_text(encoding="ascii").split())
+    except (OSError, ValueError):
+        return frozenset()

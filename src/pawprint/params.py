@@ -85,12 +85,21 @@ class Evaluation(_Closed):
     """How candidates are measured."""
 
     bootstrap: Annotated[int, Field(ge=100)] = 2000
+    min_slice: Count = 15
+    disturbed: Annotated[int, Field(ge=0)] = 100
+    clutter: Annotated[int, Field(ge=0)] = 100
 
 
 class Gate(_Closed):
-    """When a challenger becomes champion."""
+    """When a challenger becomes champion: it must be better, and keep every limit that the champion keeps."""
 
     max_accuracy_loss: Share = 0.005
+    max_calibration_error: Share = 0.1
+    min_worst_slice: Share = 0.8
+    max_robustness_loss: Share = 0.25
+    max_refused: Share = 0.1
+    max_latency_ms: Positive = 500
+    max_size_mb: Positive = 200
 
 
 Digests = tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...]

@@ -1,5 +1,6 @@
 """The gate promotes for a reason that it can state, and for nothing else."""
 
+import csv
 from pathlib import Path
 
 import numpy as np
@@ -7,29 +8,47 @@ import pytest
 
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate
-from pawprint.evaluation.metrics import Scores
+from pawprint.evaluation.examine import Examined
+from pawprint.evaluation.gate import Contender
+from pawprint.evaluation.metrics import Scores, measure
+from pawprint.evaluation.neither import Neither
+from pawprint.evaluation.robustness import Robustness
+from pawprint.evaluation.slices import slices
+from pawprint.evaluation.speed import Speed
+from pawprint.lineage import Lineage, sha256
 from pawprint.params import Gate
 
 N = 400
-RULES = Gate(max_accuracy_loss=0.005)
+RULES = Gate()
+FAST = Speed(latency_p50_ms=10, latency_p95_ms=12, throughput_per_second=100, size_mb=10, machine="one")
 
 
-def scores(sure: float, wrong: int, *, seed: int = 0, noise: float = 0.0, hashes: str = "h") -> Scores:
+def contender(
+    sure: float, wrong: int, *, seed: int = 0, noise: float = 0.0, hashes: str = "h", speed: Speed = FAST
+) -> Contender:
     """N photographs of two classes; the first `wrong` are wrong, each answer given with `sure`."""
     labels = np.arange(N) % 2
     confidence = np.clip(sure + np.random.default_rng(seed).normal(0, noise, N), 0.51, 0.999)
     confidence[:wrong] = 1 - confidence[:wrong]
     probabilities = np.where(np.arange(2) == labels[:, None], confidence[:, None], 1 - confidence[:, None])
     names = tuple(f"{hashes}{i}" for i in range(N))
-    return Scores(names, names, labels, probabilities, ("cat", "dog"))
+    scores = Scores(names, names, labels, probabilities, ("cat", "dog"), np.ones(N), 0.5)
+    examined = Examined(
+        test=measure(scores, 200, seed=1),
+        slices=slices(scores, {"half": ["first" if i < N // 2 else "second" for i in range(N)]}, least=20),
+        robustness=Robustness(photographs=N, accuracy=1.0, under={"blur": 0.9}),
+        neither=Neither(strangers=10, auroc=1.0, confidence_auroc=0.9, false_accept=0.0, refused=0.0),
+        speed=speed,
+    )
+    return Contender(examined, scores)
 
 
-def decide(challenger: Scores, champion: Scores) -> gate.Verdict:
-    return gate.decide(challenger, champion, RULES, resamples=500, seed=1)
+def decide(challenger: Contender, champion: Contender, rules: Gate = RULES) -> gate.Verdict:
+    return gate.decide(challenger, champion, rules, resamples=500, seed=1)
 
 
 def test_a_better_model_is_promoted_and_a_worse_one_is_not() -> None:
-    good, bad = scores(0.97, 4), scores(0.80, 40)
+    good, bad = contender(0.97, 4), contender(0.80, 40)
     up, down = decide(good, bad), decide(bad, good)
     assert (up.outcome, down.outcome) == ("promoted", "kept")
     assert all(rule.passed is not False for rule in up.rules)
@@ -37,31 +56,120 @@ def test_a_better_model_is_promoted_and_a_worse_one_is_not() -> None:
 
 
 def test_noise_is_a_tie_and_a_tie_keeps_the_champion() -> None:
-    verdict = decide(scores(0.9, 20, seed=1, noise=0.03), scores(0.9, 20, seed=2, noise=0.03))
+    verdict = decide(contender(0.9, 20, seed=1, noise=0.03), contender(0.9, 20, seed=2, noise=0.03))
     assert verdict.outcome == "tie"
 
 
 def test_surer_answers_do_not_buy_more_mistakes() -> None:
-    champion = scores(0.75, 0)
-    verdict = decide(scores(0.999, 8), champion)
+    verdict = decide(contender(0.999, 8), contender(0.75, 0))
     assert verdict.outcome == "kept"
     assert "accuracy may be worse" in verdict.reason
 
 
+@pytest.mark.parametrize(
+    ("limit", "said"),
+    [
+        ({"max_calibration_error": 0.0001}, "calibration error at most 0.0001"),
+        ({"min_worst_slice": 0.999}, "worst slice right in at least 0.999"),
+        ({"max_latency_ms": 5.0}, "one answer (median) within 5 ms"),
+        ({"max_size_mb": 1.0}, "model at most 1 MB"),
+    ],
+)
+def test_a_better_model_that_misses_a_limit_is_kept_out_and_the_limit_is_named(
+    limit: dict[str, float], said: str
+) -> None:
+    tight = Gate.model_validate(limit)
+    fast = FAST.model_copy(update={"latency_p50_ms": 1.0, "size_mb": 0.5})
+    perfect = contender(0.6, 0, speed=fast)
+    perfect.scores.probabilities[:] = np.clip(perfect.scores.probabilities, 0.4, 0.6)
+    better = contender(0.97, 2)
+    if "max_calibration_error" in limit:  # 60 % sure and right in 60 % is calibrated, and still the worse model
+        perfect = contender(0.6, int(0.4 * N), speed=fast)
+    verdict = decide(better, perfect, tight.model_copy(update={"max_accuracy_loss": 0.1}))
+    assert verdict.outcome == "kept"
+    assert said in verdict.reason
+    assert [rule.rule for rule in verdict.rules if rule.passed is False] == [said]
+
+
+def test_a_limit_that_the_champion_misses_more_does_not_keep_it_on_the_throne() -> None:
+    slow = FAST.model_copy(update={"latency_p50_ms": 900.0})
+    challenger = contender(0.97, 4, speed=FAST.model_copy(update={"latency_p50_ms": 600.0}))
+    assert decide(challenger, contender(0.8, 40, speed=slow)).outcome == "promoted"
+    assert decide(challenger, contender(0.8, 40)).outcome == "kept"
+
+
+def test_the_first_model_is_promoted_and_the_limits_it_misses_are_named() -> None:
+    plain = gate.first(contender(0.97, 4), RULES)
+    assert (plain.outcome, plain.reason) == ("promoted", "the first model of this data set")
+    weak = gate.first(contender(0.8, 200), RULES)
+    assert weak.outcome == "promoted"
+    assert "outside its limits: calibration error" in weak.reason
+    assert "worst slice" in weak.reason
+
+
+def test_other_classes_make_a_new_model_and_the_same_model_stays() -> None:
+    new = gate.other_classes(("cat", "dog"), ("cat", "dog", "fox"), contender(0.9, 4), RULES)
+    assert new.outcome == "promoted"
+    assert "cat, dog, fox" in new.reason
+    assert gate.same(contender(0.9, 4), RULES).outcome == "kept"
+
+
+def test_what_a_person_rolled_back_does_not_climb_by_itself() -> None:
+    verdict = gate.rolled_back("3", "2026-01-02 03:04 UTC: it calls foxes dogs", contender(0.99, 0), RULES)
+    assert verdict.outcome == "kept"
+    assert "version 3 was rolled back" in verdict.reason
+    assert "foxes" in verdict.reason
+
+
 def test_the_verdict_is_the_same_on_every_run_and_prints_every_rule() -> None:
-    one, two = (decide(scores(0.95, 5), scores(0.9, 9)) for _ in range(2))
+    one, two = (decide(contender(0.95, 5), contender(0.9, 9)) for _ in range(2))
     assert one == two
     table = one.markdown("a", "b")
-    assert all(rule.rule in table for rule in one.rules)
+    for rule in one.rules:
+        assert f"| {rule.rule} | {rule.challenger} | {rule.champion} |" in table
 
 
 def test_different_photographs_are_never_compared() -> None:
     with pytest.raises(PawprintError, match="different photographs"):
-        decide(scores(0.9, 5), scores(0.9, 5, hashes="other"))
+        decide(contender(0.9, 5), contender(0.9, 5, hashes="other"))
 
 
-def test_a_model_is_not_judged_on_what_it_learned_from(tmp_path: Path) -> None:
-    (tmp_path / "photographs.txt").write_text("aa\nbb\n")
-    gate.refuse_overlap(tmp_path, ("cc", "dd"), "it")
+@pytest.fixture
+def trained(tmp_path: Path) -> tuple[Path, Path, Lineage]:
+    """A model folder, the manifest it learned from, and its lineage: aa and bb learned, cc tested."""
+    manifest = tmp_path / "manifest.csv"
+    with manifest.open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerows([["hash", "side"], ["aa", "train"], ["bb", "validation"], ["cc", "test"]])
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "photographs.txt").write_text("aa\nbb\n")
+    record = Lineage(
+        git_commit="", git_dirty=False, dataset="d", data_hash="", manifest_digest=sha256(manifest), params_digest="",
+        lock_digest="", seed=1, device="cpu",
+    )  # fmt: skip
+    return folder, manifest, record
+
+
+def test_a_model_is_not_judged_on_what_it_learned_from(trained: tuple[Path, Path, Lineage]) -> None:
+    folder, manifest, record = trained
+    gate.refuse_overlap(folder, record, [manifest], ("cc", "dd"), "it")
     with pytest.raises(PawprintError, match="it has learned from 1 of the 2 test photographs"):
-        gate.refuse_overlap(tmp_path, ("bb", "cc"), "it")
+        gate.refuse_overlap(folder, record, [manifest], ("bb", "cc"), "it")
+
+
+@pytest.mark.parametrize("claim", ["aa\n", "aa\nbb\ndd\n", "", None])
+def test_a_list_of_photographs_that_the_lineage_does_not_prove_is_refused(
+    trained: tuple[Path, Path, Lineage], claim: str | None
+) -> None:
+    folder, manifest, record = trained
+    (folder / "photographs.txt").unlink() if claim is None else (folder / "photographs.txt").write_text(claim)
+    with pytest.raises(PawprintError, match=r"photographs\.txt does not name the photographs of the manifest"):
+        gate.refuse_overlap(folder, record, [manifest], ("cc",), "it")
+
+
+def test_without_the_manifest_nothing_is_proved(trained: tuple[Path, Path, Lineage]) -> None:
+    folder, manifest, record = trained
+    manifest.write_text(manifest.read_text() + "ee,test\n")
+    with pytest.raises(PawprintError, match="Nothing proves what it has learned from"):
+        gate.refuse_overlap(folder, record, [manifest, manifest.with_name("none.csv")], ("cc",), "it")

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image, ImageOps
+
 from odd_pictures import (
     BLUE,
     RED,
@@ -20,8 +22,6 @@ from odd_pictures import (
     two_colours,
     with_exif,
 )
-from PIL import Image, ImageOps
-
 from pawprint import image
 from pawprint.params import load_params
 from pawprint.photos import sources

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from odd_pictures import photograph
 
+from odd_pictures import photograph
 from pawprint.errors import PawprintError
 from pawprint.params import Split
 from pawprint.photos import sources

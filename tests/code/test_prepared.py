@@ -15,9 +15,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from odd_pictures import animation, photograph, png16, saved, scene, with_exif
 from PIL import Image
 
+from odd_pictures import animation, photograph, png16, saved, scene, with_exif
 from pawprint import image
 from pawprint.errors import PawprintError
 from pawprint.params import Params, load_params

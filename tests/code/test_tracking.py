@@ -124,8 +124,8 @@ def test_the_same_model_is_one_version_and_another_is_the_next(
             found.append(registry.register(root, name, run, ModelInfo.read(folder)))
     assert [entry.version for entry in found] == ["1", "2", "1"]
     assert registry.champion(root, name) is None
-    registry.promote(root, found[0], "the first")
-    registry.promote(root, found[1], "better")
+    assert registry.promote(root, found[0], "the first", over=None)
+    assert registry.promote(root, found[1], "better", over=found[0])
     assert registry.champion(root, name) == found[1]
     version = mlflow.MlflowClient().get_model_version(name, "2")
     assert version.tags["promoted_because"] == "better"

@@ -68,7 +68,9 @@ def test_clipping_bounds_the_step(data: PreparedSet) -> None:
     torch.manual_seed(given.seed)
     before = catalogue.build("article_cnn")
     after = fit("article_cnn", given, data, Memory()).network
-    moved = sum(float((a - b).detach().abs().max()) for a, b in zip(before.parameters(), after.parameters(), strict=True))
+    moved = sum(
+        float((a - b).detach().abs().max()) for a, b in zip(before.parameters(), after.parameters(), strict=True)
+    )
     assert 0 < moved < 1e-4
 
 

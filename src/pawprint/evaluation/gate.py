@@ -1,19 +1,30 @@
 """Whether a challenger becomes champion, and the reason in words.
 
-verdict = decide(challenger_scores, champion_scores, rules, resamples=2000, seed=2017)
+verdict = decide(Contender(examined, scores), Contender(champion_examined, champion_scores), params.gate, 2000, 2017)
 verdict.outcome, verdict.reason      # "promoted", "log loss 0.031 against 0.058, ..."
 """
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
+from pawprint import lineage
 from pawprint.errors import PawprintError
-from pawprint.evaluation.metrics import LEVEL, Scores
+from pawprint.evaluation.examine import Examined
+from pawprint.evaluation.metrics import Scores, paired_interval
 from pawprint.params import Gate
+
+
+@dataclass(frozen=True)
+class Contender:
+    """One of the two models."""
+
+    examined: Examined
+    scores: Scores
 
 
 class Rule(BaseModel):
@@ -38,97 +49,175 @@ class Verdict(BaseModel):
 
     def markdown(self, challenger: str, champion: str) -> str:
         """The table for reports/gate.md."""
-        marks = {True: "pass", False: "fail", None: "-"}
         lines = [f"# Gate: {self.outcome}", "", self.reason, ""]
         lines += [f"| rule | challenger: {challenger} | champion: {champion} | |", "|---|---|---|---|"]
-        lines += [f"| {r.rule} | {r.challenger} | {r.champion} | {marks[r.passed]} |" for r in self.rules]
+        lines += [f"| {r.rule} | {r.challenger} | {r.champion} | {MARKS[r.passed]} |" for r in self.rules]
         return "\n".join(lines) + "\n"
 
 
-def first(challenger: Scores) -> Verdict:
-    """The verdict where there is no champion to beat."""
-    return Verdict(
-        outcome="promoted",
-        reason="the first model of this data set",
-        rules=[
-            Rule(rule="log loss", challenger=f"{challenger.losses.mean():.4f}", champion="none", passed=None),
-            Rule(rule="accuracy", challenger=f"{challenger.correct.mean():.4f}", champion="none", passed=None),
-        ],
+MARKS = {True: "pass", False: "fail", None: "-"}
+
+
+def first(challenger: Contender, rules: Gate) -> Verdict:
+    """The verdict where there is no champion to beat: any model is better than none.
+
+    Limits that it misses are named, and mended by the next champion.
+    """
+    table = [*_figures(challenger, None), *limits(challenger, None, rules)]
+    missed = [rule.rule for rule in table if rule.passed is False]
+    but = f"; outside its limits: {'; '.join(missed)}" if missed else ""
+    return Verdict(outcome="promoted", reason=f"the first model of this data set{but}", rules=table)
+
+
+def other_classes(champion: tuple[str, ...], challenger: tuple[str, ...], contender: Contender, rules: Gate) -> Verdict:
+    """The verdict where the classes have changed: a new model, since the old one cannot answer."""
+    reason = f"the classes are now {', '.join(challenger)} (the champion knew {', '.join(champion)}): a new model"
+    table = [*_figures(contender, None), *limits(contender, None, rules)]
+    return Verdict(outcome="promoted", reason=reason, rules=table)
+
+
+def same(champion: Contender, rules: Gate) -> Verdict:
+    """The verdict where the best candidate is the reigning champion's very model."""
+    table = [*_figures(champion, champion), *limits(champion, champion, rules)]
+    return Verdict(outcome="kept", reason="the best candidate is the champion itself, byte for byte", rules=table)
+
+
+def rolled_back(version: str, because: str, contender: Contender, rules: Gate) -> Verdict:
+    """The verdict on a version that a person took off the throne: it does not climb back by itself."""
+    reason = (
+        f"version {version} was rolled back ({because}) and is not promoted again by itself; "
+        "remove its tag `rolled_back` in MLflow to let it compete"
     )
+    return Verdict(outcome="kept", reason=reason, rules=[*_figures(contender, None), *limits(contender, None, rules)])
 
 
-def decide(challenger: Scores, champion: Scores, rules: Gate, resamples: int, seed: int) -> Verdict:
+def decide(challenger: Contender, champion: Contender, rules: Gate, resamples: int, seed: int) -> Verdict:
     """Compare two models on the same photographs, pair by pair.
 
-    Promoted when the 95 % interval of the paired difference in log loss lies below zero and the accuracy is not
-    worse than `max_accuracy_loss` (lower end of its paired interval). McNemar's exact test stands beside it: it
-    sees only the photographs on which the two disagree and is too weak at a few hundred to decide.
+    Promoted when the 95 % interval of the paired difference in log loss lies below zero, the accuracy is not worse
+    than `max_accuracy_loss` (lower end of its paired interval) and every limit is kept. McNemar's exact test stands
+    beside it: it sees only the photographs on which the two disagree and is too weak at a few hundred to decide.
     """
-    if challenger.hashes != champion.hashes:
+    ours, theirs = challenger.scores, champion.scores
+    if ours.hashes != theirs.hashes:
         raise PawprintError("The gate was given scores of different photographs. Run `dvc repro` to score both again.")
-    better = champion.losses - challenger.losses
-    gain = challenger.correct.astype(float) - champion.correct.astype(float)
-    low, high = _paired_interval(better, resamples, seed)
-    worst_gain, _ = _paired_interval(gain, resamples, seed)
-    only_challenger = int((challenger.correct & ~champion.correct).sum())
-    only_champion = int((champion.correct & ~challenger.correct).sum())
-    p = (
-        stats.binomtest(only_challenger, only_challenger + only_champion).pvalue
-        if only_challenger + only_champion
-        else 1.0
-    )
+    low, high = paired_interval(theirs.losses - ours.losses, resamples, seed)
+    worst_gain, _ = paired_interval(ours.correct.astype(float) - theirs.correct.astype(float), resamples, seed)
+    only_ours, only_theirs = int((ours.correct & ~theirs.correct).sum()), int((theirs.correct & ~ours.correct).sum())
+    p = stats.binomtest(only_ours, only_ours + only_theirs).pvalue if only_ours + only_theirs else 1.0
 
     loss_wins, accurate = low > 0, worst_gain >= -rules.max_accuracy_loss
+    loss, accuracy = _figures(challenger, champion)
+    kept = limits(challenger, champion, rules)
     table = [
-        Rule(
-            rule=f"log loss better (paired difference [{low:+.4f}, {high:+.4f}] above 0)",
-            challenger=f"{challenger.losses.mean():.4f}",
-            champion=f"{champion.losses.mean():.4f}",
-            passed=bool(loss_wins),
+        loss.model_copy(
+            update={
+                "rule": f"log loss better (95 % of paired difference [{low:+.4f}, {high:+.4f}] above 0)",
+                "passed": bool(loss_wins),
+            }
         ),
-        Rule(
-            rule=f"accuracy not worse by more than {rules.max_accuracy_loss} (low end {worst_gain:+.4f})",
-            challenger=f"{challenger.correct.mean():.4f}",
-            champion=f"{champion.correct.mean():.4f}",
-            passed=bool(accurate),
+        accuracy.model_copy(
+            update={
+                "rule": f"accuracy not worse by more than {rules.max_accuracy_loss} (low end {worst_gain:+.4f})",
+                "passed": bool(accurate),
+            }
         ),
         Rule(
             rule=f"McNemar's exact test, p = {p:.3g}",
-            challenger=f"right alone {only_challenger}",
-            champion=f"right alone {only_champion}",
+            challenger=f"right alone {only_ours}",
+            champion=f"right alone {only_theirs}",
             passed=None,
         ),
+        *kept,
     ]
-    figures = f"log loss {challenger.losses.mean():.4f} against {champion.losses.mean():.4f}"
-    if loss_wins and accurate:
-        return Verdict(outcome="promoted", reason=f"{figures}: better, and no less accurate", rules=table)
-    if loss_wins:
+    figures = f"log loss {ours.losses.mean():.4f} against {theirs.losses.mean():.4f}"
+    missed = [rule.rule for rule in kept if rule.passed is False]
+    if loss_wins and not accurate:
         return Verdict(outcome="kept", reason=f"{figures}: better, but the accuracy may be worse", rules=table)
+    if loss_wins and missed:
+        return Verdict(outcome="kept", reason=f"{figures}: better, but outside: {'; '.join(missed)}", rules=table)
+    if loss_wins:
+        return Verdict(outcome="promoted", reason=f"{figures}: better, and no less accurate", rules=table)
     if high < 0:
         return Verdict(outcome="kept", reason=f"{figures}: worse", rules=table)
     return Verdict(outcome="tie", reason=f"{figures}: no difference that these photographs can show", rules=table)
 
 
-def same(champion: Scores) -> Verdict:
-    """The verdict where the best candidate is the reigning champion's very model."""
-    return Verdict(
-        outcome="kept", reason="the best candidate is the champion itself, byte for byte", rules=first(champion).rules
-    )
+def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> list[Rule]:
+    """The limits of params.yaml. What misses one passes all the same where the champion is no better at it: a
+    limit must not keep a bad champion on the throne."""
+
+    def rule(text: str, figure: Callable[[Examined], float], limit: float, shown: Callable[[Examined], str]) -> Rule:
+        ours = figure(challenger.examined)
+        theirs = figure(champion.examined) if champion else None
+        return Rule(
+            rule=text,
+            challenger=shown(challenger.examined),
+            champion=shown(champion.examined) if champion else "none",
+            passed=bool(ours <= limit or (theirs is not None and ours <= theirs)),
+        )
+
+    return [
+        rule(
+            f"calibration error at most {rules.max_calibration_error:g}",
+            lambda e: e.test.calibration_error.value,
+            rules.max_calibration_error,
+            lambda e: f"{e.test.calibration_error.value:.4f}",
+        ),
+        rule(
+            f"worst slice right in at least {rules.min_worst_slice:g}",
+            lambda e: -e.worst_slice.accuracy.value if e.worst_slice else -1.0,
+            -rules.min_worst_slice,
+            lambda e: f"{e.worst_slice.accuracy.value:.4f} ({e.worst_slice.name})" if e.worst_slice else "no slices",
+        ),
+        rule(
+            f"accuracy lost to a disturbance at most {rules.max_robustness_loss:g}",
+            lambda e: e.robustness.worst[1],
+            rules.max_robustness_loss,
+            lambda e: f"{e.robustness.worst[1]:.4f} ({e.robustness.worst[0]})",
+        ),
+        rule(
+            f"test photographs refused at most {rules.max_refused:g}",
+            lambda e: e.neither.refused,
+            rules.max_refused,
+            lambda e: f"{e.neither.refused:.4f}",
+        ),
+        rule(
+            f"one answer (median) within {rules.max_latency_ms:g} ms",
+            lambda e: e.speed.latency_p50_ms,
+            rules.max_latency_ms,
+            lambda e: f"{e.speed.latency_p50_ms:.1f} ms",
+        ),
+        rule(
+            f"model at most {rules.max_size_mb:g} MB",
+            lambda e: e.speed.size_mb,
+            rules.max_size_mb,
+            lambda e: f"{e.speed.size_mb:.1f} MB",
+        ),
+    ]
 
 
-def other_classes(champion: tuple[str, ...], challenger: tuple[str, ...], scores: Scores) -> Verdict:
-    """The verdict where the classes have changed: a new model, since the old one cannot answer."""
-    return Verdict(
-        outcome="promoted",
-        reason=f"the classes are now {', '.join(challenger)} (the champion knew {', '.join(champion)}): a new model",
-        rules=first(scores).rules,
-    )
+def refuse_overlap(
+    folder: Path, record: lineage.Lineage, manifests: list[Path], tested: tuple[str, ...], who: str
+) -> None:
+    """PawprintError unless the lineage proves that the model in `folder` has not learned from what it is judged on.
 
-
-def refuse_overlap(folder: Path, tested: tuple[str, ...], who: str) -> None:
-    """PawprintError where the model in `folder` would be judged on photographs that it has learned from."""
-    learned = set((folder / "photographs.txt").read_text(encoding="utf-8").split())
-    both = len(learned.intersection(tested))
+    photographs.txt says what it learned from; the manifest whose digest stands in the model's lineage must say the
+    same. `manifests` are the places where that manifest may lie.
+    """
+    manifest = next((path for path in manifests if lineage.is_manifest(path, record)), None)
+    if manifest is None:
+        raise PawprintError(
+            f"Nothing proves what {who} has learned from: the manifest {record.manifest_digest[:12]} that its lineage "
+            "names is neither in its run nor in prepared/. Train it again, or give the data set another name."
+        )
+    claimed = lineage.claimed(folder)
+    if not claimed or claimed != lineage.learned(manifest):
+        raise PawprintError(
+            f"{folder / 'photographs.txt'} does not name the photographs of the manifest that {who} was trained on. "
+            "It was changed or lost; train the model again."
+        )
+    both = len(claimed.intersection(tested))
     if both:
         raise PawprintError(
             f"{who} has learned from {both} of the {len(tested)} test photographs (its `seed` or `split` was another), "
@@ -137,10 +226,19 @@ def refuse_overlap(folder: Path, tested: tuple[str, ...], who: str) -> None:
         )
 
 
-def _paired_interval(
-    differences: "np.ndarray[tuple[int], np.dtype[np.float64]]", resamples: int, seed: int
-) -> tuple[float, float]:
-    rng = np.random.default_rng(seed)
-    means = np.array([rng.choice(differences, len(differences)).mean() for _ in range(resamples)])
-    low, high = np.quantile(means, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def _figures(challenger: Contender, champion: Contender | None) -> list[Rule]:
+    ours, theirs = challenger.examined.test, champion.examined.test if champion else None
+    return [
+        Rule(
+            rule="log loss",
+            challenger=str(ours.log_loss),
+            champion=str(theirs.log_loss) if theirs else "none",
+            passed=None,
+        ),
+        Rule(
+            rule="accuracy",
+            challenger=str(ours.accuracy),
+            champion=str(theirs.accuracy) if theirs else "none",
+            passed=None,
+        ),
+    ]

@@ -21,6 +21,8 @@ from pawprint.runtime import Classifier
 
 LEVEL = 0.95
 BATCH = 32
+BINS = 15  # of confidence, for the calibration error
+SORTED = 500  # resamples of what has to sort in each
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class Scores:
     labels: NDArray[np.int64]  # [n]
     probabilities: NDArray[np.float64]  # [n, classes], rows sum to one
     classes: tuple[str, ...]
+    typicality: NDArray[np.float64]  # [n], cosine similarity to the nearest training photographs
+    threshold: float  # a picture below it is refused as "neither"
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -48,12 +52,13 @@ class Scores:
         """One line a photograph, for a person and for plots."""
         with path.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["photograph", "hash", "class", "predicted", *self.classes])
-            for origin, digest, label, row in zip(
-                self.origins, self.hashes, self.labels, self.probabilities, strict=True
+            rows.writerow(["photograph", "hash", "class", "predicted", "log_loss", "typicality", *self.classes])
+            for origin, digest, label, row, loss, typicality in zip(
+                self.origins, self.hashes, self.labels, self.probabilities, self.losses, self.typicality, strict=True
             ):
                 predicted = self.classes[int(row.argmax())]
-                rows.writerow([origin, digest, self.classes[label], predicted, *(f"{p:.6f}" for p in row)])
+                numbers = (f"{number:.6f}" for number in (loss, typicality, *row))
+                rows.writerow([origin, digest, self.classes[label], predicted, *numbers])
 
 
 class Figure(BaseModel):
@@ -82,12 +87,13 @@ class Evaluation(BaseModel):
     calibration_error: Figure
     f1: dict[str, Figure]  # by class
     auroc: Figure | None  # None where a class is not in these photographs
+    average_precision: Figure | None  # likewise; for more than two classes the mean over them
     confusion: list[list[int]]  # rows: right class, columns: predicted
 
     def flat(self, prefix: str) -> dict[str, float]:
         """`{"test_accuracy": ..., "test_accuracy_low": ..., ...}`: the names that MLflow shows."""
-        named = {name: getattr(self, name) for name in ("accuracy", "balanced_accuracy", "log_loss", "auroc")}
-        named["calibration_error"] = self.calibration_error
+        names = ("accuracy", "balanced_accuracy", "log_loss", "auroc", "average_precision", "calibration_error")
+        named = {name: getattr(self, name) for name in names}
         named |= {f"f1_{label}": figure for label, figure in self.f1.items()}
         flat = {f"{prefix}_mistakes": float(self.mistakes), f"{prefix}_photographs": float(self.photographs)}
         for name, figure in named.items():
@@ -100,81 +106,115 @@ class Evaluation(BaseModel):
 
 def score(classifier: Classifier, side: Side) -> Scores:
     """Ask the model about every photograph of a side, through the runtime that will serve it."""
-    rows = []
-    for start in range(0, len(side), BATCH):
-        indices = range(start, min(start + BATCH, len(side)))
-        rows.append(classifier.predict(side.images(indices)).probabilities)
+    batches = [range(start, min(start + BATCH, len(side))) for start in range(0, len(side), BATCH)]
+    answers = [classifier.predict(side.images(batch)) for batch in batches]
     classes = len(classifier.info.classes)
-    probabilities = np.concatenate(rows) if rows else np.empty((0, classes), np.float32)
-    return Scores(side.hashes, side.origins, side.labels, probabilities.astype(np.float64), side.classes)
+    return Scores(
+        side.hashes,
+        side.origins,
+        side.labels,
+        np.concatenate([np.empty((0, classes)), *(answer.probabilities for answer in answers)]),
+        side.classes,
+        np.concatenate([np.empty(0), *(answer.typicality for answer in answers)]),
+        classifier.info.typicality_threshold,
+    )
 
 
 def measure(scores: Scores, resamples: int, seed: int) -> Evaluation:
     """All figures of one model. Accuracy has Wilson's interval, which holds at 100 % too; the others have the
     percentile bootstrap's over photographs (Efron and Tibshirani, 1993)."""
-    labels, probabilities = scores.labels, scores.probabilities
+    labels, probabilities, correct = scores.labels, scores.probabilities, scores.correct
     n, k = probabilities.shape
-    right = int(scores.correct.sum())
+    right = int(correct.sum())
     wilson = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     rng = np.random.default_rng(seed)
-    draws = rng.integers(0, n, size=(resamples, n))
+    # How often each photograph is drawn, [resamples, n]: what a resample sums up is then one matrix product.
+    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
+    once = np.ones((1, n))
 
-    def figure(statistic: Callable[[NDArray[np.int64]], float]) -> Figure:
-        values = np.array([statistic(draw) for draw in draws])
-        low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-        return Figure(value=statistic(np.arange(n)), low=float(low), high=float(high))
+    def figure(terms: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Figure:
+        """`terms` [n, m] are summed over photographs; `statistic` makes one number of each [m] of [resamples, m]."""
+        return _figure(float(statistic(once @ terms)[0]), statistic(counts @ terms))
 
-    predicted = probabilities.argmax(axis=1)
-    confidence, correct, losses = probabilities.max(axis=1), scores.correct, scores.losses
-    one_hot = np.eye(k)[labels]
-    said = np.eye(k)[predicted]
+    one_hot, said = np.eye(k)[labels], np.eye(k)[probabilities.argmax(axis=1)]
 
-    def recall(draw: NDArray[np.int64]) -> float:
-        hit = (one_hot[draw] * said[draw]).sum(axis=0)
-        there = one_hot[draw].sum(axis=0)
-        return float((hit[there > 0] / there[there > 0]).mean())
+    def recall(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        hit, there = sums[:, :k], sums[:, k:]
+        return np.asarray(np.nanmean(np.where(there > 0, hit / np.maximum(there, 1), np.nan), axis=1))
 
-    def f1(label: int) -> Callable[[NDArray[np.int64]], float]:
-        def statistic(draw: NDArray[np.int64]) -> float:
-            hit = float((one_hot[draw, label] * said[draw, label]).sum())
-            total = float(one_hot[draw, label].sum() + said[draw, label].sum())
-            return 2 * hit / total if total else float("nan")
+    def f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
+        hit, total = sums.T
+        return np.asarray(np.where(total > 0, 2 * hit / np.maximum(total, 1), np.nan))
 
-        return statistic
-
+    gaps = _confidence_gaps(probabilities.max(axis=1), correct)
     whole = len(np.unique(labels)) == k
-    few = draws[: min(resamples, 500)]  # AUROC sorts at every draw
+    auroc, average_precision = _ranked(scores, min(resamples, SORTED), seed) if whole else (None, None)
     return Evaluation(
         photographs=n,
         mistakes=n - right,
         accuracy=Figure(value=right / n, low=float(wilson.low), high=float(wilson.high)),
-        balanced_accuracy=figure(recall),
-        log_loss=figure(lambda draw: float(losses[draw].mean())),
-        calibration_error=figure(lambda draw: calibration_error(confidence[draw], correct[draw])),
-        f1={name: figure(f1(label)) for label, name in enumerate(scores.classes)},
-        auroc=_auroc(labels, probabilities, few) if whole else None,
-        confusion=sk.confusion_matrix(labels, predicted, labels=range(k)).tolist(),
+        balanced_accuracy=figure(np.hstack([one_hot * said, one_hot]), recall),
+        log_loss=figure(scores.losses[:, None], lambda sums: sums[:, 0] / n),
+        calibration_error=figure(gaps, lambda sums: np.abs(sums).sum(axis=1) / n),
+        f1={
+            name: figure(np.stack([(one_hot * said)[:, label], (one_hot + said)[:, label]], axis=1), f1)
+            for label, name in enumerate(scores.classes)
+        },
+        auroc=auroc,
+        average_precision=average_precision,
+        confusion=sk.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(k)).tolist(),
     )
 
 
-def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_], bins: int = 15) -> float:
+def paired_interval(differences: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float]:
+    """95 % interval of the mean of `differences` [n] by the percentile bootstrap; (0, 0) where there are none."""
+    n = len(differences)
+    if not n:
+        return 0.0, 0.0
+    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
+    low, high = np.quantile(counts @ differences / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return float(low), float(high)
+
+
+def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
     """Expected calibration error: mean gap of confidence and accuracy over equal-width bins (Guo et al., 2017)."""
-    index = np.minimum((confidence * bins).astype(int), bins - 1)
-    gaps = np.bincount(index, weights=confidence - correct, minlength=bins)
-    return float(np.abs(gaps).sum() / len(confidence))
+    return float(np.abs(_confidence_gaps(confidence, correct).sum(axis=0)).sum() / len(confidence))
 
 
-def _auroc(labels: NDArray[np.int64], probabilities: NDArray[np.float64], draws: NDArray[np.int64]) -> Figure:
-    """Area under the ROC curve; for more than two classes the mean over one class against the rest."""
+def _confidence_gaps(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
+    """[n, BINS], confidence minus correctness in the photograph's bin of confidence, 0 in all others."""
+    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    return np.asarray(np.eye(BINS)[index] * (confidence - correct)[:, None])
 
-    def area(draw: NDArray[np.int64]) -> float:
-        there = np.unique(labels[draw])
-        if len(there) < probabilities.shape[1]:
-            return float("nan")
-        if probabilities.shape[1] == 2:
-            return float(sk.roc_auc_score(labels[draw], probabilities[draw, 1]))
-        return float(sk.roc_auc_score(labels[draw], probabilities[draw], multi_class="ovr"))
 
-    values = np.array([area(draw) for draw in draws])
-    low, high = np.nanquantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Figure(value=area(np.arange(len(labels))), low=float(low), high=float(high))
+def _ranked(scores: Scores, resamples: int, seed: int) -> tuple[Figure, Figure]:
+    """AUROC and average precision; for more than two classes the means over one class against the rest.
+
+    The values are scikit-learn's. In a resample both come from one sort: the area as Mann and Whitney's statistic,
+    and the precision at each right one (ties there are copies of one photograph, so their order does not matter).
+    """
+    labels, probabilities = scores.labels, scores.probabilities
+    n, k = probabilities.shape
+    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
+    areas, precisions = [], []
+    for label in range(k):
+        truth, said = (labels == label)[draws], probabilities[:, label][draws]
+        there = truth.sum(axis=1).astype(np.float64)
+        there[(there == 0) | (there == n)] = np.nan  # a class is missing: no curve
+        ranks = stats.rankdata(said, axis=1)
+        areas.append(((ranks * truth).sum(axis=1) - there * (there + 1) / 2) / (there * (n - there)))
+        sorted_ = np.take_along_axis(truth, np.argsort(-said, axis=1, kind="stable"), axis=1)
+        precision = np.cumsum(sorted_, axis=1) / np.arange(1, n + 1)
+        precisions.append((precision * sorted_).sum(axis=1) / there)
+    one_hot = np.eye(k)[labels]
+    return (
+        _figure(float(sk.roc_auc_score(one_hot, probabilities, average="macro")), np.mean(areas, axis=0)),
+        _figure(
+            float(sk.average_precision_score(one_hot, probabilities, average="macro")), np.mean(precisions, axis=0)
+        ),
+    )
+
+
+def _figure(value: float, resampled: NDArray[np.float64]) -> Figure:
+    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return Figure(value=value, low=float(low), high=float(high))

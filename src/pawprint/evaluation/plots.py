@@ -1,16 +1,29 @@
-"""Pictures of an evaluation, as PNG files: confusion matrix, reliability diagram, worst mistakes."""
+"""Pictures of an evaluation, as PNG files: figures, photographs it got wrong, and where the model looks.
 
+plots.confusion(examined.test, classes, Path("confusion.png"))
+"""
+
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import cv2
 import matplotlib as mpl
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
-from sklearn.metrics import ConfusionMatrixDisplay
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from sklearn.metrics import ConfusionMatrixDisplay, average_precision_score, precision_recall_curve, roc_curve
 
+from pawprint.evaluation.examine import Examined
 from pawprint.evaluation.metrics import Evaluation, Scores
+from pawprint.image import SIZE
 from pawprint.prepared.read import Side
+from pawprint.runtime import Classifier
 
 mpl.use("Agg")
+
+Curve = Sequence[tuple[int, float]]  # (epoch, value)
 
 
 def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> None:
@@ -60,6 +73,125 @@ def mistakes(scores: Scores, side: Side, path: Path, most: int = 32) -> None:
             fontsize=6,
         )
     _save(canvas, path)
+
+
+def roc_and_precision(scores: Scores, path: Path) -> None:
+    """ROC and precision-recall curves, one class against the rest; with two classes of the second alone."""
+    canvas = Canvas(figsize=(8, 4), layout="constrained")
+    left, right = canvas.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color="grey", linewidth=1)
+    for label in range(len(scores.classes)) if len(scores.classes) > 2 else (1,):
+        truth, said = scores.labels == label, scores.probabilities[:, label]
+        if truth.all() or not truth.any():
+            continue
+        false_positive, true_positive, _ = roc_curve(truth, said)
+        precision, recall, _ = precision_recall_curve(truth, said)
+        left.plot(false_positive, true_positive, label=scores.classes[label])
+        right.plot(recall, precision, label=f"AP {average_precision_score(truth, said):.4f}")
+    left.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    right.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+    for axes in (left, right):
+        axes.legend(fontsize=7)
+    _save(canvas, path)
+
+
+def learning_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
+    """Loss and accuracy by epoch of every candidate; `curves` is candidate -> metric -> (epoch, value)."""
+    canvas = Canvas(figsize=(10, 4), layout="constrained")
+    for axes, what in zip(canvas.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for number, (candidate, metrics) in enumerate(curves.items()):
+            for side, line in (("train", ":"), ("validation", "-")):
+                points = metrics.get(f"{side}_{what}", ())
+                # Candidates train for 5 epochs or 100; a share of the training puts them on one axis.
+                last = max((epoch for epoch, _ in points), default=1)
+                share = [epoch / last for epoch, _ in points]
+                axes.plot(share, [value for _, value in points], line, color=f"C{number}", label=f"{candidate}, {side}")
+        axes.set(xlabel="share of the training", ylabel=what)
+        if what == "loss":
+            axes.set_yscale("log")
+            axes.legend(fontsize=7)
+    _save(canvas, path)
+
+
+def disturbances(examined: Examined, path: Path) -> None:
+    """Accuracy as the photographs are and under each disturbance, and by slice."""
+    bars = {"as they are": examined.robustness.accuracy, **examined.robustness.under}
+    bars |= {part.name: part.accuracy.value for part in examined.slices}
+    canvas = Canvas(figsize=(6, 0.26 * len(bars) + 0.8), layout="constrained")
+    axes = canvas.subplots()
+    split = 1 + len(examined.robustness.under)
+    axes.barh(list(bars), list(bars.values()), color=["C0"] * split + ["C1"] * (len(bars) - split))
+    axes.invert_yaxis()
+    axes.tick_params(axis="y", labelsize=7)
+    axes.set(xlabel="accuracy", xlim=(0, 1.0))
+    _save(canvas, path)
+
+
+def activations(classifier: Classifier, scores: Scores, side: Side, path: Path, each: int = 6) -> None:
+    """Where the model looked for its answer: the surest right answers above, the worst wrong ones below.
+
+    Class-activation maps of Zhou et al. (2016), out of the graph's own `activation`; the hottest place of every
+    picture is red.
+    """
+    order = np.argsort(scores.losses, kind="stable")
+    right, wrong = order[scores.correct[order]][:each], order[~scores.correct[order]][::-1][:each]
+    canvas = Canvas(figsize=(each * 1.6, 3.9), layout="constrained")
+    grid = canvas.subplots(2, each)
+    for axes in grid.ravel():
+        axes.axis("off")
+    for row, (indices, word) in enumerate(((right, "right"), (wrong, "wrong"))):
+        if not len(indices):
+            continue
+        pixels = side.images(indices)
+        maps = classifier.predict(pixels).activation
+        for axes, index, photograph, planes in zip(grid[row], indices, pixels, maps, strict=False):
+            said = int(scores.probabilities[index].argmax())
+            axes.imshow(photograph)
+            axes.imshow(heat(planes, said), cmap="turbo", alpha=0.45, vmin=0, vmax=1)
+            axes.set_title(f"{word}: {scores.classes[said]} {scores.probabilities[index].max():.0%}", fontsize=7)
+    _save(canvas, path)
+
+
+def heat(planes: NDArray[np.float32], label: int) -> NDArray[np.float32]:
+    """[classes or 1, h, w] -> what speaks for class `label`, [300, 300] in 0..1.
+
+    One plane is the log-odds of the second of two classes: for the first it is turned round.
+    """
+    plane = planes[label] if len(planes) > 1 else planes[0] * (1 if label else -1)
+    warm = np.maximum(plane, 0).astype(np.float32)
+    warm /= max(float(warm.max()), 1e-6)
+    return np.asarray(np.clip(cv2.resize(warm, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC), 0, 1), np.float32)
+
+
+def first_layer(weights: Path, side: Side, path: Path) -> None:
+    """The filters of `article_cnn`'s one convolution, and what each sees in a photograph of either class.
+
+    `weights` is model.safetensors with `conv.weight` [10, 3, 5, 5] and `conv.bias` [10].
+    """
+    tensors = load_file(weights)
+    filters, bias = tensors["conv.weight"].astype(np.float32), tensors["conv.bias"].astype(np.float32)
+    shown = [int(np.flatnonzero(side.labels == label)[0]) for label in np.unique(side.labels)[:2]]
+    canvas = Canvas(figsize=(1.2 * (len(filters) + 1), 1.25 * (1 + len(shown))), layout="constrained")
+    grid = canvas.subplots(1 + len(shown), len(filters) + 1)
+    for axes in grid.ravel():
+        axes.axis("off")
+    low, high = float(filters.min()), float(filters.max())
+    for axes, one in zip(grid[0, 1:], filters, strict=True):
+        axes.imshow((one.transpose(1, 2, 0) - low) / (high - low))
+    for row, photograph in zip(grid[1:], side.images(shown), strict=True):
+        _maps(row, photograph, filters, bias)
+    _save(canvas, path)
+
+
+def _maps(
+    row: Sequence[Axes], photograph: NDArray[np.uint8], filters: NDArray[np.float32], bias: NDArray[np.float32]
+) -> None:
+    """The photograph, then one map a filter: relu(convolution + bias), as the network computes it."""
+    row[0].imshow(photograph)
+    inputs = photograph.astype(np.float32) / 255
+    for axes, one, offset in zip(row[1:], filters, bias, strict=True):
+        seen = sum(cv2.filter2D(inputs[:, :, colour], cv2.CV_32F, one[colour]) for colour in range(3))
+        axes.imshow(np.maximum(np.asarray(seen) + offset, 0), cmap="gray")
 
 
 def _save(canvas: Canvas, path: Path) -> None:

@@ -2,10 +2,19 @@
 
 champion = registry.champion(root, "pawprint-sample")
 version = registry.register(root, "pawprint-sample", run, info)
-registry.promote(root, version)
+registry.promote(root, version, "log loss 0.03 against 0.06", over=champion)    # False: somebody was faster
+registry.roll_back(root, "pawprint-sample", "it calls foxes dogs")
+
+MLflow moves an alias in one step but cannot move it "only if it still points at X". A lock of this host stands
+around every look-and-move, so of two registrations at once the later one sees what the earlier did.
 """
 
+import contextlib
+import fcntl
+import hashlib
 import tempfile
+import time
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import mlflow
@@ -20,6 +29,8 @@ from pawprint.versioning import main_workspace
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"
+ROLLED_BACK = "rolled_back"  # tag: why a person took this version off the throne
+BEAT = "beat"  # tag: the version that reigned before this one
 
 
 class Champion(BaseModel):
@@ -48,30 +59,41 @@ def register(root: Path, name: str, run: Run, info: ModelInfo) -> Champion:
     """
     server.connect(root)
     client = mlflow.MlflowClient()
-    try:
-        client.create_registered_model(name, description=f"Classifiers of the data set `{info.lineage.dataset}`.")
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise
-    found = client.search_model_versions(f"name = '{name}' and tags.model_digest = '{info.model_digest}'")
-    if found:
-        entry = max(found, key=lambda version: int(version.version))
-    else:
-        lineage = info.lineage
-        entry = client.create_model_version(
-            name,
-            source=run.record().model_uri,
-            run_id=run.id,
-            tags={
-                "candidate": info.candidate,
-                "model_digest": info.model_digest,
-                "git_commit": lineage.git_commit,
-                "data_hash": lineage.data_hash,
-                "dataset": lineage.dataset,
-                "params_digest": lineage.params_digest,
-            },
-        )
+    with _alone(root, name):
+        try:
+            client.create_registered_model(name, description=_about(info))
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+        found = client.search_model_versions(f"name = '{name}' and tags.model_digest = '{info.model_digest}'")
+        if found:
+            entry = max(found, key=lambda version: int(version.version))
+        else:
+            lineage, source = info.lineage, run.record().model_uri
+            entry = client.create_model_version(
+                name,
+                source=source,
+                run_id=run.id,
+                model_id=source.removeprefix("models:/"),  # a server refuses a source that it cannot tie to its model
+                tags={
+                    "candidate": info.candidate,
+                    "model_digest": info.model_digest,
+                    "git_commit": lineage.git_commit,
+                    "data_hash": lineage.data_hash,
+                    "dataset": lineage.dataset,
+                    "params_digest": lineage.params_digest,
+                },
+            )
     return _champion(entry)
+
+
+def describe(root: Path, version: Champion, markdown: str, tags: Mapping[str, str]) -> None:
+    """What the version's page says of it, and the tags that stand beside it in the list of versions."""
+    server.connect(root)
+    client = mlflow.MlflowClient()
+    client.update_model_version(version.model, version.version, description=markdown)
+    for name, value in tags.items():
+        client.set_model_version_tag(version.model, version.version, name, value)
 
 
 def challenge(root: Path, version: Champion) -> None:
@@ -91,12 +113,82 @@ def champion(root: Path, name: str) -> Champion | None:
         raise
 
 
-def promote(root: Path, version: Champion, because: str) -> None:
-    """Move the alias `champion` to `version` and write down why."""
+def promote(root: Path, version: Champion, because: str, over: Champion | None) -> bool:
+    """Move the alias `champion` to `version` and write down why.
+
+    False, and nothing moved, where `over` (the champion that it was compared with) reigns no longer: compare again.
+    """
     server.connect(root)
     client = mlflow.MlflowClient()
-    client.set_model_version_tag(version.model, version.version, "promoted_because", because)
-    client.set_registered_model_alias(version.model, CHAMPION, version.version)
+    with _alone(root, version.model):
+        if champion(root, version.model) != over:
+            return False
+        client.set_model_version_tag(version.model, version.version, "promoted_because", because)
+        client.set_model_version_tag(version.model, version.version, BEAT, over.version if over else "")
+        client.set_registered_model_alias(version.model, CHAMPION, version.version)
+    return True
+
+
+def roll_back(root: Path, name: str, because: str) -> tuple[Champion, Champion]:
+    """Put the previous champion back; (the one that went, the one that reigns now).
+
+    The one that went is marked, so that the gate does not promote it again by itself.
+
+    Raises:
+        PawprintError: Nothing reigns, or nothing reigned before.
+    """
+    server.connect(root)
+    client = mlflow.MlflowClient()
+    with _alone(root, name):
+        gone = champion(root, name)
+        if gone is None:
+            raise PawprintError(f"{name} has no champion to roll back. Run `make run` first.")
+        previous, seen = gone, {gone.version}
+        while previous.version in seen or rolled_back(root, previous):
+            seen.add(previous.version)
+            before = client.get_model_version(name, previous.version).tags.get(BEAT, "")
+            if not before or before in seen:
+                raise PawprintError(f"{name} version {gone.version} is the first that reigned: nothing to go back to.")
+            previous = _champion(client.get_model_version(name, before))
+        when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
+        client.set_model_version_tag(name, gone.version, ROLLED_BACK, f"{when}: {because}")
+        client.set_registered_model_alias(name, CHAMPION, previous.version)
+    return gone, previous
+
+
+def rolled_back(root: Path, version: Champion) -> str:
+    """When and why a person took this version off the throne; "" for all others."""
+    server.connect(root)
+    tags = mlflow.MlflowClient().get_model_version(version.model, version.version).tags
+    return str(tags.get(ROLLED_BACK, ""))
+
+
+def find(root: Path, word: str) -> Champion | None:
+    """The version that a person means by `pawprint-sample/3`, `pawprint-sample@champion` or `models:/` before it."""
+    server.connect(root)
+    client = mlflow.MlflowClient()
+    name, mark, which = word.removeprefix("models:/").replace("@", "/@").rpartition("/")
+    if not mark:
+        return None
+    try:
+        if which.startswith("@"):
+            return _champion(client.get_model_version_by_alias(name, which[1:]))
+        return _champion(client.get_model_version(name, which.removeprefix("v")))
+    except MlflowException:
+        return None
+
+
+def versions(root: Path, filter_: str = "") -> list[Champion]:
+    """Every registered version, newest first; `filter_` as MLflow's search takes it."""
+    server.connect(root)
+    found = mlflow.MlflowClient().search_model_versions(filter_ or None)
+    return [_champion(entry) for entry in found if entry.name.startswith("pawprint-")]
+
+
+def aliases(root: Path, version: Champion) -> list[str]:
+    """The aliases that point at a version."""
+    server.connect(root)
+    return sorted(mlflow.MlflowClient().get_model_version(version.model, version.version).aliases)
 
 
 def folder(root: Path, version: Champion) -> Path:
@@ -120,6 +212,24 @@ def download(root: Path, version: Champion, out: Path) -> None:
                 f"{version.run_id} holds {info.model_digest[:12]}. Register the model again or roll back."
             )
         got.rename(out)
+
+
+@contextlib.contextmanager
+def _alone(root: Path, name: str) -> Iterator[None]:
+    """One process of this host at a time for one registered model; a killed one leaves no lock behind."""
+    key = hashlib.sha256(f"{server.uri(root)} {name}".encode()).hexdigest()[:16]
+    with (Path(tempfile.gettempdir()) / f"pawprint-{key}.lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _about(info: ModelInfo) -> str:
+    classes = ", ".join(info.classes)
+    return (
+        f"Classifiers of the photographs `{info.lineage.dataset}`: {classes}.\n\n"
+        "`champion` is what is served, `challenger` what was last put before the gate. Each version's tags say "
+        "why it was promoted (`promoted_because`), whom it beat, or why it was rolled back.\n"
+    )
 
 
 def _champion(entry: "mlflow.entities.model_registry.ModelVersion") -> Champion:

@@ -9,6 +9,7 @@ with reopen(root, RunRecord.read(folder / "run.json"), folder) as run:
 
 import contextlib
 import json
+import os
 import platform
 import sys
 import time
@@ -27,14 +28,37 @@ from mlflow.types import Schema, TensorSpec
 from pydantic import BaseModel, ConfigDict
 
 from pawprint.errors import PawprintError
-from pawprint.lineage import Lineage
+from pawprint.lineage import Lineage, is_manifest
 from pawprint.params import Params, flatten
 from pawprint.runtime import ModelInfo
 from pawprint.tracking import server
+from pawprint.versioning import main_workspace
 
 FOLDER = "folder"  # the model folder's artifact path in its run
+MANIFEST = "data/manifest.csv"  # which photographs, and on which side: what proves what the model learned from
+NOTE = "mlflow.note.content"  # the Markdown that the UI shows as a description
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
+
+EXPERIMENT_NOTE = """\
+**Every training on the photographs `{dataset}`: one run each, all judged on the same test photographs.**
+
+To compare, tick runs and press *Compare*. What counts, by metric:
+
+| metric | what it says | better |
+|---|---|---|
+| `test_log_loss` | how far the probabilities are from the truth; the gate decides by it | lower |
+| `test_accuracy` | share of the test photographs that is right | higher |
+| `test_calibration_error` | gap between "90 % sure" and being right 90 % of the time | lower |
+| `test_worst_slice` | accuracy in the worst part of the photographs (`slice/...` has all) | higher |
+| `test_robustness_loss` | accuracy lost under the worst disturbance (`robustness/...` has all) | lower |
+| `test_refused`, `clutter_accepted` | test photographs called "neither"; nonsense called a class | lower |
+| `latency_p50_ms`, `size_mb` | one answer, on the machine that judged; the model's files | lower |
+
+`..._low` and `..._high` are the ends of the 95 % interval. `train_...` and `validation_...` have a point an epoch.
+The parameters are those of params.yaml. Tags to filter by: `tags.candidate = 'article_cnn'`,
+`tags.git_commit`, `tags.data_hash`, `tags.gate = 'promoted'`, `tags.pipeline_run` (one `make run`).
+"""
 
 
 class RunRecord(BaseModel):
@@ -78,10 +102,19 @@ class Run:
         """Since this process opened the run."""
         return time.monotonic() - self._began
 
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        """Log numbers, at an epoch or for the whole run."""
+    def metrics(
+        self, values: Mapping[str, float], step: int | None = None, dataset: tuple[str, str] = ("", "")
+    ) -> None:
+        """Log numbers, at an epoch or for the whole run.
+
+        With `dataset` (name, digest) they are also what the run's logged model reached on it.
+        """
         now = int(time.time() * 1000)
-        self._client.log_batch(self.id, metrics=[Metric(k, float(v), now, step or 0) for k, v in values.items()])
+        about: dict[str, Any] = {}
+        if dataset[0] and (model_id := self._model_id()):
+            about = {"model_id": model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1], "run_id": self.id}
+        entries = [Metric(name, float(value), now, step or 0, **about) for name, value in values.items()]
+        self._client.log_batch(self.id, metrics=entries)
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log what the run was given."""
@@ -103,6 +136,19 @@ class Run:
     def rename(self, name: str) -> None:
         """Give the run another name."""
         self._client.update_run(self.id, name=name)
+
+    def describe(self, markdown: str) -> None:
+        """What the run's page says of it."""
+        self.tags({NOTE: markdown})
+
+    def curves(self, *names: str) -> dict[str, list[tuple[int, float]]]:
+        """(step, value) of every logged point of the metrics `names`."""
+        found = {name: self._client.get_metric_history(self.id, name) for name in names}
+        return {name: [(point.step, point.value) for point in points] for name, points in found.items()}
+
+    def _model_id(self) -> str:
+        uri = self.model_uri or self._client.get_run(self.id).data.tags.get("model_uri", "")
+        return uri.removeprefix("models:/") if uri.startswith("models:/m-") else ""
 
     def dataset(self, name: str, data: Path, digest: str) -> None:
         """Log the photographs as an MLflow dataset: their name and DVC's hash of them."""
@@ -164,7 +210,9 @@ def start(
         run.params(candidate_params(params, candidate_name))
         run.params({f"photographs.{side}": count for side, count in photographs.items()})
         run.tags(_tags(candidate_name, lineage))
+        run.tags({name: getattr(params.candidate(candidate_name), name) for name in ("architecture", "train")})
         run.dataset(lineage.dataset, root / "data", lineage.data_hash)
+        _keep_manifest(run, root, lineage)
         run.artifact(root / "params.yaml")
         run.artifact(root / "requirements.lock", "environment")
         yield run
@@ -189,8 +237,74 @@ def reopen(root: Path, record: RunRecord, folder: Path) -> Iterator[Run]:
     with _ending(client, run_id):
         run.tags(_tags(info.candidate, info.lineage) | {"restored_from": record.run_id})
         run.dataset(info.lineage.dataset, root / "data", info.lineage.data_hash)
+        _keep_manifest(run, root, info.lineage)
         run.model(folder)
         yield run
+
+
+def artifact(root: Path, run_id: str, path: str) -> Path | None:
+    """A file or folder that a run keeps, fetched to cache/runs/<run>/; None where the run does not have it."""
+    server.connect(root)
+    out = main_workspace(root) / "cache" / "runs" / run_id
+    out.mkdir(parents=True, exist_ok=True)
+    try:
+        return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(out)))
+    except (MlflowException, OSError):
+        return None
+
+
+def find(root: Path, word: str) -> str | None:
+    """The id of the run that a person means by an id, the first letters of one, or a run's name."""
+    server.connect(root)
+    client = mlflow.MlflowClient()
+    for run in _all(client):
+        if run.info.run_id.startswith(word) or run.info.run_name == word:
+            return str(run.info.run_id)
+    return None
+
+
+def search(root: Path, filter_: str) -> list[str]:
+    """The ids of the runs that MLflow's `filter_` matches, newest first."""
+    server.connect(root)
+    return [str(run.info.run_id) for run in _all(mlflow.MlflowClient(), filter_)]
+
+
+def tags(root: Path, run_id: str) -> dict[str, str] | None:
+    """A run's tags; None where there is no such run."""
+    run = _get(root, run_id)
+    return dict(run.data.tags) if run else None
+
+
+def given_and_gave(root: Path, run_id: str) -> tuple[dict[str, str], dict[str, float]]:
+    """(params, last metrics) of a run; both empty where there is no such run."""
+    run = _get(root, run_id)
+    return (dict(run.data.params), dict(run.data.metrics)) if run else ({}, {})
+
+
+def _get(root: Path, run_id: str) -> mlflow.entities.Run | None:
+    server.connect(root)
+    try:
+        return mlflow.MlflowClient().get_run(run_id)
+    except MlflowException:
+        return None
+
+
+def _all(client: mlflow.MlflowClient, filter_: str = "") -> Iterator[mlflow.entities.Run]:
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    token: str | None = None
+    while True:
+        page = client.search_runs(experiments, filter_, max_results=500, page_token=token)
+        yield from page
+        token = page.token
+        if not token:
+            return
+
+
+def _keep_manifest(run: Run, root: Path, lineage: Lineage) -> None:
+    manifest = root / "prepared" / "manifest.csv"
+    if is_manifest(manifest, lineage):
+        folder, _, _ = MANIFEST.rpartition("/")
+        run.artifact(manifest, folder)
 
 
 def candidate_params(params: Params, name: str) -> dict[str, Any]:
@@ -219,11 +333,16 @@ def _experiment(root: Path, dataset: str) -> str:
     found = client.get_experiment_by_name(dataset)
     if found is None:
         try:
-            return str(client.create_experiment(dataset, artifact_location=_location(root, dataset)))
+            made = client.create_experiment(dataset, artifact_location=_location(root, dataset))
         except MlflowException:  # another stage made it in this very moment
             found = client.get_experiment_by_name(dataset)
             if found is None:
                 raise
+        else:
+            client.set_experiment_tag(made, NOTE, EXPERIMENT_NOTE.format(dataset=dataset))
+            client.set_experiment_tag(made, "mlflow.experimentPrimaryMetricName", "test_log_loss")
+            client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
+            return str(made)
     if found.lifecycle_stage == "deleted":
         client.restore_experiment(found.experiment_id)
     return str(found.experiment_id)
@@ -237,6 +356,7 @@ def _location(root: Path, dataset: str) -> str | None:
 def _tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
     return lineage.model_dump(exclude={"run_id"}) | {
         "candidate": candidate,
+        "pipeline_run": os.environ.get("PAWPRINT_PIPELINE_RUN", "by hand").removeprefix("pipeline "),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": " ".join(f"{package}=={version(package)}" for package in _PACKAGES),
