@@ -77,7 +77,7 @@ class Candidate(_Closed):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the running average of weights; 0 is off
     early_stopping: Annotated[int, Field(ge=0)] = 0  # epochs without a better validation loss; 0 is off
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of its beta distribution; 0 is off
-    augment: Literal["none", "flip", "standard"] = "none"
+    augment: Literal["none", "flip", "standard", "strong"] = "none"
     compile: bool = False  # torch.compile
 
 

@@ -94,6 +94,17 @@ def test_schedules_end_near_zero(schedule: str, data: PreparedSet) -> None:
     assert rates[-1] < 1e-6 < max(rates) <= 1e-4
 
 
+@pytest.mark.parametrize("steps", [1, 2, 4, 5, 100])
+def test_one_cycle_fits_a_training_of_any_length(steps: int) -> None:
+    candidate = params("article_cnn", schedule="one_cycle").candidate("article_cnn")
+    optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=candidate.learning_rate, momentum=0.9)
+    schedule = module._schedule(candidate, optimizer, steps)
+    for _ in range(steps):
+        optimizer.step()
+        schedule.step()
+    assert optimizer.param_groups[0]["lr"] < candidate.learning_rate / 1000
+
+
 def test_class_weights_make_classes_weigh_the_same() -> None:
     labels = np.array([0] * 90 + [1] * 10)
     candidate = params("article_cnn", class_weights="balanced").candidate("article_cnn")

@@ -13,11 +13,15 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from pawprint import image
+
 Pixels = NDArray[np.uint8]
 
 
-def augment(kind: Literal["none", "flip", "standard"], seed: int, epoch: int) -> Callable[[Pixels, str], Pixels] | None:
-    """The variation of an epoch; None for "none"."""
+def augment(
+    kind: Literal["none", "flip", "standard", "strong"], seed: int, epoch: int
+) -> Callable[[Pixels, str], Pixels] | None:
+    """The variation of an epoch; None for "none". "strong" is for a network from scratch."""
     if kind == "none":
         return None
     import albumentations
@@ -27,6 +31,12 @@ def augment(kind: Literal["none", "flip", "standard"], seed: int, epoch: int) ->
         steps += [
             albumentations.Affine(scale=(0.85, 1.15), rotate=(-12, 12), translate_percent=(-0.06, 0.06), p=0.8),
             albumentations.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02, p=0.8),
+        ]
+    if kind == "strong":
+        steps += [
+            albumentations.RandomResizedCrop(size=(image.SIZE, image.SIZE), scale=(0.35, 1.0)),
+            albumentations.Rotate(limit=10, p=0.5),
+            albumentations.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.02, p=0.8),
         ]
     pipeline = albumentations.Compose(steps)
 

@@ -361,7 +361,8 @@ def _optimizer(candidate: Candidate, network: Network) -> torch.optim.Optimizer:
 def _schedule(candidate: Candidate, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
     if candidate.schedule == "one_cycle":
         rates = [group["lr"] for group in optimizer.param_groups]
-        return OneCycleLR(optimizer, rates, total_steps=steps + 1, pct_start=0.2)
+        rise = max(0.2, 1.5 / (steps + 1))  # of a very short training it must be more than one step
+        return OneCycleLR(optimizer, rates, total_steps=steps + 1, pct_start=rise)
     if candidate.schedule == "cosine":
         return CosineAnnealingLR(optimizer, steps)
     return ConstantLR(optimizer, factor=1.0)
