@@ -15,6 +15,7 @@ from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet
 from pawprint.tracking import runs
 from pawprint.training import devices, export, fit
+from pawprint.training.checkpoint import Keeper
 
 
 @flow(name="train", flow_run_name="train {name}")
@@ -28,22 +29,43 @@ def train(name: str) -> None:
 
     # 2. where the model will come from, as one record
     device = devices.describe(params.training)
-    print_ = lineage.read(ROOT, data.dataset, data.manifest, params, device)
+    record = lineage.read(ROOT, data.dataset, data.manifest, params, device)
     run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'} · {candidate.train}"
 
-    # 3. train, 4. export, 5. log: one MLflow run around them
+    # 3. where a training that was killed has left off, outside of what DVC deletes when a stage starts
+    keeper = Keeper(ROOT / "cache" / "checkpoints", name, params, data)
+
+    # 4. train, export, log: one MLflow run around them, the killed one's where there is one
     out = ROOT / "models" / name
-    with runs.start(ROOT, name, params, print_, run_name, photographs) as mlflow_run:
-        fit_and_export(name, params, data, print_.model_copy(update={"run_id": mlflow_run.id}), out, mlflow_run)
+    with runs.start(ROOT, name, params, record, run_name, photographs, resume=keeper.run_id) as mlflow_run:
+        keeper.run_id = mlflow_run.id
+        log_photographs(mlflow_run)
+        fit_and_export(name, params, data, record.model_copy(update={"run_id": mlflow_run.id}), out, mlflow_run, keeper)
         log_model(mlflow_run, out)
+
+    # 5. all is kept: the checkpoint has done its work
+    keeper.discard()
+
+
+@step(retries=2, delay=2)
+def log_photographs(mlflow_run: runs.Run) -> None:
+    """What preprocess found: which photographs were left out, and why."""
+    for report in ("report.json", "report.html"):
+        mlflow_run.artifact(ROOT / "prepared" / report, "photographs")
 
 
 @step()
 def fit_and_export(
-    name: str, params: Params, data: PreparedSet, record: lineage.Lineage, out: Path, logger: runs.Run
+    name: str,
+    params: Params,
+    data: PreparedSet,
+    record: lineage.Lineage,
+    out: Path,
+    logger: runs.Run,
+    keeper: Keeper,
 ) -> None:
     """Train and write the model's folder, whole or not at all."""
-    trained = fit.fit(name, params, data, logger)
+    trained = fit.fit(name, params, data, logger, keeper)
     export.export(trained, data, record, out, logger)
 
 

@@ -12,6 +12,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from pawprint.errors import PawprintError
 
 SAMPLE_REMOTE = "sample"  # ships with the project: read from, never written to
@@ -33,8 +35,18 @@ def status(root: Path) -> dict[str, Any]:
 
 
 def add(root: Path, target: str = "data") -> None:
-    """Version a folder of photographs: hashes it and writes `<target>.dvc`."""
+    """Version a folder of photographs: hashes it and writes `<target>.dvc`.
+
+    The sample's pointer says that it comes from the remote `sample` and is never pushed. DVC carries that over to
+    whatever is added in its place; a person's own photographs must go to the person's own remote.
+    """
     _dvc(root, "add", target, show=True)
+    pointer = root / f"{target}.dvc"
+    content = yaml.safe_load(pointer.read_text(encoding="utf-8"))
+    for out in content["outs"]:
+        out.pop("remote", None)
+        out.pop("push", None)
+    pointer.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
 
 
 def pull(root: Path, target: str = "data.dvc") -> None:

@@ -6,7 +6,9 @@ The tests of this file share one workspace and run in the order they stand in, i
 import json
 import re
 import shutil
+import signal
 import sqlite3
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -86,6 +88,29 @@ def test_with_nothing_changed_nothing_runs_and_no_server_is_started(workspace: W
     assert database.stat().st_mtime_ns == touched
     assert "up to date" in workspace("dvc", "status")
     assert "up to date" in workspace("dvc", "repro")
+
+
+def test_a_training_that_is_killed_goes_on_in_its_run_and_ends_in_the_same_bytes(workspace: Workspace) -> None:
+    model = workspace.root / "models" / "article_cnn"
+    whole = workspace.json("models/article_cnn/model.json")
+    kept = model.with_name("kept")
+    shutil.copytree(model, kept)
+    command = [sys.executable, "-m", "flows.train", "--candidate", "article_cnn"]
+    environment = workspace.environment | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=workspace.root, env=environment, stdout=subprocess.PIPE, text=True) as training:
+        assert training.stdout is not None
+        for line in training.stdout:
+            if "epoch 3/5: train loss" in line:
+                training.kill()
+    assert training.returncode == -signal.SIGKILL
+    ((killed,),) = workspace.query("select run_uuid from runs where status = 'RUNNING'")
+    workspace(*command)
+    assert workspace.json("models/article_cnn/run.json")["run_id"] == killed
+    again = workspace.json("models/article_cnn/model.json")
+    assert (again["weights_digest"], again["model_digest"]) == (whole["weights_digest"], whole["model_digest"])
+    assert workspace.query(f"select status from runs where run_uuid = '{killed}'") == [("FINISHED",)]
+    shutil.rmtree(model)
+    kept.rename(model)
 
 
 def test_one_candidate_s_parameter_retrains_that_one_and_turning_it_back_trains_nothing(workspace: Workspace) -> None:

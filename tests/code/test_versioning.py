@@ -59,6 +59,19 @@ def test_nothing_is_pushed_to_the_sample_and_nowhere_by_accident(root: Path, tmp
     assert any((tmp_path / "team").rglob("*"))
 
 
+def test_what_is_added_in_the_sample_s_place_no_longer_points_at_its_remote(root: Path, tmp_path: Path) -> None:
+    pointer = root / "data.dvc"
+    pointer.write_text(pointer.read_text() + "  remote: sample\n  push: false\n")
+    dvc(root, "push", "--remote", "sample", "data.dvc")
+    assert not (tmp_path / "sample").exists()
+    (root / "data" / "b").write_text("a photograph of one's own")
+    versioning.add(root, "data")
+    assert "sample" not in pointer.read_text()
+    assert versioning.status(root).keys() == {"copy"}
+    versioning.push(root, "team")
+    assert not (tmp_path / "sample").exists()
+
+
 def test_a_pull_that_cannot_be_is_a_sentence(root: Path) -> None:
     with pytest.raises(PawprintError, match=r"`dvc pull nowhere\.dvc` failed"):
         versioning.pull(root, "nowhere.dvc")

@@ -199,12 +199,25 @@ class Run:
 
 @contextlib.contextmanager
 def start(
-    root: Path, candidate_name: str, params: Params, lineage: Lineage, run_name: str, photographs: Mapping[str, int]
+    root: Path,
+    candidate_name: str,
+    params: Params,
+    lineage: Lineage,
+    run_name: str,
+    photographs: Mapping[str, int],
+    resume: str = "",
 ) -> Iterator[Run]:
-    """A new run with everything it was given; finished at the end, failed when the body raises."""
+    """A run with everything it was given; finished at the end, failed when the body raises.
+
+    With `resume`, the id of a run that was killed, that one goes on; a new one where it is no longer there.
+    """
     server.connect(root)
     client = mlflow.MlflowClient()
-    run_id = client.create_run(_experiment(root, lineage.dataset), run_name=run_name).info.run_id
+    run_id = _active_id(client, resume) if resume else None
+    if run_id:
+        client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
+    else:
+        run_id = client.create_run(_experiment(root, lineage.dataset), run_name=run_name).info.run_id
     run = Run(run_id)
     with _ending(client, run_id):
         run.params(candidate_params(params, candidate_name))
@@ -314,12 +327,18 @@ def candidate_params(params: Params, name: str) -> dict[str, Any]:
     return flatten(params.candidate(name)) | shared
 
 
-def _find(client: mlflow.MlflowClient, record: RunRecord) -> str | None:
+def _active_id(client: mlflow.MlflowClient, run_id: str) -> str | None:
+    """`run_id` where there is such a run and nobody has deleted it."""
     try:
-        run = client.get_run(record.run_id)
-        return str(run.info.run_id) if run.info.lifecycle_stage == "active" else None
+        run = client.get_run(run_id)
     except MlflowException:
-        pass
+        return None
+    return str(run.info.run_id) if run.info.lifecycle_stage == "active" else None
+
+
+def _find(client: mlflow.MlflowClient, record: RunRecord) -> str | None:
+    if run_id := _active_id(client, record.run_id):
+        return run_id
     experiment = client.get_experiment_by_name(record.experiment)
     if experiment is None:
         return None
