@@ -45,8 +45,13 @@ def service(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """One clone for all tests of the xdist group `pipeline`, which change it in the order they stand in."""
+    """One clone a worker: the tests of a file change it in the order they stand in (`--dist loadfile`)."""
     root = tmp_path_factory.mktemp("clone") / "pawprint"
     root.mkdir()
     clone(root)
     return Workspace(root, tmp_path_factory.mktemp("homes"))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The files that walk the whole road start first, so that no worker is left alone with one at the end."""
+    items.sort(key=lambda item: item.path.name not in ("test_pipeline.py", "test_readme.py"))

@@ -30,7 +30,6 @@ WAIT = 60_000  # ms: the pages are large and the machine may be busy
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="no chromium here (apt-get install chromium)"),
-    pytest.mark.xdist_group("mlflow-ui"),
 ]
 
 

@@ -1,6 +1,6 @@
 """The whole road in a fresh clone under tmp, as a user walks it: `make run`'s command, then what can go wrong.
 
-The tests of this file share one workspace and run in the order they stand in, in one xdist worker.
+The tests of this file share one workspace and run in the order they stand in.
 """
 
 import json
@@ -17,8 +17,6 @@ import pytest
 import yaml
 
 from workspace import Workspace
-
-pytestmark = pytest.mark.xdist_group("pipeline")
 
 
 def one_story(workspace: Workspace) -> str:

@@ -16,8 +16,6 @@ import pytest
 from service_process import free_port
 from workspace import PROJECT, Workspace
 
-pytestmark = pytest.mark.xdist_group("pipeline")
-
 ELSEWHERE = {"make test", "make serve"}  # `make test` is what runs this; the server has a test of its own below
 
 

@@ -13,7 +13,6 @@ from pawprint.tracking.registry import Champion
 
 PROJECT = Path(__file__).parents[2]
 NAME = "pawprint-race"
-pytestmark = pytest.mark.xdist_group("tracking")
 
 PROMOTE = """
 import sys

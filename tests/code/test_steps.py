@@ -12,7 +12,6 @@ import httpx
 import pytest
 
 ROOT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("prefect")
 
 STAGE = """
 import sys

@@ -18,7 +18,6 @@ from pawprint.tracking.registry import Champion
 
 PROJECT = Path(__file__).parents[2]
 LEARNED = "1" * 64
-pytestmark = pytest.mark.xdist_group("tracking")
 
 
 def no_bento(tag: str) -> Path | None:

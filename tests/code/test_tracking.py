@@ -13,7 +13,6 @@ from pawprint.runtime import ModelInfo
 from pawprint.tracking import registry, runs, server
 
 PROJECT = Path(__file__).parents[2]
-pytestmark = pytest.mark.xdist_group("tracking")
 
 
 @pytest.fixture(scope="module")

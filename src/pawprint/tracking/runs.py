@@ -271,7 +271,8 @@ def find(root: Path, word: str) -> str | None:
     server.connect(root)
     client = mlflow.MlflowClient()
     for run in _all(client):
-        if run.info.run_id.startswith(word) or run.info.run_name == word:
+        known = (run.info.run_name, run.data.tags.get("restored_from"))
+        if run.info.run_id.startswith(word) or word in known:
             return str(run.info.run_id)
     return None
 
