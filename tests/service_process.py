@@ -31,8 +31,10 @@ def serving(
     """(url, process) of a service that is ready; its output is in `log`."""
     port = free_port()
     command = [python, "-m", "bentoml", "serve", target, "--host", "127.0.0.1", "--port", str(port)]
+    # A store of its own: BentoML keeps the figures of all services of one store in one folder.
+    settings = {**os.environ, "BENTOML_HOME": str(log.parent / "bentoml"), **env}
     with log.open("wb") as output:
-        process = subprocess.Popen(command, cwd=cwd, env={**os.environ, **env}, stdout=output, stderr=output)
+        process = subprocess.Popen(command, cwd=cwd, env=settings, stdout=output, stderr=output)
     url = f"http://127.0.0.1:{port}"
     try:
         _wait_ready(url, process, log)

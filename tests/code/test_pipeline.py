@@ -212,6 +212,7 @@ def test_a_wrong_move_is_a_sentence_and_leaves_what_was_there(workspace: Workspa
     workspace("dvc", "checkout", "-f", "data.dvc")
 
 
+@pytest.mark.slow  # test_readme.py walks the same road with Kaggle's layout
 def test_photographs_of_one_s_own_get_a_champion_of_their_own(workspace: Workspace, tmp_path: Path) -> None:
     sample = workspace.json("champion.json")
     for number, kind in enumerate(("cat", "dog")):
