@@ -86,15 +86,9 @@ def trace(
     from rich.tree import Tree
 
     from pawprint import trace as tracing
+    from pawprint.serving import bento
 
-    def bento_folder(tag: str) -> Path | None:
-        import bentoml
-
-        from pawprint.serving import bento
-
-        return Path(bentoml.get(tag).path) if bento.exists(tag) else None
-
-    found = tracing.trace(ROOT, what, bento_folder)
+    found = tracing.trace(ROOT, what, bento.folder)
     if as_json:
         print(tracing.as_json(found))
     else:

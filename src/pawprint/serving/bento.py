@@ -68,6 +68,11 @@ def exists(tag: str) -> bool:
         return False
 
 
+def folder(tag: str) -> Path | None:
+    """Where BentoML's store keeps this very Bento; None where it is not there."""
+    return Path(bentoml.get(tag).path) if exists(tag) else None
+
+
 def latest() -> str | None:
     """The tag that `pawprint:latest` stands for, None where there is no Bento yet."""
     try:
