@@ -26,10 +26,10 @@ ui: setup  ## the MLflow UI over this project's runs (UI_PORT=...)
 	@pawprint ui --port $(UI_PORT)
 
 test: setup  ## the tests that CI runs (at most 12 minutes on 2 cores)
-	@python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
+	@OMP_WAIT_POLICY=passive python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
 
 test-all: setup  ## every test, the slow ones too: fuzzing, kills, real photographs
-	@python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+	@OMP_WAIT_POLICY=passive python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 lint: setup  ## ruff, mypy --strict, import-linter
 	@ruff check .

@@ -83,6 +83,6 @@ def clone(target: Path) -> None:
     (target / ".venv").symlink_to(sys.prefix)
     for name in ("requirements.lock", "pyproject.toml", "scripts/setup.sh"):
         os.utime(target / name, (0, 0))
-    git = ["git", "-c", "user.name=t", "-c", "user.email=t@example.org"]
-    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "clone"]):
-        subprocess.run([*git, *words], cwd=target, check=True)
+    who = (["config", "user.name", "t"], ["config", "user.email", "t@example.org"])  # `dvc exp` asks for it too
+    for words in (["init", "-q"], *who, ["add", "-A"], ["commit", "-qm", "clone"]):
+        subprocess.run(["git", *words], cwd=target, check=True)

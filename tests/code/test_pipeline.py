@@ -1,22 +1,67 @@
-"""The whole road in a fresh clone under tmp, as a user walks it: `make run`'s command, then what can go wrong.
+"""The whole road in a fresh clone under tmp, as the README tells a user to walk it; then what can go wrong.
 
-The tests of this file share one workspace and run in the order they stand in.
+What a reader is told to type is read from the README itself. The tests of this file share one workspace and run in
+the order they stand in.
 """
 
 import json
+import os
 import re
+import shlex
 import shutil
 import signal
 import sqlite3
 import subprocess
 import sys
+import time
+import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 import yaml
 
-from workspace import Workspace
+from service_process import free_port
+from workspace import PROJECT, Workspace
+
+# `make test` is what runs this; the others have tests of their own below
+ELSEWHERE = {"make run", "make run PHOTOS=train.zip", "make serve", "make test"}
+
+
+def commands() -> list[str]:
+    """Every indented command of the README, without its comment."""
+    text = (PROJECT / "README.md").read_text(encoding="utf-8")
+    lines = re.findall(r"^    (?! )(.+)$", text, re.MULTILINE)
+    return [line.split("  #")[0].strip() for line in lines]
+
+
+@contextmanager
+def started(workspace: Workspace, log: Path, url: str, *words: str, **environment: str) -> Iterator[None]:
+    """A server that `words` start, ready when `url` answers; ended with all that it started."""
+    with log.open("w") as output:
+        server = subprocess.Popen(
+            list(words),
+            cwd=workspace.root,
+            env=workspace.environment | environment,
+            stdout=output,
+            stderr=output,
+            start_new_session=True,
+        )
+    try:
+        for _ in range(300):
+            assert server.poll() is None, log.read_text()
+            try:
+                if httpx.get(url, timeout=5).status_code == 200:
+                    break
+            except httpx.HTTPError:
+                time.sleep(0.2)
+        yield
+    finally:
+        os.killpg(server.pid, signal.SIGTERM)
+        server.wait(30)
 
 
 def one_story(workspace: Workspace) -> str:
@@ -35,9 +80,14 @@ def one_story(workspace: Workspace) -> str:
     return str(alias[0])
 
 
+def test_the_readme_has_its_two_commands_first() -> None:
+    assert commands()[:2] == ["make run", "make serve"]
+    assert {*ELSEWHERE, "make help"} <= set(commands())
+
+
 def test_a_fresh_clone_goes_from_photographs_to_a_packaged_champion(workspace: Workspace) -> None:
     assert not (workspace.root / "data").exists()
-    said = workspace.run()
+    said = workspace("make", "run")
     assert "DRAWN" in said
     for words in ("article_cnn", "219,801", "efficientnet_lite0", "champion", "make serve", "make ui", "PHOTOS="):
         assert words in said
@@ -86,6 +136,43 @@ def test_with_nothing_changed_nothing_runs_and_no_server_is_started(workspace: W
     assert database.stat().st_mtime_ns == touched
     assert "up to date" in workspace("dvc", "status")
     assert "up to date" in workspace("dvc", "repro")
+
+
+@pytest.mark.parametrize("command", [c for c in commands() if c not in ELSEWHERE and not c.startswith("curl")])
+def test_a_command_of_the_readme_works(workspace: Workspace, command: str) -> None:
+    if not (workspace.root / "pictures").exists():  # the files that the README's examples speak of
+        photos = sorted((workspace.root / "data").glob("*/*.jpg"))
+        shutil.copy(photos[0], workspace.root / "cat.jpg")
+        (workspace.root / "pictures").mkdir()
+        for photo in photos[:3]:
+            shutil.copy(photo, workspace.root / "pictures")
+    assert workspace("bash", "-c", command)
+
+
+def test_make_serve_answers_the_readme_s_curl(workspace: Workspace, tmp_path: Path) -> None:
+    port = free_port()
+    make = ("make", "serve", f"PORT={port}")
+    url = f"http://127.0.0.1:{port}/readyz"
+    with started(workspace, tmp_path / "log", url, *make, PAWPRINT_TRAFFIC=str(tmp_path)):
+        (curl,) = [c for c in commands() if c.startswith("curl")]
+        said = workspace(*shlex.split(curl.replace(":3000", f":{port}")), "-s", "-S", "--fail")
+        assert '"probabilities"' in said
+        second = workspace(*make, fails=True)
+        assert f"Port {port}" in second
+        assert "Traceback" not in second
+
+
+def test_make_ui_opens_the_runs(workspace: Workspace, tmp_path: Path) -> None:
+    port = free_port()
+    make = ("make", "ui", f"UI_PORT={port}")
+    url = f"http://127.0.0.1:{port}"
+    with started(workspace, tmp_path / "log", f"{url}/health", *make):
+        found = httpx.post(f"{url}/api/2.0/mlflow/experiments/search", json={"max_results": 10}, timeout=20)
+        names = {experiment["name"] for experiment in found.json()["experiments"]}
+        assert workspace.json("champion.json")["dataset"] in names
+        second = workspace(*make, fails=True)
+        assert f"Port {port} on 127.0.0.1 cannot be used" in second
+        assert "Traceback" not in second
 
 
 def test_a_training_that_is_killed_goes_on_in_its_run_and_ends_in_the_same_bytes(workspace: Workspace) -> None:
@@ -177,6 +264,7 @@ def test_predict_answers_without_a_server(workspace: Workspace) -> None:
     broken.unlink()
 
 
+@pytest.mark.slow
 def test_an_experiment_in_dvc_s_temporary_copy_runs_its_own_code_and_keeps_its_run_here(workspace: Workspace) -> None:
     (workspace.root / "flows" / "evaluate.py").open("a").write('print("this is the copy")\n')
     before = workspace.query("select count(*) from runs")[0][0]
@@ -212,9 +300,21 @@ def test_a_wrong_move_is_a_sentence_and_leaves_what_was_there(workspace: Workspa
     workspace("dvc", "checkout", "-f", "data.dvc")
 
 
-@pytest.mark.slow  # test_readme.py walks the same road with Kaggle's layout
+def test_make_run_with_photos_as_the_readme_says(workspace: Workspace) -> None:
+    photos = [photo for kind in ("cat", "dog") for photo in sorted((workspace.root / "data" / kind).iterdir())[:60]]
+    with zipfile.ZipFile(workspace.root / "train.zip", "w") as archive:
+        for number, photo in enumerate(photos):
+            archive.write(photo, f"train/{photo.parent.name}.{number}.jpg")
+    said = workspace("make", "run", "PHOTOS=train.zip")
+    assert "pawprint-dogs-cats" in said
+    assert "the first model of this data set" in said
+    assert "DRAWN" not in said
+    one_story(workspace)
+
+
+@pytest.mark.slow  # the test above walks the same road with Kaggle's layout
 def test_photographs_of_one_s_own_get_a_champion_of_their_own(workspace: Workspace, tmp_path: Path) -> None:
-    sample = workspace.json("champion.json")
+    before = workspace.json("champion.json")
     for number, kind in enumerate(("cat", "dog")):
         for name in ("tabby", "pup")[number : number + 1]:
             (tmp_path / "pets" / name).mkdir(parents=True)
@@ -222,7 +322,7 @@ def test_photographs_of_one_s_own_get_a_champion_of_their_own(workspace: Workspa
                 shutil.copy(photo, tmp_path / "pets" / name)
     said = workspace.run("--photos", str(tmp_path / "pets"), "--name", "my-pets")
     champion = workspace.json("champion.json")
-    assert (sample["model"], champion["model"]) == ("pawprint-sample", "pawprint-my-pets")
+    assert (before["model"], champion["model"]) == ("pawprint-dogs-cats", "pawprint-my-pets")
     assert "the first model of this data set" in said
     assert "DRAWN" not in said
     assert workspace.json("champion/model.json")["classes"] == ["pup", "tabby"]
