@@ -27,19 +27,31 @@ app.add_typer(models_app, name="models")
 ROOT = Path.cwd()
 
 
-@app.command(epilog="Examples: pawprint predict cat.jpg | pawprint predict --json pictures/ > answers.jsonl")
+@app.command(
+    epilog="Examples: pawprint predict cat.jpg | pawprint predict --json pictures/ > answers.jsonl | "
+    "pawprint predict --url http://localhost:3000 pictures/"
+)
 def predict(
     paths: Annotated[list[Path], typer.Argument(help="pictures, and folders of them")],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     model: Annotated[Path, typer.Option(help="a model folder")] = Path("champion"),
+    url: Annotated[str, typer.Option(help="ask this running service instead of a model folder")] = "",
+    token: Annotated[str, typer.Option(envvar="PAWPRINT_TOKEN", help="the service's bearer token")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="pictures on their way to the service")] = 8,
 ) -> None:
-    """Say what is on pictures, with no server. Exit code 1 when one of them could not be read."""
+    """Say what is on pictures, here or by a running service. Exit code 1 when one of them got no answer."""
     from rich.progress import track
 
     from pawprint.runtime import Classifier, FileAnswer, find_pictures
 
     pictures = find_pictures(paths)
-    answers: Iterable[FileAnswer] = Classifier(model).files(pictures)
+    answers: Iterable[FileAnswer]
+    if url:
+        from pawprint.serving import client
+
+        answers = client.ask(url, pictures, token, concurrency)
+    else:
+        answers = Classifier(model).files(pictures)
     if len(pictures) > 50 and sys.stderr.isatty():
         answers = track(answers, total=len(pictures), console=Console(stderr=True), description="predicting")
     failed = False
