@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pawprint.serving import metrics
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -132,6 +134,7 @@ class TrafficLog:
             except sqlite3.Error as error:  # a full disk stops the log, not the service
                 logger.error("the traffic log %s cannot be written: %s", self.path, error)
                 answered = [(item, False) for item in items if item is not None]
+                metrics.LOST.inc(sum(isinstance(item, Record) for item in items))
             for item, found in answered:
                 if isinstance(item, _Feedback):
                     item.done.set_result(found)
