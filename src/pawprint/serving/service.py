@@ -56,8 +56,7 @@ class Pawprint:
         log_as_json()
         version = bentoml.server_context.bento_version
         bento = "" if version == "not available" else f"{bentoml.server_context.bento_name}:{version}"
-        name = Champion.read(model_folder()).model or "unregistered"
-        log = traffic.TrafficLog(traffic.folder() / f"{name}.db", params.traffic_rows)
+        log = traffic.TrafficLog(traffic.path(Champion.read(model_folder()).model), params.traffic_rows)
         house.traffic = log
         house.load = lambda: Engine(model_folder(), bento, params, log)
         house.install(house.load())

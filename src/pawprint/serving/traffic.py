@@ -76,6 +76,11 @@ def folder() -> Path:
     return Path(state) / "pawprint"
 
 
+def path(model: str) -> Path:
+    """The log of the registered model `model`."""
+    return folder() / f"{model or 'unregistered'}.db"
+
+
 class TrafficLog:
     """Writes to `path` from one thread; `rows` of 0 keeps nothing."""
 
