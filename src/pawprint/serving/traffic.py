@@ -117,7 +117,7 @@ class TrafficLog:
         connection.executescript(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;" + _SCHEMA
         )
-        since_trim = 0
+        since_trim = _TRIM_EVERY  # what a killed process left is trimmed first
         running = True
         while running:
             items = [self._work.get()]
