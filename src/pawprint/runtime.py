@@ -131,6 +131,9 @@ class Classifier:
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()  # each holds its own buffers
         for _ in range(self.streams):
             self._idle.put(model.create_infer_request())
+        # OpenVINO's binding sets itself up in the first inference of a process. Two threads that meet there lock each
+        # other out for good (one waits for the GIL inside a C++ static, the other holds it), so this thread is first.
+        self._infer(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
         self._bank, self._nearest = _read_typicality(folder)
         # Alone, before any thread may ask: what OpenVINO's Python binding sets up in its first answer takes a lock
         # and lets go of the interpreter's, so two first answers at once can stop the process for good

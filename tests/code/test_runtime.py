@@ -2,6 +2,8 @@
 
 import json
 import shutil
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -77,6 +79,38 @@ def test_threads_share_one_classifier(classifier: Classifier, pictures: dict[str
     for thread in threads:
         thread.join(60)
     assert not wrong and not any(thread.is_alive() for thread in threads)
+
+
+def test_the_first_two_pictures_of_a_process_do_not_lock_each_other_out(toy_model: Path) -> None:
+    # What OpenVINO's binding imports in its first inference takes a while here, as on a busy machine.
+    code = """
+import builtins, sys, threading, time
+import numpy as np
+from pathlib import Path
+from pawprint.runtime import Classifier
+
+plain = builtins.__import__
+
+def slow(name, *args, **kwargs):
+    if name.startswith("numpy"):
+        time.sleep(0.2)
+    return plain(name, *args, **kwargs)
+
+builtins.__import__ = slow
+classifier = Classifier(Path(sys.argv[1]))
+together = threading.Barrier(2)
+
+def ask():
+    together.wait()
+    classifier.predict(np.zeros((1, 300, 300, 3), np.uint8))
+
+threads = [threading.Thread(target=ask) for _ in range(2)]
+for thread in threads:
+    thread.start()
+for thread in threads:
+    thread.join()
+"""
+    subprocess.run([sys.executable, "-c", code, toy_model], check=True, timeout=60)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "f32"])
