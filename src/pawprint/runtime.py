@@ -135,10 +135,6 @@ class Classifier:
         # other out for good (one waits for the GIL inside a C++ static, the other holds it), so this thread is first.
         self._infer(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
         self._bank, self._nearest = _read_typicality(folder)
-        # Alone, before any thread may ask: what OpenVINO's Python binding sets up in its first answer takes a lock
-        # and lets go of the interpreter's, so two first answers at once can stop the process for good
-        # (docs/decisions/no-batches.md).
-        self.predict(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
         """uint8 RGB [N, 300, 300, 3] -> what the model says of each; N of zero is fine."""
