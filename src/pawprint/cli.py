@@ -23,23 +23,37 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="The architectures that a candidate can name.")
 app.add_typer(models_app, name="models")
+traffic_app = typer.Typer(no_args_is_help=True, help="What the service was asked and what it answered.")
+app.add_typer(traffic_app, name="traffic")
 
 ROOT = Path.cwd()
 
 
-@app.command(epilog="Examples: pawprint predict cat.jpg | pawprint predict --json pictures/ > answers.jsonl")
+@app.command(
+    epilog="Examples: pawprint predict cat.jpg | pawprint predict --json pictures/ > answers.jsonl | "
+    "pawprint predict --url http://localhost:3000 pictures/"
+)
 def predict(
     paths: Annotated[list[Path], typer.Argument(help="pictures, and folders of them")],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
     model: Annotated[Path, typer.Option(help="a model folder")] = Path("champion"),
+    url: Annotated[str, typer.Option(help="ask this running service instead of a model folder")] = "",
+    token: Annotated[str, typer.Option(envvar="PAWPRINT_TOKEN", help="the service's bearer token")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="pictures on their way to the service")] = 8,
 ) -> None:
-    """Say what is on pictures, with no server. Exit code 1 when one of them could not be read."""
+    """Say what is on pictures, here or by a running service. Exit code 1 when one of them got no answer."""
     from rich.progress import track
 
     from pawprint.runtime import Classifier, FileAnswer, find_pictures
 
     pictures = find_pictures(paths)
-    answers: Iterable[FileAnswer] = Classifier(model).files(pictures)
+    answers: Iterable[FileAnswer]
+    if url:
+        from pawprint.serving import client
+
+        answers = client.ask(url, pictures, token, concurrency)
+    else:
+        answers = Classifier(model).files(pictures)
     if len(pictures) > 50 and sys.stderr.isatty():
         answers = track(answers, total=len(pictures), console=Console(stderr=True), description="predicting")
     failed = False
@@ -196,6 +210,41 @@ def models_describe(
     from pawprint.models import catalogue
 
     print(catalogue.describe(name, classes))
+
+
+@traffic_app.callback()
+def _traffic() -> None:
+    """What the service was asked and what it answered."""
+
+
+@traffic_app.command("report", epilog="Example: pawprint traffic report --days 7")
+def traffic_report(
+    model: Annotated[Path, typer.Option(help="the model folder that is served")] = Path("champion"),
+    log: Annotated[Path | None, typer.Option(help="the traffic log; default: the service's own")] = None,
+    out: Annotated[Path, typer.Option(help="the page")] = Path("traffic.html"),
+    days: Annotated[float, typer.Option(min=0, help="how far back to look; 0 is all")] = 0,
+    mlflow: Annotated[bool, typer.Option(help="keep it as an MLflow run too")] = True,
+) -> None:
+    """Volumes, classes, confidence, drift against the training photographs, accuracy where people gave feedback."""
+    import time
+
+    from pawprint.params import load_params
+    from pawprint.runtime import ModelInfo
+    from pawprint.serving import report, traffic
+    from pawprint.serving.champion import Champion
+
+    log = log or traffic.path(Champion.read(model).model)
+    seed = load_params(ROOT / "params.yaml").seed if (ROOT / "params.yaml").exists() else 0
+    found = report.summarize(log, model, time.time() - 86_400 * days if days else 0, seed)
+    out.write_text(report.page(found), encoding="utf-8")
+    said = report.verdict(found.drift)
+    print(f"{found.model}: {len(found.labels):,} answers. {said}\nwrote {out}")
+    if mlflow:
+        from pawprint.tracking import traffic as kept
+
+        dataset = ModelInfo.read(model).lineage.dataset
+        run_id = kept.keep(ROOT, dataset, report.as_parameters(found, log), found.figures(), out, said)
+        print(f"MLflow run {run_id}")
 
 
 def main() -> None:

@@ -1,6 +1,11 @@
 """The client against a real service, and against one that is busy or gone."""
 
+import json
+import os
+import subprocess
+import sys
 import threading
+import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,9 +35,46 @@ def test_a_folder_is_answered_in_order(service: str, files: list[Path]) -> None:
     assert "cannot be read" in results[-1].error
 
 
+def pawprint(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from pawprint.cli import main; main()", "predict", *words]
+    return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False)
+
+
+def test_the_command_says_the_same_with_and_without_a_service(service: str, toy_model: Path, files: list[Path]) -> None:
+    asked = pawprint("--json", "--url", service, *map(str, files))
+    alone = pawprint("--json", "--model", str(toy_model), *map(str, files))
+    assert (asked.returncode, asked.stderr) == (alone.returncode, alone.stderr) == (1, "")
+    said, known = ([json.loads(line) for line in done.stdout.splitlines()] for done in (asked, alone))
+    assert [answer["path"] for answer in said] == [str(path) for path in files]
+    assert said == known
+
+
+def test_a_folder_is_asked_for_in_words(service: str, files: list[Path]) -> None:
+    done = pawprint("--url", service, "--concurrency", "2", str(files[0].parent))
+    assert done.returncode == 1 and len(done.stdout.splitlines()) == 15
+    assert done.stdout.startswith(f"{files[0]}: red (blue 0.")
+    assert done.stderr.splitlines()[0].startswith(f"{files[1]}: error: the file is not a picture")
+
+
 def test_nobody_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PawprintError, match="No service answers at"):
         list(ask("http://127.0.0.1:9", [tmp_path]))
+    for address in ("http://[", "localhost:3000", "http://a..b"):
+        with pytest.raises(PawprintError, match=r"is not an address|No service answers at"):
+            list(ask(address, [tmp_path]))
+
+
+def test_another_server_is_one_sentence(service: str, tmp_path: Path) -> None:
+    with pytest.raises(PawprintError, match=r"is not this service .*404"):
+        list(ask(f"{service}/page.css", [tmp_path]))
+
+
+def test_who_stops_early_does_not_wait_for_the_rest(service: str, files: list[Path]) -> None:
+    answers = ask(service, files * 500, concurrency=2)
+    assert next(answers).answer
+    started = time.monotonic()
+    answers.close()  # type: ignore[attr-defined]
+    assert time.monotonic() - started < 2
 
 
 @pytest.fixture

@@ -11,6 +11,8 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
+from pawprint.errors import PawprintError
+from pawprint.serving.client import ask
 from service_process import checkout, serving
 
 READ, ADMIN = "read-token", "admin-token"
@@ -130,6 +132,16 @@ def test_tokens_open_their_part_only(closed: str) -> None:
     assert httpx.get(f"{closed}/model", headers=bearer(ADMIN)).status_code == 403
     assert httpx.get(f"{closed}/model", headers=bearer(READ)).status_code == 200
     assert httpx.get(f"{closed}/livez").status_code == 200
+
+
+def test_the_client_sends_its_token(closed: str, pictures: dict[str, bytes], tmp_path: Path) -> None:
+    path = tmp_path / "red.jpg"
+    path.write_bytes(pictures["red"])
+    assert [each.answer and each.answer.label for each in ask(closed, [path], READ)] == ["red"]
+    with pytest.raises(PawprintError, match=r"wants a token .*send `Authorization: Bearer TOKEN`.*PAWPRINT_TOKEN"):
+        list(ask(closed, [path]))
+    with pytest.raises(PawprintError, match="does not open the read part"):
+        list(ask(closed, [path], ADMIN))
 
 
 def test_one_token_has_one_pace(closed: str) -> None:

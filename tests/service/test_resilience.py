@@ -1,12 +1,14 @@
 """Kills, ends and overload, on services of their own."""
 
+import asyncio
 import io
 import signal
 import sqlite3
-import threading
+import statistics
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
+from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
@@ -100,34 +102,64 @@ def test_the_log_is_bounded_and_can_keep_pictures(toy_model: Path, pictures: dic
     assert kept == pictures["red"]
 
 
-def hammer(url: str, picture: bytes, clients: int, seconds: float) -> list[tuple[int, float, str | None]]:
-    """(status, seconds, Retry-After) of every request of `clients` that ask without a pause."""
-    seen: list[tuple[int, float, str | None]] = []
+@dataclass(frozen=True)
+class Seen:
+    """How one request went."""
+
+    status: int
+    seconds: float
+    retry: str | None
+
+
+async def ask(client: httpx.AsyncClient, picture: bytes) -> Seen:
+    started = time.monotonic()
+    response = await client.post("/predict", content=picture)
+    return Seen(response.status_code, time.monotonic() - started, response.headers.get("Retry-After"))
+
+
+async def sustainable(client: httpx.AsyncClient, picture: bytes, seconds: float) -> list[Seen]:
+    """As many clients as the service takes at once, each asking when it has its answer."""
     end = time.monotonic() + seconds
 
-    def client() -> None:
-        with httpx.Client(timeout=20) as http:
-            while time.monotonic() < end:
-                started = time.monotonic()
-                response = http.post(f"{url}/predict", content=picture)
-                seen.append((response.status_code, time.monotonic() - started, response.headers.get("Retry-After")))
+    async def one() -> list[Seen]:
+        return [await ask(client, picture) for _ in iter(lambda: time.monotonic() < end, False)]
 
-    threads = [threading.Thread(target=client) for _ in range(clients)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join(seconds + 30)
-    assert not any(thread.is_alive() for thread in threads)
-    return seen
+    return [seen for each in await asyncio.gather(*(one() for _ in range(4))) for seen in each]
 
 
-def check_overload(url: str, picture: bytes, seconds: float) -> None:
-    seen = hammer(url, picture, clients=24, seconds=seconds)
-    assert {status for status, _, _ in seen} == {200, 503}
-    assert all(retry == "1" for status, _, retry in seen if status == 503)
+async def flood(client: httpx.AsyncClient, picture: bytes, rate: float, seconds: float) -> list[Seen]:
+    """`rate` requests a second, whatever becomes of them; every one must end."""
     started = time.monotonic()
-    assert httpx.post(f"{url}/predict", content=picture).status_code == 200
-    assert time.monotonic() - started < 2
+    asked = []
+    for number in range(int(rate * seconds)):
+        await asyncio.sleep(max(0, started + number / rate - time.monotonic()))
+        asked.append(asyncio.create_task(ask(client, picture)))
+    return await asyncio.wait_for(asyncio.gather(*asked), 60)
+
+
+async def check_overload(url: str, picture: bytes, seconds: float) -> None:
+    limits = httpx.Limits(max_connections=None, max_keepalive_connections=20)
+    async with httpx.AsyncClient(base_url=url, timeout=30, limits=limits) as client:
+        normal = await sustainable(client, picture, 3)
+        assert {seen.status for seen in normal} == {200}
+        rate = 2 * len(normal) / 3
+        seen = await flood(client, picture, rate, seconds)
+        started = time.monotonic()
+        while (await ask(client, picture)).status != 200:
+            await asyncio.sleep(0.05)
+        recovered = time.monotonic() - started
+    accepted = sorted(each.seconds for each in seen if each.status == 200)
+    refused = sorted(each.seconds for each in seen if each.status == 503)
+    assert len(accepted) + len(refused) == len(seen) and accepted and refused
+    assert all(each.retry == "1" for each in seen if each.status == 503)
+    assert statistics.median(refused) < statistics.median(accepted)  # told at once, not after waiting in line
+    assert recovered < 2
+    p99 = [times[int(0.99 * len(times))] for times in (sorted(each.seconds for each in normal), accepted)]
+    print(
+        f"{rate:.0f}/s: {len(accepted)} accepted, {len(refused)} refused (median "
+        f"{1000 * statistics.median(refused):.0f} ms); p99 normal {1000 * p99[0]:.0f} ms, accepted "
+        f"{1000 * p99[1]:.0f} ms; recovered in {recovered:.2f} s"
+    )
 
 
 @pytest.fixture
@@ -148,12 +180,12 @@ def photograph() -> bytes:
 
 
 def test_overload_is_told_to_come_back(narrow: str, photograph: bytes) -> None:
-    check_overload(narrow, photograph, seconds=3)
+    asyncio.run(check_overload(narrow, photograph, seconds=3))
 
 
 @pytest.mark.slow
 def test_a_minute_of_overload(narrow: str, photograph: bytes) -> None:
-    check_overload(narrow, photograph, seconds=60)
+    asyncio.run(check_overload(narrow, photograph, seconds=60))
 
 
 def test_the_state_folder_is_the_users(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -102,6 +102,7 @@ async def predict_batch(house: House, request: Request) -> Response:
     async with house.admitted():
         engine = house.engine
         parts = await many_pictures(request, house.params.max_images)
+        metrics.BATCH.observe(len(parts))
         answers = await asyncio.gather(*(_batch_item(engine, part) for part in parts))
         return answer(Batch(answers=list(answers)), headers=engine.headers)
 
@@ -111,6 +112,7 @@ async def _batch_item(engine: Engine, part: Part) -> BatchItem:
     try:
         return BatchItem(filename=filename, prediction=await engine.predict(bytes(part.data)))
     except BadImage as error:
+        metrics.REFUSALS.labels(error.reason).inc()
         return BatchItem(filename=filename, problem=Problem(reason=error.reason, error=str(error)))
 
 
@@ -193,9 +195,8 @@ async def _docs(_: Request) -> Response:
     return JSONResponse(openapi.document())
 
 
-async def _refused(request: Request, error: Exception) -> Response:
+async def _refused(_: Request, error: Exception) -> Response:
     assert isinstance(error, RefusedError)
-    metrics.REFUSALS.labels(error.reason).inc()
     return refusal(error.status, error.reason, str(error), error.headers)
 
 

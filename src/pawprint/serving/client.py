@@ -5,8 +5,9 @@ for result in ask("http://localhost:3000", find_pictures([Path("pictures")])):
 """
 
 import time
+from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -17,6 +18,8 @@ from pawprint.runtime import NEITHER, Answer, FileAnswer
 from pawprint.serving.schema import Prediction, Problem
 
 _BUSY = (429, 503)
+_LONGEST_PAUSE = 60  # seconds
+_STRANGE = "the service answered {} in words that are not its own"
 
 
 def ask(url: str, paths: Iterable[Path], token: str = "", concurrency: int = 8, tries: int = 5) -> Iterator[FileAnswer]:
@@ -25,20 +28,43 @@ def ask(url: str, paths: Iterable[Path], token: str = "", concurrency: int = 8, 
     A busy service is asked again when it says, one that cannot be reached after a pause that doubles.
 
     Raises:
-        PawprintError: nothing at `url` answers as this service does.
+        PawprintError: nothing at `url` answers as this service does, or it does not take the token.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     limits = httpx.Limits(max_connections=concurrency)
     try:
         client = httpx.Client(base_url=url, headers=headers, limits=limits, timeout=60)
-    except httpx.InvalidURL as error:
+    except (httpx.InvalidURL, UnicodeError) as error:
         raise PawprintError(f"{url} is not an address ({error}). It looks like http://localhost:3000.") from None
     with client, ThreadPoolExecutor(concurrency, thread_name_prefix="ask") as pool:
+        _greet(client, url)
+        ahead: deque[Future[FileAnswer]] = deque()  # a few only, so that memory does not grow with the folder
         try:
-            client.get("/livez").raise_for_status()
-        except httpx.HTTPError as error:
-            raise PawprintError(f"No service answers at {url} ({error}). Start one with `make serve`.") from None
-        yield from pool.map(lambda path: _ask(client, path, tries), paths)
+            for path in paths:
+                ahead.append(pool.submit(_ask, client, path, tries))
+                if len(ahead) > 4 * concurrency:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:  # who stops early does not wait for what was not begun
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _greet(client: httpx.Client, url: str) -> None:
+    """PawprintError where files need not be tried."""
+    try:
+        response = client.get("/model", timeout=10)
+    except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as error:
+        raise PawprintError(f"No service answers at {url} ({error}). Start one with `make serve`.") from None
+    if response.status_code in (401, 403):
+        raise PawprintError(
+            f"The service at {url} wants a token that may read ({_problem(response)}). Give it with --token or "
+            "PAWPRINT_TOKEN."
+        )
+    if response.status_code not in (200, *_BUSY):
+        raise PawprintError(
+            f"What answers at {url} is not this service (/model gives {response.status_code}). Check the address."
+        )
 
 
 def _ask(client: httpx.Client, path: Path, tries: int) -> FileAnswer:
@@ -56,19 +82,28 @@ def _ask(client: httpx.Client, path: Path, tries: int) -> FileAnswer:
         else:
             if response.status_code not in _BUSY:
                 return _read(path, response)
-            failure = _read(path, response).error
-            pause = float(response.headers.get("Retry-After", 1))
+            failure = _problem(response)
+            wait = response.headers.get("Retry-After", "")
+            pause = float(wait) if wait.isdigit() else 1
         if attempt + 1 < tries:
-            time.sleep(pause)
+            time.sleep(min(pause, _LONGEST_PAUSE))
     return FileAnswer(path, None, failure)
 
 
 def _read(path: Path, response: httpx.Response) -> FileAnswer:
+    if response.status_code != 200:
+        return FileAnswer(path, None, _problem(response))
     try:
-        if response.status_code != 200:
-            return FileAnswer(path, None, Problem.model_validate_json(response.content).error)
         said = Prediction.model_validate_json(response.content)
     except ValidationError:
-        return FileAnswer(path, None, f"the service answered {response.status_code} in words that are not its own")
+        return FileAnswer(path, None, _STRANGE.format(response.status_code))
     answer = Answer(said.label, said.reason, said.probabilities, said.typicality, said.label != NEITHER)
     return FileAnswer(path, answer, "")
+
+
+def _problem(response: httpx.Response) -> str:
+    """The service's own sentence."""
+    try:
+        return Problem.model_validate_json(response.content).error
+    except ValidationError:
+        return _STRANGE.format(response.status_code)

@@ -6,7 +6,9 @@ import logging
 import time
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from contextvars import copy_context
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from pawprint.image import BadImage, Pixels
@@ -96,16 +98,16 @@ class Engine:
 
     async def _run(self, data: bytes) -> _Worked:
         self._running += 1
+        metrics.QUEUE.inc()
         try:
-            asked = time.perf_counter()
-            return await asyncio.get_running_loop().run_in_executor(self._threads, self._work, data, asked)
-        except BadImage as error:
-            metrics.REFUSALS.labels(error.reason).inc()
-            raise
+            work = partial(self._work, data, time.perf_counter())
+            in_context = partial(copy_context().run, work)  # so that what it logs has the request's id
+            return await asyncio.get_running_loop().run_in_executor(self._threads, in_context)
         finally:
             self._running -= 1
 
     def _work(self, data: bytes, asked: float) -> _Worked:
+        metrics.QUEUE.dec()
         started = time.perf_counter()
         try:
             pixels = self.classifier.read(data, self.params.max_pixels)

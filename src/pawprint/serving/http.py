@@ -14,6 +14,7 @@ from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pawprint.params import Serving
+from pawprint.serving import metrics
 from pawprint.serving.schema import Problem
 
 SECURITY_HEADERS = (
@@ -40,7 +41,8 @@ def answer(content: BaseModel, status: int = 200, headers: Mapping[str, str] | N
 
 
 def refusal(status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> Response:
-    """The one shape of every refusal."""
+    """The one shape of every refusal, counted."""
+    metrics.REFUSALS.labels(reason).inc()
     return answer(Problem(reason=reason, error=message), status, headers)
 
 

@@ -2,6 +2,14 @@
 
 from prometheus_client import Counter, Gauge, Histogram
 
+REQUESTS = Counter("pawprint_requests_total", "Requests; status 0: the client hung up", ["method", "path", "status"])
+SECONDS = Histogram(
+    "pawprint_request_seconds",
+    "A request from its first byte to the last of its answer",
+    ["path"],
+    buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+BATCH = Histogram("pawprint_batch_pictures", "Pictures in one /predict/batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 ANSWERS = Counter("pawprint_answers_total", "Answers by label (a class, or neither)", ["label"])
 REFUSALS = Counter("pawprint_refusals_total", "Pictures and requests refused, by reason", ["reason"])
 FEEDBACK = Counter("pawprint_feedback_total", "What people said of answers", ["verdict"])
@@ -17,6 +25,8 @@ CONFIDENCE = Histogram(
     buckets=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1),
 )
 IN_FLIGHT = Gauge("pawprint_in_flight", "Requests being worked on", multiprocess_mode="livesum")
+QUEUE = Gauge("pawprint_queue", "Pictures that wait for a core", multiprocess_mode="livesum")
+LOST = Counter("pawprint_traffic_lost_total", "Answers that the traffic log could not keep")
 MODEL = Gauge(
     "pawprint_model_info", "1 for the model in service", ["name", "version", "digest"], multiprocess_mode="livemax"
 )

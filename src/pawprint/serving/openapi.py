@@ -45,6 +45,19 @@ _REFUSALS = {
 }
 
 
+def _header(name: str) -> dict[str, Any]:
+    return {name: {"description": _HEADERS[name], "required": True, "schema": {"type": "string", "minLength": 1}}}
+
+
+_HEADERS = {
+    "X-Request-Id": "of the request, as in the service's log; a caller's own is kept",
+    "X-Pawprint-Model": "the model that answered: name/version and SHA-256",
+    "X-Pawprint-Bento": "the Bento's tag; `none` when served from a checkout",
+    "Retry-After": "seconds",
+}
+_REQUEST_ID = _header("X-Request-Id")
+
+
 @cache
 def document() -> dict[str, Any]:
     """The whole document."""
@@ -92,12 +105,14 @@ def _ref(model: type[BaseModel]) -> dict[str, str]:
 def _operation(
     name: str, summary: str, model: type[BaseModel], refusals: tuple[int, ...], body: dict[str, Any] | None = None
 ) -> dict[str, Any]:
+    answer = {"description": "the answer", "content": {"application/json": {"schema": _ref(model)}}}
+    lineage = {} if model is Thanks else {**_header("X-Pawprint-Model"), **_header("X-Pawprint-Bento")}
     operation: dict[str, Any] = {
         "operationId": name,
         "summary": summary,
         "security": [{}, {"token": []}],
         "responses": {
-            "200": {"description": "the answer", "content": {"application/json": {"schema": _ref(model)}}},
+            "200": {**answer, "headers": {**_REQUEST_ID, **lineage}},
             **{str(status): _refusal(status) for status in refusals},
         },
     }
@@ -109,12 +124,20 @@ def _operation(
 
 
 def _refusal(status: int) -> dict[str, Any]:
-    return {"description": _REFUSALS[status], "content": {"application/json": {"schema": _ref(Problem)}}}
+    headers = {**_REQUEST_ID, **(_header("Retry-After") if status in (429, 503) else {})}
+    content = {"application/json": {"schema": _ref(Problem)}}
+    return {"description": _REFUSALS[status], "headers": headers, "content": content}
 
 
 def _plain(path: str) -> dict[str, Any]:
     return {
         "operationId": path.strip("/"),
         "summary": "Prometheus metrics" if path == "/metrics" else "Health",
-        "responses": {"200": {"description": "as text", "content": {"text/plain": {"schema": {"type": "string"}}}}},
+        "responses": {
+            "200": {
+                "description": "as text",
+                "headers": _REQUEST_ID,
+                "content": {"text/plain": {"schema": {"type": "string"}}},
+            }
+        },
     }

@@ -18,6 +18,7 @@ from pawprint.serving.app import House, create_app
 from pawprint.serving.champion import Champion, model_folder, serving_params
 from pawprint.serving.engine import Engine
 from pawprint.serving.http import Guard
+from pawprint.serving.watch import Watch, log_as_json
 
 try:
     params = serving_params()
@@ -36,7 +37,7 @@ house: House = app.state.house
     http={"host": HOST, "port": PORT},
     # BentoML keeps a timer for each request, and with it some 5 kB, until this many seconds after its start.
     traffic={"timeout": 30},
-    logging={"access": {"enabled": False}},
+    logging={"access": {"enabled": False}},  # watch.py has its own: one JSON line with the request's id
 )
 @bentoml.asgi_app(app)
 class Pawprint:
@@ -52,10 +53,10 @@ class Pawprint:
             raise BentoMLException(str(error)) from None
 
     def __init__(self) -> None:
+        log_as_json()
         version = bentoml.server_context.bento_version
         bento = "" if version == "not available" else f"{bentoml.server_context.bento_name}:{version}"
-        name = Champion.read(model_folder()).model or "unregistered"
-        log = traffic.TrafficLog(traffic.folder() / f"{name}.db", params.traffic_rows)
+        log = traffic.TrafficLog(traffic.path(Champion.read(model_folder()).model), params.traffic_rows)
         house.traffic = log
         house.load = lambda: Engine(model_folder(), bento, params, log)
         house.install(house.load())
@@ -83,4 +84,5 @@ def _refuse_taken_port() -> None:
             ) from None
 
 
+Pawprint.add_asgi_middleware(Watch)  # type: ignore[attr-defined]
 Pawprint.add_asgi_middleware(Guard, params=params)  # type: ignore[attr-defined]

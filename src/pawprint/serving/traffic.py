@@ -24,6 +24,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from pawprint.serving import metrics
+
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -74,6 +76,11 @@ def folder() -> Path:
     return Path(state) / "pawprint"
 
 
+def path(model: str) -> Path:
+    """The log of the registered model `model`."""
+    return folder() / f"{model or 'unregistered'}.db"
+
+
 class TrafficLog:
     """Writes to `path` from one thread; `rows` of 0 keeps nothing."""
 
@@ -110,7 +117,7 @@ class TrafficLog:
         connection.executescript(
             "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;" + _SCHEMA
         )
-        since_trim = 0
+        since_trim = _TRIM_EVERY  # what a killed process left is trimmed first
         running = True
         while running:
             items = [self._work.get()]
@@ -132,6 +139,7 @@ class TrafficLog:
             except sqlite3.Error as error:  # a full disk stops the log, not the service
                 logger.error("the traffic log %s cannot be written: %s", self.path, error)
                 answered = [(item, False) for item in items if item is not None]
+                metrics.LOST.inc(sum(isinstance(item, Record) for item in items))
             for item, found in answered:
                 if isinstance(item, _Feedback):
                     item.done.set_result(found)

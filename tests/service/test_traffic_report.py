@@ -1,0 +1,145 @@
+"""`pawprint traffic report` over what a real service was really asked, and the test behind its alarm."""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import mlflow
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from pawprint import image
+from pawprint.errors import PawprintError
+from pawprint.lineage import sha256
+from pawprint.runtime import Classifier
+from pawprint.serving.drift import compare
+from pawprint.serving.report import summarize
+from service_process import serving
+
+RNG = np.random.default_rng(11)
+
+
+def photograph(rng: np.random.Generator, green: float = 0) -> bytes:
+    """A reddish or bluish picture, never the same twice; `green` is what drifts."""
+    colour = np.array([200, 40, 40]) if rng.random() < 0.5 else np.array([40, 40, 200])
+    colour = colour + rng.normal(0, 25, 3) + np.array([0, green, 0])
+    noise = rng.integers(-30, 30, (60, 80, 1))
+    return image.encode(np.clip(colour + noise, 0, 255).astype(np.uint8))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a person who asks for reports stands, and the service that is reported on."""
+
+    root: Path
+    model: Path
+    log: Path
+    url: str
+
+    def report(self, *words: str, fails: bool = False) -> str:
+        """What the command says."""
+        command = [sys.executable, "-c", "from pawprint.cli import main; main()", "traffic", "report"]
+        env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
+        env.pop("MLFLOW_TRACKING_URI", None)
+        done = subprocess.run(
+            [*command, "--model", str(self.model), *words], cwd=self.root, env=env, capture_output=True, text=True,
+            timeout=120, check=False,
+        )  # fmt: skip
+        assert (done.returncode != 0) == fails, done.stderr
+        return done.stderr if fails else done.stdout
+
+    def ask(self, pictures: list[bytes], right: int = 0, wrong: int = 1) -> None:
+        """Send them; people agree with the last but `wrong`, then disagree. All is on disk when it returns."""
+        with httpx.Client(base_url=self.url) as client:
+            answers = [client.post("/predict", content=data).json() for data in pictures]
+            for number, answer in enumerate(answers[-right - wrong :]):
+                other = "blue" if answer["label"] == "red" else "red"
+                label = answer["label"] if number < right else other
+                assert client.post("/feedback", json={"id": answer["id"], "label": label}).status_code == 200
+
+
+@pytest.fixture(scope="module")
+def place(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Place]:
+    """A model that was trained on 200 photographs of ours, so to say, in service."""
+    root = tmp_path_factory.mktemp("traffic")
+    model = Path(shutil.copytree(toy_model, root / "model"))
+    classifier = Classifier(toy_model)
+    seen = np.stack([classifier.read(photograph(RNG)) for _ in range(200)])
+    embeddings = classifier.predict(seen).embedding
+    bank = load_file(model / "typicality.safetensors")
+    bank["embeddings"] = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
+    save_file(bank, model / "typicality.safetensors")
+    env = {"PAWPRINT_MODEL": str(model), "PAWPRINT_TRAFFIC": str(root / "log")}
+    with serving(root / "service.log", env) as (url, _):
+        yield Place(root, model, root / "log/pawprint-colours.db", url)
+
+
+def test_reports_while_the_service_runs(place: Place) -> None:
+    log = "--log", str(place.log)
+    place.ask([photograph(RNG) for _ in range(5)])
+    assert "too few to say" in place.report(*log, "--no-mlflow")
+
+    pictures = [photograph(RNG) for _ in range(55)]
+    place.ask([*pictures[:10], *pictures], right=6)
+    said = place.report(*log)
+    assert "pawprint-colours/3: 70 answers. No drift was found (60 pictures against 200 training" in said
+    page = (place.root / "traffic.html").read_text()
+    assert "People judged 8 answers, 6 of them right" in page
+    assert re.findall(r"(?:src|href)=\W?(http|//)", page) == []  # nothing fetched
+    mlflow.set_tracking_uri(f"sqlite:///{place.root / 'mlflow.db'}")
+    run = mlflow.get_run(re.search(r"MLflow run (\w{32})", said)[1])
+    assert run.data.metrics["answers"] == 70 and run.data.metrics["pictures"] == 60
+    assert run.data.metrics["feedback_accuracy"] == pytest.approx(0.75)
+    shares = [value for name, value in run.data.metrics.items() if name.startswith("share/")]
+    assert sum(shares) == pytest.approx(1)
+    assert run.data.params["model_digest"] == sha256(place.model / "model.onnx")
+    assert Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="traffic.html")).exists()
+
+    place.ask([photograph(RNG, green=90) for _ in range(60)])
+    said = place.report(*log, "--no-mlflow", "--days", "1")
+    assert "Drift: the pictures differ from the training photographs (120 pictures" in said
+    assert "class=alarm" in (place.root / "traffic.html").read_text()
+
+
+def test_no_log_is_one_sentence(toy_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PawprintError, match="There is no traffic log at"):
+        summarize(tmp_path / "gone.db", toy_model, 0, 1)
+    (tmp_path / "other.db").write_text("no database" * 100)
+    with pytest.raises(PawprintError, match="cannot be read as a traffic log"):
+        summarize(tmp_path / "other.db", toy_model, 0, 1)
+
+
+def draw(rng: np.random.Generator, count: int, shift: float = 0) -> np.ndarray:
+    """Embeddings of two classes in 64 dimensions."""
+    centres = np.where(rng.random((count, 1)) < 0.5, 1.0, -1.0) * np.linspace(0, 1, 64)
+    return centres + rng.normal(0, 1, (count, 64)) + shift * np.eye(64)[3]
+
+
+def test_one_false_alarm_in_twenty() -> None:
+    """200 draws of the same pictures: between 3 and 19 alarms is what 5 % gives in 99 of 100 cases."""
+    rng = np.random.default_rng(5)
+    alarms = sum(compare(draw(rng, 40), draw(rng, 30), seed).p < 0.05 for seed in range(200))
+    assert 3 <= alarms <= 19
+
+
+@pytest.mark.parametrize("change", ["shift", "one class only", "spread"])
+def test_it_sees_a_change(change: str) -> None:
+    rng = np.random.default_rng(6)
+    training, traffic = draw(rng, 200), draw(rng, 100, shift=3 if change == "shift" else 0)
+    if change == "one class only":
+        traffic = traffic[(traffic @ np.linspace(0, 1, 64)) > 0]
+    if change == "spread":
+        traffic[:, :40] *= 4
+    assert compare(training, traffic, seed=1).p < 0.01
+
+
+def test_the_same_seed_gives_the_same_answer() -> None:
+    training, traffic = draw(np.random.default_rng(1), 1500), draw(np.random.default_rng(2), 30)
+    assert compare(training, traffic, seed=3) == compare(training, traffic, seed=3)
