@@ -5,24 +5,37 @@ from typing import Annotated
 
 import typer
 
-photos_app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in.")
+photos_app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in, check and correct them.")
 
 
 @photos_app.callback()
 def _photos() -> None:
-    """Photographs: bring them in."""
+    """Photographs: bring them in, check and correct them."""
 
 
-@photos_app.command("import", epilog="Example: pawprint photos import train.zip --name dogs-cats")
+@photos_app.command(
+    "import",
+    epilog="Examples: pawprint photos import train.zip --name dogs-cats | pawprint photos import oxford-iiit-pet --add",
+)
 def import_(
-    source: Annotated[Path, typer.Argument(help="a zip in Kaggle's layout, or a folder with a folder a class")],
+    source: Annotated[str, typer.Argument(help="a zip, tar or folder, an http(s) or s3 URL, or a public set's name")],
     name: Annotated[str | None, typer.Option(help="what to call this data set")] = None,
+    add: Annotated[bool, typer.Option("--add", help="keep what is there, and add to it")] = False,
+    sha256: Annotated[str | None, typer.Option(help="what the archive must have, or it is not taken")] = None,
 ) -> None:
-    """Replace data/ by the photographs of SOURCE; `dvc add data` then versions them."""
+    """Bring the photographs of SOURCE into data/; `dvc add data` then versions them."""
     from pawprint.photos.sources import take
 
-    taken = take(source, Path("data"), name)
-    print(f"{taken.name}: {len(taken.photographs):,} files in {len(taken.classes)} classes. Next: dvc add data")
+    taken = take(source, Path("data"), name, add, sha256)
+    _some(taken.contradictions)
+    print(taken.told())
+
+
+def _some(lines: list[str], shown: int = 20) -> None:
+    for line in lines[:shown]:
+        print(line)
+    if len(lines) > shown:
+        print(f"... and {len(lines) - shown:,} more; data/origins.csv has them all")
 
 
 @photos_app.command(epilog="Example: pawprint photos check")
@@ -30,7 +43,7 @@ def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a cl
     """Say which photographs `preprocess` would leave out, and why; nothing is written. Exit code 1 if there are any."""
     from pawprint.params import load_params
     from pawprint.photos.check import survey
-    from pawprint.photos.sources import dataset
+    from pawprint.photos.dataset import dataset
 
     photographs = dataset(data)
     bad, flags = survey(photographs, data, load_params())
