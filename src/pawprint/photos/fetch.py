@@ -15,7 +15,7 @@ import json
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -105,7 +105,7 @@ def _download(url: str, checksum: str | None) -> Path:
     folder = downloads()
     folder.mkdir(parents=True, exist_ok=True)
     base = re.sub(r"[^\w.-]+", "-", PurePosixPath(urlsplit(url).path).name) or "photographs"
-    name = f"{hashlib.sha256(url.encode()).hexdigest()[:12]}-{base}"
+    name = f"{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}-{base}"
     try:
         if not url.startswith("s3:"):
             return _download_file(_Http(url), folder, name, checksum)
@@ -114,7 +114,9 @@ def _download(url: str, checksum: str | None) -> Path:
             return _download_file(bucket, folder, name, checksum)
         if checksum:
             raise PawprintError(f"{bucket.shown} is a folder, and a SHA-256 is of one file. Leave it out.")
-        return bucket.copy(folder / name)
+        target = folder / name
+        _patiently(bucket.shown, lambda: bucket.copy(target), lambda: sum(1 for _ in target.rglob("*")))
+        return target
     except _Again as error:
         raise PawprintError(
             f"{_public_part(url)} cannot be had ({error}). What has come is kept: run again, and it goes on there."
@@ -131,7 +133,16 @@ def _download_file(remote: "_Http | _S3", folder: Path, name: str, checksum: str
 
     def resume(_: str, target: str, __: Any) -> None:
         partial = folder / f"{name}.partial"
-        _fetch(remote, partial, note, bool(checksum))
+
+        def attempt() -> None:
+            try:
+                _attempt(remote, partial, note, bool(checksum))
+            except _Again as error:
+                if error.anew:
+                    partial.unlink(missing_ok=True)
+                raise
+
+        _patiently(remote.shown, attempt, lambda: _size(partial))
         partial.replace(target)
 
     try:
@@ -143,28 +154,26 @@ def _download_file(remote: "_Http | _S3", folder: Path, name: str, checksum: str
         ) from None
 
 
-def _fetch(remote: "_Http | _S3", partial: Path, note: Path, vouched: bool) -> None:
-    """Download into `partial`, going on where an earlier try stopped, as long as tries bring something."""
+def _patiently(shown: str, attempt: Callable[[], None], brought: Callable[[], int]) -> None:
+    """Try until it is done, as long as tries bring something: `brought` says how much is here."""
     fruitless = 0
 
-    def attempt() -> None:
+    def once() -> None:
         nonlocal fruitless
-        before = _size(partial)
+        before = brought()
         try:
-            _attempt(remote, partial, note, vouched)
-        except _Again as error:
-            fruitless = 0 if _size(partial) > before else fruitless + 1
-            if error.anew:
-                partial.unlink(missing_ok=True)
+            attempt()
+        except _Again:
+            fruitless = 0 if brought() > before else fruitless + 1
             raise
 
     tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(_Again),
         stop=lambda _: fruitless >= TRIES,
         wait=lambda _: PAUSE * 2 ** max(0, fruitless - 1),
-        before_sleep=lambda state: print(f"{remote.shown}: {_error(state)}; trying again", file=sys.stderr, flush=True),
+        before_sleep=lambda state: print(f"{shown}: {_error(state)}; trying again", file=sys.stderr, flush=True),
         reraise=True,
-    )(attempt)
+    )(once)
 
 
 def _attempt(remote: "_Http | _S3", partial: Path, note: Path, vouched: bool) -> None:
@@ -238,9 +247,9 @@ class _Http:
         if status == 206:
             if not part or part[1] is None or int(part[1]) != have:
                 raise _Again("the server sends another part than was asked for", anew=True)
-            return have, int(part[2]), _validator(answer), answer.iter_bytes(PIECE)
+            return have, int(part[2]), _validator(answer), answer.iter_raw()
         length = answer.headers.get("Content-Length")
-        return 0, int(length) if length else None, _validator(answer), answer.iter_bytes(PIECE)
+        return 0, int(length) if length else None, _validator(answer), answer.iter_raw()
 
 
 class _S3:
@@ -269,7 +278,7 @@ class _S3:
                 file.seek(start)
                 yield start, total, etag, iter(lambda: file.read(PIECE * 8), b"")
 
-    def copy(self, target: Path) -> Path:
+    def copy(self, target: Path) -> None:
         """The files below it, each whole; those that are here already are not fetched again."""
         with self._explained():
             root = self._files._strip_protocol(self.url).rstrip("/")
@@ -297,13 +306,13 @@ class _S3:
                         self._files.get_file(key, str(partial))
                         partial.replace(target / name)
                     progress.advance(1)
-        return target
 
     def _etag(self) -> str:
         return str(self._files.info(self.url, refresh=True).get("ETag", ""))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
+        import aiohttp
         import botocore.exceptions
 
         try:
@@ -314,7 +323,7 @@ class _S3:
             raise PawprintError(f"{self.url} is not yours to read ({error}). Look at AWS_ACCESS_KEY_ID.") from None
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
             raise PawprintError(f"{self.url} cannot be asked for ({error}). Set AWS_ACCESS_KEY_ID etc.") from None
-        except (botocore.exceptions.BotoCoreError, ConnectionError, TimeoutError) as error:
+        except (botocore.exceptions.BotoCoreError, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
             raise _Again(str(error)) from None
         except OSError as error:
             if error.errno == errno.ENOSPC:
