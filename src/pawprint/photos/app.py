@@ -53,3 +53,40 @@ def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a cl
     print(f"{len(photographs.photographs):,} files, {len(bad):,} left out; converted: {converted}")
     if bad:
         raise typer.Exit(1)
+
+
+NEXT = "Next: dvc add data (or back, once it was added: git checkout data.dvc && dvc checkout)"
+
+
+@photos_app.command(
+    epilog="Examples: pawprint photos relabel reports/audit/audit.csv | pawprint photos relabel cat/7.jpg --to dog"
+)
+def relabel(
+    what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or PATH,CLASS a line), or photographs")],
+    to: Annotated[str, typer.Option(help="the class of the photographs that are named")] = "",
+) -> None:
+    """Give photographs of data/ another class, all of them or none."""
+    from pawprint.photos import correct
+
+    data = Path("data")
+    decided = (
+        [correct.Decision(correct.below(one, data), to) for one in what]
+        if to
+        else [decision for one in what for decision in correct.decisions(Path(one), "relabel", data)]
+    )
+    print(f"{correct.relabel(decided, data):,} of {len(decided):,} photographs have another class now. {NEXT}")
+
+
+@photos_app.command(epilog="Examples: pawprint photos drop reports/audit/audit.csv | pawprint photos drop cat/7.jpg")
+def drop(
+    what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or a path a line), or photographs")],
+) -> None:
+    """Take photographs out of data/, all of them or none; added again, their source does not bring them back."""
+    from pawprint.photos import correct
+
+    data = Path("data")
+    decided: list[correct.Decision] = []
+    for one in what:
+        file = correct.below(one, data)
+        decided += [correct.Decision(file)] if (data / file).is_file() else correct.decisions(Path(one), "drop", data)
+    print(f"{correct.drop(decided, data):,} photographs dropped. {NEXT}")
