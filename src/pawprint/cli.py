@@ -209,9 +209,7 @@ def photos_audit(
 
     found = audit.audit(PreparedSet.open(ROOT / "prepared"), load_params(ROOT / "params.yaml"), top)
     audit.write(found, out)
-    print(
-        f"{len(found):,} photographs to look at: {out / 'audit.html'}; write what you decide into {out / 'audit.csv'}"
-    )
+    print(f"{len(found):,} photographs to look at in {out}/audit.html; what you decide goes into {out}/audit.csv")
 
 
 def main() -> None:

@@ -21,7 +21,7 @@ def test_a_wrong_label_and_a_picture_of_something_else_stand_first(
 ) -> None:
     monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path / "cache"))
     data = tmp_path / "data"
-    drawn.write(data, per_class=30)
+    drawn.write(data, per_class=20)
     (data / "cat" / "007.jpg").rename(data / "dog" / "wrong.jpg")
     (data / "cat" / "other.jpg").write_bytes(photograph(1))
     prepare(dataset(data), data, tmp_path / "prepared", params("efficientnet_lite0"))

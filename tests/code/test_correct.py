@@ -120,7 +120,8 @@ def test_a_decision_that_cannot_be_is_named_and_nothing_changes(data: Path, tmp_
 
 def test_a_list_that_is_none_is_named(data: Path) -> None:
     assert "nowhere.csv cannot be read" in pawprint(data.parent, "drop", "nowhere.csv", fails=True)
-    assert "cannot be read" in pawprint(data.parent, "relabel", "data/cat/0.jpg", fails=True)
+    with pytest.raises(PawprintError, match=r"0\.jpg cannot be read"):
+        correct.decisions(data / "cat" / "0.jpg", "relabel", data)
 
 
 def test_decisions_hold_for_photographs_that_never_had_an_origin(tmp_path: Path) -> None:
@@ -129,3 +130,17 @@ def test_decisions_hold_for_photographs_that_never_had_an_origin(tmp_path: Path)
     assert take(
         unpacked(tmp_path / "more", {"cat/odd2.jpg": small(77), "dog/n.jpg": small(78)}), data, add=True
     ).dropped
+
+
+def test_an_import_in_their_place_says_that_decisions_go(data: Path, tmp_path: Path) -> None:
+    correct.relabel([Decision("cat/0.jpg", "dog")], data)
+    correct.drop([Decision("dog/1.jpg")], data)
+    assert "2 earlier decisions gone (--add keeps them)" in take(tmp_path / "pets", data).told()
+    assert "gone" not in take(tmp_path / "pets", data).told()
+
+
+def test_what_replaces_the_sample_no_longer_points_at_its_remote(data: Path, tmp_path: Path) -> None:
+    pointer = data.parent / "data.dvc"
+    pointer.write_text(f"outs:\n- md5: {'0' * 32}.dir\n  hash: md5\n  path: data\n  remote: sample\n  push: false\n")
+    pawprint(data.parent, "drop", "cat/0.jpg")
+    assert "sample" not in pointer.read_text() and "push" not in pointer.read_text()

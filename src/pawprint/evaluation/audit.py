@@ -135,9 +135,9 @@ def write(found: list[Doubtful], out: Path) -> None:
     pictures = "".join(_figure(rank, one) for rank, one in enumerate(found, 1))
     (out / "audit.html").write_text(
         f"<!doctype html><html lang=en><meta charset=utf-8><title>Labels to look at</title><style>{STYLE}</style>"
-        f"<h1>{len(found):,} photographs to look at</h1><p>In audit.csv, write into the column <code>decision</code> the "
-        "right class, or <code>drop</code>; leave it empty where nothing is wrong. Then <code>pawprint photos relabel "
-        f"audit.csv</code> and <code>pawprint photos drop audit.csv</code>.</p>{pictures}</html>\n",
+        f"<h1>{len(found):,} photographs to look at</h1><p>In audit.csv, write into the column <code>decision</code> "
+        "the right class, or <code>drop</code>; leave it empty where nothing is wrong. Then <code>pawprint photos "
+        f"relabel audit.csv</code> and <code>pawprint photos drop audit.csv</code>.</p>{pictures}</html>\n",
         encoding="utf-8",
     )
 

@@ -24,9 +24,12 @@ def import_(
     sha256: Annotated[str | None, typer.Option(help="what the archive must have, or it is not taken")] = None,
 ) -> None:
     """Bring the photographs of SOURCE into data/; `dvc add data` then versions them."""
+    from pawprint import versioning
     from pawprint.photos.sources import take
 
     taken = take(source, Path("data"), name, add, sha256)
+    if taken.changed:
+        versioning.own(Path())
     _some(taken.contradictions)
     print(taken.told())
 
@@ -66,6 +69,7 @@ def relabel(
     to: Annotated[str, typer.Option(help="the class of the photographs that are named")] = "",
 ) -> None:
     """Give photographs of data/ another class, all of them or none."""
+    from pawprint import versioning
     from pawprint.photos import correct
 
     data = Path("data")
@@ -74,7 +78,9 @@ def relabel(
         if to
         else [decision for one in what for decision in correct.decisions(Path(one), "relabel", data)]
     )
-    print(f"{correct.relabel(decided, data):,} of {len(decided):,} photographs have another class now. {NEXT}")
+    moved = correct.relabel(decided, data)
+    versioning.own(Path())
+    print(f"{moved:,} of {len(decided):,} photographs have another class now. {NEXT}")
 
 
 @photos_app.command(epilog="Examples: pawprint photos drop reports/audit/audit.csv | pawprint photos drop cat/7.jpg")
@@ -82,11 +88,15 @@ def drop(
     what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or a path a line), or photographs")],
 ) -> None:
     """Take photographs out of data/, all of them or none; added again, their source does not bring them back."""
+    from pawprint import versioning
     from pawprint.photos import correct
 
     data = Path("data")
     decided: list[correct.Decision] = []
     for one in what:
         file = correct.below(one, data)
-        decided += [correct.Decision(file)] if (data / file).is_file() else correct.decisions(Path(one), "drop", data)
-    print(f"{correct.drop(decided, data):,} photographs dropped. {NEXT}")
+        named = not Path(file).is_absolute() and (data / file).is_file()
+        decided += [correct.Decision(file)] if named else correct.decisions(Path(one), "drop", data)
+    gone = correct.drop(decided, data)
+    versioning.own(Path())
+    print(f"{gone:,} photographs dropped. {NEXT}")

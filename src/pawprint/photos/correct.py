@@ -61,15 +61,11 @@ def decisions(listed: Path, verb: Verb, data: Path) -> list[Decision]:
             )
         return found
     if not rows:
-        raise PawprintError(
-            f"{listed} is empty. Write a photograph a line{', a comma and its class' * (verb != DROP)}."
-        )
+        raise PawprintError(f"{listed} is empty. Write a photograph a line{', a comma, its class' * (verb != DROP)}.")
     if verb == "relabel":
         for number, row in enumerate(rows, 1):
             if len(row) != 2 or not row[1].strip():
-                raise PawprintError(
-                    f"{listed}, line {number}: write a photograph, a comma and its class: cat/7.jpg,dog"
-                )
+                raise PawprintError(f"{listed}, line {number}: write a photograph, a comma, its class: cat/7.jpg,dog")
         return [Decision(below(row[0].strip(), data), row[1].strip()) for row in rows]
     return [Decision(below(row[0].strip(), data)) for row in rows]
 
@@ -77,9 +73,8 @@ def decisions(listed: Path, verb: Verb, data: Path) -> list[Decision]:
 def below(path: str, data: Path) -> str:
     """`cat/7.jpg`, also where somebody writes data/cat/7.jpg or the whole path."""
     if Path(path).is_absolute():
-        return (
-            str(PurePosixPath(path).relative_to(data.resolve())) if Path(path).is_relative_to(data.resolve()) else path
-        )
+        inside = Path(path).is_relative_to(data.resolve())
+        return Path(path).relative_to(data.resolve()).as_posix() if inside else path
     parts = PurePosixPath(path).parts
     if parts[:1] == (data.name,) and not (data / path).exists():
         parts = parts[1:]
@@ -117,9 +112,7 @@ def _apply(decided: Sequence[Decision], labels: Mapping[str, str], data: Path) -
         hashes = {row.file: row.hash for row in known if row.file}
         for one in decided:
             if one.file not in hashes:
-                raise PawprintError(
-                    f"{data / one.file} is not there. Nothing was changed; mend the list and run again."
-                )
+                raise PawprintError(f"{data / one.file} is not there. Nothing was changed; mend the list.")
             if one.hash and one.hash != hashes[one.file]:
                 raise PawprintError(f"{data / one.file} is not the photograph that was looked at. Run the audit again.")
         used = {file.casefold() for file in hashes}

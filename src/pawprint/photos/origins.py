@@ -84,6 +84,15 @@ def read(data: Path, files: Iterable[Path], source: str) -> Origins:
     return Origins(rows)
 
 
+def decided(data: Path) -> int:
+    """How many photographs a person has dropped, or put under another class than their source."""
+    try:
+        rows = _read(data / ORIGINS)
+    except PawprintError:
+        return 0
+    return len({row.hash for row in rows if row.file.split("/")[0] != row.label})
+
+
 def hash_files(data: Path, files: Iterable[Path]) -> dict[str, str]:
     """Path below `data` -> SHA-256 of the bytes."""
 

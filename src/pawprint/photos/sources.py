@@ -36,6 +36,7 @@ class Taken:
 
     dataset: Dataset
     changed: bool = True
+    undecided: int = 0  # decisions (relabel, drop) on what was there, which went with it
     added: int = 0  # photographs that were not there
     known: int = 0  # files whose content was there already, in the same class
     dropped: int = 0  # files whose content a person has dropped
@@ -46,6 +47,7 @@ class Taken:
         """In one line, for a person."""
         counts = {
             "new": self.added, "there already": self.known, "dropped before": self.dropped,
+            "earlier decisions gone (--add keeps them)": self.undecided,
             "under another class": len(self.contradictions), "left aside": self.aside,
         }  # fmt: skip
         said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
@@ -83,6 +85,7 @@ def take(
         _refuse_few_classes(fresh, str(source))
         taken = taking.taken
         taken.changed = not _same(data, fresh)
+        taken.undecided = 0 if add or not taken.changed else origins.decided(data)
         if not taken.changed:
             shutil.rmtree(fresh)  # not even a file's time changes, for which DVC would hash it again
     taken.dataset, taken.aside = dataset(data), len(found.aside)
