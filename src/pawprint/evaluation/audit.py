@@ -63,7 +63,7 @@ def audit(data: PreparedSet, params: Params, top: int) -> list[Doubtful]:
     """
     # 1. what the frozen backbone sees in each; what training has kept is not computed again
     sides = [data.side(name) for name in SIDES]
-    features = np.concatenate(list(_features(sides, params, len(data.classes))))
+    features = np.concatenate(list(features_of(sides, params, len(data.classes))))
     labels = np.concatenate([side.labels for side in sides])
     # 2. the two ranks
     probabilities = out_of_fold(features, labels, params.seed)
@@ -79,7 +79,9 @@ def audit(data: PreparedSet, params: Params, top: int) -> list[Doubtful]:
     ]
 
 
-def out_of_fold(features: NDArray[np.float32], labels: NDArray[np.int64], seed: int) -> NDArray[np.float64]:
+def out_of_fold(
+    features: NDArray[np.float32], labels: NDArray[np.int64], seed: int, strength: float = STRENGTH
+) -> NDArray[np.float64]:
     """Probabilities [n, classes]; each photograph's by a regression on the others of `features` [n, d]."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -89,7 +91,7 @@ def out_of_fold(features: NDArray[np.float32], labels: NDArray[np.int64], seed: 
     folds = min(FOLDS, int(np.bincount(labels).min()))
     if folds < 2:
         raise PawprintError("A class has fewer than two photographs: nothing can be said of labels. Add some.")
-    regression = make_pipeline(StandardScaler(), LogisticRegression(C=STRENGTH, max_iter=500))
+    regression = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500))
     order = StratifiedKFold(folds, shuffle=True, random_state=seed)
     probabilities: NDArray[np.float64] = cross_val_predict(
         regression, features, labels, cv=order, method="predict_proba"
@@ -142,7 +144,8 @@ def write(found: list[Doubtful], out: Path) -> None:
     )
 
 
-def _features(sides: list[Side], params: Params, classes: int) -> Iterator[NDArray[np.float32]]:
+def features_of(sides: list[Side], params: Params, classes: int) -> Iterator[NDArray[np.float32]]:
+    """float32 [n, d] of each side: of the backbone that a candidate trains a head on; cached ones are read."""
     heads = [one.architecture for one in params.candidates.values() if one.train == "head"]
     name = heads[0] if heads else BACKBONE
     network = catalogue.build(name, classes)
