@@ -270,6 +270,12 @@ def test_archives_and_folders_come_from_s3(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
         assert take("s3://photos/train.zip", data).dataset.name == "dogs-cats"
         assert not take("s3://photos/train.zip", data).changed
+        # what is here is not fetched again: nothing of the first half is looked at, so zeros in it stay
+        whole = fetch.local("s3://photos/train.zip").path
+        half = len(content := whole.read_bytes()) // 2
+        whole.rename(f"{whole}.partial").write_bytes(bytes(half))
+        assert fetch.local("s3://photos/train.zip").path.read_bytes() == bytes(half) + content[half:]
+        whole.unlink()
         taken = take("s3://photos/garden", data)
         assert (taken.dataset.name, taken.added) == ("garden", 6)
         unpacked(bucket / "garden", {"cat/0.jpg": pets(40)["cat/0.jpg"]})  # changed there

@@ -183,6 +183,16 @@ def cut_between_members(root: Path) -> Path:
     return path
 
 
+def long_header(root: Path) -> Path:
+    """A tar whose note before a member has 30 MB, in 30 kB: read whole, it would fill the memory."""
+    path = root / "pets.tar.gz"
+    with tarfile.open(path, "w:gz", format=tarfile.PAX_FORMAT) as archive:
+        entry = tarfile.TarInfo("cat/1.jpg")
+        entry.pax_headers = {"comment": "x" * 30_000_000}
+        archive.addfile(entry)
+    return path
+
+
 def flipped(root: Path) -> Path:
     path = zipped(root / "pets.zip", pets())
     data = bytearray(path.read_bytes())
@@ -217,6 +227,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
         lambda root: zipped(root / "outer.zip", {"train.zip": bomb(root).read_bytes()}), "unpacks to"
     ),
     "an encrypted zip": (encrypted, "encrypted"),
+    "a tar with an absurd header": (long_header, "a header of 30"),
     "a zip that is cut short": (lambda root: cut(zipped(root / "pets.zip", pets()), 0.6), "cut short"),
     "a zip with a damaged photograph": (flipped, "damaged"),
     "a tar.gz that is cut short": (lambda root: cut(tarred(root / "pets.tar.gz", pets()), 0.6), "cut short"),

@@ -5,6 +5,8 @@ from typing import Annotated
 
 import typer
 
+NEXT = "Next: dvc add data (the way back: git checkout data.dvc && dvc checkout)"
+
 photos_app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in, check and correct them.")
 
 
@@ -31,7 +33,7 @@ def import_(
     if taken.changed:
         versioning.own(Path())
     _some(taken.contradictions)
-    print(taken.told())
+    print(f"{taken.told()} {NEXT}" if taken.changed else taken.told())
 
 
 def _some(lines: list[str], shown: int = 20) -> None:
@@ -56,9 +58,6 @@ def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a cl
     print(f"{len(photographs.photographs):,} files, {len(bad):,} left out; converted: {converted}")
     if bad:
         raise typer.Exit(1)
-
-
-NEXT = "Next: dvc add data (or back, once it was added: git checkout data.dvc && dvc checkout)"
 
 
 @photos_app.command(

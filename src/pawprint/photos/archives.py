@@ -19,10 +19,12 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from pawprint.errors import PawprintError
+from pawprint.photos.progress import Progress
 
 MAX_FILES = 5_000_000  # members of an archive
 MAX_BYTES = 500 * 2**30  # all of an archive, unpacked
 MAX_PHOTOGRAPH = 2**30  # one member that is not an archive itself
+MAX_NOTE = 2**20  # a header of a tar: a long name, ...
 MAX_RATIO = 200  # unpacked to packed bytes; pictures are packed already, and stay near 1
 FREE_RATIO_BYTES = 64 * 2**20  # below this, unpacked, no ratio is absurd (small drawings pack well)
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
@@ -53,13 +55,13 @@ def opened(path: Path) -> Iterator[Source]:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
                 yield _Zip(archive, path)
-        elif _is_tar(path):
-            with tarfile.open(path) as tar:
-                yield _Tar(tar, path)
         else:
-            raise PawprintError(f"{path} is no zip or tar archive, or it is cut short. Bring it again.")
+            with _tar(path) as tar:
+                yield _Tar(tar, path)
     except (zipfile.BadZipFile, zlib.error, tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise PawprintError(f"{path} is damaged or cut short ({error}). Bring it again.") from None
+    except _Absurd as error:
+        raise PawprintError(f"{path} has {error}: it is not taken.") from None
     except NotImplementedError as error:
         raise PawprintError(f"{path} is packed in a way that is not known here ({error}). Pack it again.") from None
 
@@ -115,10 +117,12 @@ class _Tar:
     def __init__(self, archive: tarfile.TarFile, path: Path) -> None:
         self._archive, self._entries = archive, {}
         guard = _Guard(path)
-        for entry in archive:
-            guard.check(entry.name, entry.size, link=not (entry.isreg() or entry.isdir()) or entry.issparse())
-            if entry.isreg():
-                self._entries[entry.name.removeprefix("./")] = entry
+        with Progress(f"listing {path.name}", None) as progress:
+            for entry in archive:
+                guard.check(entry.name, entry.size, link=not (entry.isreg() or entry.isdir()) or entry.issparse())
+                if entry.isreg():
+                    self._entries[entry.name.removeprefix("./")] = entry
+                progress.advance(1)
         # tarfile takes an archive that ends anywhere between two members for a whole one; a whole one ends in zeros.
         stream = archive.fileobj
         assert stream is not None
@@ -135,6 +139,27 @@ class _Tar:
             assert stream is not None
             with stream:
                 receive(entry.name.removeprefix("./"), stream)
+
+
+class _Absurd(Exception):
+    """What no archive of photographs has."""
+
+
+class _Entry(tarfile.TarInfo):
+    """A member. What stands before one (a long name, ...) is read whole into memory by tarfile, so it has a limit."""
+
+    def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
+        if self.size > MAX_NOTE and not (self.isreg() or self.isdir()):
+            raise _Absurd(f"a header of {self.size:,} bytes")
+        member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
+        return member
+
+
+def _tar(path: Path) -> tarfile.TarFile:
+    try:
+        return tarfile.open(path, tarinfo=_Entry)
+    except tarfile.ReadError:
+        raise PawprintError(f"{path} is no zip or tar archive, or it is cut short. Bring it again.") from None
 
 
 class _Guard:
@@ -168,10 +193,3 @@ def enough_room(size: int, folder: Path, what: str) -> None:
     free = shutil.disk_usage(folder).free
     if size > free:
         raise PawprintError(f"{what} needs {size:,} bytes, and the disk has {free:,} left. Free some, run again.")
-
-
-def _is_tar(path: Path) -> bool:
-    try:
-        return path.stat().st_size > 0 and tarfile.is_tarfile(path)
-    except (EOFError, zlib.error, lzma.LZMAError):
-        return True  # the head of a packed one that is cut short: opening it says so

@@ -18,6 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pawprint.errors import PawprintError
+from pawprint.photos.progress import Progress
 
 ORIGINS = "origins.csv"
 COLUMNS = ("file", "class", "hash", "source", "name", "breed")
@@ -99,8 +100,13 @@ def hash_files(data: Path, files: Iterable[Path]) -> dict[str, str]:
     def work(file: Path) -> tuple[str, str]:
         return file.relative_to(data).as_posix(), hashlib.sha256(file.read_bytes()).hexdigest()
 
-    with ThreadPoolExecutor() as pool:
-        return dict(pool.map(work, files))
+    files = list(files)
+    hashes = {}
+    with ThreadPoolExecutor() as pool, Progress(f"hashing {data}/", len(files)) as progress:
+        for file, digest in pool.map(work, files):
+            hashes[file] = digest
+            progress.advance(1)
+    return hashes
 
 
 def write(origins: Origins, data: Path) -> None:

@@ -53,7 +53,7 @@ class Taken:
         said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
         files, classes = len(self.dataset.photographs), len(self.dataset.classes)
         whole = f"{self.dataset.name}: {files:,} files in {classes} classes"
-        return f"{whole} ({said}). Next: dvc add data" if self.changed else f"{whole}, as before: nothing has changed."
+        return f"{whole} ({said})." if self.changed else f"{whole}, as before: nothing has changed."
 
 
 def take(

@@ -31,7 +31,7 @@ def replacing(folder: Path) -> Iterator[Path]:
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = _scratch(folder)
-    with _locked(scratch, create=True) as mine:
+    with _locked(scratch, importing=True) as mine:
         if not mine:
             raise PawprintError(f"Another import into {folder}/ is running. Wait for it, or end it.")
         try:
@@ -53,7 +53,7 @@ def recover(folder: Path) -> None:
     """Finish a replacement that was killed when `folder` was away; nothing to do at any other time."""
     if folder.exists() or not (_scratch(folder) / "ready").exists():
         return
-    with _locked(_scratch(folder), create=False) as mine:
+    with _locked(_scratch(folder), importing=False) as mine:
         if mine:
             _finish(folder, _scratch(folder))
             shutil.rmtree(_scratch(folder), ignore_errors=True)
@@ -71,20 +71,24 @@ def _finish(folder: Path, scratch: Path) -> None:
 
 
 @contextmanager
-def _locked(scratch: Path, create: bool) -> Iterator[bool]:
-    """Is `scratch` this process's alone? The system gives a killed process's lock back."""
+def _locked(scratch: Path, importing: bool) -> Iterator[bool]:
+    """Is `scratch` this process's alone? The system gives a killed process's lock back.
+
+    Who imports makes the folder, and does not wait for another import. Who recovers waits: the owner, if it lives, is
+    between two renames.
+    """
     while True:
-        if create:
+        if importing:
             scratch.mkdir(exist_ok=True)
         try:
             descriptor = os.open(scratch, os.O_RDONLY)
         except FileNotFoundError:  # its owner has just finished
-            if create:
+            if importing:
                 continue
             yield False
             return
         try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if importing else 0))
         except BlockingIOError:
             os.close(descriptor)
             yield False
