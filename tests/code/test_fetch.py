@@ -192,6 +192,14 @@ def test_a_server_that_is_ill_for_a_moment_is_asked_again(server: Server, tmp_pa
     assert take(server.url, tmp_path / "data").added == 6
 
 
+def test_what_turned_out_to_be_no_archive_is_asked_for_again(server: Server, tmp_path: Path) -> None:
+    right, server.body = server.body, b"busy, come back later"
+    with pytest.raises(PawprintError, match="no zip or tar"):
+        take(server.url, tmp_path / "data")
+    server.body = right  # under the same ETag
+    assert take(server.url, tmp_path / "data").added == 6
+
+
 def test_wrong_bytes_are_not_taken_and_not_kept(server: Server, tmp_path: Path) -> None:
     right, server.body = digest(server), server.body[:-9] + b"\0" + server.body[-8:]
     with pytest.raises(PawprintError, match="another checksum"):

@@ -21,18 +21,23 @@ IMPORT = """
 import sys; from pathlib import Path; from pawprint.photos.sources import take
 take(sys.argv[1], Path("data"))
 """
-# Kill this process for real just before, or just after, the folder whose path ends in argv[2] is renamed.
+# Kill this process for real, by signal argv[4], before or after the folder whose path ends in argv[2] is renamed.
 KILLED = """
 import os, pathlib, signal, sys
 rename = pathlib.Path.rename
 def killed(self, target):
     here = str(self).endswith(sys.argv[2])
-    if here and sys.argv[3] == "before": os.kill(os.getpid(), signal.SIGKILL)
+    if here and sys.argv[3] == "before": os.kill(os.getpid(), int(sys.argv[4]))
     rename(self, target)
-    if here: os.kill(os.getpid(), signal.SIGKILL)
+    if here and sys.argv[3] == "after": os.kill(os.getpid(), int(sys.argv[4]))
 pathlib.Path.rename = killed
 """
-STEPS = [(step, when) for step in ("/building", "data", "/ready") for when in ("before", "after")]
+FOLDERS = ("/incoming", "/building", "data", "/ready")
+STEPS = [
+    *((step, when, signal.SIGKILL) for step in FOLDERS for when in ("before", "after")),
+    ("data", "after", signal.SIGINT),
+    ("/building", "before", signal.SIGINT),
+]
 
 
 def start(work: Path, code: str, *arguments: str) -> subprocess.Popen[bytes]:
@@ -48,14 +53,14 @@ def work(tmp_path: Path) -> Path:
     return tmp_path / "work"
 
 
-@pytest.mark.parametrize(("step", "when"), STEPS)
-def test_killed_at_any_rename_data_is_the_old_or_the_new(work: Path, step: str, when: str) -> None:
+@pytest.mark.parametrize(("step", "when", "by"), STEPS)
+def test_killed_at_any_rename_data_is_the_old_or_the_new(work: Path, step: str, when: str, by: signal.Signals) -> None:
     data = work / "data"
     old = contents(data)
     take(work.parent / "more", work.parent / "wanted" / "data")
     new = contents(work.parent / "wanted" / "data")
-    killed = start(work, KILLED + IMPORT, "../more", step, when)
-    assert killed.wait() == -signal.SIGKILL
+    killed = start(work, KILLED + IMPORT, "../more", step, when, str(by.value))
+    assert killed.wait() == -by
     # 1. the next one who reads finds a whole set
     assert dataset(data).classes == ("cat", "dog")
     assert contents(data) in (old, new)
@@ -101,7 +106,7 @@ def test_killed_at_random_moments_again_and_again(work: Path) -> None:
         if process.poll() is None:
             os.kill(process.pid, signal.SIGKILL)
             ends += 1
-        process.wait()
+        assert process.wait() in (0, -signal.SIGKILL)
         recover(work / "data")
         assert contents(work / "data") in sets
     assert ends > 10

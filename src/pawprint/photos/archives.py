@@ -31,6 +31,10 @@ ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 Receive = Callable[[str, IO[bytes]], None]
 
 
+class Damaged(PawprintError):
+    """An archive that is none, or not whole: another copy of it may be better."""
+
+
 class Source(Protocol):
     """An open zip, tar or folder."""
 
@@ -59,7 +63,7 @@ def opened(path: Path) -> Iterator[Source]:
             with _tar(path) as tar:
                 yield _Tar(tar, path)
     except (zipfile.BadZipFile, zlib.error, tarfile.TarError, lzma.LZMAError, EOFError) as error:
-        raise PawprintError(f"{path} is damaged or cut short ({error}). Bring it again.") from None
+        raise Damaged(f"{path} is damaged or cut short ({error}). Bring it again.") from None
     except _Absurd as error:
         raise PawprintError(f"{path} has {error}: it is not taken.") from None
     except NotImplementedError as error:
@@ -159,7 +163,7 @@ def _tar(path: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(path, tarinfo=_Entry)
     except tarfile.ReadError:
-        raise PawprintError(f"{path} is no zip or tar archive, or it is cut short. Bring it again.") from None
+        raise Damaged(f"{path} is no zip or tar archive, or it is cut short. Bring it again.") from None
 
 
 class _Guard:

@@ -8,7 +8,6 @@ A download that breaks off goes on where it stopped, in this run and in the next
 never taken with another. One without is asked for again when the server says that it has changed.
 """
 
-import errno
 import fcntl
 import hashlib
 import json
@@ -22,18 +21,16 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from urllib.parse import urlsplit
 
-import httpx
 import tenacity
 
 from pawprint.errors import PawprintError
 from pawprint.lineage import sha256 as sha256_of
 from pawprint.photos import archives
 from pawprint.photos.progress import Progress
+from pawprint.photos.remotes import S3, Again, Http, public_part, read_note
 
 TRIES = 5  # in a row that bring no byte
 PAUSE = 1.0  # seconds before the second try, doubled each time
-SILENCE = 30.0  # seconds without a byte
-PIECE = 2**20
 
 
 @dataclass(frozen=True)
@@ -62,14 +59,17 @@ class Local:
 
     path: Path
     label: str  # what origins call it: a public set's name, a URL without what is secret in it, a file's name
+    downloaded: bool = False
 
-
-class _Again(Exception):
-    """A failure that may pass: the next try goes on where this one stopped, or `anew`."""
-
-    def __init__(self, message: str, anew: bool = False) -> None:
-        super().__init__(message)
-        self.anew = anew
+    @contextmanager
+    def forgotten_if_damaged(self) -> Iterator[None]:
+        """A download that turns out to be no archive is not kept: the next import asks for it again."""
+        try:
+            yield
+        except archives.Damaged:
+            if self.downloaded and self.path.is_file():
+                self.path.unlink(missing_ok=True)
+            raise
 
 
 def local(source: str | Path, sha256: str | None = None) -> Local:
@@ -83,9 +83,9 @@ def local(source: str | Path, sha256: str | None = None) -> Local:
     checksum = f"sha256:{sha256.lower()}" if sha256 else None
     name = str(source)
     if name in PUBLIC and not Path(name).exists():
-        return Local(_download(PUBLIC[name].url, checksum or PUBLIC[name].checksum), name)
+        return Local(_download(PUBLIC[name].url, checksum or PUBLIC[name].checksum), name, downloaded=True)
     if re.match("(https?|s3)://", name):
-        return Local(_download(name, checksum), _public_part(name))
+        return Local(_download(name, checksum), public_part(name), downloaded=True)
     path = Path(source)
     if not path.exists():
         raise PawprintError(
@@ -108,8 +108,8 @@ def _download(url: str, checksum: str | None) -> Path:
     name = f"{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}-{base}"
     try:
         if not url.startswith("s3:"):
-            return _download_file(_Http(url), folder, name, checksum)
-        bucket = _S3(url)
+            return _download_file(Http(url), folder, name, checksum)
+        bucket = S3(url)
         if not bucket.is_folder():
             return _download_file(bucket, folder, name, checksum)
         if checksum:
@@ -117,38 +117,44 @@ def _download(url: str, checksum: str | None) -> Path:
         target = folder / name
         _patiently(bucket.shown, lambda: bucket.copy(target), lambda: sum(1 for _ in target.rglob("*")))
         return target
-    except _Again as error:
+    except Again as error:
         raise PawprintError(
-            f"{_public_part(url)} cannot be had ({error}). What has come is kept: run again, and it goes on there."
+            f"{public_part(url)} cannot be had ({error}). What has come is kept: run again, and it goes on there."
         ) from None
 
 
-def _download_file(remote: "_Http | _S3", folder: Path, name: str, checksum: str | None) -> Path:
+def _download_file(remote: Http | S3, folder: Path, name: str, checksum: str | None) -> Path:
     """By pooch, which keeps what has the right checksum; resumed and tried again by what follows."""
     import pooch
 
     note = folder / f"{name}.json"
-    if checksum is None and (folder / name).exists() and remote.changed(_read(note)):
+    if checksum is None and (folder / name).exists() and remote.changed(read_note(note)):
         (folder / name).unlink()
 
     def resume(_: str, target: str, __: Any) -> None:
-        partial = folder / f"{name}.partial"
-
         def attempt() -> None:
             try:
                 _attempt(remote, partial, note, bool(checksum))
-            except _Again as error:
+            except Again as error:
                 if error.anew:
                     partial.unlink(missing_ok=True)
                 raise
 
         _patiently(remote.shown, attempt, lambda: _size(partial))
-        partial.replace(target)
+        Path(target).unlink(missing_ok=True)
+        try:
+            os.link(partial, target)  # `partial` stays until pooch has looked at it: a kill costs no download
+        except OSError:  # a disk that knows no links
+            partial.replace(target)
 
+    partial = folder / f"{name}.partial"
     try:
         pooch.get_logger().setLevel("WARNING")
-        return Path(pooch.retrieve(remote.url, checksum, name, folder, downloader=resume))
+        path = Path(pooch.retrieve(remote.url, checksum, name, folder, downloader=resume))
+        partial.unlink(missing_ok=True)
+        return path
     except ValueError:  # pooch's word for another checksum
+        partial.unlink(missing_ok=True)
         raise PawprintError(
             f"{remote.shown} has another checksum than {checksum}: changed or damaged, it is not taken."
         ) from None
@@ -163,12 +169,12 @@ def _patiently(shown: str, attempt: Callable[[], None], brought: Callable[[], in
         before = brought()
         try:
             attempt()
-        except _Again:
+        except Again:
             fruitless = 0 if brought() > before else fruitless + 1
             raise
 
     tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(_Again),
+        retry=tenacity.retry_if_exception_type(Again),
         stop=lambda _: fruitless >= TRIES,
         wait=lambda _: PAUSE * 2 ** max(0, fruitless - 1),
         before_sleep=lambda state: print(f"{shown}: {_error(state)}; trying again", file=sys.stderr, flush=True),
@@ -176,8 +182,8 @@ def _patiently(shown: str, attempt: Callable[[], None], brought: Callable[[], in
     )(once)
 
 
-def _attempt(remote: "_Http | _S3", partial: Path, note: Path, vouched: bool) -> None:
-    known = _read(note)
+def _attempt(remote: Http | S3, partial: Path, note: Path, vouched: bool) -> None:
+    known = read_note(note)
     # Without a validator or a checksum nobody could say whether the rest belongs to what is here.
     have = _size(partial) if known.get("validator") or vouched else 0
     with remote.stream(have, known.get("validator", "")) as (start, total, validator, pieces):
@@ -198,149 +204,7 @@ def _attempt(remote: "_Http | _S3", partial: Path, note: Path, vouched: bool) ->
                 if progress.done > archives.MAX_BYTES:
                     raise PawprintError(f"{remote.shown} does not end: it is not taken.")
     if total is not None and _size(partial) != total:
-        raise _Again(f"it broke off at {_size(partial):,} of {total:,} bytes")
-
-
-_Stream = tuple[int, int | None, str, Iterator[bytes]]  # first byte, all bytes if known, validator, pieces
-
-
-class _Http:
-    def __init__(self, url: str) -> None:
-        self.url, self.shown = url, _public_part(url)
-
-    def changed(self, known: dict[str, str]) -> bool:
-        """Does the server say that it has another file now? Where nothing can be asked, no."""
-        try:
-            answer = httpx.head(self.url, follow_redirects=True, timeout=SILENCE)
-        except httpx.HTTPError:
-            return False
-        return answer.is_success and _validator(answer) != known.get("validator", "")
-
-    @contextmanager
-    def stream(self, have: int, validator: str) -> Iterator[_Stream]:
-        headers = {"Accept-Encoding": "identity"}
-        if have:
-            headers["Range"] = f"bytes={have}-"
-            if validator:
-                headers["If-Range"] = validator  # the whole file, where it is another one by now
-        try:
-            with httpx.stream("GET", self.url, headers=headers, follow_redirects=True, timeout=SILENCE) as answer:
-                yield self._read(answer, have)
-        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.DecodingError) as error:
-            raise PawprintError(f"{self.shown} cannot be had ({error}). Look at the URL.") from None
-        except httpx.TransportError as error:
-            raise _Again(str(error) or type(error).__name__) from None
-
-    def _read(self, answer: httpx.Response, have: int) -> _Stream:
-        status, said = answer.status_code, f"the server answers {answer.status_code} {answer.reason_phrase}"
-        part = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
-        if status == 416:  # nothing follows what is here: it is whole, or another file lies there by now
-            if not part or int(part[2]) != have:
-                raise _Again("the server has another file now", anew=True)
-            return have, have, _validator(answer), iter(())
-        if status in (408, 425, 429) or status >= 500:
-            raise _Again(said)
-        if status not in (200, 206):
-            raise PawprintError(f"{self.shown} cannot be had: {said}. Look at the URL.")
-        if answer.headers.get("Content-Type", "").startswith("text/html"):
-            raise PawprintError(f"{self.shown} is a web page, not an archive. Behind a login? Download it by hand.")
-        if status == 206:
-            if not part or part[1] is None or int(part[1]) != have:
-                raise _Again("the server sends another part than was asked for", anew=True)
-            return have, int(part[2]), _validator(answer), answer.iter_raw()
-        length = answer.headers.get("Content-Length")
-        return 0, int(length) if length else None, _validator(answer), answer.iter_raw()
-
-
-class _S3:
-    def __init__(self, url: str) -> None:
-        import fsspec
-
-        self.url = self.shown = url
-        with self._explained():
-            self._files = fsspec.filesystem("s3")
-
-    def is_folder(self) -> bool:
-        with self._explained():
-            self._files.invalidate_cache()
-            return bool(self._files.isdir(self.url))
-
-    def changed(self, known: dict[str, str]) -> bool:
-        with self._explained():
-            return self._etag() != known.get("validator", "")
-
-    @contextmanager
-    def stream(self, have: int, validator: str) -> Iterator[_Stream]:
-        with self._explained():
-            total, etag = int(self._files.info(self.url)["size"]), self._etag()
-            start = have if etag == validator and have <= total else 0
-            with self._files.open(self.url, "rb", cache_type="none", block_size=PIECE * 8) as file:
-                file.seek(start)
-                yield start, total, etag, iter(lambda: file.read(PIECE * 8), b"")
-
-    def copy(self, target: Path) -> None:
-        """The files below it, each whole; those that are here already are not fetched again."""
-        with self._explained():
-            root = self._files._strip_protocol(self.url).rstrip("/")
-            found = self._files.find(root, detail=True)
-            archives.enough_room(sum(int(info["size"]) for info in found.values()), target.parent, self.shown)
-            wanted = {}
-            for key, info in found.items():
-                below = PurePosixPath(key).relative_to(root)
-                if ".." in below.parts:
-                    raise PawprintError(f"{self.shown} names a place outside itself (`{key}`): it is not taken.")
-                etag = str(info.get("ETag", "")).strip('"')
-                wanted[str(below)] = (key, etag)
-            note = target.with_name(f"{target.name}.json")
-            known = _read(note)
-            for file in [file for file in target.rglob("*") if file.is_file()]:
-                name = file.relative_to(target).as_posix()
-                if name not in wanted or known.get(name) != wanted[name][1]:
-                    file.unlink()
-            note.write_text(json.dumps({name: etag for name, (_, etag) in wanted.items()}), encoding="utf-8")
-            with Progress(f"downloading {self.shown}", len(wanted)) as progress:
-                for name, (key, _) in wanted.items():
-                    if not (target / name).exists():
-                        (target / name).parent.mkdir(parents=True, exist_ok=True)
-                        partial = target.with_name(f"{target.name}.partial")
-                        self._files.get_file(key, str(partial))
-                        partial.replace(target / name)
-                    progress.advance(1)
-
-    def _etag(self) -> str:
-        return str(self._files.info(self.url, refresh=True).get("ETag", ""))
-
-    @contextmanager
-    def _explained(self) -> Iterator[None]:
-        import aiohttp
-        import botocore.exceptions
-
-        try:
-            yield
-        except FileNotFoundError:
-            raise PawprintError(f"{self.url} does not exist, or you may not list it.") from None
-        except PermissionError as error:
-            raise PawprintError(f"{self.url} is not yours to read ({error}). Look at AWS_ACCESS_KEY_ID.") from None
-        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
-            raise PawprintError(f"{self.url} cannot be asked for ({error}). Set AWS_ACCESS_KEY_ID etc.") from None
-        except (botocore.exceptions.BotoCoreError, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise _Again(str(error)) from None
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
-                raise
-            raise _Again(str(error)) from None
-
-
-def _validator(answer: httpx.Response) -> str:
-    """What says whether two answers are of the same bytes; empty where the server does not tell."""
-    etag = str(answer.headers.get("ETag", ""))
-    return etag if etag and not etag.startswith("W/") else str(answer.headers.get("Last-Modified", ""))
-
-
-def _public_part(url: str) -> str:
-    """The URL without user, password, query and fragment, where secrets may stand."""
-    parts = urlsplit(url)
-    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+        raise Again(f"it broke off at {_size(partial):,} of {total:,} bytes")
 
 
 def _verify(path: Path, checksum: str) -> None:
@@ -352,13 +216,6 @@ def _verify(path: Path, checksum: str) -> None:
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
-
-
-def _read(note: Path) -> dict[str, str]:
-    try:
-        return dict(json.loads(note.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}
 
 
 def _error(state: tenacity.RetryCallState) -> BaseException | None:

@@ -71,7 +71,7 @@ def take(
     fetched = fetch.local(source, sha256)
     with replacing(data) as fresh:
         before = _before(data, fresh) if add else _Before()
-        with _opened(fetched.path, fresh.with_name("inner")) as archive:
+        with fetched.forgotten_if_damaged(), _opened(fetched.path, fresh.with_name("inner")) as archive:
             found = layouts.recognise(list(archive.files), str(source))
             _refuse_empty_classes(found, archive, str(source))
             taking = _Taking(fresh, fetched.label, before)
@@ -237,7 +237,8 @@ def _refuse_empty_classes(found: layouts.Recognised, archive: archives.Source, s
 def _refuse_few_classes(fresh: Path, source: str) -> None:
     names = [folder.name for folder in class_folders(fresh)]
     if len(names) < 2:
-        raise PawprintError(f"{source} gives fewer than two classes: only `{names[0]}`. Known are {layouts.LAYOUTS}.")
+        found = f"only `{names[0]}`" if names else "none"
+        raise PawprintError(f"{source} gives fewer than two classes: {found}. Known are {layouts.LAYOUTS}.")
 
 
 def _same(data: Path, fresh: Path) -> bool:

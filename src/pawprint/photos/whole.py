@@ -45,7 +45,8 @@ def replacing(folder: Path) -> Iterator[Path]:
                 if folder.exists():
                     folder.rename(scratch / "old")
                 (scratch / "ready").rename(folder)
-        finally:
+        finally:  # also after Ctrl-C between two renames
+            _finish(folder, scratch)
             shutil.rmtree(scratch, ignore_errors=True)
 
 
@@ -67,7 +68,10 @@ def _finish(folder: Path, scratch: Path) -> None:
     if not folder.exists() and (scratch / "ready").exists():
         (scratch / "ready").rename(folder)
     for leftover in scratch.iterdir():
-        shutil.rmtree(leftover)
+        if leftover.is_dir():
+            shutil.rmtree(leftover)
+        else:
+            leftover.unlink()
 
 
 @contextmanager
