@@ -10,7 +10,6 @@ import os
 import re
 import sys
 import time
-from pathlib import Path
 
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -28,10 +27,11 @@ from pawprint import versioning
 from pawprint.evaluation import summary
 from pawprint.params import load_params
 from pawprint.photos import sources
+from pawprint.photos.whole import recover
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
-def pipeline(photos: Path | None = None, name: str | None = None) -> None:
+def pipeline(photos: str | None = None, name: str | None = None) -> None:
     """From photographs to a packaged champion; what is up to date is not done again."""
     # 1. which photographs
     if photos is not None:
@@ -49,15 +49,16 @@ def pipeline(photos: Path | None = None, name: str | None = None) -> None:
 
 
 @step()
-def take(photos: Path, name: str | None) -> None:
+def take(photos: str, name: str | None) -> None:
     """Replace data/ by a person's photographs and let DVC version them."""
-    sources.take(photos, ROOT / "data", name)
+    print(sources.take(photos, ROOT / "data", name).told(), flush=True)
     versioning.add(ROOT, "data")
 
 
 @step(retries=2, delay=5)
 def bring() -> None:
     """The photographs that data.dvc names, where they are not in the workspace."""
+    recover(ROOT / "data")
     if not (ROOT / "data").exists():
         versioning.pull(ROOT, "data.dvc")
 
@@ -116,7 +117,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     verbs = parser.add_subparsers(dest="verb", required=True)
     once = verbs.add_parser("run", help="run it now")
-    once.add_argument("--photos", type=Path, help="a zip in Kaggle's layout, or a folder with a folder a class")
+    once.add_argument("--photos", help="a zip, tar or folder, an http(s) or s3 URL, or a public set's name")
     once.add_argument("--name", help="what to call this data set (default: from the photographs)")
     often = verbs.add_parser("serve", help="stay, and run it on a schedule")
     often.add_argument("--cron", required=True, help='when, as cron says it: "0 3 * * *"')

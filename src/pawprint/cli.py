@@ -247,10 +247,25 @@ def traffic_report(
         print(f"MLflow run {run_id}")
 
 
+def photos_audit(
+    top: Annotated[int, typer.Option(min=1, help="how many photographs to list")] = 200,
+    out: Annotated[Path, typer.Option(help="where audit.csv and audit.html go")] = Path("reports/audit"),
+) -> None:
+    """List the photographs whose label is doubtful, and those unlike any other, for a person to decide on."""
+    from pawprint.evaluation import audit
+    from pawprint.params import load_params
+    from pawprint.prepared.read import PreparedSet
+
+    found = audit.audit(PreparedSet.open(ROOT / "prepared"), load_params(ROOT / "params.yaml"), top)
+    audit.write(found, out)
+    print(f"{len(found):,} photographs to look at in {out}/audit.html; what you decide goes into {out}/audit.csv")
+
+
 def main() -> None:
     """Entry point: a PawprintError is one sentence and exit code 1; a traceback with PAWPRINT_DEBUG=1."""
     from pawprint.photos.app import photos_app
 
+    photos_app.command("audit", epilog="Example: pawprint photos audit --top 40")(photos_audit)
     app.add_typer(photos_app, name="photos")
     try:
         app()

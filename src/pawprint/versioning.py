@@ -38,10 +38,17 @@ def add(root: Path, target: str = "data") -> None:
     """Version a folder of photographs: hashes it and writes `<target>.dvc`.
 
     The sample's pointer says that it comes from the remote `sample` and is never pushed. DVC carries that over to
-    whatever is added in its place; a person's own photographs must go to the person's own remote.
+    whatever is added in its place, hence `own`; a person's own photographs must go to the person's own remote.
     """
     _dvc(root, "add", target, show=True)
+    own(root, target)
+
+
+def own(root: Path, target: str = "data") -> None:
+    """Make `<target>.dvc` forget the sample's remote: what lies in the sample's place is a person's own."""
     pointer = root / f"{target}.dvc"
+    if not pointer.exists():
+        return
     content = yaml.safe_load(pointer.read_text(encoding="utf-8"))
     for out in content["outs"]:
         out.pop("remote", None)

@@ -48,7 +48,7 @@ def test_kaggle_s_zip_becomes_a_folder_a_class(tmp_path: Path, data: Path) -> No
         tmp_path / "train.zip",
         {f"train/{kind}.{n}.jpg": photograph(n + 50 * (kind == "dog")) for kind in ("cat", "dog") for n in range(3)},
     )
-    taken = sources.take(source, data)
+    taken = sources.take(source, data).dataset
     assert (taken.name, taken.classes, taken.drawn) == ("dogs-cats", ("cat", "dog"), False)
     assert [kind for kind, _ in taken.photographs] == ["cat"] * 3 + ["dog"] * 3
     assert all(file.is_relative_to(data) and file.is_file() for _, file in taken.photographs)
@@ -58,10 +58,10 @@ def test_kaggle_s_zip_becomes_a_folder_a_class(tmp_path: Path, data: Path) -> No
 
 
 def test_a_folder_with_a_folder_a_class_keeps_any_number_of_classes(tmp_path: Path, data: Path) -> None:
-    taken = sources.take(folders(tmp_path / "My Flowers", rose=2, tulip=3, lily=1), data)
+    taken = sources.take(folders(tmp_path / "My Flowers", rose=2, tulip=3, lily=1), data).dataset
     assert (taken.name, taken.classes) == ("my-flowers", ("lily", "rose", "tulip"))
     assert len(taken.photographs) == 6
-    assert sources.take(tmp_path / "My Flowers", data, name="garden").name == "garden"
+    assert sources.take(tmp_path / "My Flowers", data, name="garden").dataset.name == "garden"
     assert sources.dataset(data).name == "garden"
 
 

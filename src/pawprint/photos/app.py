@@ -5,24 +5,42 @@ from typing import Annotated
 
 import typer
 
-photos_app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in.")
+NEXT = "Next: dvc add data (the way back: git checkout data.dvc && dvc checkout)"
+
+photos_app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in, check and correct them.")
 
 
 @photos_app.callback()
 def _photos() -> None:
-    """Photographs: bring them in."""
+    """Photographs: bring them in, check and correct them."""
 
 
-@photos_app.command("import", epilog="Example: pawprint photos import train.zip --name dogs-cats")
+@photos_app.command(
+    "import",
+    epilog="Examples: pawprint photos import train.zip --name dogs-cats | pawprint photos import oxford-iiit-pet --add",
+)
 def import_(
-    source: Annotated[Path, typer.Argument(help="a zip in Kaggle's layout, or a folder with a folder a class")],
+    source: Annotated[str, typer.Argument(help="a zip, tar or folder, an http(s) or s3 URL, or a public set's name")],
     name: Annotated[str | None, typer.Option(help="what to call this data set")] = None,
+    add: Annotated[bool, typer.Option("--add", help="keep what is there, and add to it")] = False,
+    sha256: Annotated[str | None, typer.Option(help="what the archive must have, or it is not taken")] = None,
 ) -> None:
-    """Replace data/ by the photographs of SOURCE; `dvc add data` then versions them."""
+    """Bring the photographs of SOURCE into data/; `dvc add data` then versions them."""
+    from pawprint import versioning
     from pawprint.photos.sources import take
 
-    taken = take(source, Path("data"), name)
-    print(f"{taken.name}: {len(taken.photographs):,} files in {len(taken.classes)} classes. Next: dvc add data")
+    taken = take(source, Path("data"), name, add, sha256)
+    if taken.changed:
+        versioning.own(Path())
+    _some(taken.contradictions)
+    print(f"{taken.told()} {NEXT}" if taken.changed else taken.told())
+
+
+def _some(lines: list[str], shown: int = 20) -> None:
+    for line in lines[:shown]:
+        print(line)
+    if len(lines) > shown:
+        print(f"... and {len(lines) - shown:,} more; data/origins.csv has them all")
 
 
 @photos_app.command(epilog="Example: pawprint photos check")
@@ -30,7 +48,7 @@ def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a cl
     """Say which photographs `preprocess` would leave out, and why; nothing is written. Exit code 1 if there are any."""
     from pawprint.params import load_params
     from pawprint.photos.check import survey
-    from pawprint.photos.sources import dataset
+    from pawprint.photos.dataset import dataset
 
     photographs = dataset(data)
     bad, flags = survey(photographs, data, load_params())
@@ -40,3 +58,44 @@ def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a cl
     print(f"{len(photographs.photographs):,} files, {len(bad):,} left out; converted: {converted}")
     if bad:
         raise typer.Exit(1)
+
+
+@photos_app.command(
+    epilog="Examples: pawprint photos relabel reports/audit/audit.csv | pawprint photos relabel cat/7.jpg --to dog"
+)
+def relabel(
+    what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or PATH,CLASS a line), or photographs")],
+    to: Annotated[str, typer.Option(help="the class of the photographs that are named")] = "",
+) -> None:
+    """Give photographs of data/ another class, all of them or none."""
+    from pawprint import versioning
+    from pawprint.photos import correct
+
+    data = Path("data")
+    decided = (
+        [correct.Decision(correct.below(one, data), to) for one in what]
+        if to
+        else [decision for one in what for decision in correct.decisions(Path(one), "relabel", data)]
+    )
+    moved = correct.relabel(decided, data)
+    versioning.own(Path())
+    print(f"{moved:,} of {len(decided):,} photographs have another class now. {NEXT}")
+
+
+@photos_app.command(epilog="Examples: pawprint photos drop reports/audit/audit.csv | pawprint photos drop cat/7.jpg")
+def drop(
+    what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or a path a line), or photographs")],
+) -> None:
+    """Take photographs out of data/, all of them or none; added again, their source does not bring them back."""
+    from pawprint import versioning
+    from pawprint.photos import correct
+
+    data = Path("data")
+    decided: list[correct.Decision] = []
+    for one in what:
+        file = correct.below(one, data)
+        named = not Path(file).is_absolute() and (data / file).is_file()
+        decided += [correct.Decision(file)] if named else correct.decisions(Path(one), "drop", data)
+    gone = correct.drop(decided, data)
+    versioning.own(Path())
+    print(f"{gone:,} photographs dropped. {NEXT}")
