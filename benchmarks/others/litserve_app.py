@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import litserve
-from fastapi import UploadFile
+from fastapi import Request
 from with_torch import predictor
 
 
@@ -15,7 +15,7 @@ class Api(litserve.LitAPI):
     def setup(self, device: str) -> None:
         self.work = predictor(Path(os.environ["BENCHMARK_MODEL"]))
 
-    def decode_request(self, request: UploadFile) -> bytes:
+    def decode_request(self, request: Request) -> bytes:
         return request["image"].file.read()
 
     def predict(self, data: bytes) -> dict[str, float]:
