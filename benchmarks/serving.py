@@ -1,15 +1,14 @@
-"""How much of the bare model's speed a person gets over HTTP.
+"""How much of the bare model's speed a person gets over HTTP, and what the alternatives give.
 
-    python benchmarks/serving.py --pictures PATH [--model champion] [--seconds 8] [--clients 16 64]
+    python benchmarks/serving.py --pictures PATH [--model champion] [--also models/int8] [--seconds 6] [--rounds 2]
 
-One run, one machine, one set of pictures: the bound (decoding and the model in one process, no HTTP), then each road
-of the service under a load that a second process sends over loopback. Prints a Markdown table of ratios. CPU time a
-picture stands beside the speed, the client's own too, for it runs on the same cores; where the machine has other work
-as well, it is the figure to go by.
+One run, one machine, one set of pictures. The bound is decoding and the model in one process with no HTTP. Every server
+is started once and loaded in turns by a process of its own, so that other work on the machine meets all of them. CPU
+time a picture (of the server's processes and of the client) stands beside the speed; where the machine has other work
+it is the figure to go by. Prints Markdown and writes benchmarks/results/serving.json.
 """
 
 import argparse
-import asyncio
 import json
 import os
 import signal
@@ -19,176 +18,274 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
 
-BOUNDARY = "pawprint-benchmark"
-ROADS = {"raw": ("/predict", "image/jpeg"), "form": ("/predict", f"multipart/form-data; boundary={BOUNDARY}")}
+from pawprint.evaluation.summary import machine
+
+HERE = Path(__file__).parent
+OTHERS = ("BentoML's own endpoint", "LitServe", "FastAPI + torch", "mlflow models serve")
 
 
-def bound(model: Path, pictures: list[bytes], seconds: float, folder: Path) -> dict:
-    """Pictures a second of `Classifier.files`, which decodes the next batch while the model works on this one."""
-    from pawprint.runtime import Classifier
+@dataclass
+class Server:
+    """One that is running, and what was seen of it."""
 
-    paths = []
-    for number, data in enumerate(pictures):
-        paths.append(folder / f"{number}.jpg")
-        paths[-1].write_bytes(data)
-    classifier = Classifier(model)
-    list(classifier.files(paths[:64]))  # warm
-    alone = []
-    for data in pictures[:50]:
-        started = time.perf_counter()
-        classifier.answer(data)
-        alone.append(time.perf_counter() - started)
-    done, started, cpu = 0, time.perf_counter(), time.process_time()
-    while time.perf_counter() - started < seconds:
-        done += sum(1 for _ in classifier.files(paths))
-    return {
-        "rate": done / (time.perf_counter() - started),
-        "cpu": (time.process_time() - cpu) / done,
-        "alone": statistics.median(alone),
-        "precision": classifier.precision,
-    }
+    name: str
+    path: str
+    body: str
+    port: int
+    process: subprocess.Popen
+    ready: float  # seconds from start to the first good answer of its health
+    runs: dict[str, list[dict]] = field(default_factory=dict)
 
+    def processes(self) -> list[psutil.Process]:
+        parent = psutil.Process(self.process.pid)
+        return [parent, *parent.children(recursive=True)]
 
-async def load(port: int, road: str, clients: int, seconds: float, pictures: list[bytes]) -> dict:
-    """`clients` connections, each sending the next picture when the last is answered."""
-    path, kind = ROADS[road]
-    requests = [_request(path, kind, data) for data in pictures]
-    latencies: list[float] = []
-    statuses: dict[int, int] = {}
-    end = time.perf_counter() + seconds
+    def cpu_seconds(self) -> float:
+        times = [each.cpu_times() for each in self.processes()]
+        return sum(each.user + each.system for each in times)
 
-    async def client(number: int) -> None:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        turn = number * 37
-        while (started := time.perf_counter()) < end:
-            writer.write(requests[turn % len(requests)])
-            turn += 1
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length:")[2].partition(b"\r\n")[0])
-            await reader.readexactly(length)
-            status = int(head[9:12])
-            statuses[status] = statuses.get(status, 0) + 1
-            latencies.append(time.perf_counter() - started)
-        writer.close()
-
-    started, cpu = time.perf_counter(), time.process_time()
-    await asyncio.gather(*(client(number) for number in range(clients)))
-    took = time.perf_counter() - started
-    latencies.sort()
-    return {
-        "rate": statuses.get(200, 0) / took,
-        "statuses": statuses,
-        "p50": latencies[len(latencies) // 2],
-        "p99": latencies[int(len(latencies) * 0.99)],
-        "cpu": (time.process_time() - cpu) / len(latencies),
-    }
+    def memory(self) -> float:
+        """Resident MB of all its processes."""
+        return sum(each.memory_info().rss for each in self.processes()) / 2**20
 
 
-def _request(path: str, kind: str, data: bytes) -> bytes:
-    if kind.startswith("multipart"):
-        head = f'--{BOUNDARY}\r\nContent-Disposition: form-data; name="image"; filename="x.jpg"\r\n'
-        data = f"{head}Content-Type: image/jpeg\r\n\r\n".encode() + data + f"\r\n--{BOUNDARY}--\r\n".encode()
-    head = f"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: {len(data)}\r\n\r\n"
-    return head.encode() + data
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextmanager
-def service(model: Path, folder: Path):
-    """(port, process id, seconds to ready) of `bentoml serve`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    env = {**os.environ, "PAWPRINT_MODEL": str(model.resolve()), "PAWPRINT_TRAFFIC": str(folder / "traffic")}
+def running(
+    name: str, command: list[str], health: str, path: str, body: str, port: int, cwd: Path = HERE.parent, **env: str
+):
+    """A Server in a process group of its own, which is ended by its id."""
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)],
-        env=env, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, cwd=Path(__file__).parents[1],
+        command, env={**os.environ, **env}, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+        cwd=cwd, start_new_session=True,
     )  # fmt: skip
     try:
         while True:
             try:
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=1)
+                urllib.request.urlopen(f"http://127.0.0.1:{port}{health}", timeout=2)
                 break
             except OSError:
-                if process.poll() is not None:
-                    raise SystemExit("the service did not start; `bentoml serve` says why") from None
+                if process.poll() is not None or time.perf_counter() - started > 120:
+                    raise SystemExit(f"{name} did not start: {' '.join(command)}") from None
                 time.sleep(0.02)
-        yield port, process.pid, time.perf_counter() - started
+        yield Server(name, path, body, port, process, time.perf_counter() - started)
     finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(30)
+        for sign in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(process.pid, sign)
+                process.wait(15)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
 
 
-def cpu_seconds(pid: int) -> float:
-    """CPU time that a process and its children have taken."""
-    parent = psutil.Process(pid)
-    times = [each.cpu_times() for each in (parent, *parent.children(recursive=True))]
-    return sum(each.user + each.system for each in times)
+def ours(name: str, model: Path, folder: Path, body: str = "raw"):
+    port = free_port()
+    command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
+    env = {
+        "PAWPRINT_MODEL": str(model.resolve()),
+        "PAWPRINT_TRAFFIC": str(folder / name),
+        "BENTOML_HOME": str(folder / f"{name}-bentoml"),
+    }
+    return running(name, command, "/readyz", "/predict", body, port, **env)
 
 
-def memory(pid: int) -> float:
-    """Resident MB of a process and its children."""
-    parent = psutil.Process(pid)
-    return sum(each.memory_info().rss for each in (parent, *parent.children(recursive=True))) / 2**20
+def other(name: str, model: Path, folder: Path):
+    """One of benchmarks/others: the same model folder, the same decoder, as many processes or threads as cores.
+
+    MLflow's protocol takes numbers only, so there the client has decoded the pictures before the clock starts.
+    """
+    port = free_port()
+    python, cores = sys.executable, str(len(os.sched_getaffinity(0)))
+    uvicorn = ["-m", "uvicorn", "--workers", cores, "--port", str(port), "--no-access-log", "fastapi_app:app"]
+    command, health, path, body = {
+        "BentoML's own endpoint": (["-m", "bentoml", "serve", "bentoml_app:Stock", "--port", str(port),
+                                    "--host", "127.0.0.1"], "/readyz", "/predict", "form"),
+        "LitServe": (["litserve_app.py", str(port)], "/health", "/predict", "form"),
+        "FastAPI + torch": (uvicorn, "/openapi.json", "/predict", "form"),
+        "mlflow models serve": (["mlflow_serve.py", str(port)], "/ping", "/invocations", "json"),
+    }[name]  # fmt: skip
+    env = {
+        "BENCHMARK_MODEL": str(model.resolve()),
+        "BENTOML_HOME": str(folder / "stock-bentoml"),
+        "PYTHONPATH": os.pathsep.join([str(HERE / "others"), str(HERE.parent / "src")]),
+    }
+    return running(name, [python, *command], health, path, body, port, HERE / "others", **env)
 
 
-def read_pictures(path: Path, most: int = 400) -> list[bytes]:
-    """The first pictures below `path`."""
-    files = sorted(file for file in path.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))[:most]
-    if not files:
-        raise SystemExit(f"{path} holds no JPEGs")
-    return [file.read_bytes() for file in files]
+def bound(model: Path, pictures: Path, seconds: float) -> dict:
+    """Pictures a second of `Classifier.files`, in a process of its own, and one picture alone."""
+    code = f"""
+import json, os, statistics, sys, time
+from pathlib import Path
+from pawprint.runtime import Classifier
+paths = sorted(Path({str(pictures)!r}).iterdir())
+classifier = Classifier(Path({str(model)!r}))
+list(classifier.files(paths[:32]))
+alone = []
+for path in paths[:60]:
+    data = path.read_bytes()
+    started = time.perf_counter()
+    classifier.answer(data)
+    alone.append(time.perf_counter() - started)
+done, started, cpu = 0, time.perf_counter(), time.process_time()
+while time.perf_counter() - started < {seconds}:
+    done += sum(1 for _ in classifier.files(paths[done % 300:][:100]))
+took = time.perf_counter() - started
+print(json.dumps({{"rate": done / took, "cpu": (time.process_time() - cpu) / done,
+                   "alone": statistics.median(alone), "precision": classifier.precision}}))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def load(server: Server, pictures: Path, seconds: float, clients: int = 0, rate: float = 0) -> dict:
+    """What a client process saw of `server`; kept with it too."""
+    asked = {"port": server.port, "path": server.path, "body": server.body, "pictures": str(pictures),
+             "seconds": seconds, "clients": clients, "rate": rate}  # fmt: skip
+    before = server.cpu_seconds()
+    done = subprocess.run(
+        [sys.executable, str(HERE / "serving_load.py")],
+        input=json.dumps(asked), capture_output=True, text=True, check=True, timeout=seconds + 120,
+    )  # fmt: skip
+    said = json.loads(done.stdout)
+    good = sorted(took for status, took in said["seen"] if status == 200)
+    statuses: dict[str, int] = {}
+    for status, _ in said["seen"]:
+        statuses[str(status)] = statuses.get(str(status), 0) + 1
+    if not good:
+        raise RuntimeError(f"{server.name} answered nothing good: {statuses}")
+    return {
+        "rate": len(good) / said["took"],
+        "cpu": (server.cpu_seconds() - before) / len(said["seen"]),
+        "client": said["cpu"] / len(said["seen"]),
+        "p50": good[len(good) // 2],
+        "p99": good[int(len(good) * 0.99)],
+        "statuses": statuses,
+    }
+
+
+def middle(runs: list[dict], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=Path("champion"))
-    parser.add_argument("--seconds", type=float, default=8)
+    parser.add_argument("--also", type=Path, help="another model folder, an int8 one say")
+    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--clients", type=int, nargs="+", default=[16, 64])
-    parser.add_argument("--load", nargs=3, metavar=("PORT", "ROAD", "CLIENTS"), help=argparse.SUPPRESS)
+    parser.add_argument("--without", nargs="*", default=[], metavar="SERVER", help=", ".join(OTHERS))
     options = parser.parse_args()
-    pictures = read_pictures(options.pictures)
-    if options.load:
-        port, road, clients = int(options.load[0]), options.load[1], int(options.load[2])
-        print(json.dumps(asyncio.run(load(port, road, clients, options.seconds, pictures))))
-        return
-    with tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
         folder = Path(scratch)
-        free = bound(options.model, pictures, options.seconds, folder)
-        print(f"{len(pictures)} pictures, mean {statistics.mean(map(len, pictures)) / 1024:.0f} kB; "
-              f"{os.cpu_count()} cores; {free['precision']}; one alone {1000 * free['alone']:.1f} ms\n")  # fmt: skip
-        print("| road | clients | pictures/s | ratio | CPU ms | client | ratio | p50 ms | p99 ms | answers |")
-        print("|---|---|---|---|---|---|---|---|---|---|")
-        print(f"| no HTTP | | {free['rate']:.0f} | 1.00 | {1000 * free['cpu']:.1f} | | 1.00 | | | |", flush=True)
-        with service(options.model, folder) as (port, pid, ready):
-            for road in ROADS:
-                for clients in (1, *options.clients):
-                    before = cpu_seconds(pid)
-                    got = load_from_outside(options, port, road, clients)
-                    cpu = (cpu_seconds(pid) - before) / sum(got["statuses"].values())
-                    ratio, cpu_ratio = got["rate"] / free["rate"], free["cpu"] / (cpu + got["cpu"])
-                    print(
-                        f"| {road} | {clients} | {got['rate']:.0f} | {ratio:.2f} | {1000 * cpu:.1f} "
-                        f"| {1000 * got['cpu']:.1f} | {cpu_ratio:.2f} | {1000 * got['p50']:.0f} "
-                        f"| {1000 * got['p99']:.0f} | {got['statuses']} |",
-                        flush=True,
-                    )
-            print(f"\nready after {ready:.1f} s; {memory(pid):.0f} MB resident at the end")
+        pictures = folder / "pictures"
+        pictures.mkdir()
+        found = sorted(file for file in options.pictures.rglob("*") if file.suffix.lower() in (".jpg", ".jpeg"))[:400]
+        for number, file in enumerate(found):
+            (pictures / f"{number:03}.jpg").write_bytes(file.read_bytes())
+        model, start = options.model, stack.enter_context
+        servers = [start(ours("pawprint", model, folder)), start(ours("pawprint, as a form", model, folder, "form"))]
+        if options.also:
+            servers.append(start(ours(f"pawprint, {options.also.name}", options.also, folder)))
+        servers += [start(other(name, model, folder)) for name in OTHERS if name not in options.without]
+        content = measure(servers, options, pictures)
+    results = HERE / "results"
+    results.mkdir(exist_ok=True)
+    (results / "serving.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def load_from_outside(options: argparse.Namespace, port: int, road: str, clients: int) -> dict:
-    """`load` in a process of its own."""
-    command = [sys.executable, __file__, "--pictures", str(options.pictures), "--seconds", str(options.seconds)]
-    command += ["--load", str(port), road, str(clients)]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+def measure(servers: list[Server], options: argparse.Namespace, pictures: Path) -> dict:
+    """Every server at every number of clients, in turns; then all at one rate; then ours at half and at twice."""
+    seconds, first = options.seconds, servers[0]
+    for server in list(servers):  # warm
+        try:
+            load(server, pictures, 2, clients=4)
+        except RuntimeError as error:
+            if server is first:
+                raise
+            print(f"LEFT OUT: {error}\n", flush=True)
+            servers.remove(server)
+    bounds: dict[str, list[dict]] = {"bound": [], "also": []}
+    for _ in range(options.rounds):
+        bounds["bound"].append(bound(options.model, pictures, seconds))
+        if options.also:
+            bounds["also"].append(bound(options.also, pictures, seconds))
+        for clients in options.clients:
+            for server in servers:
+                if server.body == "json" and clients != options.clients[0]:
+                    continue  # it needs a second a picture; more clients only wait longer
+                server.runs.setdefault(str(clients), []).append(load(server, pictures, seconds, clients=clients))
+    free = {key: middle(bounds["bound"], key) for key in ("rate", "cpu", "alone")}
+    print(f"{machine()}; {bounds['bound'][0]['precision']}; {len(list(pictures.iterdir()))} pictures; medians of "
+          f"{options.rounds} turns of {seconds:g} s; one picture alone {1000 * free['alone']:.1f} ms\n")  # fmt: skip
+    print(
+        "`share`: of the bound's pictures a second. `CPU share`: the bound's CPU time a picture by the server's and the"
+    )
+    print("client's together.\n")
+    print("| server | clients | pictures/s | share | CPU ms | client's | CPU share | p50 ms | p99 ms | answers |")
+    print("|---|---|---|---|---|---|---|---|---|---|")
+    print(f"| no HTTP | | {free['rate']:.0f} | 1.00 | {1000 * free['cpu']:.1f} | | 1.00 | | | |")
+    if options.also:
+        rate, cpu = middle(bounds["also"], "rate"), middle(bounds["also"], "cpu")
+        print(f"| no HTTP, {options.also.name} | | {rate:.0f} | {rate / free['rate']:.2f} | {1000 * cpu:.1f} | | "
+              f"{free['cpu'] / cpu:.2f} | | | |")  # fmt: skip
+    for server in servers:
+        for clients, runs in server.runs.items():
+            print(row(server.name, clients, runs, free))
+    slowest = min(middle(server.runs[str(options.clients[0])], "rate") for server in servers if server.body != "json")
+    same = 0.6 * slowest
+    capacity = middle(first.runs[str(options.clients[0])], "rate")
+    print(
+        f"\nAll at {same:.0f} pictures/s, at random moments:\n\n| server | p50 ms | p99 ms | answers |\n"
+        "|---|---|---|---|"
+    )
+    for server in servers:
+        if server.body != "json":  # MLflow's would only queue
+            run = load(server, pictures, seconds, rate=same)
+            server.runs["same rate"] = [run]
+            print(f"| {server.name} | {1000 * run['p50']:.0f} | {1000 * run['p99']:.0f} | {run['statuses']} |")
+    half = load(first, pictures, 2 * seconds, rate=capacity / 2)
+    twice = load(first, pictures, 2 * seconds, rate=2 * capacity)
+    first.runs |= {"half": [half], "twice": [twice]}
+    normal = middle(first.runs[str(options.clients[-1])], "p99")
+    print(f"\n{first.name} at half its load ({capacity / 2:.0f}/s): p99 {1000 * half['p99']:.0f} ms, "
+          f"{half['p99'] / free['alone']:.1f} times one picture alone.")  # fmt: skip
+    print(f"At twice its load: {twice['statuses']}; accepted p99 {1000 * twice['p99']:.0f} ms, "
+          f"{twice['p99'] / normal:.1f} times that of {options.clients[-1]} clients.\n")  # fmt: skip
+    print("| server | start to ready, s | resident MB |\n|---|---|---|")
+    for server in servers:
+        print(f"| {server.name} | {server.ready:.1f} | {server.memory():.0f} |", flush=True)
+    runs = {server.name: {"ready": server.ready, "memory": server.memory(), **server.runs} for server in servers}
+    return {"machine": machine(), "bounds": bounds, "servers": runs}
+
+
+def row(name: str, clients: str, runs: list[dict], free: dict) -> str:
+    rate, cpu, client = (middle(runs, key) for key in ("rate", "cpu", "client"))
+    statuses: dict[str, int] = {}
+    for run in runs:
+        for status, count in run["statuses"].items():
+            statuses[status] = statuses.get(status, 0) + count
+    return (
+        f"| {name} | {clients} | {rate:.0f} | {rate / free['rate']:.2f} | {1000 * cpu:.1f} | {1000 * client:.1f} "
+        f"| {free['cpu'] / (cpu + client):.2f} | {1000 * middle(runs, 'p50'):.0f} | {1000 * middle(runs, 'p99'):.0f} "
+        f"| {statuses} |"
+    )
 
 
 if __name__ == "__main__":

@@ -84,10 +84,41 @@ def test_a_dropped_file(page: Page, pictures: dict[str, bytes]) -> None:
     expect(page.locator(".filename")).to_have_text("dropped.jpg")
 
 
+def test_a_pasted_picture(page: Page, pictures: dict[str, bytes]) -> None:
+    """As from a screenshot tool: the clipboard holds a picture, and no field has the focus."""
+    page.evaluate(
+        """bytes => {
+            const transfer = new DataTransfer();
+            transfer.items.add(new File([new Uint8Array(bytes)], "image.png", {type: "image/png"}));
+            document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true}));
+        }""",
+        list(pictures["blue"]),
+    )
+    assert labels(page) == ["blue"]
+
+
+def test_pasted_text_is_no_picture(page: Page) -> None:
+    page.evaluate(
+        """() => {
+            const transfer = new DataTransfer();
+            transfer.setData("text/plain", "hello");
+            document.body.dispatchEvent(new ClipboardEvent("paste", {clipboardData: transfer, bubbles: true}));
+        }"""
+    )
+    assert page.locator(".answer").count() == 0
+
+
+def test_the_camera_of_a_phone(page: Page, files: dict[str, Path]) -> None:
+    assert page.get_attribute("#camera", "capture") == "environment"
+    page.set_input_files("#camera", files["red"])
+    assert labels(page) == ["red"]
+
+
 def test_a_bad_file_among_good_ones(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["red"], files["notes"]])
     assert labels(page) == ["No answer", "red"]
     expect(page.locator(".problem .reason")).to_contain_text("not a picture")
+    expect(page.locator(".problem img:visible, .problem .bars:visible")).to_have_count(0)  # nothing broken is shown
 
 
 def test_neither_is_explained(page: Page, files: dict[str, Path]) -> None:

@@ -4,7 +4,11 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
+
+import httpx
+import pytest
 
 from service_process import ROOT, checkout, free_port
 
@@ -39,3 +43,34 @@ def test_a_wrong_key_in_params_is_named(toy_model: Path, tmp_path: Path) -> None
     env = checkout(tmp_path, max_bodymb=20)
     words = refused(tmp_path, **env, PAWPRINT_MODEL=str(toy_model))
     assert "max_bodymb" in words and "unknown key" in words
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("host", [None, "127.0.0.2"])
+def test_it_listens_where_it_is_told_and_nowhere_else(toy_model: Path, tmp_path: Path, host: str | None) -> None:
+    """Without a word on this machine only; BENTOML_HOST, as in a container, names another address."""
+    port = free_port()
+    env = {
+        "PAWPRINT_MODEL": str(toy_model),
+        "PAWPRINT_TRAFFIC": str(tmp_path),
+        "BENTOML_HOME": str(tmp_path / "bentoml"),
+        "BENTOML_PORT": str(port),
+        **({"BENTOML_HOST": host} if host else {}),
+    }
+    command = [sys.executable, "-m", "bentoml", "serve"]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(command, cwd=ROOT, env={**os.environ, **env}, stdout=log, stderr=log)
+    try:
+        deadline = time.monotonic() + 60
+        while True:
+            try:
+                assert httpx.get(f"http://{host or '127.0.0.1'}:{port}/readyz").status_code == 200
+                break
+            except httpx.TransportError:
+                assert time.monotonic() < deadline and process.poll() is None
+                time.sleep(0.1)
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"http://{'127.0.0.1' if host else '127.0.0.2'}:{port}/readyz")
+    finally:
+        process.terminate()
+        process.wait(30)

@@ -1,6 +1,6 @@
 // The page of the service. No library, no network but this server's own endpoints.
 
-const AT_ONCE = 2; // pictures on their way at a time: the server batches across people, so more gains nothing
+const AT_ONCE = 2; // pictures on their way at a time; the rest wait here and not at the server
 const TRIES = 5; // of a picture while the server says 503
 
 const byId = (id) => document.getElementById(id);
@@ -31,6 +31,7 @@ function take(files) {
   for (const file of files) {
     const item = byId("answer").content.cloneNode(true).firstElementChild;
     const thumbnail = item.querySelector(".thumbnail");
+    thumbnail.addEventListener("error", () => { thumbnail.parentElement.hidden = true; }); // a TIFF, or no picture
     thumbnail.src = URL.createObjectURL(file);
     thumbnail.alt = `The picture ${file.name}`;
     item.querySelector(".filename").textContent = file.name;
@@ -60,6 +61,7 @@ async function answer(file, item) {
   } catch (error) {
     item.classList.add("problem");
     item.querySelector(".label").textContent = "No answer";
+    item.querySelector(".bars").hidden = true;
     reason(item, error.message);
   }
 }
