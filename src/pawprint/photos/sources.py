@@ -74,6 +74,8 @@ def take(
         with fetched.forgotten_if_damaged(), _opened(fetched.path, fresh.with_name("inner")) as archive:
             found = layouts.recognise(list(archive.files), str(source))
             _refuse_empty_classes(found, archive, str(source))
+            if add:
+                _refuse_a_new_class_alone(found, data, str(source))
             taking = _Taking(fresh, fetched.label, before)
             taking.copy(found, archive)
         origins.write(taking.origins, fresh)
@@ -232,6 +234,18 @@ def _refuse_empty_classes(found: layouts.Recognised, archive: archives.Source, s
     for folder in map(PurePosixPath, archive.folders):
         if folder.parent in homes and folder not in full and not folder.name.startswith("."):
             raise PawprintError(f"{source}: {folder}/ holds no photographs. Add some, or remove the folder.")
+
+
+def _refuse_a_new_class_alone(found: layouts.Recognised, data: Path, source: str) -> None:
+    """Photographs in one folder that is no class of data/ are more often a folder named anyhow than a new class."""
+    there = [folder.name for folder in class_folders(data)] if data.is_dir() else []
+    new = {_safe(one.label) for one in found.photographs}
+    if len(new) == 1 and there and not {name.casefold() for name in new} & {name.casefold() for name in there}:
+        (name,) = new
+        raise PawprintError(
+            f"{source} gives one class, only `{name}`, and {data}/ has {', '.join(there)}. Rename its folder to one of "
+            f"these; or, if it is a new class, `mkdir {data / name}` first."
+        )
 
 
 def _refuse_few_classes(fresh: Path, source: str) -> None:
