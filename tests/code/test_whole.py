@@ -32,11 +32,11 @@ def killed(self, target):
     if here and sys.argv[3] == "after": os.kill(os.getpid(), int(sys.argv[4]))
 pathlib.Path.rename = killed
 """
-FOLDERS = ("/incoming", "/building", "data", "/ready")
+FOLDERS = ("/building", "data", "/ready")
 STEPS = [
     *((step, when, signal.SIGKILL) for step in FOLDERS for when in ("before", "after")),
     ("data", "after", signal.SIGINT),
-    ("/building", "before", signal.SIGINT),
+    ("/incoming", "after", signal.SIGKILL),
 ]
 
 

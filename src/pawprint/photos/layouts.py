@@ -25,6 +25,13 @@ LAYOUTS = (
     "(flowers/rose/1.jpg); as a folder, zip or tar"
 )
 _SIDES = ("train", "training", "valid", "validation", "val", "test", "testing", "eval")
+_BREEDS = frozenset(
+    """Abyssinian Bengal Birman Bombay British_Shorthair Egyptian_Mau Maine_Coon Persian Ragdoll Russian_Blue Siamese
+    Sphynx american_bulldog american_pit_bull_terrier basset_hound beagle boxer chihuahua english_cocker_spaniel
+    english_setter german_shorthaired great_pyrenees havanese japanese_chin keeshond leonberger miniature_pinscher
+    newfoundland pomeranian pug saint_bernard samoyed scottish_terrier shiba_inu staffordshire_bull_terrier
+    wheaten_terrier yorkshire_terrier""".split()  # noqa: SIM905 - readable
+)
 _PLAIN = {"cat": "cat", "cats": "cat", "dog": "dog", "dogs": "dog"}
 
 
@@ -88,7 +95,8 @@ def _oxford(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
         if path.parent.name != "images" or not match:
             return None
         found.append(Found(str(path), "cat" if match[1][0].isupper() else "dog", match[1]))
-    return found
+    # IMG_1.jpg and dsc_2.jpg in a folder `images` are no cat and dog: some of the names must be breeds.
+    return found if any(one.breed in _BREEDS for one in found) else None
 
 
 def _microsoft(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
@@ -104,6 +112,8 @@ def _filtered(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
     found = _sides(pictures)
     if not found or {one.label for one in found} != {"cats", "dogs"}:
         return None
+    if not all(re.fullmatch(r"(cat|dog)\.\d+", path.stem) for path in pictures):
+        return None  # somebody's own, with classes of those names
     return [Found(one.name, _PLAIN[one.label]) for one in found]
 
 

@@ -74,6 +74,8 @@ def take(
         with fetched.forgotten_if_damaged(), _opened(fetched.path, fresh.with_name("inner")) as archive:
             found = layouts.recognise(list(archive.files), str(source))
             _refuse_empty_classes(found, archive, str(source))
+            if add:
+                _refuse_a_new_class_alone(found, data, str(source))
             taking = _Taking(fresh, fetched.label, before)
             taking.copy(found, archive)
         origins.write(taking.origins, fresh)
@@ -84,7 +86,7 @@ def take(
         (fresh / DATASET).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         _refuse_few_classes(fresh, str(source))
         taken = taking.taken
-        taken.changed = not _same(data, fresh)
+        taken.changed = not _same(data, fresh, before.origins, taking.origins)
         taken.undecided = 0 if add or not taken.changed else origins.decided(data)
         if not taken.changed:
             shutil.rmtree(fresh)  # not even a file's time changes, for which DVC would hash it again
@@ -234,6 +236,18 @@ def _refuse_empty_classes(found: layouts.Recognised, archive: archives.Source, s
             raise PawprintError(f"{source}: {folder}/ holds no photographs. Add some, or remove the folder.")
 
 
+def _refuse_a_new_class_alone(found: layouts.Recognised, data: Path, source: str) -> None:
+    """Photographs in one folder that is no class of data/ are more often a folder named anyhow than a new class."""
+    there = [folder.name for folder in class_folders(data)] if data.is_dir() else []
+    new = {_safe(one.label) for one in found.photographs}
+    if len(new) == 1 and there and not {name.casefold() for name in new} & {name.casefold() for name in there}:
+        (name,) = new
+        raise PawprintError(
+            f"{source} gives one class, only `{name}`, and {data}/ has {', '.join(there)}. Rename its folder to one of "
+            f"these; or, if it is a new class, `mkdir {data / name}` first."
+        )
+
+
 def _refuse_few_classes(fresh: Path, source: str) -> None:
     names = [folder.name for folder in class_folders(fresh)]
     if len(names) < 2:
@@ -241,13 +255,21 @@ def _refuse_few_classes(fresh: Path, source: str) -> None:
         raise PawprintError(f"{source} gives fewer than two classes: {found}. Known are {layouts.LAYOUTS}.")
 
 
-def _same(data: Path, fresh: Path) -> bool:
+def _same(data: Path, fresh: Path, before: Origins, now: Origins) -> bool:
+    """Is what was built what is there? `before` tells hashes of data/ that are known already."""
+
     def sizes(folder: Path) -> dict[str, int]:
         return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files_in(folder)}
 
+    def hashes(known: Origins) -> dict[str, str]:
+        return {row.file: row.hash for row in known if row.file}
+
     if not data.is_dir() or sizes(data) != sizes(fresh):
         return False
-    return origins.hash_files(data, files_in(data)) == origins.hash_files(fresh, files_in(fresh))
+    if any((data / name).read_bytes() != (fresh / name).read_bytes() for name in (DATASET, origins.ORIGINS)):
+        return False
+    photographs = [file for folder in class_folders(data) for file in files_in(folder)]
+    return (hashes(before) or origins.hash_files(data, photographs)) == hashes(now)
 
 
 def _set_name(found: layouts.Recognised, label: str) -> str:
