@@ -11,7 +11,7 @@ from prefect import flow
 from flows import ROOT
 from flows.steps import run, step
 from pawprint.errors import PawprintError
-from pawprint.evaluation import card, metrics, plots
+from pawprint.evaluation import card, dossier, metrics, plots
 from pawprint.evaluation.examine import Bench, Examined
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.params import Params, load_params
@@ -77,6 +77,7 @@ def examine_candidate(candidate: str, bench: Bench) -> Examined:
     classifier = Classifier(model)
     examined, scores = bench.examine(classifier)
     scores.write(folder / "test.csv")
+    (folder / dossier.EVALUATION).write_text(examined.model_dump_json(indent=1) + "\n", encoding="utf-8")
     plots.confusion(examined.test, scores.classes, folder / "confusion.png")
     plots.reliability(scores, folder / "reliability.png")
     plots.roc_and_precision(scores, folder / "roc_and_precision.png")
@@ -112,6 +113,7 @@ def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn:
         mlflow_run.metrics(examined.test.flat("test") | examined.flat(), dataset=(lineage.dataset, lineage.data_hash))
         mlflow_run.artifact(OUT / candidate, "evaluation")
         mlflow_run.artifact(OUT / "learning_curves.png", "evaluation")
+        mlflow_run.tags({"drawn": drawn})
         mlflow_run.rename(card.run_name(record.run_name, examined))
         pictures = sorted(path.stem for path in (OUT / candidate).glob("*.png"))
         mlflow_run.describe(card.summary(classifier.info, examined, drawn, ("learning_curves", *pictures)))

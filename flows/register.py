@@ -13,7 +13,7 @@ from rich.table import Table
 from flows import ROOT
 from flows.steps import run, step
 from pawprint.errors import PawprintError
-from pawprint.evaluation import card, gate
+from pawprint.evaluation import card, dossier, gate
 from pawprint.evaluation.examine import Bench
 from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.params import Params, load_params
@@ -121,8 +121,8 @@ def write_decision(entry: Champion, reigning: Champion | None, verdict: Verdict)
     assert now is not None  # the first model of a data set is always promoted
     (ROOT / "champion.json").write_text(now.model_dump_json(indent=1) + "\n", encoding="utf-8")
     reports = ROOT / "reports"
-    (reports / "gate.json").write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (reports / "gate.md").write_text(verdict.markdown(_name(entry), _name(reigning)), encoding="utf-8")
+    (reports / dossier.GATE).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (reports / dossier.TABLE).write_text(verdict.markdown(_name(entry), _name(reigning)), encoding="utf-8")
 
 
 @step(retries=2, delay=2)
@@ -131,9 +131,10 @@ def log_decision(entry: Champion, challenger: Contender, verdict: Verdict, drawn
     test = challenger.examined.test
     folder = "release" if verdict.outcome == "promoted" else "gate"  # a later verdict never replaces a promotion's
     mlflow_run = runs.Run(entry.run_id)
-    for name in ("gate.md", "gate.json"):
+    for name in (dossier.TABLE, dossier.GATE):
         mlflow_run.artifact(ROOT / "reports" / name, folder)
-    mlflow_run.tags({"gate": verdict.outcome, "gate_reason": verdict.reason})
+    mlflow_run.text(challenger.examined.model_dump_json(indent=1) + "\n", f"{folder}/{dossier.EVALUATION}")
+    mlflow_run.tags({"gate": verdict.outcome, "gate_reason": verdict.reason, "drawn": drawn})
     info = Classifier(registry.folder(ROOT, entry)).info
     registry.describe(
         ROOT,

@@ -2,11 +2,13 @@
 
 record = lineage.read(root, dataset, manifest, params)   # before training
 record.model_copy(update={"run_id": run_id})
+Release(**record.model_dump(), model="pawprint-sample", version="3", ...)   # when it is packaged
 """
 
 import csv
 import hashlib
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -27,16 +29,69 @@ class Lineage(BaseModel):
     data_hash: str  # what data.dvc names: md5 of the directory listing, ends in .dir
     manifest_digest: str  # of prepared/manifest.csv
     params_digest: str  # of the whole of params.yaml
+    code_digest: str = ""  # of the code that the stage `train` depends on; "" in a record of before it was kept
     lock_digest: str  # of requirements.lock
     seed: int
     device: str  # "cpu bfloat16 AMD EPYC", "cuda NVIDIA H100 ..."
     run_id: str = ""  # the MLflow run that trained it
 
 
+class Release(Lineage):
+    """The whole of it: what was packaged, and everything that it was made from. lineage.json of a release dossier."""
+
+    model: str  # registered model
+    version: str
+    model_digest: str  # of model.onnx
+    bento: str  # tag
+    bento_digest: str  # of the Bento's files, as `folder_digest` counts them
+
+
 def sha256(path: Path) -> str:
     """SHA-256 of a file in hex, read in pieces."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def digest_of(files: Iterable[tuple[str, bytes]]) -> str:
+    """SHA-256 in hex over names and contents, whatever order they come in."""
+    whole = hashlib.sha256()
+    for name, content in sorted(files):
+        whole.update(f"\0{name}\0{len(content)}\0".encode())
+        whole.update(content)
+    return whole.hexdigest()
+
+
+def folder_digest(folder: Path, without: Iterable[str] = ()) -> str:
+    """Digest of all files of a folder but compiled Python and those whose path below it is in `without`."""
+    found = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    return digest_of((name, path.read_bytes()) for name, path in found if _is_source(name) and name not in without)
+
+
+def bento_digest(folder: Path) -> str:
+    """Digest of a Bento in its store, but of bento.yaml, which holds the time of the build."""
+    return folder_digest(folder, without=("bento.yaml",))
+
+
+def code_paths(dvc_yaml: str) -> list[str]:
+    """The code (src/, flows/) that the stage `train` of a dvc.yaml depends on; empty where it names none."""
+    try:
+        deps = yaml.safe_load(dvc_yaml)["stages"]["train"]["do"]["deps"]
+        return sorted(name for name in deps if name.startswith(("src/", "flows/")))
+    except (KeyError, TypeError, yaml.YAMLError):
+        return []
+
+
+def code_digest(root: Path) -> str:
+    """Digest of that code as it lies in the workspace."""
+    pipeline = root / "dvc.yaml"
+    named = [root / name for name in code_paths(pipeline.read_text(encoding="utf-8") if pipeline.exists() else "")]
+    paths = [path for one in named for path in ([one] if one.is_file() else one.rglob("*")) if path.is_file()]
+    files = ((path.relative_to(root).as_posix(), path) for path in paths)
+    return digest_of((name, path.read_bytes()) for name, path in files if _is_source(name)) if named else ""
+
+
+def _is_source(name: str) -> bool:
+    return "__pycache__" not in name and not name.endswith(".pyc")
 
 
 def git_state(root: Path) -> tuple[str, bool]:
@@ -73,6 +128,7 @@ def read(root: Path, dataset: str, manifest: Path, params: Params, device: str) 
         data_hash=data_hash(root),
         manifest_digest=sha256(manifest),
         params_digest=digest(params),
+        code_digest=code_digest(root),
         lock_digest=sha256(root / "requirements.lock"),
         seed=params.seed,
         device=device,

@@ -133,6 +133,10 @@ class Run:
         else:
             self._client.log_artifact(self.id, str(path), folder or None)
 
+    def text(self, content: str, path: str) -> None:
+        """Keep a text as the artifact `path`."""
+        self._client.log_text(self.id, content, path)
+
     def rename(self, name: str) -> None:
         """Give the run another name."""
         self._client.update_run(self.id, name=name)
