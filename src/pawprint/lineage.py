@@ -7,7 +7,9 @@ Release(**record.model_dump(), model="pawprint-sample", version="3", ...)   # wh
 
 import csv
 import hashlib
+import io
 import subprocess
+import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -97,13 +99,36 @@ def _is_source(name: str) -> bool:
 def git_state(root: Path) -> tuple[str, bool]:
     """(commit, dirty). `("", False)` outside a repository or before the first commit."""
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = git("rev-parse", "--verify", "HEAD")
-    dirty = bool(commit and git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"))
+    commit = commit_of(root, "HEAD")
+    dirty = bool(commit and _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"))
     return commit, dirty
+
+
+def commit_of(root: Path, word: str) -> str:
+    """The whole id of the commit that `word` names; "" where this repository has none."""
+    return _git(root, "rev-parse", "--verify", "--quiet", f"{word}^{{commit}}").decode().strip()
+
+
+def at_commit(root: Path, commit: str, path: str) -> bytes | None:
+    """A file as it was in a commit; None where it was not there."""
+    return _git(root, "show", f"{commit}:./{path}") or None
+
+
+def code_at(root: Path, commit: str) -> str:
+    """`code_digest` of a commit; "" where its dvc.yaml names no code."""
+    paths = code_paths((at_commit(root, commit, "dvc.yaml") or b"").decode(errors="replace"))
+    packed = _git(root, "archive", "--format=tar", commit, *paths) if paths else b""
+    if not packed:
+        return ""
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        files = ((entry.name, tar.extractfile(entry)) for entry in tar.getmembers())
+        return digest_of((name, file.read()) for name, file in files if file and _is_source(name))
+
+
+def _git(root: Path, *words: str) -> bytes:
+    """What git says, or nothing where it fails."""
+    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else b""
 
 
 def data_hash(root: Path) -> str:

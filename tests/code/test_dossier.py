@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
+from test_gate import contender
 
 from pawprint import lineage
 from pawprint.errors import PawprintError
@@ -15,7 +16,6 @@ from pawprint.lineage import Release
 from pawprint.params import Gate
 from pawprint.runtime import ModelInfo
 from pawprint.serving.sbom import sbom
-from test_gate import contender
 
 REQUIREMENTS = "numpy==9.9.9\ntyping-extensions==4.0\n# a comment\nzope.interface==7.0 ; python_version > '3'\n"
 
