@@ -4,6 +4,7 @@ python -m flows.register
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -41,7 +42,8 @@ def register() -> None:
     # 3. the gate: challenger and champion on the same test photographs, through the runtime that serves;
     # 4. the alias moves, or stays
     bench = Bench.of(data.side("test"), ROOT / "data", params)
-    challenger = examine(entry, candidate, bench)
+    fair_photographs(entry, bench.test.hashes, len(bench.test), candidate)
+    challenger = examine(entry, bench)
     reigning, verdict = contest(params, entry, challenger, bench)
     show(entry, reigning, verdict)
 
@@ -66,14 +68,17 @@ def register_version(candidate: str) -> Champion:
 
 
 @step()
-def examine(entry: Champion, who: str, bench: Bench) -> Contender:
-    """A registered version on today's test photographs, once its lineage has proved that it does not know them."""
+def examine(entry: Champion, bench: Bench) -> Contender:
+    """A registered version on test photographs."""
+    return Contender(*bench.examine(Classifier(registry.folder(ROOT, entry))))
+
+
+def fair_photographs(entry: Champion, tested: Sequence[str], least: int, who: str) -> tuple[str, ...]:
+    """Those of the test photographs that the version's lineage proves it does not know; refused where too few."""
     folder = registry.folder(ROOT, entry)
-    classifier = Classifier(folder)
     kept = runs.artifact(ROOT, entry.run_id, runs.MANIFEST)
     manifests = [ROOT / "prepared" / "manifest.csv", *([kept] if kept else [])]
-    gate.refuse_overlap(folder, classifier.info.lineage, manifests, bench.test.hashes, who)
-    return Contender(*bench.examine(classifier))
+    return gate.fair(tested, gate.known_to(folder, Classifier(folder).info.lineage, manifests, who), least, who)
 
 
 def contest(params: Params, entry: Champion, challenger: Contender, bench: Bench) -> tuple[Champion | None, Verdict]:
@@ -100,8 +105,14 @@ def judge(params: Params, entry: Champion, reigning: Champion | None, challenger
     known, asked = Classifier(registry.folder(ROOT, reigning)).info.classes, challenger.scores.classes
     if known != asked:
         return gate.other_classes(known, asked, challenger, params.gate)
-    champion = examine(reigning, f"the champion {reigning.model} version {reigning.version}", bench)
-    return gate.decide(challenger, champion, params.gate, params.evaluation.bootstrap, params.seed)
+    tested, who = bench.test.hashes, f"the champion {reigning.model} version {reigning.version}"
+    left = fair_photographs(reigning, tested, params.gate.min_photographs, who)
+    if left != tested:  # its seed, split or photographs were others: both answer again, on what neither knows
+        bench = Bench.of(bench.test.only(left), ROOT / "data", params)
+        challenger = examine(entry, bench)
+    champion = examine(reigning, bench)
+    verdict = gate.decide(challenger, champion, params.gate, params.evaluation.bootstrap, params.seed)
+    return gate.on_a_part(verdict, len(left), len(tested))
 
 
 def show(entry: Champion, reigning: Champion | None, verdict: Verdict) -> None:

@@ -171,6 +171,13 @@ def learned(manifest: Path) -> frozenset[str]:
         return frozenset(row["hash"] for row in csv.DictReader(file) if row["side"] in ("train", "validation"))
 
 
+def set_aside(manifest: Path) -> frozenset[str]:
+    """SHA-256 of the photographs that were on no side: near-copies of what the training learned from."""
+    with manifest.open(newline="", encoding="utf-8") as file:
+        sides = ("train", "validation", "test")
+        return frozenset(row["hash"] for row in csv.DictReader(file) if row["side"] not in sides)
+
+
 def claimed(folder: Path) -> frozenset[str]:
     """What photographs.txt in a model folder names; empty where it is missing."""
     try:
