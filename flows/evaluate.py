@@ -1,4 +1,4 @@
-"""Every candidate of params.yaml on the same photographs -> reports/evaluation/, and into its MLflow run.
+"""Every candidate of params.yaml on the same photographs -> reports/evaluation/ and reports/plots/, and its MLflow run.
 
 python -m flows.evaluate
 """
@@ -20,6 +20,7 @@ from pawprint.runtime import Classifier
 from pawprint.tracking import runs
 
 OUT = ROOT / "reports" / "evaluation"
+PLOTS = ROOT / "reports" / "plots"  # pictures only: `dvc plots show` then needs no script from the network
 CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 
 
@@ -72,20 +73,21 @@ def measure_validation(candidate: str, params: Params, validation: Side) -> Eval
 
 @step()
 def examine_candidate(candidate: str, bench: Bench) -> Examined:
-    """Figures, predictions and pictures of one candidate, under reports/evaluation/<candidate>/."""
-    folder, model = OUT / candidate, ROOT / "models" / candidate
+    """Figures and predictions of one candidate under reports/evaluation/<candidate>/, pictures under reports/plots/."""
+    folder, model, pictures = OUT / candidate, ROOT / "models" / candidate, PLOTS / candidate
+    pictures.mkdir(parents=True, exist_ok=True)
     classifier = Classifier(model)
     examined, scores = bench.examine(classifier)
     scores.write(folder / "test.csv")
     (folder / dossier.EVALUATION).write_text(examined.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    plots.confusion(examined.test, scores.classes, folder / "confusion.png")
-    plots.reliability(scores, folder / "reliability.png")
-    plots.roc_and_precision(scores, folder / "roc_and_precision.png")
-    plots.disturbances(examined, folder / "disturbances.png")
-    plots.mistakes(scores, bench.test, folder / "mistakes.png")
-    plots.activations(classifier, scores, bench.test, folder / "activations.png")
+    plots.confusion(examined.test, scores.classes, pictures / "confusion.png")
+    plots.reliability(scores, pictures / "reliability.png")
+    plots.roc_and_precision(scores, pictures / "roc_and_precision.png")
+    plots.disturbances(examined, pictures / "disturbances.png")
+    plots.mistakes(scores, bench.test, pictures / "mistakes.png")
+    plots.activations(classifier, scores, bench.test, pictures / "activations.png")
     if classifier.info.architecture == "article_cnn":
-        plots.first_layer(model / "model.safetensors", bench.test, folder / "first_layer.png")
+        plots.first_layer(model / "model.safetensors", bench.test, pictures / "first_layer.png")
     worst = f", worst slice {examined.worst_slice.name}" if examined.worst_slice else ""
     print(f"{candidate}: test accuracy {examined.test.accuracy}, log loss {examined.test.log_loss}{worst}")
     return examined
@@ -99,7 +101,7 @@ def draw_learning_curves(params: Params) -> None:
         model = ROOT / "models" / candidate
         with runs.reopen(ROOT, runs.RunRecord.read(model / "run.json"), model) as mlflow_run:
             curves[candidate] = mlflow_run.curves(*CURVES)
-    plots.learning_curves(curves, OUT / "learning_curves.png")
+    plots.learning_curves(curves, PLOTS / "learning_curves.png")
 
 
 @step(retries=2, delay=2)
@@ -111,11 +113,12 @@ def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn:
     with runs.reopen(ROOT, record, model) as mlflow_run:
         mlflow_run.metrics(tuned.flat("validation"))
         mlflow_run.metrics(examined.test.flat("test") | examined.flat(), dataset=(lineage.dataset, lineage.data_hash))
-        mlflow_run.artifact(OUT / candidate, "evaluation")
-        mlflow_run.artifact(OUT / "learning_curves.png", "evaluation")
+        for folder in (OUT, PLOTS):
+            mlflow_run.artifact(folder / candidate, "evaluation")
+        mlflow_run.artifact(PLOTS / "learning_curves.png", "evaluation")
         mlflow_run.tags({"drawn": drawn})
         mlflow_run.rename(card.run_name(record.run_name, examined))
-        pictures = sorted(path.stem for path in (OUT / candidate).glob("*.png"))
+        pictures = sorted(path.stem for path in (PLOTS / candidate).glob("*.png"))
         mlflow_run.describe(card.summary(classifier.info, examined, drawn, ("learning_curves", *pictures)))
 
 
