@@ -17,7 +17,7 @@ from pawprint.evaluation.metrics import Evaluation
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet, Side
 from pawprint.runtime import Classifier
-from pawprint.tracking import runs
+from pawprint.tracking import records, runs
 
 OUT = ROOT / "reports" / "evaluation"
 PLOTS = ROOT / "reports" / "plots"  # pictures only: `dvc plots show` then needs no script from the network
@@ -48,8 +48,11 @@ def evaluate() -> None:
     draw_learning_curves(params)
 
     # 4. into each candidate's run, where people compare
-    for candidate, examined in found.items():
-        log_evaluation(candidate, tuned[candidate], examined, data.drawn)
+    entered = {
+        candidate: (log_evaluation(candidate, tuned[candidate], examined, data.drawn), examined)
+        for candidate, examined in found.items()
+    }
+    log_pipeline(data.dataset, entered)
 
     # 5. one file for `dvc metrics`
     write_metrics(tuned, found)
@@ -105,21 +108,32 @@ def draw_learning_curves(params: Params) -> None:
 
 
 @step(retries=2, delay=2)
-def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn: bool) -> None:
-    """Add the figures and pictures to the run that trained the candidate, and put them in its name and on its page."""
+def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn: bool) -> str:
+    """Add the figures and pictures to the run that trained the candidate, and put them in its name and on its page.
+
+    evaluated.json keeps them too, for a run that has to be entered again. Gives the run's id.
+    """
     model = ROOT / "models" / candidate
-    record, classifier = runs.RunRecord.read(model / "run.json"), Classifier(model)
-    lineage = classifier.info.lineage
+    record, info = runs.RunRecord.read(model / "run.json"), Classifier(model).info
+    pictures = sorted(path.stem for path in (PLOTS / candidate).glob("*.png"))
+    told = records.Evaluated(
+        model_digest=info.model_digest,
+        name=card.run_name(record.run_name, examined),
+        description=card.summary(info, examined, drawn, ("learning_curves", *pictures)),
+        drawn=drawn,
+        metrics=tuned.flat("validation") | examined.test.flat("test") | examined.flat(),
+    )
+    (OUT / candidate / records.EVALUATED).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
     with runs.reopen(ROOT, record, model) as mlflow_run:
-        mlflow_run.metrics(tuned.flat("validation"))
-        mlflow_run.metrics(examined.test.flat("test") | examined.flat(), dataset=(lineage.dataset, lineage.data_hash))
-        for folder in (OUT, PLOTS):
-            mlflow_run.artifact(folder / candidate, "evaluation")
-        mlflow_run.artifact(PLOTS / "learning_curves.png", "evaluation")
-        mlflow_run.tags({"drawn": drawn})
-        mlflow_run.rename(card.run_name(record.run_name, examined))
-        pictures = sorted(path.stem for path in (PLOTS / candidate).glob("*.png"))
-        mlflow_run.describe(card.summary(classifier.info, examined, drawn, ("learning_curves", *pictures)))
+        runs.enter_evaluation(ROOT, mlflow_run, info)
+        return mlflow_run.id
+
+
+@step(retries=2, delay=2)
+def log_pipeline(dataset: str, entered: dict[str, tuple[str, Examined]]) -> None:
+    """Every candidate on the page of this pipeline run, also those that were up to date and are another's children."""
+    if parent := runs.pipeline(ROOT, dataset):
+        parent.describe(card.pipeline(entered))
 
 
 @step()

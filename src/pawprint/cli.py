@@ -129,9 +129,8 @@ def compare(
     from pawprint.tracking import runs
 
     params = load_params(ROOT / "params.yaml")
-    words = words or [runs.RunRecord.read(ROOT / "models" / name / "run.json").run_id for name in params.candidates]
-    ids = []
-    for word in words:
+    ids = [] if words else [runs.entered(ROOT, ROOT / "models" / name) for name in params.candidates]
+    for word in words or ():
         run_id = runs.find(ROOT, word)
         if run_id is None:
             raise PawprintError(f"There is no run {word!r} here. `make ui` lists all runs; take an id or a name.")

@@ -98,3 +98,22 @@ def test_another_seed_is_compared_on_what_the_champion_does_not_know(released: W
     released.run()
     assert "test photographs that neither has learned from" in released.json("reports/gate.json")["reason"]
     one_story(released)
+
+
+def test_a_lost_mlflow_db_is_filled_again_from_what_the_workspace_holds(released: Workspace) -> None:
+    released.params(lambda p: p.update(seed=2017))
+    released.run()
+    before = released("pawprint", "compare")
+    for name in ("mlflow.db", "cache"):
+        path = released.root / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    again = released("pawprint", "compare")
+
+    def rows(said: str) -> list[list[str]]:
+        return [line.split("│")[1:] for line in said.splitlines() if "│" in line and "·" not in line]
+
+    # all but the ids in the first line
+    assert rows(again)[1:] == rows(before)[1:]
+    released.run()
+    one_story(released)
+    assert json.loads(released("pawprint", "trace", released.json("bento.json")["tag"], "--json"))["intact"]

@@ -5,6 +5,8 @@ card.summary(info, examined, drawn=True)                                 # Markd
 card.model_card(info, examined, True, "pawprint-sample version 3", "better, and no less accurate")
 """
 
+from collections.abc import Mapping
+
 from pawprint.evaluation.examine import Examined
 from pawprint.evaluation.metrics import Figure
 from pawprint.runtime import ModelInfo
@@ -32,6 +34,20 @@ def summary(info: ModelInfo, examined: Examined, drawn: bool, pictures: tuple[st
         lines += ["", "These photographs are **drawn**: the figures say nothing of real ones."]
     if pictures:  # MLflow's pages show no picture inside a description
         lines += ["", f"Pictures, under Artifacts, `evaluation/`: {', '.join(pictures)}."]
+    return "\n".join(lines) + "\n"
+
+
+def pipeline(candidates: Mapping[str, tuple[str, Examined]]) -> str:
+    """Markdown for the run of a whole pipeline: candidate -> (its run's id, its figures)."""
+    lines = [
+        "All candidates. One that was up to date was not trained again: its run is another pipeline run's child.",
+        "",
+        "| candidate | accuracy [95 % interval] | log loss [95 % interval] | MLflow run |",
+        "|---|---|---|---|",
+    ]
+    for name, (run_id, examined) in candidates.items():
+        test = examined.test
+        lines.append(f"| {name} | {_percent(test.accuracy)} | {test.log_loss} | `{run_id}` |")
     return "\n".join(lines) + "\n"
 
 
