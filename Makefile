@@ -7,11 +7,13 @@ NAME ?=
 PORT ?= 3000
 UI_PORT ?= 5000
 WORKERS ?= 2
+AGAINST ?= main
+BUILD ?=
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help run test test-all lint serve ui setup lock clean
+.PHONY: help run test test-all report lint serve ui setup lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -30,6 +32,9 @@ test: setup  ## the tests that CI runs (at most 12 minutes on 2 cores)
 
 test-all: setup  ## every test, the slow ones too: fuzzing, kills, real photographs
 	@OMP_WAIT_POLICY=passive python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
+
+report: setup  ## figures and plots against main -> report/ (AGAINST=<revision>, BUILD=1 reproduces it first)
+	@python scripts/report.py --against "$(AGAINST)" $(if $(BUILD),--build)
 
 lint: setup  ## ruff, mypy --strict, import-linter
 	@ruff check .
