@@ -178,6 +178,17 @@ def ui(
     server.serve(ROOT, host, port)
 
 
+@app.command(epilog="Example: pawprint sync")
+def sync() -> None:
+    """Deliver to MLflow what trainings logged while it was away. Exit code 1 where it still is."""
+    from pawprint.tracking import training_run
+
+    whole, left = training_run.sync(ROOT)
+    print(f"{whole} runs delivered, {left} wait.")
+    if left:
+        raise PawprintError("MLflow does not answer. Start it or correct MLFLOW_TRACKING_URI, then `pawprint sync`.")
+
+
 @models_app.command("list")
 def models_list() -> None:
     """Every architecture, with a line on what it is."""

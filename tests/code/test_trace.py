@@ -13,7 +13,7 @@ from pawprint.errors import PawprintError
 from pawprint.lineage import sha256
 from pawprint.params import load_params
 from pawprint.runtime import ModelInfo
-from pawprint.tracking import registry, runs
+from pawprint.tracking import registry, runs, training_run
 from pawprint.tracking.registry import Champion
 
 PROJECT = Path(__file__).parents[2]
@@ -42,7 +42,7 @@ def made(tmp_path: Path, toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> tu
     info = info.model_copy(update={"lineage": record, "weights_digest": weights})
     (folder / "model.json").write_text(info.model_dump_json())
     params = load_params(PROJECT / "params.yaml")
-    with runs.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
+    with training_run.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
         run.model(folder)
     entry = registry.register(tmp_path, "pawprint-colours", run, info)
     assert registry.promote(tmp_path, entry, "the first", over=None)

@@ -1,0 +1,130 @@
+"""A training's MLflow run, which goes on where MLflow is away and in the run of a training that was killed.
+
+with start(root, "mlp", params, lineage, "mlp · 60 photos", {"train": 40}, resume="") as run:
+    run.metrics({"train_loss": 0.3}, step=1)
+    run.model(folder)
+sync(root)          # what could not be sent then
+"""
+
+import contextlib
+import time
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from pawprint.errors import PawprintError
+from pawprint.lineage import Lineage
+from pawprint.params import Params
+from pawprint.tracking import outbox, runs, server
+from pawprint.tracking.outbox import Outbox
+from pawprint.tracking.runs import Run, RunRecord
+
+
+@contextlib.contextmanager
+def start(
+    root: Path,
+    candidate_name: str,
+    params: Params,
+    lineage: Lineage,
+    run_name: str,
+    photographs: Mapping[str, int],
+    resume: str = "",
+) -> Iterator[Run]:
+    """A run with everything it was given; finished at the end, failed when the body raises.
+
+    With `resume`, the id of a run that was killed, that one goes on; a new one where it is no longer there.
+    """
+    run = _begin(root, run_name, lineage.dataset, resume)
+    try:
+        with runs.ending(run):
+            run.params(runs.candidate_params(params, candidate_name))
+            run.params({f"photographs.{side}": count for side, count in photographs.items()})
+            run.tags(runs.lineage_tags(candidate_name, lineage))
+            run.tags({name: getattr(params.candidate(candidate_name), name) for name in ("architecture", "train")})
+            run.dataset(lineage.dataset, root / "data", lineage.data_hash)
+            runs.keep_manifest(run, root, lineage)
+            run.artifact(root / "params.yaml")
+            run.artifact(root / "requirements.lock", "environment")
+            yield run
+    finally:
+        if run.outbox and not run.outbox.empty():
+            left = len(run.outbox.waiting())
+            print(f"MLflow is away: {left} entries of run {run.id} wait. `pawprint sync` delivers them.", flush=True)
+
+
+def sync(root: Path) -> tuple[int, int]:
+    """Deliver what trainings could not send; (runs that are complete now, runs of which something waits still)."""
+    boxes = [Outbox(folder, _Delivery(root, folder.name)) for folder in sorted(outbox.folder(root).glob("*"))]
+    waiting = [box for box in boxes if box.waiting()]
+    left = sum(not box.empty() for box in waiting)
+    return len(waiting) - left, left
+
+
+def _begin(root: Path, run_name: str, experiment: str, resume: str) -> "Training":
+    """The run to write to: `resume` or a new one, in MLflow or, where it is away, in an outbox."""
+    begin = {"experiment": experiment, "run_name": run_name, "started": int(time.time() * 1000)}
+    try:
+        sync(root)
+        server.connect(root)
+        known = runs.known(resume) if resume else None
+        run_id = resume if known else runs.create(root, experiment, run_name)
+    except Exception as error:
+        if not outbox.is_outage(error):
+            raise
+        known, run_id = resume, resume or uuid.uuid4().hex
+        if not known:
+            Outbox(outbox.folder(root) / run_id, _Delivery(root, run_id)).send("begin", begin)
+    run = Training(root, run_id, run_name, experiment)
+    if known:
+        run.status("RUNNING")
+    return run
+
+
+class Training(Run):
+    """The run of a training, which goes on where MLflow is away: its outbox keeps what cannot be sent."""
+
+    def __init__(self, root: Path, run_id: str, run_name: str, experiment: str) -> None:
+        self._delivery = _Delivery(root, run_id)
+        super().__init__(run_id, Outbox(outbox.folder(root) / run_id, self._delivery))
+        self._record = RunRecord(run_id=run_id, run_name=run_name, experiment=experiment, model_uri="", seconds=0)
+
+    @property
+    def name(self) -> str:
+        """The run's name when it began."""
+        return self._record.run_name
+
+    def record(self) -> RunRecord:
+        """What run.json holds of this run; `model_uri` is empty where the model waits in the outbox."""
+        sent = self._delivery.run.model_uri if self._delivery.run else ""
+        return self._record.model_copy(update={"model_uri": sent, "seconds": round(self.seconds, 1)})
+
+
+class _Delivery:
+    """What an outbox hands its calls to: the run in MLflow, which is made there if MLflow was away when it began."""
+
+    def __init__(self, root: Path, run_id: str) -> None:
+        self.root, self.run_id = root, run_id
+        self.run: Run | None = None
+
+    def __call__(self, method: str, arguments: Mapping[str, Any]) -> None:
+        try:
+            if self.run is None:
+                self.run = self._find(arguments if method == "begin" else {})
+            if method != "begin":
+                getattr(self.run, method)(**arguments)
+        except Exception:
+            self.run = None  # whatever it knew of MLflow may be wrong now
+            raise
+
+    def _find(self, begin: Mapping[str, Any]) -> Run:
+        server.connect(self.root)
+        run_id = runs.known(self.run_id)
+        if run_id is None and begin:
+            about = {"start_time": begin["started"], "tags": {"restored_from": self.run_id}}
+            run_id = runs.create(self.root, begin["experiment"], begin["run_name"], **about)
+        if run_id is None:
+            raise PawprintError(f"MLflow no longer has the run {self.run_id}; somebody deleted it.")
+        run = Run(run_id)
+        run.once()
+        return run
