@@ -79,6 +79,7 @@ class Candidate(_Closed):
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of its beta distribution; 0 is off
     augment: Literal["none", "flip", "standard", "strong"] = "none"
     compile: bool = False  # torch.compile
+    int8: bool = False  # the exported graph computes in 8-bit integers, calibrated on training photographs
 
 
 class Evaluation(_Closed):

@@ -45,6 +45,7 @@ class ModelInfo(BaseModel):
     classes: tuple[str, ...]  # sorted; the order of `probabilities`
     fit: image.Fit  # preprocess.fit at training; serving follows it
     quality: int  # preprocess.quality, likewise
+    int8: bool = False  # does the graph compute in 8-bit integers? The weights beside it are as they were trained
     temperature: float  # fitted on the validation side, already inside the graph
     typicality_threshold: float  # below it a picture is like no training photograph
     model_digest: str  # SHA-256 of model.onnx

@@ -30,12 +30,12 @@ from pawprint.lineage import Lineage, sha256
 from pawprint.models import catalogue
 from pawprint.models.network import Network
 from pawprint.prepared.read import PreparedSet
-from pawprint.runtime import ModelInfo
+from pawprint.runtime import OUTPUTS, ModelInfo
+from pawprint.training import quantize
 from pawprint.training.fit import Answers, Trained
 from pawprint.training.log import RunLogger
 
 OPSET = 20
-OUTPUTS = ("probabilities", "embedding", "activation")
 CHECKED = 16  # photographs on which the graph is compared with torch
 MAX_DIFFERENCE = 1e-3  # float32 in both, summed in another order
 NEIGHBOURS = 10
@@ -72,11 +72,19 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
         save_onnx(served, partial / "model.onnx")
         checked = validation if len(validation) else train
         difference = compare(served, partial / "model.onnx", checked.images(range(min(CHECKED, len(checked)))))
+        sample, tuned, measured = trained.sample, trained.validation, {}
+        if candidate.int8:
+            quantize.quantize(partial / "model.onnx", train)
+            sample, tuned = (
+                quantize.answers(partial / "model.onnx", side, len(answers.logits))
+                for side, answers in ((train, sample), (validation, tuned))
+            )
+            measured["int8_agreement"] = quantize.agreement(tuned, trained.validation)
         save_tensors(
             {name: value.contiguous() for name, value in trained.network.state_dict().items()},
             partial / "model.safetensors",
         )
-        threshold = _save_typicality(trained.sample, trained.validation, partial / "typicality.safetensors")
+        threshold = _save_typicality(sample, tuned, partial / "typicality.safetensors")
         hashes = sorted({*train.hashes, *validation.hashes})
         (partial / "photographs.txt").write_text("".join(f"{name}\n" for name in hashes), encoding="ascii")
         info = ModelInfo(
@@ -86,6 +94,7 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
             classes=data.classes,
             fit=trained.params.preprocess.fit,
             quality=trained.params.preprocess.quality,
+            int8=candidate.int8,
             temperature=temperature,
             typicality_threshold=threshold,
             model_digest=sha256(partial / "model.onnx"),
@@ -102,6 +111,7 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
             "temperature": temperature,
             "typicality_threshold": threshold,
             "onnx_max_difference": difference,
+            **measured,
             "export_seconds": time.perf_counter() - started,
         }
     )
