@@ -118,6 +118,22 @@ def test_what_mlflow_refuses_is_set_aside_and_the_rest_goes_out(
     shutil.rmtree(outbox.folder(root) / run.id)
 
 
+def test_on_a_gpu_the_machine_is_watched_while_it_trains(
+    root: Path, params: Params, toy_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """MLflow's own monitor; without a GPU here it logs what there is of the machine."""
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    lineage = ModelInfo.read(toy_model).lineage.model_copy(update={"device": "cuda bfloat16 NVIDIA H100"})
+    with training_run.start(root, "article_cnn", params, lineage, "watched", {}) as run:
+        deadline = time.monotonic() + 30
+        while not history(run.id, "system/cpu_utilization_percentage") and time.monotonic() < deadline:
+            time.sleep(0.1)
+    assert history(run.id, "system/cpu_utilization_percentage")
+    with training_run.start(root, "article_cnn", params, ModelInfo.read(toy_model).lineage, "unwatched", {}) as run:
+        time.sleep(0.3)
+    assert not history(run.id, "system/cpu_utilization_percentage")
+
+
 class Server:
     """A real MLflow server that can be killed and started again over the same files."""
 

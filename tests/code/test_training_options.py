@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -164,6 +165,26 @@ def test_a_resident_set_gives_the_same_photographs(data: PreparedSet) -> None:
     for piece, batch in zip(pieces, resident.batches(pixels, side, pieces, "none", (0, 1, 0)), strict=True):
         assert np.array_equal(batch.inputs.numpy(), side.images(piece))
         assert batch.labels.tolist() == side.labels[piece].tolist()
+
+
+def test_a_training_on_a_resident_set_learns_the_same(data: PreparedSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = losses(exact(epochs=1), data)
+    side = data.side("train")
+    monkeypatch.setattr(resident, "load", lambda sides, device: torch.from_numpy(side.images(range(len(side)))))
+    np.testing.assert_allclose(losses(exact(epochs=1), data), expected, rtol=1e-6)
+    assert np.isfinite(losses(exact(epochs=1, augment="strong"), data)).all()
+
+
+def test_class_weights_reach_the_training(data: PreparedSet) -> None:
+    """A few dogs among many cats: with balanced weights more photographs are called dogs."""
+    dogs = [row for row in data._rows if (row["side"], row["class"]) == ("train", "dog")]
+    uneven = replace(data, _rows=tuple(row for row in data._rows if row not in dogs[3:]))
+
+    def called_dogs(kind: str) -> float:
+        trained = fit("article_cnn", exact(class_weights=kind, epochs=4), uneven, Memory())
+        return float(torch.from_numpy(trained.validation.logits).softmax(1)[:, 1].mean())
+
+    assert called_dogs("balanced") > called_dogs("none") + 0.05
 
 
 TRAIN = """

@@ -13,6 +13,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
 from pawprint.errors import PawprintError
 from pawprint.lineage import Lineage
 from pawprint.params import Params
@@ -46,11 +48,29 @@ def start(
             runs.keep_manifest(run, root, lineage)
             run.artifact(root / "params.yaml")
             run.artifact(root / "requirements.lock", "environment")
-            yield run
+            with _machine_watched(run.id, lineage.device, resumed=bool(resume)):
+                yield run
     finally:
         if run.outbox and not run.outbox.empty():
             left = len(run.outbox.waiting())
             print(f"MLflow is away: {left} entries of run {run.id} wait. `pawprint sync` delivers them.", flush=True)
+
+
+@contextlib.contextmanager
+def _machine_watched(run_id: str, device: str, resumed: bool) -> Iterator[None]:
+    """On a GPU: its memory and utilisation, and the machine's, as MLflow's system metrics, every ten seconds.
+
+    They say how it goes while it goes; where MLflow is away they are not kept.
+    """
+    if not device.startswith("cuda"):
+        yield
+        return
+    monitor = SystemMetricsMonitor(run_id, resume_logging=resumed)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()
 
 
 def sync(root: Path) -> tuple[int, int]:

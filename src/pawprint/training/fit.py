@@ -138,7 +138,7 @@ class _FromPixels(_Source):
 
     def train(self, epoch: int, skip: int) -> Iterator[Batch]:
         pieces, side = self.pieces(epoch, skip), self.sides["train"]
-        if self.resident:
+        if self.resident is not None:
             return resident.batches(
                 self.resident, side, pieces, self.candidate.augment, (self.params.seed, epoch, skip)
             )
