@@ -39,6 +39,7 @@ from pawprint.versioning import main_workspace
 FOLDER = "folder"  # the model folder's artifact path in its run
 MANIFEST = "data/manifest.csv"  # which photographs, and on which side: what proves what the model learned from
 NOTE = "mlflow.note.content"  # the Markdown that the UI shows as a description
+OTHERS = ("candidates.", "gate.", "serving.", "sweep.")  # sections of params.yaml that a training does not read
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
 
@@ -340,7 +341,7 @@ def keep_manifest(run: Run, root: Path, lineage: Lineage) -> None:
 def candidate_params(params: Params, name: str) -> dict[str, Any]:
     """What one candidate was given, by the names of params.yaml; its own entry without `candidates.<name>.`,
     so that the same parameter of two candidates stands on one line of a comparison."""
-    shared = {k: v for k, v in flatten(params).items() if not k.startswith(("candidates.", "gate.", "serving."))}
+    shared = {k: v for k, v in flatten(params).items() if not k.startswith(OTHERS)}
     return flatten(params.candidate(name)) | shared
 
 

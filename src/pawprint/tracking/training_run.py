@@ -37,7 +37,7 @@ def start(
 
     With `resume`, the id of a run that was killed, that one goes on; a new one where it is no longer there.
     """
-    run = _begin(root, run_name, lineage.dataset, resume)
+    run = begin(root, run_name, lineage.dataset, resume)
     try:
         with runs.ending(run):
             run.params(runs.candidate_params(params, candidate_name))
@@ -81,7 +81,9 @@ def sync(root: Path) -> tuple[int, int]:
     return len(waiting) - left, left
 
 
-def _begin(root: Path, run_name: str, experiment: str, resume: str) -> "Training":
+def begin(
+    root: Path, run_name: str, experiment: str, resume: str = "", tags: Mapping[str, str] | None = None
+) -> "Training":
     """The run to write to: `resume` or a new one, in MLflow or, where it is away, in an outbox."""
     begin = {"experiment": experiment, "run_name": run_name, "started": int(time.time() * 1000)}
     try:
@@ -98,7 +100,14 @@ def _begin(root: Path, run_name: str, experiment: str, resume: str) -> "Training
     run = Training(root, run_id, run_name, experiment)
     if known:
         run.status("RUNNING")
+    elif tags:
+        run.tags(tags)
     return run
+
+
+def resumed(root: Path, run_id: str) -> "Training":
+    """A run that was begun before, to add to it."""
+    return Training(root, run_id, "", "")
 
 
 class Training(Run):
