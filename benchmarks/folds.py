@@ -39,7 +39,7 @@ from pawprint.training.fit import Trained, fit
 FOLDS, VALIDATION, RESAMPLES = 5, 0.15, 2000
 HEAD = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
 FINETUNE = {
-    "train": "finetune", "blocks": 3, "epochs": 3, "batch_size": 32, "optimizer": "adamw", "schedule": "one_cycle",
+    "train": "finetune", "blocks": 3, "epochs": 2, "batch_size": 32, "optimizer": "adamw", "schedule": "one_cycle",
     "learning_rate": 0.002, "augment": "flip", "ema": 0.99,
 }  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {

@@ -121,16 +121,16 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """The temperature that makes the log loss of softmax(logits / t) smallest; 1.0 where there are no labels.
 
-    Guo et al., On Calibration of Modern Neural Networks (2017), with the smoothed targets of Platt, Probabilistic
-    Outputs for Support Vector Machines (1999): a class that was seen m times counts as (m + 1) of (m + classes).
-    Without them a validation side that holds no mistake makes every answer infinitely sure. `logits` [n, classes],
-    `labels` [n].
+    Guo et al., On Calibration of Modern Neural Networks (2017), with smoothed targets: of n answers one more could have
+    been wrong (Laplace's rule of succession). Without that a validation side that holds no mistake makes every answer
+    infinitely sure. Platt's rule, which asks it of each class, was measured too: it makes answers too humble
+    (docs/decisions/training.md). `logits` [n, classes], `labels` [n].
     """
     if not len(labels):
         return 1.0
     scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
     classes = logits.shape[1]
-    smoothing = classes / (len(labels) / classes + classes)
+    smoothing = classes / (len(labels) + classes)
     log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_inverse], max_iter=100, line_search_fn="strong_wolfe")
 
