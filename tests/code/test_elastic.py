@@ -14,6 +14,7 @@ import pytest
 from prepared_set import drawings
 
 TESTS = str(Path(__file__).resolve().parents[1])
+SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 TRAIN = """
 import json, os, sys
 from pathlib import Path
@@ -46,7 +47,7 @@ def test_one_of_two_processes_is_killed_and_the_training_ends_as_if_nothing_had_
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
     torchrun += ["--master-addr", "127.0.0.1", "--master-port", "0", "--monitor-interval", "0.2"]
     (tmp_path / "train.py").write_text(TRAIN)
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PAWPRINT_CACHE": str(tmp_path / "cache")}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCE}
 
     def start(name: str, *words: str) -> tuple[Path, "subprocess.Popen[bytes]"]:
         folder = tmp_path / name

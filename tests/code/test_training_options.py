@@ -210,7 +210,7 @@ def test_two_processes_have_the_curve_of_one(data: PreparedSet, tmp_path: Path) 
     script.write_text(TRAIN)
     arguments = [str(script), TESTS, str(data.folder), json.dumps(changes)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(TESTS).parent / "src")}
     one, two = (
         subprocess.run([*start, *arguments], capture_output=True, text=True, check=True, env=environment).stdout
         for start in ([sys.executable], torchrun)
