@@ -206,7 +206,7 @@ def test_two_processes_give_the_same_bytes(data: PreparedSet, tmp_path: Path) ->
             cwd=folder,
             env={
                 "PATH": "/usr/bin:/bin",
-                "PYTHONPATH": str(Path(tests).parent / "src"),
+                "PYTHONPATH": source,
                 "PAWPRINT_CACHE": str(folder / "cache"),
             },
         )
