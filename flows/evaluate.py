@@ -1,4 +1,4 @@
-"""Every candidate of params.yaml on the same photographs -> reports/evaluation/, and into its MLflow run.
+"""Every candidate of params.yaml on the same photographs -> reports/evaluation/ and reports/plots/, and its MLflow run.
 
 python -m flows.evaluate
 """
@@ -11,15 +11,16 @@ from prefect import flow
 from flows import ROOT
 from flows.steps import run, step
 from pawprint.errors import PawprintError
-from pawprint.evaluation import card, metrics, plots
+from pawprint.evaluation import card, dossier, metrics, plots
 from pawprint.evaluation.examine import Bench, Examined
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet, Side
 from pawprint.runtime import Classifier
-from pawprint.tracking import runs, training_run
+from pawprint.tracking import records, runs, training_run
 
 OUT = ROOT / "reports" / "evaluation"
+PLOTS = ROOT / "reports" / "plots"  # pictures only: `dvc plots show` then needs no script from the network
 CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 
 
@@ -48,8 +49,11 @@ def evaluate() -> None:
     draw_learning_curves(params)
 
     # 4. into each candidate's run, where people compare
-    for candidate, examined in found.items():
-        log_evaluation(candidate, tuned[candidate], examined, data.drawn)
+    entered = {
+        candidate: (log_evaluation(candidate, tuned[candidate], examined, data.drawn), examined)
+        for candidate, examined in found.items()
+    }
+    log_pipeline(data.dataset, entered)
 
     # 5. one file for `dvc metrics`
     write_metrics(tuned, found)
@@ -73,19 +77,21 @@ def measure_validation(candidate: str, params: Params, validation: Side) -> Eval
 
 @step()
 def examine_candidate(candidate: str, bench: Bench) -> Examined:
-    """Figures, predictions and pictures of one candidate, under reports/evaluation/<candidate>/."""
-    folder, model = OUT / candidate, ROOT / "models" / candidate
+    """Figures and predictions of one candidate under reports/evaluation/<candidate>/, pictures under reports/plots/."""
+    folder, model, pictures = OUT / candidate, ROOT / "models" / candidate, PLOTS / candidate
+    pictures.mkdir(parents=True, exist_ok=True)
     classifier = Classifier(model)
     examined, scores = bench.examine(classifier)
     scores.write(folder / "test.csv")
-    plots.confusion(examined.test, scores.classes, folder / "confusion.png")
-    plots.reliability(scores, folder / "reliability.png")
-    plots.roc_and_precision(scores, folder / "roc_and_precision.png")
-    plots.disturbances(examined, folder / "disturbances.png")
-    plots.mistakes(scores, bench.test, folder / "mistakes.png")
-    plots.activations(classifier, scores, bench.test, folder / "activations.png")
+    (folder / dossier.EVALUATION).write_text(examined.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    plots.confusion(examined.test, scores.classes, pictures / "confusion.png")
+    plots.reliability(scores, pictures / "reliability.png")
+    plots.roc_and_precision(scores, pictures / "roc_and_precision.png")
+    plots.disturbances(examined, pictures / "disturbances.png")
+    plots.mistakes(scores, bench.test, pictures / "mistakes.png")
+    plots.activations(classifier, scores, bench.test, pictures / "activations.png")
     if classifier.info.architecture == "article_cnn":
-        plots.first_layer(model / "model.safetensors", bench.test, folder / "first_layer.png")
+        plots.first_layer(model / "model.safetensors", bench.test, pictures / "first_layer.png")
     worst = f", worst slice {examined.worst_slice.name}" if examined.worst_slice else ""
     print(f"{candidate}: test accuracy {examined.test.accuracy}, log loss {examined.test.log_loss}{worst}")
     return examined
@@ -99,23 +105,36 @@ def draw_learning_curves(params: Params) -> None:
         model = ROOT / "models" / candidate
         with runs.reopen(ROOT, runs.RunRecord.read(model / "run.json"), model) as mlflow_run:
             curves[candidate] = mlflow_run.curves(*CURVES)
-    plots.learning_curves(curves, OUT / "learning_curves.png")
+    plots.learning_curves(curves, PLOTS / "learning_curves.png")
 
 
 @step(retries=2, delay=2)
-def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn: bool) -> None:
-    """Add the figures and pictures to the run that trained the candidate, and put them in its name and on its page."""
+def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn: bool) -> str:
+    """Add the figures and pictures to the run that trained the candidate, and put them in its name and on its page.
+
+    evaluated.json keeps them too, for a run that has to be entered again. Gives the run's id.
+    """
     model = ROOT / "models" / candidate
-    record, classifier = runs.RunRecord.read(model / "run.json"), Classifier(model)
-    lineage = classifier.info.lineage
+    record, info = runs.RunRecord.read(model / "run.json"), Classifier(model).info
+    pictures = sorted(path.stem for path in (PLOTS / candidate).glob("*.png"))
+    told = records.Evaluated(
+        model_digest=info.model_digest,
+        name=card.run_name(record.run_name, examined),
+        description=card.summary(info, examined, drawn, ("learning_curves", *pictures)),
+        drawn=drawn,
+        metrics=tuned.flat("validation") | examined.test.flat("test") | examined.flat(),
+    )
+    (OUT / candidate / records.EVALUATED).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
     with runs.reopen(ROOT, record, model) as mlflow_run:
-        mlflow_run.metrics(tuned.flat("validation"))
-        mlflow_run.metrics(examined.test.flat("test") | examined.flat(), dataset=(lineage.dataset, lineage.data_hash))
-        mlflow_run.artifact(OUT / candidate, "evaluation")
-        mlflow_run.artifact(OUT / "learning_curves.png", "evaluation")
-        mlflow_run.rename(card.run_name(record.run_name, examined))
-        pictures = sorted(path.stem for path in (OUT / candidate).glob("*.png"))
-        mlflow_run.describe(card.summary(classifier.info, examined, drawn, ("learning_curves", *pictures)))
+        runs.enter_evaluation(ROOT, mlflow_run, info)
+        return mlflow_run.id
+
+
+@step(retries=2, delay=2)
+def log_pipeline(dataset: str, entered: dict[str, tuple[str, Examined]]) -> None:
+    """Every candidate on the page of this pipeline run, also those that were up to date and are another's children."""
+    if parent := runs.pipeline(ROOT, dataset):
+        parent.describe(card.pipeline(entered))
 
 
 @step()

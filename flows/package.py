@@ -1,4 +1,4 @@
-"""The champion that champion.json names -> champion/ and a Bento.
+"""The champion that champion.json names -> champion/, a Bento and its release dossier.
 
 python -m flows.package
 """
@@ -11,9 +11,12 @@ from prefect import flow
 
 from flows import ROOT
 from flows.steps import run, step
+from pawprint import lineage
 from pawprint.errors import PawprintError
-from pawprint.serving import bento
-from pawprint.tracking import registry
+from pawprint.evaluation import dossier
+from pawprint.runtime import ModelInfo
+from pawprint.serving import bento, sbom
+from pawprint.tracking import registry, runs
 from pawprint.tracking.registry import Champion
 
 
@@ -27,10 +30,14 @@ def package() -> None:
     folder = fetch(champion)
 
     # 3. as a Bento
-    tag = build(folder, champion)
+    tag, digest = build(folder, champion)
 
-    # 4. which Bento that was
-    (ROOT / "bento.json").write_text(json.dumps({"tag": tag, **champion.model_dump()}, indent=1) + "\n", "utf-8")
+    # 4. what a person who was not there needs to know of it
+    release(folder, champion, tag, digest)
+
+    # 5. which Bento that was
+    told = {"tag": tag, "digest": digest, **champion.model_dump()}
+    (ROOT / "bento.json").write_text(json.dumps(told, indent=1) + "\n", "utf-8")
     print(f"packaged {champion.model} version {champion.version} as {tag}")
 
 
@@ -57,9 +64,48 @@ def fetch(champion: Champion) -> Path:
 
 
 @step()
-def build(folder: Path, champion: Champion) -> str:
-    """The Bento of the champion, in BentoML's store."""
-    return bento.build(folder, champion.model_dump())
+def build(folder: Path, champion: Champion) -> tuple[str, str]:
+    """The Bento of the champion, in BentoML's store: (tag, digest of its files)."""
+    tag = bento.build(folder, champion.model_dump())
+    return tag, lineage.bento_digest(_stored(tag))
+
+
+@step(retries=2, delay=2)
+def release(folder: Path, champion: Champion, tag: str, digest: str) -> None:
+    """The dossier, in reports/releases/ and with the champion's run; the registry remembers the Bento."""
+    info = ModelInfo.read(folder)
+    known = info.lineage.model_dump() | {"run_id": champion.run_id}
+    record = lineage.Release(
+        **known,
+        model=champion.model,
+        version=champion.version,
+        model_digest=champion.model_digest,
+        bento=tag,
+        bento_digest=digest,
+    )
+    drawn = (runs.tags(ROOT, champion.run_id) or {}).get("drawn") == "True"
+    out = ROOT / "reports" / "releases" / f"{champion.dataset}-v{champion.version}"
+    bill = sbom.sbom(tag, _stored(tag))
+    dossier.write(out, dossier.Dossier(info, evidence_of(champion), drawn, record, bill))
+    runs.Run(champion.run_id).artifact(out, "release")
+    registry.packaged(ROOT, champion, tag, digest)
+
+
+def evidence_of(champion: Champion) -> dict[str, Path]:
+    """What its run keeps: of its promotion, else of its last stand before the gate, else of its evaluation."""
+    found = {}
+    for name in (dossier.EVALUATION, dossier.GATE, dossier.TABLE):
+        for place in ("release", "gate", "evaluation"):
+            if name not in found and (path := runs.artifact(ROOT, champion.run_id, f"{place}/{name}")):
+                found[name] = path
+    return found
+
+
+def _stored(tag: str) -> Path:
+    place = bento.folder(tag)
+    if place is None:
+        raise PawprintError(f"The Bento {tag} is gone from BentoML's store. Run `make run` to build it again.")
+    return place
 
 
 if __name__ == "__main__":

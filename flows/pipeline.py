@@ -23,6 +23,7 @@ from rich.console import Console
 
 from flows import ROOT
 from flows.package import package
+from flows.register import register
 from flows.steps import explained, run, step
 from pawprint import versioning
 from pawprint.evaluation import summary
@@ -92,6 +93,9 @@ def repair() -> None:
 
     packaged = summary.read_json(ROOT / "bento.json")
     champion = registry.champion(ROOT, packaged["model"]) if packaged else None
+    if packaged and champion is None:  # a registry that was lost, or another server: enter what there is
+        register.fn()
+        champion = registry.champion(ROOT, packaged["model"])
     if packaged is None or champion is None:
         return
     told = (ROOT / "champion.json", ROOT / "champion" / "champion.json", ROOT / "bento.json")

@@ -4,6 +4,7 @@ python -m flows.register
 """
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -13,7 +14,7 @@ from rich.table import Table
 from flows import ROOT
 from flows.steps import run, step
 from pawprint.errors import PawprintError
-from pawprint.evaluation import card, gate
+from pawprint.evaluation import card, dossier, gate
 from pawprint.evaluation.examine import Bench
 from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.params import Params, load_params
@@ -41,7 +42,8 @@ def register() -> None:
     # 3. the gate: challenger and champion on the same test photographs, through the runtime that serves;
     # 4. the alias moves, or stays
     bench = Bench.of(data.side("test"), ROOT / "data", params)
-    challenger = examine(entry, candidate, bench)
+    fair_photographs(entry, bench.test.hashes, len(bench.test), candidate)
+    challenger = examine(entry, bench)
     reigning, verdict = contest(params, entry, challenger, bench)
     show(entry, reigning, verdict)
 
@@ -66,14 +68,17 @@ def register_version(candidate: str) -> Champion:
 
 
 @step()
-def examine(entry: Champion, who: str, bench: Bench) -> Contender:
-    """A registered version on today's test photographs, once its lineage has proved that it does not know them."""
+def examine(entry: Champion, bench: Bench) -> Contender:
+    """A registered version on test photographs."""
+    return Contender(*bench.examine(Classifier(registry.folder(ROOT, entry))))
+
+
+def fair_photographs(entry: Champion, tested: Sequence[str], least: int, who: str) -> tuple[str, ...]:
+    """Those of the test photographs that the version's lineage proves it does not know; refused where too few."""
     folder = registry.folder(ROOT, entry)
-    classifier = Classifier(folder)
     kept = runs.artifact(ROOT, entry.run_id, runs.MANIFEST)
     manifests = [ROOT / "prepared" / "manifest.csv", *([kept] if kept else [])]
-    gate.refuse_overlap(folder, classifier.info.lineage, manifests, bench.test.hashes, who)
-    return Contender(*bench.examine(classifier))
+    return gate.fair(tested, gate.known_to(folder, Classifier(folder).info.lineage, manifests, who), least, who)
 
 
 def contest(params: Params, entry: Champion, challenger: Contender, bench: Bench) -> tuple[Champion | None, Verdict]:
@@ -100,8 +105,14 @@ def judge(params: Params, entry: Champion, reigning: Champion | None, challenger
     known, asked = Classifier(registry.folder(ROOT, reigning)).info.classes, challenger.scores.classes
     if known != asked:
         return gate.other_classes(known, asked, challenger, params.gate)
-    champion = examine(reigning, f"the champion {reigning.model} version {reigning.version}", bench)
-    return gate.decide(challenger, champion, params.gate, params.evaluation.bootstrap, params.seed)
+    tested, who = bench.test.hashes, f"the champion {reigning.model} version {reigning.version}"
+    left = fair_photographs(reigning, tested, params.gate.min_photographs, who)
+    if left != tested:  # its seed, split or photographs were others: both answer again, on what neither knows
+        bench = Bench.of(bench.test.only(left), ROOT / "data", params)
+        challenger = examine(entry, bench)
+    champion = examine(reigning, bench)
+    verdict = gate.decide(challenger, champion, params.gate, params.evaluation.bootstrap, params.seed)
+    return gate.on_a_part(verdict, len(left), len(tested))
 
 
 def show(entry: Champion, reigning: Champion | None, verdict: Verdict) -> None:
@@ -121,8 +132,8 @@ def write_decision(entry: Champion, reigning: Champion | None, verdict: Verdict)
     assert now is not None  # the first model of a data set is always promoted
     (ROOT / "champion.json").write_text(now.model_dump_json(indent=1) + "\n", encoding="utf-8")
     reports = ROOT / "reports"
-    (reports / "gate.json").write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (reports / "gate.md").write_text(verdict.markdown(_name(entry), _name(reigning)), encoding="utf-8")
+    (reports / dossier.GATE).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (reports / dossier.TABLE).write_text(verdict.markdown(_name(entry), _name(reigning)), encoding="utf-8")
 
 
 @step(retries=2, delay=2)
@@ -131,9 +142,10 @@ def log_decision(entry: Champion, challenger: Contender, verdict: Verdict, drawn
     test = challenger.examined.test
     folder = "release" if verdict.outcome == "promoted" else "gate"  # a later verdict never replaces a promotion's
     mlflow_run = runs.Run(entry.run_id)
-    for name in ("gate.md", "gate.json"):
+    for name in (dossier.TABLE, dossier.GATE):
         mlflow_run.artifact(ROOT / "reports" / name, folder)
-    mlflow_run.tags({"gate": verdict.outcome, "gate_reason": verdict.reason})
+    mlflow_run.text(challenger.examined.model_dump_json(indent=1) + "\n", f"{folder}/{dossier.EVALUATION}")
+    mlflow_run.tags({"gate": verdict.outcome, "gate_reason": verdict.reason, "drawn": drawn})
     info = Classifier(registry.folder(ROOT, entry)).info
     registry.describe(
         ROOT,

@@ -1,12 +1,16 @@
 """What several rooms' tests share: a model folder that is real but tiny, and pictures for it."""
 
+import contextlib
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 
+import mlflow
 import numpy as np
 import pytest
 
 from pawprint import image
+from pawprint.tracking import server
 from service_process import serving
 from toy import build_toy_model
 from workspace import Workspace, clone
@@ -28,6 +32,22 @@ def pictures() -> dict[str, bytes]:
         name: image.encode(np.clip(np.array(colour) + noise, 0, 255).astype(np.uint8))
         for name, colour in colours.items()
     }
+
+
+@pytest.fixture(scope="session")
+def empty_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An mlflow.db with its tables and nothing in them, to be copied: MLflow takes seconds to make one."""
+    root = tmp_path_factory.mktemp("runs")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        server.connect(root)
+        mlflow.MlflowClient().search_experiments()
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    database = root / "mlflow.db"
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        connection.execute("DELETE FROM experiments")  # its default one names a folder here
+        connection.commit()
+    return database
 
 
 @pytest.fixture(scope="session")

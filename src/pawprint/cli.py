@@ -77,29 +77,37 @@ def results(out: Annotated[Path, typer.Option(help="the Markdown file")] = Path(
 @app.command(epilog="Examples: pawprint trace pawprint-sample@champion | pawprint trace data/cat/1.jpg --json")
 def trace(
     what: Annotated[
-        str, typer.Argument(help="a Bento tag, model/version, model@alias, run id, photograph's path or hash, commit")
+        str,
+        typer.Argument(
+            help="an answer's id, Bento tag, model/version, model@alias, run id, photograph's path or hash, commit"
+        ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="the tree as JSON")] = False,
 ) -> None:
-    """Show where something comes from, each link checked. Exit code 1 where a digest does not match."""
+    """Show where something comes from and what it led to, each link checked. Exit code 1 where a digest does not match.
+
+    Below a thing stands what it was made from; with an arrow, what was made of it.
+    """
     from rich.markup import escape
     from rich.tree import Tree
 
     from pawprint import trace as tracing
-    from pawprint.serving import bento
+    from pawprint.serving import bento, lookup, traffic
 
-    found = tracing.trace(ROOT, what, bento.folder)
+    found = tracing.trace(ROOT, what, tracing.Served(bento.folder, lambda id: lookup.find(id, traffic.folder())))
     if as_json:
         print(tracing.as_json(found))
     else:
 
-        def branch(link: tracing.Link, tree: Tree | None) -> Tree:
+        def branch(link: tracing.Link, tree: Tree | None, arrow: str = "") -> Tree:
             mark = {"proved": "", "unproved": " [yellow]unproved[/]", "broken": " [bold red]BROKEN[/]"}[link.state]
             said = f" [dim]({escape(link.said)})[/]" if link.said else ""
-            label = f"{link.kind} [bold]{escape(link.name)}[/]{mark}{said}"
+            label = f"{arrow}{link.kind} [bold]{escape(link.name)}[/]{mark}{said}"
             here = Tree(label) if tree is None else tree.add(label)
             for below in link.links:
                 branch(below, here)
+            for above in link.led_to:
+                branch(above, here, "[cyan]→[/] ")
             return here
 
         Console(width=None if sys.stdout.isatty() else 160).print(branch(found, None), highlight=False)
@@ -121,9 +129,8 @@ def compare(
     from pawprint.tracking import runs
 
     params = load_params(ROOT / "params.yaml")
-    words = words or [runs.RunRecord.read(ROOT / "models" / name / "run.json").run_id for name in params.candidates]
-    ids = []
-    for word in words:
+    ids = [] if words else [runs.entered(ROOT, ROOT / "models" / name) for name in params.candidates]
+    for word in words or ():
         run_id = runs.find(ROOT, word)
         if run_id is None:
             raise PawprintError(f"There is no run {word!r} here. `make ui` lists all runs; take an id or a name.")

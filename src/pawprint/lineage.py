@@ -2,11 +2,15 @@
 
 record = lineage.read(root, dataset, manifest, params)   # before training
 record.model_copy(update={"run_id": run_id})
+Release(**record.model_dump(), model="pawprint-sample", version="3", ...)   # when it is packaged
 """
 
 import csv
 import hashlib
+import io
 import subprocess
+import tarfile
+from collections.abc import Iterable
 from pathlib import Path
 
 import yaml
@@ -27,10 +31,21 @@ class Lineage(BaseModel):
     data_hash: str  # what data.dvc names: md5 of the directory listing, ends in .dir
     manifest_digest: str  # of prepared/manifest.csv
     params_digest: str  # of the whole of params.yaml
+    code_digest: str = ""  # of the code that the stage `train` depends on; "" in a record of before it was kept
     lock_digest: str  # of requirements.lock
     seed: int
     device: str  # "cpu bfloat16 AMD EPYC", "cuda NVIDIA H100 ..."
     run_id: str = ""  # the MLflow run that trained it
+
+
+class Release(Lineage):
+    """The whole of it: what was packaged, and everything that it was made from. lineage.json of a release dossier."""
+
+    model: str  # registered model
+    version: str
+    model_digest: str  # of model.onnx
+    bento: str  # tag
+    bento_digest: str  # of the Bento's files, as `folder_digest` counts them
 
 
 def sha256(path: Path) -> str:
@@ -39,16 +54,81 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def digest_of(files: Iterable[tuple[str, bytes]]) -> str:
+    """SHA-256 in hex over names and contents, whatever order they come in."""
+    whole = hashlib.sha256()
+    for name, content in sorted(files):
+        whole.update(f"\0{name}\0{len(content)}\0".encode())
+        whole.update(content)
+    return whole.hexdigest()
+
+
+def folder_digest(folder: Path, without: Iterable[str] = ()) -> str:
+    """Digest of all files of a folder but compiled Python and those whose path below it is in `without`."""
+    found = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
+    return digest_of((name, path.read_bytes()) for name, path in found if _is_source(name) and name not in without)
+
+
+def bento_digest(folder: Path) -> str:
+    """Digest of a Bento in its store, but of bento.yaml, which holds the time of the build."""
+    return folder_digest(folder, without=("bento.yaml",))
+
+
+def code_paths(dvc_yaml: str) -> list[str]:
+    """The code (src/, flows/) that the stage `train` of a dvc.yaml depends on; empty where it names none."""
+    try:
+        deps = yaml.safe_load(dvc_yaml)["stages"]["train"]["do"]["deps"]
+        return sorted(name for name in deps if name.startswith(("src/", "flows/")))
+    except (KeyError, TypeError, yaml.YAMLError):
+        return []
+
+
+def code_digest(root: Path) -> str:
+    """Digest of that code as it lies in the workspace."""
+    pipeline = root / "dvc.yaml"
+    named = [root / name for name in code_paths(pipeline.read_text(encoding="utf-8") if pipeline.exists() else "")]
+    paths = [path for one in named for path in ([one] if one.is_file() else one.rglob("*")) if path.is_file()]
+    files = ((path.relative_to(root).as_posix(), path) for path in paths)
+    return digest_of((name, path.read_bytes()) for name, path in files if _is_source(name)) if named else ""
+
+
+def _is_source(name: str) -> bool:
+    return "__pycache__" not in name and not name.endswith(".pyc")
+
+
 def git_state(root: Path) -> tuple[str, bool]:
     """(commit, dirty). `("", False)` outside a repository or before the first commit."""
 
-    def git(*words: str) -> str:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, check=False)
-        return done.stdout.strip() if done.returncode == 0 else ""
-
-    commit = git("rev-parse", "--verify", "HEAD")
-    dirty = bool(commit and git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"))
+    commit = commit_of(root, "HEAD")
+    dirty = bool(commit and _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"))
     return commit, dirty
+
+
+def commit_of(root: Path, word: str) -> str:
+    """The whole id of the commit that `word` names; "" where this repository has none."""
+    return _git(root, "rev-parse", "--verify", "--quiet", f"{word}^{{commit}}").decode().strip()
+
+
+def at_commit(root: Path, commit: str, path: str) -> bytes | None:
+    """A file as it was in a commit; None where it was not there."""
+    return _git(root, "show", f"{commit}:./{path}") or None
+
+
+def code_at(root: Path, commit: str) -> str:
+    """`code_digest` of a commit; "" where its dvc.yaml names no code."""
+    paths = code_paths((at_commit(root, commit, "dvc.yaml") or b"").decode(errors="replace"))
+    packed = _git(root, "archive", "--format=tar", commit, *paths) if paths else b""
+    if not packed:
+        return ""
+    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
+        files = ((entry.name, tar.extractfile(entry)) for entry in tar.getmembers())
+        return digest_of((name, file.read()) for name, file in files if file and _is_source(name))
+
+
+def _git(root: Path, *words: str) -> bytes:
+    """What git says, or nothing where it fails."""
+    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
+    return done.stdout if done.returncode == 0 else b""
 
 
 def data_hash(root: Path) -> str:
@@ -73,6 +153,7 @@ def read(root: Path, dataset: str, manifest: Path, params: Params, device: str) 
         data_hash=data_hash(root),
         manifest_digest=sha256(manifest),
         params_digest=digest(params),
+        code_digest=code_digest(root),
         lock_digest=sha256(root / "requirements.lock"),
         seed=params.seed,
         device=device,
@@ -88,6 +169,13 @@ def learned(manifest: Path) -> frozenset[str]:
     """SHA-256 of the photographs that a training on `manifest` learns from or is tuned on."""
     with manifest.open(newline="", encoding="utf-8") as file:
         return frozenset(row["hash"] for row in csv.DictReader(file) if row["side"] in ("train", "validation"))
+
+
+def set_aside(manifest: Path) -> frozenset[str]:
+    """SHA-256 of the photographs that were on no side: near-copies of what the training learned from."""
+    with manifest.open(newline="", encoding="utf-8") as file:
+        sides = ("train", "validation", "test")
+        return frozenset(row["hash"] for row in csv.DictReader(file) if row["side"] not in sides)
 
 
 def claimed(folder: Path) -> frozenset[str]:

@@ -131,6 +131,7 @@ class Gate(_Closed):
     """When a challenger becomes champion: it must be better, and keep every limit that the champion keeps."""
 
     max_accuracy_loss: Share = 0.005
+    min_photographs: Count = 100
     max_calibration_error: Share = 0.1
     min_worst_slice: Share = 0.8
     max_robustness_loss: Share = 0.25

@@ -133,6 +133,9 @@ class Classifier:
         for _ in range(self.streams):
             self._idle.put(model.create_infer_request())
         self._bank, self._nearest = _read_typicality(folder)
+        # OpenVINO's Python part sets itself up in the first inference, and two first ones at once can wait for each
+        # other for ever (one holds Python's lock, the other the set-up's): so the first is made here, alone.
+        self._infer(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
         """uint8 RGB [N, 300, 300, 3] -> what the model says of each; N of zero is fine."""

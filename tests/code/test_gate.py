@@ -136,11 +136,11 @@ def test_different_photographs_are_never_compared() -> None:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[Path, Path, Lineage]:
-    """A model folder, the manifest it learned from, and its lineage: aa and bb learned, cc tested."""
+    """A model folder, the manifest it learned from, and its lineage: aa and bb learned, cc tested, ee set aside."""
     manifest = tmp_path / "manifest.csv"
     with manifest.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerows([["hash", "side"], ["aa", "train"], ["bb", "validation"], ["cc", "test"]])
+        rows.writerows([["hash", "side"], ["aa", "train"], ["bb", "validation"], ["cc", "test"], ["ee", ""]])
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "photographs.txt").write_text("aa\nbb\n")
@@ -151,11 +151,44 @@ def trained(tmp_path: Path) -> tuple[Path, Path, Lineage]:
     return folder, manifest, record
 
 
-def test_a_model_is_not_judged_on_what_it_learned_from(trained: tuple[Path, Path, Lineage]) -> None:
+def test_what_a_model_knows_is_what_it_learned_from_and_near_copies(trained: tuple[Path, Path, Lineage]) -> None:
     folder, manifest, record = trained
-    gate.refuse_overlap(folder, record, [manifest], ("cc", "dd"), "it")
-    with pytest.raises(PawprintError, match="it has learned from 1 of the 2 test photographs"):
-        gate.refuse_overlap(folder, record, [manifest], ("bb", "cc"), "it")
+    assert gate.known_to(folder, record, [manifest], "it") == {"aa", "bb", "ee"}
+
+
+def test_two_models_are_compared_on_what_neither_knows_and_on_nothing_where_that_is_too_little() -> None:
+    tested = ("aa", "cc", "dd", "ee")
+    assert gate.fair(tested, {"zz"}, 100, "it") == tested  # a small test side is no reason, learned photographs are
+    assert gate.fair(tested, {"aa", "ee"}, 2, "it") == ("cc", "dd")
+    with pytest.raises(PawprintError, match=r"it has learned from 2 of the 4 test photographs.* The 2 that are left"):
+        gate.fair(tested, {"aa", "ee"}, 3, "it")
+    with pytest.raises(PawprintError, match="The 0 that are left"):
+        gate.fair(tested, set(tested), 1, "it")
+
+
+def part(whole: Contender, keep: np.ndarray) -> Contender:
+    """What the same model would have scored on a part of the photographs."""
+    s = whole.scores
+    names = tuple(np.array(s.hashes)[keep])
+    scores = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.typicality[keep], s.threshold)
+    return Contender(whole.examined.model_copy(update={"test": measure(scores, 200, seed=1)}), scores)
+
+
+def test_a_champion_that_knows_some_photographs_wins_nothing_by_them() -> None:
+    """It answers the photographs that it learned from without a fault, and is the worse model on the others."""
+    knew = np.arange(N) >= N // 2
+    challenger, champion = contender(0.93, 10), contender(0.9, 17)
+    champion.scores.probabilities[knew] = np.eye(2)[champion.scores.labels[knew]] * 0.998 + 0.001
+    unfair = decide(challenger, champion)
+    assert unfair.outcome != "promoted"
+    ours, theirs = part(challenger, ~knew), part(champion, ~knew)
+    verdict = gate.on_a_part(decide(ours, theirs), len(ours.scores.labels), N)
+    assert verdict.outcome == "promoted"
+    assert "compared on the 200 of 400 test photographs that neither has learned from" in verdict.reason
+    loss = float(ours.scores.losses.mean())
+    assert f"{loss:.4f}" in verdict.reason
+    assert verdict.rules[0].rule.startswith("compared on the 200 of 400")
+    assert gate.on_a_part(unfair, N, N) == unfair
 
 
 @pytest.mark.parametrize("claim", ["aa\n", "aa\nbb\ndd\n", "", None])
@@ -165,11 +198,11 @@ def test_a_list_of_photographs_that_the_lineage_does_not_prove_is_refused(
     folder, manifest, record = trained
     (folder / "photographs.txt").unlink() if claim is None else (folder / "photographs.txt").write_text(claim)
     with pytest.raises(PawprintError, match=r"photographs\.txt does not name the photographs of the manifest"):
-        gate.refuse_overlap(folder, record, [manifest], ("cc",), "it")
+        gate.known_to(folder, record, [manifest], "it")
 
 
 def test_without_the_manifest_nothing_is_proved(trained: tuple[Path, Path, Lineage]) -> None:
     folder, manifest, record = trained
     manifest.write_text(manifest.read_text() + "ee,test\n")
     with pytest.raises(PawprintError, match="Nothing proves what it has learned from"):
-        gate.refuse_overlap(folder, record, [manifest, manifest.with_name("none.csv")], ("cc",), "it")
+        gate.known_to(folder, record, [manifest, manifest.with_name("none.csv")], "it")

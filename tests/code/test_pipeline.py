@@ -52,8 +52,15 @@ def test_a_fresh_clone_goes_from_photographs_to_a_packaged_champion(workspace: W
 
 
 def test_every_candidate_is_a_whole_run_in_mlflow(workspace: Workspace) -> None:
-    runs = workspace.query("select run_uuid, name, status from runs")
+    runs = workspace.query("select run_uuid, name, status from runs where name not like 'pipeline %'")
     assert len(runs) == 2
+    ((parent, said),) = workspace.query(
+        "select r.run_uuid, t.value from runs r join tags t using (run_uuid) "
+        "where r.name like 'pipeline %' and t.key = 'mlflow.note.content'"
+    )
+    children = workspace.query(f"select run_uuid from tags where key = 'mlflow.parentRunId' and value = '{parent}'")
+    assert {child for (child,) in children} == {run_id for run_id, _, _ in runs}
+    assert all(run_id in said for run_id, _, _ in runs)
     assert {status for _, _, status in runs} == {"FINISHED"}
     for run_id, name, _ in runs:
         metrics = dict(workspace.query(f"select key, value from latest_metrics where run_uuid = '{run_id}'"))

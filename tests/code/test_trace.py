@@ -2,17 +2,22 @@
 
 import csv
 import shutil
+import subprocess
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import mlflow
+import numpy as np
 import pytest
 
+from pawprint import lineage
 from pawprint import trace as tracing
 from pawprint.errors import PawprintError
-from pawprint.lineage import sha256
+from pawprint.lineage import bento_digest, sha256
 from pawprint.params import load_params
 from pawprint.runtime import ModelInfo
+from pawprint.serving import lookup
+from pawprint.serving.traffic import Record, TrafficLog
 from pawprint.tracking import registry, runs, training_run
 from pawprint.tracking.registry import Champion
 
@@ -20,16 +25,17 @@ PROJECT = Path(__file__).parents[2]
 LEARNED = "1" * 64
 
 
-def no_bento(tag: str) -> Path | None:
-    return None
+def served(bento: Path | None = None, logs: Path = Path("nowhere")) -> tracing.Served:
+    """A store that has `bento` under every tag (or none), and the traffic logs of a folder."""
+    return tracing.Served(lambda _: bento, lambda id: lookup.find(id, logs))
 
 
 @pytest.fixture
-def made(tmp_path: Path, toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Champion]:
+def made(tmp_path: Path, toy_model: Path, empty_runs: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Champion]:
     """A workspace with one trained, registered and reigning toy model that learned from one photograph."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    for name in ("params.yaml", "requirements.lock"):
-        shutil.copy(PROJECT / name, tmp_path)
+    for path in (PROJECT / "params.yaml", PROJECT / "requirements.lock", empty_runs):
+        shutil.copy(path, tmp_path)
     (tmp_path / "prepared").mkdir()
     manifest = tmp_path / "prepared" / "manifest.csv"
     with manifest.open("w", newline="") as file:
@@ -37,29 +43,37 @@ def made(tmp_path: Path, toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> tu
     folder = Path(shutil.copytree(toy_model, tmp_path / "model"))
     (folder / "photographs.txt").write_text(f"{LEARNED}\n")
     info = ModelInfo.read(folder)
-    record = info.lineage.model_copy(update={"manifest_digest": sha256(manifest)})
+    lock = sha256(tmp_path / "requirements.lock")
+    record = info.lineage.model_copy(update={"manifest_digest": sha256(manifest), "lock_digest": lock})
     weights = sha256(folder / "model.safetensors")
-    info = info.model_copy(update={"lineage": record, "weights_digest": weights})
-    (folder / "model.json").write_text(info.model_dump_json())
     params = load_params(PROJECT / "params.yaml")
     with training_run.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
-        run.model(folder)
-    entry = registry.register(tmp_path, "pawprint-colours", run, info)
+        own = record.model_copy(update={"run_id": run.id})
+        info = info.model_copy(update={"lineage": own, "weights_digest": weights})
+        (folder / "model.json").write_text(info.model_dump_json())
+        run.artifact(folder, runs.FOLDER)  # not run.model: what MLflow needs seconds for is not looked at here
+    client, digest = mlflow.MlflowClient(), {"model_digest": info.model_digest, "candidate": "toy"}
+    client.create_registered_model("pawprint-colours")
+    client.create_model_version("pawprint-colours", str(folder), run.id, tags=digest)
+    entry = registry.find(tmp_path, "pawprint-colours/1")
+    assert entry is not None
     assert registry.promote(tmp_path, entry, "the first", over=None)
     return tmp_path, entry
 
 
 def kinds(link: tracing.Link) -> list[str]:
-    return [link.kind, *(kind for below in link.links for kind in kinds(below))]
+    return [link.kind, *(kind for below in (*link.links, *link.led_to) for kind in kinds(below))]
 
 
 def test_down_from_an_alias_and_a_run_to_the_photographs(made: tuple[Path, Champion]) -> None:
     root, entry = made
-    down = tracing.trace(root, "pawprint-colours@champion", no_bento)
-    assert kinds(down) == ["version", "run", "model", "commit", "data", "photographs"]
+    down = tracing.trace(root, "pawprint-colours@champion", served())
+    below = ["data", "params", "packages", "photographs"]
+    assert kinds(down) == ["version", "run", "model", "commit", *below]
     assert not list(down.broken())
     assert "as manifest" in down.links[0].links[-1].said
-    assert kinds(tracing.trace(root, entry.run_id[:8], no_bento)) == kinds(down)[1:]
+    run = tracing.trace(root, entry.run_id[:8], served())
+    assert kinds(run) == [*kinds(down)[1:], "version"]
     assert '"intact": true' in tracing.as_json(down)
 
 
@@ -68,14 +82,14 @@ def test_a_changed_model_a_changed_list_and_another_digest_are_broken_links(made
     kept = Path(urlsplit(mlflow.MlflowClient().get_run(entry.run_id).info.artifact_uri).path) / runs.FOLDER
     learned = (kept / "photographs.txt").read_text()
     (kept / "photographs.txt").write_text("3" * 64)
-    (link,) = tracing.trace(root, "pawprint-colours/1", no_bento).broken()
+    (link,) = tracing.trace(root, "pawprint-colours/1", served()).broken()
     assert (link.kind, link.said) == ("photographs", "photographs.txt does not name what the manifest says")
     (kept / "photographs.txt").write_text(learned)
     with (kept / "model.onnx").open("ab") as file:
         file.write(b"x")
-    (link,) = tracing.trace(root, "pawprint-colours/1", no_bento).broken()
+    (link,) = tracing.trace(root, "pawprint-colours/1", served()).broken()
     assert (link.kind, link.said) == ("model", "model.onnx is not the file that model.json describes")
-    assert '"intact": false' in tracing.as_json(tracing.trace(root, entry.run_id, no_bento))
+    assert '"intact": false' in tracing.as_json(tracing.trace(root, entry.run_id, served()))
 
 
 def test_a_bento_that_holds_another_model_than_it_names_is_broken(made: tuple[Path, Champion], tmp_path: Path) -> None:
@@ -83,14 +97,106 @@ def test_a_bento_that_holds_another_model_than_it_names_is_broken(made: tuple[Pa
     bento = tmp_path / "bento"
     inside = Path(shutil.copytree(root / "model", bento / "src" / "champion"))
     (inside / "champion.json").write_text(entry.model_dump_json())
-    assert not list(tracing.trace(root, "pawprint:colours-v1", lambda _: bento).broken())
+    assert not list(tracing.trace(root, "pawprint:colours-v1", served(bento)).broken())
     with (inside / "model.onnx").open("ab") as file:
         file.write(b"x")
-    (link,) = tracing.trace(root, "pawprint:colours-v1", lambda _: bento).broken()
+    (link,) = tracing.trace(root, "pawprint:colours-v1", served(bento)).broken()
     assert link.kind == "Bento"
     assert "it holds model" in link.said
 
 
+def test_a_bento_is_checked_against_the_digest_of_its_build(made: tuple[Path, Champion], tmp_path: Path) -> None:
+    root, entry = made
+    tag, bento = "pawprint:colours-v1-12345678", tmp_path / "bento"
+    inside = Path(shutil.copytree(root / "model", bento / "src" / "champion"))
+    (inside / "champion.json").write_text(entry.model_dump_json())
+    assert tracing.trace(root, tag, served(bento)).state == "unproved"
+    registry.packaged(root, entry, tag, bento_digest(bento))
+    assert tracing.trace(root, tag, served(bento)).state == "proved"
+    up = tracing.trace(root, "pawprint-colours/1", served(bento)).led_to
+    assert [(link.kind, link.name, link.state) for link in up] == [("Bento", tag, "proved")]
+    (bento / "src" / "service.py").write_text("slipped in")
+    for word in (tag, "pawprint-colours/1", entry.run_id):
+        (link,) = tracing.trace(root, word, served(bento)).broken()
+        assert link.kind == "Bento"
+        assert "at its build it was" in link.said
+    (gone,) = tracing.trace(root, "pawprint-colours/1", served()).led_to
+    assert (gone.state, gone.said) == ("unproved", "not in BentoML's store here")
+
+
+def test_from_a_photograph_up_to_what_learned_from_it(made: tuple[Path, Champion]) -> None:
+    root, entry = made
+    photo = root / "taught.jpg"
+    photo.write_bytes(b"the one it learned from")
+    assert tracing.trace(root, str(photo), served()).led_to == []
+    stored = Path(urlsplit(mlflow.MlflowClient().get_run(entry.run_id).info.artifact_uri).path)
+    (stored / runs.FOLDER / "photographs.txt").write_text(f"{sha256(photo)}\n")
+    up = tracing.trace(root, str(photo), served())
+    assert [link.name for link in up.led_to] == ["pawprint-colours/1"]
+    assert up.said == "not among the prepared photographs; 1 registered version learned from it"
+    assert [link.kind for link in up.broken()] == ["photographs"]  # the manifest says that it learned from another
+
+
+def test_an_answer_leads_to_the_version_that_gave_it(made: tuple[Path, Champion], tmp_path: Path) -> None:
+    root, entry = made
+    logs = tmp_path / "traffic"
+    log = TrafficLog(logs / "pawprint-colours.db", rows=10)
+    for id, digest in (("right", entry.model_digest), ("wrong", "9" * 64)):
+        log.add(Record(id, 0.0, LEARNED, "red", {"red": 1.0}, 0.9, np.zeros(3, np.float32), digest, entry.version))
+    log.close()
+    (logs / "torn.db").write_text("no database")
+    down = tracing.trace(root, "right", served(logs=logs))
+    assert kinds(down)[:4] == ["answer", "picture", "version", "run"]
+    assert down.said == "red, 1970-01-01 00:00:00 UTC"
+    assert not list(down.broken())
+    (link,) = tracing.trace(root, "wrong", served(logs=logs)).broken()
+    assert link.kind == "version"
+    assert "the answer came from 999999999999" in link.said
+
+
+def test_what_the_commit_does_not_hold_is_a_broken_link(
+    tmp_path: Path, toy_model: Path, empty_runs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record says the tree was clean, so code, packages and data must be those of its commit."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    for file in (PROJECT / "params.yaml", PROJECT / "requirements.lock", empty_runs):
+        shutil.copy(file, tmp_path)
+    (tmp_path / "src").mkdir()
+    (tmp_path / "src" / "learn.py").write_text("learn()")
+    (tmp_path / "dvc.yaml").write_text("stages: {train: {do: {deps: [prepared, src]}}}".replace("src", "src/learn.py"))
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0123abc.dir\n  path: data\n")
+    (tmp_path / ".gitignore").write_text("*\n!src\n!src/*\n!dvc.yaml\n!data.dvc\n!requirements.lock\n!params.yaml\n")
+    git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
+    for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
+        subprocess.run([*git, *words], check=True)
+    params, manifest = load_params(PROJECT / "params.yaml"), tmp_path / "prepared" / "manifest.csv"
+    manifest.parent.mkdir()
+    manifest.write_text(f"hash,side\n{LEARNED},train\n")
+    folder = Path(shutil.copytree(toy_model, tmp_path / "model"))
+    (folder / "photographs.txt").write_text(f"{LEARNED}\n")
+    changed = {}
+    for name, kind in (("", ""), ("src/learn.py", "code"), ("requirements.lock", "packages"), ("data.dvc", "data")):
+        if name:  # the record will tell of a file that no commit has, and claim that nothing was changed
+            path = tmp_path / name
+            path.write_text(path.read_text().replace("0123abc", "4567def") + "# changed\n")
+            changed[kind] = "broken"
+        record = lineage.read(tmp_path, "colours", manifest, params, "cpu").model_copy(update={"git_dirty": False})
+        with training_run.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
+            info = ModelInfo.read(folder).model_copy(
+                update={
+                    "lineage": record.model_copy(update={"run_id": run.id}),
+                    "weights_digest": sha256(folder / "model.safetensors"),
+                }
+            )
+            (folder / "model.json").write_text(info.model_dump_json())
+            run.artifact(folder, runs.FOLDER)
+        tree = tracing.trace(tmp_path, run.id, served())
+        commit = next(link for link in tree.links if link.kind == "commit")
+        states = {link.kind: link.state for link in commit.links}
+        assert states == dict.fromkeys(("data", "code", "params", "packages"), "proved") | changed
+    assert tracing.trace(tmp_path, record.git_commit, served()).led_to != []
+
+
 def test_what_nobody_knows_is_one_sentence(made: tuple[Path, Champion]) -> None:
-    with pytest.raises(PawprintError, match="'nothing' is no Bento tag, model version"):
-        tracing.trace(made[0], "nothing", no_bento)
+    with pytest.raises(PawprintError, match="'nothing' is no answer, Bento tag, model version"):
+        tracing.trace(made[0], "nothing", served())

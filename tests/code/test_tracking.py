@@ -10,7 +10,7 @@ import pytest
 from pawprint.errors import PawprintError
 from pawprint.params import Params, load_params
 from pawprint.runtime import ModelInfo
-from pawprint.tracking import registry, runs, server, training_run
+from pawprint.tracking import records, registry, runs, server, training_run
 
 PROJECT = Path(__file__).parents[2]
 
@@ -109,6 +109,72 @@ def test_a_model_from_elsewhere_is_entered_once_and_says_where_it_came_from(root
     entered = mlflow.MlflowClient().get_run(first.id)
     assert entered.data.tags["restored_from"] == "f" * 32
     assert entered.data.tags["git_commit"] == "c" * 40
+
+
+def test_what_is_entered_again_has_its_parameters_curves_and_evaluation(
+    root: Path, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
+    record, info = trained(root, params, toy_model), ModelInfo.read(toy_model)
+    told = records.Evaluated(
+        model_digest=info.model_digest, name="toy · 98.1 %", description="good", drawn=True,
+        metrics={"test_accuracy": 0.981},
+    )  # fmt: skip
+    elsewhere = tmp_path / "elsewhere"
+    kept = elsewhere / "reports" / "evaluation" / info.candidate
+    kept.mkdir(parents=True)
+    (kept / records.EVALUATED).write_text(told.model_dump_json())
+    (kept / "test.csv").write_text("hash,class\n")
+    with runs.reopen(elsewhere, record, toy_model) as run:
+        pass
+    client = mlflow.MlflowClient()
+    entered = client.get_run(run.id)
+    assert entered.info.run_name == "toy · 98.1 %"
+    assert entered.data.params == record.params
+    assert entered.data.metrics["test_accuracy"] == 0.981
+    assert [(p.step, p.value) for p in client.get_metric_history(run.id, "train_loss")] == [(1, 1.0), (2, 0.5)]
+    assert [file.path for file in client.list_artifacts(run.id, "evaluation")] == [
+        "evaluation/evaluated.json",
+        "evaluation/test.csv",
+    ]
+    (kept / records.EVALUATED).write_text(told.model_copy(update={"model_digest": "0" * 64}).model_dump_json())
+    before = entered.data.metrics
+    runs.enter_evaluation(elsewhere, run, info)  # figures of another model are not this one's
+    assert client.get_run(run.id).data.metrics == before
+
+
+def test_trainings_of_one_pipeline_run_stand_under_one_run(
+    root: Path, params: Params, toy_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lineage = ModelInfo.read(toy_model).lineage
+    assert runs.pipeline(root, "colours") is None
+    monkeypatch.setenv("PAWPRINT_PIPELINE_RUN", "pipeline 123-abc")
+    children = []
+    for name in ("article_cnn", "efficientnet_lite0"):
+        with training_run.start(root, name, params, lineage, name, {}) as run:
+            children.append(run.id)
+    parent = runs.pipeline(root, "colours")
+    assert parent is not None
+    client = mlflow.MlflowClient()
+    tags = [client.get_run(child).data.tags for child in children]
+    assert {tag["mlflow.parentRunId"] for tag in tags} == {parent.id}
+    assert {tag["pipeline_run"] for tag in tags} == {"123-abc"}
+    assert client.get_run(parent.id).info.status == "FINISHED"
+    monkeypatch.setenv("PAWPRINT_PIPELINE_RUN", "pipeline another")
+    other = runs.pipeline(root, "colours")
+    assert other is not None
+    assert other.id != parent.id
+
+
+def test_figures_stand_with_the_logged_model_and_the_data_set(root: Path, params: Params, toy_model: Path) -> None:
+    info = ModelInfo.read(toy_model)
+    record = trained(root, params, toy_model)
+    with runs.reopen(root, record, toy_model) as run:
+        run.metrics({"test_accuracy": 0.75}, dataset=(info.lineage.dataset, info.lineage.data_hash))
+    model = mlflow.get_logged_model(record.model_uri.removeprefix("models:/"))
+    (figure,) = [metric for metric in model.metrics if metric.key == "test_accuracy"]
+    assert (figure.value, figure.dataset_name, figure.dataset_digest) == (0.75, "colours", "d" * 32 + ".dir")
+    assert model.source_run_id == record.run_id
+    assert model.tags["model_digest"] == info.model_digest
 
 
 def test_the_same_model_is_one_version_and_another_is_the_next(

@@ -1,8 +1,11 @@
 """What is said of a model in words: on its MLflow run, on its version, and in the release dossier.
 
 card.run_name("mlp · 400 drawings · all", examined)                      # "mlp · 400 drawings · all · 98.1 %"
-card.summary(info, examined)                                             # Markdown
+card.summary(info, examined, drawn=True)                                 # Markdown
+card.model_card(info, examined, True, "pawprint-sample version 3", "better, and no less accurate")
 """
+
+from collections.abc import Mapping
 
 from pawprint.evaluation.examine import Examined
 from pawprint.evaluation.metrics import Figure
@@ -34,6 +37,20 @@ def summary(info: ModelInfo, examined: Examined, drawn: bool, pictures: tuple[st
     return "\n".join(lines) + "\n"
 
 
+def pipeline(candidates: Mapping[str, tuple[str, Examined]]) -> str:
+    """Markdown for the run of a whole pipeline: candidate -> (its run's id, its figures)."""
+    lines = [
+        "All candidates. One that was up to date was not trained again: its run is another pipeline run's child.",
+        "",
+        "| candidate | accuracy [95 % interval] | log loss [95 % interval] | MLflow run |",
+        "|---|---|---|---|",
+    ]
+    for name, (run_id, examined) in candidates.items():
+        test = examined.test
+        lines.append(f"| {name} | {_percent(test.accuracy)} | {test.log_loss} | `{run_id}` |")
+    return "\n".join(lines) + "\n"
+
+
 def figures(examined: Examined) -> list[str]:
     """The table of figures, as Markdown lines."""
     test, neither, speed = examined.test, examined.neither, examined.speed
@@ -60,14 +77,17 @@ def figures(examined: Examined) -> list[str]:
     return ["| | value [95 % interval] |", "|---|---|", *(f"| {name} | {value} |" for name, value in rows)]
 
 
-def model_card(info: ModelInfo, examined: Examined, drawn: bool, version: str) -> str:
-    """MODEL_CARD.md of a release, after Mitchell et al., Model Cards for Model Reporting (2019)."""
-    lineage = info.lineage
+def model_card(info: ModelInfo, examined: Examined, drawn: bool, version: str, why: str) -> str:
+    """MODEL_CARD.md of a release, after Mitchell et al., Model Cards for Model Reporting (2019).
+
+    `why` is the gate's reason; "" for a version that never stood before it.
+    """
+    lineage, test, kept = info.lineage, examined.test, examined.robustness
     slices = [
         f"| {part.name} | {part.photographs} | {_percent(part.accuracy)} | {part.log_loss:.4f} |"
         for part in examined.slices
     ]
-    under = [f"| {name} | {100 * accuracy:.1f} % |" for name, accuracy in examined.robustness.under.items()]
+    under = [f"| {name} | {100 * accuracy:.1f} % |" for name, accuracy in kept.under.items()]
     machine = "drawn pictures, which only try the machinery" if drawn else f"photographs of `{lineage.dataset}`"
     return "\n".join(
         [
@@ -75,6 +95,8 @@ def model_card(info: ModelInfo, examined: Examined, drawn: bool, version: str) -
             "",
             f"An image classifier ({info.architecture}, {info.parameters:,} parameters) that tells "
             f"{', '.join(info.classes)} apart, made from {machine}.",
+            "",
+            f"Promoted because: {why}." if why else "It reigns by a person's choice: it never stood before the gate.",
             "",
             "## Intended use",
             "",
@@ -84,9 +106,10 @@ def model_card(info: ModelInfo, examined: Examined, drawn: bool, version: str) -
             "",
             "## Data",
             "",
-            f"Data set `{lineage.dataset}`, DVC hash `{lineage.data_hash}`. Every photograph's side (training, "
-            "validation, test) is a function of its content and the seed. The model learned from the training side; "
-            "temperature and thresholds come from the validation side; all figures below are of the test side.",
+            f"Data set `{lineage.dataset}`, DVC hash `{lineage.data_hash}`; {test.photographs} test "
+            "photographs. Every photograph's side (training, validation, test) is a function of its content and the "
+            "seed. The model learned from the training side; temperature and thresholds come from the validation side; "
+            "all figures below are of the test side.",
             "",
             "## Figures",
             "",
@@ -98,9 +121,9 @@ def model_card(info: ModelInfo, examined: Examined, drawn: bool, version: str) -
             "|---|---|---|---|",
             *slices,
             "",
-            f"## Disturbances ({examined.robustness.photographs} photographs)",
+            f"## Disturbances ({kept.photographs} photographs)",
             "",
-            f"As they are: {100 * examined.robustness.accuracy:.1f} % right.",
+            f"As they are: {100 * kept.accuracy:.1f} % right.",
             "",
             "| under | accuracy |",
             "|---|---|",
@@ -112,6 +135,13 @@ def model_card(info: ModelInfo, examined: Examined, drawn: bool, version: str) -
             "- `neither` was measured against drawn clutter only, which is easier than a photograph of something else.",
             "- Two animals in one picture get one answer.",
             "- Times are of the model alone, on the machine that judged it.",
+            "",
+            "## Lineage",
+            "",
+            f"Commit `{lineage.git_commit or 'none'}`"
+            f"{' with uncommitted changes' if lineage.git_dirty else ''}, seed {lineage.seed}, {lineage.device}, "
+            f"MLflow run `{lineage.run_id}`, model `{info.model_digest}`. lineage.json has all of it, sbom.cdx.json "
+            "the packages that answer with it.",
             "",
         ]
     )

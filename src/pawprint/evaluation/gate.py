@@ -4,7 +4,7 @@ verdict = decide(Contender(examined, scores), Contender(champion_examined, champ
 verdict.outcome, verdict.reason      # "promoted", "log loss 0.031 against 0.058, ..."
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -197,13 +197,12 @@ def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> li
     ]
 
 
-def refuse_overlap(
-    folder: Path, record: lineage.Lineage, manifests: list[Path], tested: tuple[str, ...], who: str
-) -> None:
-    """PawprintError unless the lineage proves that the model in `folder` has not learned from what it is judged on.
+def known_to(folder: Path, record: lineage.Lineage, manifests: Sequence[Path], who: str) -> frozenset[str]:
+    """SHA-256 of the photographs on which the model in `folder` must not be judged: what its lineage proves that it
+    learned from or was tuned on, and near-copies of those.
 
     photographs.txt says what it learned from; the manifest whose digest stands in the model's lineage must say the
-    same. `manifests` are the places where that manifest may lie.
+    same. `manifests` are the places where that manifest may lie. PawprintError where nothing is proved.
     """
     manifest = next((path for path in manifests if lineage.is_manifest(path, record)), None)
     if manifest is None:
@@ -217,13 +216,32 @@ def refuse_overlap(
             f"{folder / 'photographs.txt'} does not name the photographs of the manifest that {who} was trained on. "
             "It was changed or lost; train the model again."
         )
-    both = len(claimed.intersection(tested))
-    if both:
+    return claimed | lineage.set_aside(manifest)
+
+
+def fair(tested: Sequence[str], known: Set[str], least: int, who: str) -> tuple[str, ...]:
+    """Those of `tested` that are not `known`, in their order: all of them in the usual case.
+
+    PawprintError where some are known and fewer than `least` remain.
+    """
+    left = tuple(name for name in tested if name not in known)
+    if left != tuple(tested) and len(left) < least:
         raise PawprintError(
-            f"{who} has learned from {both} of the {len(tested)} test photographs (its `seed` or `split` was another), "
-            "so the comparison would be unfair. Use the `seed` and `split` it was trained with, or give the data set "
-            "another name."
+            f"{who} has learned from {len(tested) - len(left)} of the {len(tested)} test photographs (or from their "
+            f"near-copies): its `seed`, `split` or photographs were others. The {len(left)} that are left are too few "
+            f"to compare on (`gate.min_photographs` is {least}). Use the `seed` and `split` it was trained with, bring "
+            "more photographs, or give the data set another name."
         )
+    return left
+
+
+def on_a_part(verdict: Verdict, left: int, tested: int) -> Verdict:
+    """The verdict, saying that it stands on `left` of the `tested` photographs."""
+    if left == tested:
+        return verdict
+    said = f"compared on the {left} of {tested} test photographs that neither has learned from"
+    rule = Rule(rule=said, challenger=str(left), champion=str(left), passed=None)
+    return verdict.model_copy(update={"reason": f"{verdict.reason}; {said}", "rules": [rule, *verdict.rules]})
 
 
 def _figures(challenger: Contender, champion: Contender | None) -> list[Rule]:

@@ -85,7 +85,7 @@ class Evaluation(BaseModel):
     balanced_accuracy: Figure
     log_loss: Figure
     calibration_error: Figure
-    f1: dict[str, Figure]  # by class
+    f1: dict[str, Figure]  # by class, but one that is neither in these photographs nor answered
     auroc: Figure | None  # None where a class is not in these photographs
     average_precision: Figure | None  # likewise; for more than two classes the mean over them
     confusion: list[list[int]]  # rows: right class, columns: predicted
@@ -159,6 +159,7 @@ def measure(scores: Scores, resamples: int, seed: int) -> Evaluation:
         f1={
             name: figure(np.stack([(one_hot * said)[:, label], (one_hot + said)[:, label]], axis=1), f1)
             for label, name in enumerate(scores.classes)
+            if (one_hot + said)[:, label].any()
         },
         auroc=auroc,
         average_precision=average_precision,

@@ -4,6 +4,7 @@ for part in slices(scores, traits(side, data)):
     print(part.name, part.accuracy)         # "brightness: dark" 0.97 [0.93, 0.99]
 """
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -39,7 +40,8 @@ def traits(side: Side, data: Path) -> dict[str, Sequence[str]]:
 
     Light and sharpness (the Laplacian's variance; Pech-Pacheco et al., 2000) are of the prepared photographs, in
     thirds of this side. Size and shape are the originals', read from the headers below `data`; both are left out
-    where one cannot be read. The breed is the beginning of a file's name (`Abyssinian_12.jpg`), where all have one.
+    where one cannot be read. The breed is the beginning of a file's name (`Abyssinian_12.jpg`), where all have one;
+    data/origins.csv, where it is there, tells source and breed by the photograph's hash.
     """
     light, sharp = np.empty(len(side)), np.empty(len(side))
     for index in range(len(side)):
@@ -54,7 +56,7 @@ def traits(side: Side, data: Path) -> dict[str, Sequence[str]]:
     breeds = [re.match(r"([A-Za-z].*)_\d+$", Path(origin).stem) for origin in side.origins]
     if all(breeds):
         found["breed"] = [breed[1] for breed in breeds if breed]
-    return found
+    return found | _origins(side, data / "origins.csv")
 
 
 def slices(scores: Scores, traits: Mapping[str, Sequence[str]], least: int) -> list[Slice]:
@@ -82,6 +84,20 @@ def slices(scores: Scores, traits: Mapping[str, Sequence[str]], least: int) -> l
 def worst(found: Sequence[Slice]) -> Slice | None:
     """The part with the lowest accuracy; among equals the one with the highest log loss."""
     return min(found, key=lambda part: (part.accuracy.value, -part.log_loss), default=None)
+
+
+def _origins(side: Side, path: Path) -> dict[str, Sequence[str]]:
+    """Source and breed of each photograph, "unknown" where a row or its cell is missing; nothing without the file."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = {row.get("hash", ""): row for row in csv.DictReader(file)}
+    except (OSError, UnicodeDecodeError, csv.Error):
+        return {}
+    told = {
+        trait: [(rows.get(name, {}).get(trait) or "unknown").strip() for name in side.hashes]
+        for trait in ("source", "breed")
+    }
+    return {trait: words for trait, words in told.items() if set(words) != {"unknown"}}
 
 
 def _thirds(values: NDArray[np.float64], words: Sequence[str]) -> list[str]:

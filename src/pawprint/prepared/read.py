@@ -8,9 +8,9 @@ train.images([0, 5, 7])          # uint8 [3, 300, 300, 3]
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import BinaryIO, Self
@@ -51,6 +51,17 @@ class Side:
         else:
             list(self._pool.map(work, range(len(indices))))
         return out
+
+    def only(self, keep: Collection[str]) -> "Side":
+        """The photographs whose hash is in `keep`, in the same order."""
+        kept = [index for index, name in enumerate(self.hashes) if name in keep]
+        return replace(
+            self,
+            hashes=tuple(self.hashes[index] for index in kept),
+            origins=tuple(self.origins[index] for index in kept),
+            labels=self.labels[kept],
+            _places=tuple(self._places[index] for index in kept),
+        )
 
     def _packed(self, index: int) -> bytes:
         shard, offset, length = self._places[index]

@@ -31,6 +31,7 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 ROLLED_BACK = "rolled_back"  # tag: why a person took this version off the throne
 BEAT = "beat"  # tag: the version that reigned before this one
+BENTO = "bento."  # beginning of a tag: the digest of a Bento that holds this version, by the Bento's tag
 
 
 class Champion(BaseModel):
@@ -161,6 +162,20 @@ def rolled_back(root: Path, version: Champion) -> str:
     server.connect(root)
     tags = mlflow.MlflowClient().get_model_version(version.model, version.version).tags
     return str(tags.get(ROLLED_BACK, ""))
+
+
+def packaged(root: Path, version: Champion, bento: str, digest: str) -> None:
+    """Write down that `bento` (name:version) holds this version, and the digest of its files."""
+    server.connect(root)
+    name = BENTO + bento.replace(":", "/")
+    mlflow.MlflowClient().set_model_version_tag(version.model, version.version, name, digest)
+
+
+def bentos(root: Path, version: Champion) -> dict[str, str]:
+    """Every Bento that was made of this version: tag -> digest of its files."""
+    server.connect(root)
+    tags = mlflow.MlflowClient().get_model_version(version.model, version.version).tags
+    return {name.removeprefix(BENTO).replace("/", ":"): str(tags[name]) for name in tags if name.startswith(BENTO)}
 
 
 def find(root: Path, word: str) -> Champion | None:

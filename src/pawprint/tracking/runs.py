@@ -9,7 +9,6 @@ with reopen(root, RunRecord.read(folder / "run.json"), folder) as run:
 
 import contextlib
 import json
-import os
 import platform
 import sys
 import time
@@ -26,64 +25,21 @@ from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, 
 from mlflow.exceptions import MlflowException
 from mlflow.models.signature import ModelSignature
 from mlflow.types import Schema, TensorSpec
-from pydantic import BaseModel, ConfigDict
 
-from pawprint.errors import PawprintError
 from pawprint.lineage import Lineage, is_manifest
 from pawprint.params import Params, flatten
 from pawprint.runtime import ModelInfo
-from pawprint.tracking import server
+from pawprint.tracking import experiment, server
 from pawprint.tracking.outbox import Outbox, is_outage, kept
+from pawprint.tracking.records import EVALUATED, Evaluated
+from pawprint.tracking.records import RunRecord as RunRecord
 from pawprint.versioning import main_workspace
 
 FOLDER = "folder"  # the model folder's artifact path in its run
 MANIFEST = "data/manifest.csv"  # which photographs, and on which side: what proves what the model learned from
-NOTE = "mlflow.note.content"  # the Markdown that the UI shows as a description
 OTHERS = ("candidates.", "gate.", "serving.", "sweep.")  # sections of params.yaml that a training does not read
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
-
-EXPERIMENT_NOTE = """\
-**Every training on the photographs `{dataset}`: one run each, all judged on the same test photographs.**
-
-To compare, tick runs and press *Compare*. What counts, by metric:
-
-| metric | what it says | better |
-|---|---|---|
-| `test_log_loss` | how far the probabilities are from the truth; the gate decides by it | lower |
-| `test_accuracy` | share of the test photographs that is right | higher |
-| `test_calibration_error` | gap between "90 % sure" and being right 90 % of the time | lower |
-| `test_worst_slice` | accuracy in the worst part of the photographs (`slice/...` has all) | higher |
-| `test_robustness_loss` | accuracy lost under the worst disturbance (`robustness/...` has all) | lower |
-| `test_refused`, `clutter_accepted` | test photographs called "neither"; nonsense called a class | lower |
-| `latency_p50_ms`, `size_mb` | one answer, on the machine that judged; the model's files | lower |
-
-`..._low` and `..._high` are the ends of the 95 % interval. `train_...` and `validation_...` have a point an epoch.
-The parameters are those of params.yaml. Tags to filter by: `tags.candidate = 'article_cnn'`,
-`tags.git_commit`, `tags.data_hash`, `tags.gate = 'promoted'`, `tags.pipeline_run` (one `make run`).
-"""
-
-
-class RunRecord(BaseModel):
-    """run.json: which MLflow run a model folder came from."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    run_id: str
-    run_name: str
-    experiment: str
-    model_uri: str  # MLflow's own address of the logged ONNX model
-    seconds: float  # of the whole training
-
-    @classmethod
-    def read(cls, path: Path) -> "RunRecord":
-        """The record in `path`; PawprintError where it is missing or torn."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except (OSError, ValueError):
-            raise PawprintError(
-                f"{path} is missing or damaged. Run `dvc repro` to train that candidate again."
-            ) from None
 
 
 class Run:
@@ -172,6 +128,10 @@ class Run:
         else:
             self._client.log_artifact(self.id, str(path), folder or None)
 
+    def text(self, content: str, path: str) -> None:
+        """Keep a text as the artifact `path`."""
+        self._client.log_text(self.id, content, path)
+
     @kept()
     def rename(self, name: str) -> None:
         """Give the run another name."""
@@ -179,7 +139,7 @@ class Run:
 
     def describe(self, markdown: str) -> None:
         """What the run's page says of it."""
-        self.tags({NOTE: markdown})
+        self.tags({experiment.NOTE: markdown})
 
     def curves(self, *names: str) -> dict[str, list[tuple[int, float]]]:
         """(step, value) of every logged point of the metrics `names`."""
@@ -239,13 +199,15 @@ class Run:
     def record(self) -> RunRecord:
         """What run.json holds of this run."""
         run = self._client.get_run(self.id)
-        experiment = self._client.get_experiment(run.info.experiment_id).name
+        home = self._client.get_experiment(run.info.experiment_id).name
         return RunRecord(
             run_id=self.id,
             run_name=str(run.info.run_name),
-            experiment=experiment,
+            experiment=home,
             model_uri=self.model_uri or run.data.tags.get("model_uri", ""),
             seconds=round(self.seconds, 1),
+            params=run.data.params,
+            curves=self.curves(*sorted(run.data.metrics)),
         )
 
 
@@ -267,8 +229,45 @@ def reopen(root: Path, record: RunRecord, folder: Path) -> Iterator[Run]:
         run.tags(lineage_tags(info.candidate, info.lineage) | {"restored_from": record.run_id})
         run.dataset(info.lineage.dataset, root / "data", info.lineage.data_hash)
         keep_manifest(run, root, info.lineage)
+        run.params(record.params)
+        for name, points in record.curves.items():
+            for step, value in points:
+                run.metrics({name: value}, step=step)
         run.model(folder)
+        enter_evaluation(root, run, info)
         yield run
+
+
+def entered(root: Path, folder: Path) -> str:
+    """The id of the run of a model folder; entered again where these runs do not hold it."""
+    with reopen(root, RunRecord.read(folder / "run.json"), folder) as run:
+        return run.id
+
+
+def enter_evaluation(root: Path, run: Run, info: ModelInfo) -> None:
+    """What the stage `evaluate` left of this very model: figures, predictions, pictures, name and description."""
+    reports = root / "reports"
+    try:
+        told = Evaluated.model_validate_json((reports / "evaluation" / info.candidate / EVALUATED).read_bytes())
+    except (OSError, ValueError):
+        return
+    if told.model_digest != info.model_digest:
+        return
+    run.metrics(told.metrics, dataset=(info.lineage.dataset, info.lineage.data_hash))
+    shown = [reports / folder / info.candidate for folder in ("evaluation", "plots")]
+    for path in (*shown, reports / "plots" / "learning_curves.png"):
+        if path.exists():
+            run.artifact(path, "evaluation")
+    run.tags({"drawn": told.drawn})
+    run.rename(told.name)
+    run.describe(told.description)
+
+
+def pipeline(root: Path, dataset: str) -> Run | None:
+    """The run that stands for the pipeline run of this process; None where a stage was started by hand."""
+    server.connect(root)
+    parent = experiment.pipeline(root, dataset)
+    return Run(parent) if parent else None
 
 
 def artifact(root: Path, run_id: str, path: str) -> Path | None:
@@ -351,10 +350,10 @@ def known(run_id: str) -> str | None:
     return _active_id(client, run_id) or _restored(client, run_id)
 
 
-def create(root: Path, experiment: str, run_name: str, **about: Any) -> str:
+def create(root: Path, dataset: str, run_name: str, **about: Any) -> str:
     """A new run's id; `about` as MlflowClient.create_run takes it."""
     client = mlflow.MlflowClient()
-    return str(client.create_run(_experiment(root, experiment), run_name=run_name, **about).info.run_id)
+    return str(client.create_run(experiment.of(root, dataset), run_name=run_name, **about).info.run_id)
 
 
 def _active_id(client: mlflow.MlflowClient, run_id: str) -> str | None:
@@ -374,37 +373,11 @@ def _restored(client: mlflow.MlflowClient, run_id: str) -> str | None:
     return str(found.info.run_id) if found else None
 
 
-def _experiment(root: Path, dataset: str) -> str:
-    """The experiment of a data set, made where it is not there: one data set, one table to compare in."""
-    client = mlflow.MlflowClient()
-    found = client.get_experiment_by_name(dataset)
-    if found is None:
-        try:
-            made = client.create_experiment(dataset, artifact_location=_location(root, dataset))
-        except MlflowException:  # another stage made it in this very moment
-            found = client.get_experiment_by_name(dataset)
-            if found is None:
-                raise
-        else:
-            client.set_experiment_tag(made, NOTE, EXPERIMENT_NOTE.format(dataset=dataset))
-            client.set_experiment_tag(made, "mlflow.experimentPrimaryMetricName", "test_log_loss")
-            client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
-            return str(made)
-    if found.lifecycle_stage == "deleted":
-        client.restore_experiment(found.experiment_id)
-    return str(found.experiment_id)
-
-
-def _location(root: Path, dataset: str) -> str | None:
-    base = server.artifact_root(root)
-    return f"{base}/{dataset}" if base else None
-
-
 def lineage_tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
     """Where a model comes from and what made it, as tags to filter runs by."""
     return lineage.model_dump(exclude={"run_id"}) | {
         "candidate": candidate,
-        "pipeline_run": os.environ.get("PAWPRINT_PIPELINE_RUN", "by hand").removeprefix("pipeline "),
+        "pipeline_run": experiment.pipeline_word() or "by hand",
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": " ".join(f"{package}=={version(package)}" for package in _PACKAGES),

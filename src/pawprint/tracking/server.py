@@ -27,12 +27,16 @@ class Unreachable(PawprintError):
 
 def uri(root: Path) -> str:
     """The tracking URI; the default is absolute and in the main workspace, also in DVC's temporary copies."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{main_workspace(root) / 'mlflow.db'}"
+    return os.environ.get("MLFLOW_TRACKING_URI") or _beside(root)
+
+
+def _beside(root: Path) -> str:
+    return f"sqlite:///{main_workspace(root) / 'mlflow.db'}"
 
 
 def artifact_root(root: Path) -> str | None:
     """Where artifacts go: a folder beside mlflow.db; None where a server decides."""
-    if os.environ.get("MLFLOW_TRACKING_URI"):
+    if uri(root) != _beside(root):  # MLflow sets the variable itself once it is connected
         return None
     return (main_workspace(root) / "mlartifacts").as_uri()
 

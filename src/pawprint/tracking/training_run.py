@@ -18,7 +18,7 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 from pawprint.errors import PawprintError
 from pawprint.lineage import Lineage
 from pawprint.params import Params
-from pawprint.tracking import outbox, runs, server
+from pawprint.tracking import experiment, outbox, runs, server
 from pawprint.tracking.outbox import Outbox
 from pawprint.tracking.runs import Run, RunRecord
 
@@ -43,6 +43,8 @@ def start(
             run.params(runs.candidate_params(params, candidate_name))
             run.params({f"photographs.{side}": count for side, count in photographs.items()})
             run.tags(runs.lineage_tags(candidate_name, lineage))
+            if parent := _pipeline(root, lineage.dataset):
+                run.tags({experiment.PARENT: parent})
             run.tags({name: getattr(params.candidate(candidate_name), name) for name in ("architecture", "train")})
             run.dataset(lineage.dataset, root / "data", lineage.data_hash)
             runs.keep_manifest(run, root, lineage)
@@ -54,6 +56,15 @@ def start(
         if run.outbox and not run.outbox.empty():
             left = len(run.outbox.waiting())
             print(f"MLflow is away: {left} entries of run {run.id} wait. `pawprint sync` delivers them.", flush=True)
+
+
+def _pipeline(root: Path, dataset: str) -> str:
+    try:
+        return experiment.pipeline(root, dataset)
+    except Exception as error:
+        if not outbox.is_outage(error):
+            raise
+        return ""  # MLflow is away: the run stands by itself
 
 
 @contextlib.contextmanager
@@ -81,23 +92,21 @@ def sync(root: Path) -> tuple[int, int]:
     return len(waiting) - left, left
 
 
-def begin(
-    root: Path, run_name: str, experiment: str, resume: str = "", tags: Mapping[str, str] | None = None
-) -> "Training":
+def begin(root: Path, run_name: str, home: str, resume: str = "", tags: Mapping[str, str] | None = None) -> "Training":
     """The run to write to: `resume` or a new one, in MLflow or, where it is away, in an outbox."""
-    begin = {"experiment": experiment, "run_name": run_name, "started": int(time.time() * 1000)}
+    begin = {"experiment": home, "run_name": run_name, "started": int(time.time() * 1000)}
     try:
         sync(root)
         server.connect(root)
         known = runs.known(resume) if resume else None
-        run_id = resume if known else runs.create(root, experiment, run_name)
+        run_id = resume if known else runs.create(root, home, run_name)
     except Exception as error:
         if not outbox.is_outage(error):
             raise
         known, run_id = resume, resume or uuid.uuid4().hex
         if not known:
             Outbox(outbox.folder(root) / run_id, _Delivery(root, run_id)).send("begin", begin)
-    run = Training(root, run_id, run_name, experiment)
+    run = Training(root, run_id, run_name, home)
     if known:
         run.status("RUNNING")
     elif tags:
@@ -113,10 +122,10 @@ def resumed(root: Path, run_id: str) -> "Training":
 class Training(Run):
     """The run of a training, which goes on where MLflow is away: its outbox keeps what cannot be sent."""
 
-    def __init__(self, root: Path, run_id: str, run_name: str, experiment: str) -> None:
+    def __init__(self, root: Path, run_id: str, run_name: str, home: str) -> None:
         self._delivery = _Delivery(root, run_id)
         super().__init__(run_id, Outbox(outbox.folder(root) / run_id, self._delivery))
-        self._record = RunRecord(run_id=run_id, run_name=run_name, experiment=experiment, model_uri="", seconds=0)
+        self._record = RunRecord(run_id=run_id, run_name=run_name, experiment=home, model_uri="", seconds=0)
 
     @property
     def name(self) -> str:
@@ -124,9 +133,15 @@ class Training(Run):
         return self._record.run_name
 
     def record(self) -> RunRecord:
-        """What run.json holds of this run; `model_uri` is empty where the model waits in the outbox."""
-        sent = self._delivery.run.model_uri if self._delivery.run else ""
-        return self._record.model_copy(update={"model_uri": sent, "seconds": round(self.seconds, 1)})
+        """What run.json holds of this run; less of it where MLflow is away, and no `model_uri`."""
+        known = self._record
+        try:
+            if self.outbox and self.outbox.empty():
+                known = self._delivery.find().record()
+        except Exception as error:
+            if not outbox.is_outage(error):
+                raise
+        return known.model_copy(update={"run_id": self.id, "run_name": self.name, "seconds": round(self.seconds, 1)})
 
 
 class _Delivery:
@@ -138,15 +153,17 @@ class _Delivery:
 
     def __call__(self, method: str, arguments: Mapping[str, Any]) -> None:
         try:
-            if self.run is None:
-                self.run = self._find(arguments if method == "begin" else {})
+            run = self.find(arguments if method == "begin" else {})
             if method != "begin":
-                getattr(self.run, method)(**arguments)
+                getattr(run, method)(**arguments)
         except Exception:
             self.run = None  # whatever it knew of MLflow may be wrong now
             raise
 
-    def _find(self, begin: Mapping[str, Any]) -> Run:
+    def find(self, begin: Mapping[str, Any] | None = None) -> Run:
+        """The run in MLflow; with `begin` it is made there where there is none."""
+        if self.run is not None:
+            return self.run
         server.connect(self.root)
         run_id = runs.known(self.run_id)
         if run_id is None and begin:
@@ -154,6 +171,6 @@ class _Delivery:
             run_id = runs.create(self.root, begin["experiment"], begin["run_name"], **about)
         if run_id is None:
             raise PawprintError(f"MLflow no longer has the run {self.run_id}; somebody deleted it.")
-        run = Run(run_id)
-        run.once()
-        return run
+        self.run = Run(run_id)
+        self.run.once()
+        return self.run

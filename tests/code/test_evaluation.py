@@ -1,0 +1,315 @@
+"""Slices, robustness, neither, speed, pictures and the comparison: known answers and the odd cases."""
+
+import csv
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from scipy import stats
+
+from pawprint.evaluation import comparison, metrics, neither, plots, robustness, slices, speed
+from pawprint.evaluation.examine import Bench
+from pawprint.evaluation.metrics import Evaluation, Scores, measure
+from pawprint.evaluation.robustness import Disturbed
+from pawprint.prepared.read import PreparedSet, Side
+from pawprint.runtime import Classifier, Predictions
+from prepared_set import drawings, params
+
+
+def scores(right: list[bool], probability: float = 0.9, classes: tuple[str, ...] = ("cat", "dog")) -> Scores:
+    """Photographs of `cat` and `dog` in turn, each answered right or wrong with the same certainty."""
+    n = len(right)
+    labels = np.arange(n) % 2
+    said = np.where(right, labels, 1 - labels)
+    probabilities = np.full((n, len(classes)), (1 - probability) / (len(classes) - 1))
+    probabilities[np.arange(n), said] = probability
+    names = tuple(str(i) for i in range(n))
+    return Scores(names, names, labels, probabilities, classes, np.linspace(0, 1, n), 0.5)
+
+
+@dataclass
+class Answering:
+    """Stands where a classifier does and answers by a rule: what is measured is the measuring, not the model."""
+
+    rule: Any  # pixels [n, 300, 300, 3] -> (probabilities [n, k], typicality [n])
+    folder: Path = Path()
+    precision: str = "f32"
+
+    def predict(self, pixels: np.ndarray) -> Predictions:
+        probabilities, typicality = self.rule(pixels)
+        return Predictions(probabilities, np.zeros((len(pixels), 1)), typicality, np.zeros((len(pixels), 1, 1, 1)))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+    return drawings(tmp_path_factory.mktemp("drawn"), per_class=30)
+
+
+@pytest.fixture(scope="module")
+def test_side(prepared: PreparedSet) -> Side:
+    return prepared.side("test")
+
+
+# slices
+
+
+def test_a_slice_says_how_many_how_right_and_how_sure() -> None:
+    s = scores([True] * 30 + [False] * 10)
+    found = slices.slices(s, {"light": ["bright"] * 30 + ["dark"] * 10}, least=10)
+    assert [(part.name, part.photographs, part.accuracy.value) for part in found] == [
+        ("light: bright", 30, 1.0),
+        ("light: dark", 10, 0.0),
+    ]
+    low, high = stats.binomtest(30, 30).proportion_ci(0.95, method="wilson")
+    assert (found[0].accuracy.low, found[0].accuracy.high) == pytest.approx((low, high))
+    assert found[0].log_loss == pytest.approx(-np.log(0.9))
+    assert found[1].log_loss == pytest.approx(-np.log(0.1))
+    assert slices.worst(found) == found[1]
+
+
+def test_a_small_part_is_not_judged_and_a_trait_that_all_share_has_no_parts() -> None:
+    s = scores([True] * 12)
+    assert slices.slices(s, {"light": ["dark"] * 12}, least=1) == []
+    assert [part.name for part in slices.slices(s, {"light": ["dark"] * 11 + ["odd"]}, least=2)] == ["light: dark"]
+    assert slices.worst([]) is None
+
+
+def test_among_equally_right_parts_the_less_sure_one_is_the_worst() -> None:
+    s = scores([True] * 8)
+    s.probabilities[4:] = np.where(s.probabilities[4:] > 0.5, 0.6, 0.4)
+    found = slices.slices(s, {"half": ["first"] * 4 + ["second"] * 4}, least=1)
+    worst = slices.worst(found)
+    assert worst is not None
+    assert worst.name == "half: second"
+
+
+def test_traits_of_photographs_are_what_can_be_seen(prepared: PreparedSet, test_side: Side) -> None:
+    data = prepared.folder.parent / "data"
+    found = slices.traits(test_side, data)
+    assert {"class", "brightness", "sharpness", "original", "shape"} <= set(found)
+    light = np.array([pixels.mean() for pixels in test_side.images(range(len(test_side)))])
+    words = np.array(found["brightness"])
+    assert light[words == "dark"].max() < light[words == "bright"].min()
+    with Image.open(data / test_side.origins[0]) as picture:
+        width, height = picture.size
+    assert found["original"][0] == ("below 320 px" if max(width, height) < 320 else "320 to 639 px")
+    assert "source" not in found
+    assert "original" not in slices.traits(test_side, data / "nowhere")
+
+
+def test_source_and_breed_come_from_origins_csv_where_it_is(test_side: Side, tmp_path: Path) -> None:
+    with (tmp_path / "origins.csv").open("w", newline="") as file:
+        rows = csv.writer(file)
+        rows.writerow(["hash", "class", "source", "name", "breed"])
+        rows.writerow([test_side.hashes[0], "cat", "shelter", "x.jpg", "Abyssinian"])
+        rows.writerow([test_side.hashes[1], "dog", "street", "y.jpg", ""])
+    found = slices.traits(test_side, tmp_path)
+    assert list(found["source"][:3]) == ["shelter", "street", "unknown"]
+    assert list(found["breed"][:2]) == ["Abyssinian", "unknown"]
+    (tmp_path / "origins.csv").write_text("hash,source\n")  # a table of other photographs tells nothing
+    assert "source" not in slices.traits(test_side, tmp_path)
+    (tmp_path / "origins.csv").write_bytes(b"\xff\xfe\x00")
+    assert "source" not in slices.traits(test_side, tmp_path)
+
+
+# robustness
+
+
+def test_each_disturbance_changes_the_picture_as_its_name_says_and_twice_the_same(test_side: Side) -> None:
+    plain = test_side.images(range(2))
+    one, two = (dict(robustness.disturbed(plain, seed=3)) for _ in range(2))
+    assert list(one) == [
+        "JPEG quality 30", "blur", "noise", "low light", "rotation by 15 degrees", "half size", "grayscale",
+    ]  # fmt: skip
+    for name, pixels in one.items():
+        assert pixels.shape == plain.shape, name
+        assert pixels.dtype == np.uint8
+        assert np.array_equal(pixels, two[name]), name
+        assert not np.array_equal(pixels, plain), name
+    assert np.ptp(one["grayscale"], axis=-1).max() == 0
+    assert one["low light"].mean() < 0.7 * plain.mean()
+    edges = {name: np.abs(np.diff(pixels.astype(int), axis=1)).mean() for name, pixels in one.items()}
+    sharp = np.abs(np.diff(plain.astype(int), axis=1)).mean()
+    assert edges["blur"] < sharp < edges["noise"]
+
+
+def test_accuracy_lost_is_counted_on_the_same_photographs(test_side: Side) -> None:
+    most = 6
+    bench = Disturbed(test_side, most, seed=1)
+    truth = np.eye(2)[test_side.labels[:most]]
+
+    def fooled_by_grey(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        grey = np.ptp(pixels, axis=-1).max() == 0
+        return (1 - truth if grey else truth), np.ones(len(pixels))
+
+    measured = bench.measure(Answering(fooled_by_grey))  # type: ignore[arg-type]
+    assert (measured.photographs, measured.accuracy) == (most, 1.0)
+    assert measured.under["grayscale"] == 0
+    assert measured.under["blur"] == 1
+    assert measured.worst == ("grayscale", 1.0)
+
+
+def test_no_photographs_disturbed_is_no_loss(test_side: Side) -> None:
+    measured = Disturbed(test_side, 0, seed=1).measure(Answering(None))  # type: ignore[arg-type]
+    assert measured.photographs == 0
+    assert measured.worst[1] == 0
+
+
+# neither
+
+
+def test_clutter_is_told_from_photographs_by_typicality() -> None:
+    s = scores([True] * 11)  # typicality 0, 0.1, ..., 1 and a threshold of 0.5
+    strangers = neither.clutter(10, seed=1)
+
+    def rule(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return np.full((len(pixels), 2), 0.5), np.where(np.arange(len(pixels)) < 3, 0.75, 0.05)
+
+    measured = neither.measure(Answering(rule), s, strangers)  # type: ignore[arg-type]
+    assert measured.false_accept == 0.3
+    assert measured.refused == pytest.approx(5 / 11)
+    ranked = stats.mannwhitneyu(s.typicality, [0.75] * 3 + [0.05] * 7).statistic / (11 * 10)
+    assert measured.auroc == pytest.approx(ranked)
+    assert measured.confidence_auroc == 1  # every photograph is answered with 0.9, all clutter with 0.5
+
+
+def test_clutter_is_the_same_from_the_same_seed_and_no_two_are_alike() -> None:
+    one, two = neither.clutter(6, seed=4), neither.clutter(8, seed=4)
+    assert np.array_equal(one, two[:6])
+    assert len({hashlib.sha256(picture.tobytes()).digest() for picture in two}) == 8
+    none = neither.clutter(0, seed=4)
+    measured = neither.measure(Answering(lambda pixels: None), scores([True] * 4), none)  # type: ignore[arg-type]
+    assert (measured.strangers, measured.auroc, measured.false_accept) == (0, None, 0.0)
+
+
+# speed
+
+
+def test_speed_is_of_real_answers_and_size_is_of_the_files(toy_model: Path) -> None:
+    classifier = Classifier(toy_model)
+    measured = speed.measure(classifier, np.zeros((3, 300, 300, 3), np.uint8))
+    assert 0 < measured.latency_p50_ms <= measured.latency_p95_ms
+    assert measured.throughput_per_second > 0
+    files = sum((toy_model / name).stat().st_size for name in ("model.onnx", "typicality.safetensors"))
+    assert measured.size_mb == round(files / 1e6, 3)
+    assert measured.machine.endswith(classifier.precision)
+
+
+# figures of few photographs, and of ties
+
+
+@pytest.mark.parametrize("right", [True, False])
+def test_one_photograph_has_figures_and_an_interval_that_admits_ignorance(right: bool) -> None:
+    e = measure(scores([right]), resamples=100, seed=0)
+    assert e.accuracy.value == float(right)
+    assert e.accuracy.high - e.accuracy.low > 0.7
+    assert e.auroc is None
+    assert e.log_loss.value == pytest.approx(-np.log(0.9 if right else 0.1))
+    assert metrics.paired_interval(np.array([0.25]), 100, seed=0) == (0.25, 0.25)
+
+
+def test_ties_count_half_in_the_area_and_its_interval_holds_it() -> None:
+    s = scores([True] * 20)
+    s.probabilities[:] = 0.5
+    e = measure(s, resamples=200, seed=0)
+    assert e.auroc is not None
+    assert (e.auroc.value, e.auroc.low, e.auroc.high) == (0.5, 0.5, 0.5)
+
+
+def test_a_bootstrap_interval_is_the_normal_one_for_a_mean() -> None:
+    losses = np.random.default_rng(2).exponential(1.0, 800)
+    s = scores([True] * 800)
+    s.probabilities[np.arange(800), s.labels] = np.exp(-losses)
+    figure = measure(s, resamples=4000, seed=1).log_loss
+    half = 1.96 * losses.std() / np.sqrt(800)
+    assert (figure.low, figure.high) == pytest.approx((losses.mean() - half, losses.mean() + half), rel=0.03)
+
+
+def test_a_class_that_is_neither_there_nor_named_has_no_f1_and_the_figures_survive_json() -> None:
+    s = scores([True] * 10, classes=("cat", "dog", "fox"))
+    e = measure(s, resamples=100, seed=0)
+    assert e.f1["cat"].value == 1
+    assert "fox" not in e.f1
+    assert Evaluation.model_validate_json(e.model_dump_json()) == e
+    assert e.balanced_accuracy.value == 1
+
+
+# pictures
+
+
+def drawn(path: Path) -> tuple[int, int]:
+    with Image.open(path) as picture:
+        picture.verify()
+        return picture.size
+
+
+def test_every_picture_is_drawn_and_the_same_figures_give_the_same_bytes(test_side: Side, tmp_path: Path) -> None:
+    n = len(test_side)
+    right = [index % 3 > 0 for index in range(n)]
+    s = scores(right)
+    e = measure(s, 100, seed=0)
+    for turn in ("one", "two"):
+        folder = tmp_path / turn
+        folder.mkdir()
+        plots.confusion(e, s.classes, folder / "confusion.png")
+        plots.reliability(s, folder / "reliability.png")
+        plots.roc_and_precision(s, folder / "roc.png")
+        plots.mistakes(s, test_side, folder / "mistakes.png", most=3)
+        plots.learning_curves({"a": {"train_loss": [(1, 0.7), (2, 0.5)]}, "b": {}}, folder / "curves.png")
+    for path in (tmp_path / "one").iterdir():
+        assert min(drawn(path)) > 50
+        assert path.read_bytes() == (tmp_path / "two" / path.name).read_bytes()
+    plots.mistakes(scores([True] * n), test_side, tmp_path / "one" / "mistakes.png")
+    assert not (tmp_path / "one" / "mistakes.png").exists()  # none: no sheet, and no earlier one either
+
+
+def test_heat_of_one_plane_speaks_for_the_second_class_and_turned_round_for_the_first() -> None:
+    plane = np.array([[[4.0, -4.0]]], np.float32)
+    first, second = plots.heat(plane, 0), plots.heat(plane, 1)
+    assert first.shape == second.shape == (300, 300)
+    assert second[0, 0] == pytest.approx(1)
+    assert second[0, -1] == 0
+    assert first[0, -1] == pytest.approx(1)
+    assert plots.heat(np.zeros((2, 1, 1), np.float32), 1).max() == 0
+
+
+# the comparison
+
+
+def test_only_what_differs_is_shown_and_what_is_missing_is_empty() -> None:
+    given = [{"epochs": "5", "seed": "1"}, {"epochs": "9", "seed": "1", "blocks": "3"}]
+    assert comparison.differences(given) == [("blocks", ["", "3"]), ("epochs", ["5", "9"])]
+    gave = [{"test_accuracy": 0.5, "test_accuracy_low": 0.4, "test_accuracy_high": 0.6}, {"seconds": 3.0}]
+    assert comparison.figures(gave) == [
+        ("test_accuracy", ["0.5000 [0.4000, 0.6000]", ""]),
+        ("seconds", ["", "3.0000"]),
+    ]
+
+
+def test_a_difference_is_marked_where_the_paired_interval_excludes_zero(tmp_path: Path) -> None:
+    good, bad, same, other = (tmp_path / f"{name}.csv" for name in ("good", "bad", "same", "other"))
+    scores([True] * 60).write(good)
+    scores([False] * 30 + [True] * 30).write(bad)
+    scores([True] * 60, probability=0.9).write(same)
+    scores([True] * 59).write(other)
+    for column in ("accuracy", "log_loss"):
+        assert comparison.significant(bad, good, column, 500, seed=1) is True
+        assert comparison.significant(same, good, column, 500, seed=1) is False
+        assert comparison.significant(other, good, column, 500, seed=1) is None
+
+
+def test_a_bench_on_a_part_of_the_photographs_is_the_same_bench_smaller(prepared: PreparedSet, test_side: Side) -> None:
+    small = params("mlp")
+    few = small.model_copy(
+        update={"evaluation": small.evaluation.model_copy(update={"disturbed": 2, "clutter": 2, "bootstrap": 100})}
+    )
+    part = test_side.only(set(test_side.hashes[1:4]) | {"unknown"})
+    assert part.hashes == test_side.hashes[1:4]
+    assert np.array_equal(part.images(range(3)), test_side.images([1, 2, 3]))
+    bench = Bench.of(part, prepared.folder.parent / "data", few)
+    assert [len(words) for words in bench.traits.values()] == [3] * len(bench.traits)
+    assert len(bench.strangers) == 2

@@ -1,0 +1,119 @@
+"""Two releases, a rollback and a changed seed in a clone of the project: what the registry, the workspace and the Bento
+store then say. The tests share one workspace and run in the order they stand in.
+"""
+
+import json
+import shutil
+from typing import Any
+
+import pytest
+from test_pipeline import one_story
+
+from workspace import Workspace
+
+pytestmark = pytest.mark.slow
+
+CARD, GATE = "MODEL_CARD.md", "gate.json"
+
+
+def only(*names: str) -> Any:
+    """A change of params.yaml: these candidates, trained briefly."""
+
+    def change(params: dict[str, Any]) -> None:
+        params["candidates"] = {name: params["candidates"][name] for name in names}
+        params["candidates"]["article_cnn"]["epochs"] = 1
+
+    return change
+
+
+@pytest.fixture(scope="module")
+def released(workspace: Workspace) -> Workspace:
+    """Version 1 by one epoch of the baseline, version 2 by transfer learning, which beats it."""
+    everything = (workspace.root / "params.yaml").read_text()
+    workspace.params(only("article_cnn"))
+    workspace.run()
+    assert one_story(workspace) == "1"
+    (workspace.root / "params.yaml").write_text(everything)
+    workspace.params(only("article_cnn", "efficientnet_lite0"))
+    workspace.run()
+    assert workspace.json("champion.json")["candidate"] == "efficientnet_lite0"
+    return workspace
+
+
+def test_each_release_has_its_dossier_here_and_in_mlflow(released: Workspace) -> None:
+    now = one_story(released)
+    first, second = (released.root / "reports" / "releases" / f"sample-v{version}" for version in ("1", now))
+    names = {CARD, GATE, "gate.md", "evaluation.json", "lineage.json", "sbom.cdx.json"}
+    for folder in (first, second):
+        assert {path.name for path in folder.iterdir()} == names
+    assert json.loads((first / GATE).read_text())["reason"].startswith("the first model of this data set")
+    assert "better, and no less accurate" in (second / CARD).read_text()
+    assert "drawn pictures" in (second / CARD).read_text()
+    lineage, told = json.loads((second / "lineage.json").read_text()), released.json("bento.json")
+    assert (lineage["bento"], lineage["bento_digest"]) == (told["tag"], told["digest"])
+    assert lineage["code_digest"]
+    assert json.loads((second / "sbom.cdx.json").read_text())["metadata"]["component"]["bom-ref"] == told["tag"]
+    kept = next((released.root / "mlartifacts").glob(f"*/{told['run_id']}/artifacts/release"))
+    assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
+        path.name: path.read_bytes() for path in second.iterdir()
+    }
+    assert "up to date" in released("dvc", "status")
+
+
+def test_the_chain_holds_from_the_bento_to_the_photographs(released: Workspace) -> None:
+    told = released.json("bento.json")
+    said = json.loads(released("pawprint", "trace", told["tag"], "--json"))
+    assert said["intact"]
+    assert said["state"] == "proved"
+    photo = next((released.root / "data" / "cat").iterdir())
+    assert json.loads(released("pawprint", "trace", str(photo), "--json"))["intact"]
+
+
+def test_a_rollback_brings_back_version_alias_files_bento_and_dossier(released: Workspace) -> None:
+    gone = one_story(released)
+    shutil.rmtree(released.root / "reports" / "releases" / "sample-v1")
+    said = released("pawprint", "rollback", "--because", "it calls foxes dogs")
+    assert f"version {gone} rolled back, version 1 (article_cnn) reigns" in said
+    assert one_story(released) == "1"
+    assert released.json("champion/model.json")["candidate"] == "article_cnn"
+    dossier = released.root / "reports" / "releases" / "sample-v1"
+    assert json.loads((dossier / GATE).read_text())["reason"].startswith("the first model of this data set")
+    assert "up to date" in released("dvc", "status")
+    said = released.run()
+    assert one_story(released) == "1"
+    assert "version 1" in said
+    released.params(lambda p: p["gate"].update(max_latency_ms=501))  # the gate is asked again, and keeps it out
+    assert "was rolled back" in released.run()
+    assert one_story(released) == "1"
+
+
+def test_another_seed_is_compared_on_what_the_champion_does_not_know(released: Workspace) -> None:
+    reigning = one_story(released)
+    released.params(lambda p: p.update(seed=7))
+    heard = released.run(fails=True)
+    assert "are too few to compare on (`gate.min_photographs` is 100)" in heard
+    assert "Traceback" not in heard
+    assert one_story(released) == reigning
+    released.params(lambda p: p["gate"].update(min_photographs=2))
+    released.run()
+    assert "test photographs that neither has learned from" in released.json("reports/gate.json")["reason"]
+    one_story(released)
+
+
+def test_a_lost_mlflow_db_is_filled_again_from_what_the_workspace_holds(released: Workspace) -> None:
+    released.params(lambda p: p.update(seed=2017))
+    released.run()
+    before = released("pawprint", "compare")
+    for name in ("mlflow.db", "cache"):
+        path = released.root / name
+        path.unlink() if path.is_file() else shutil.rmtree(path)
+    again = released("pawprint", "compare")
+
+    def rows(said: str) -> list[list[str]]:
+        return [line.split("│")[1:] for line in said.splitlines() if "│" in line and "·" not in line]
+
+    # all but the ids in the first line
+    assert rows(again)[1:] == rows(before)[1:]
+    released.run()
+    one_story(released)
+    assert json.loads(released("pawprint", "trace", released.json("bento.json")["tag"], "--json"))["intact"]
