@@ -100,7 +100,8 @@ def value(trial: optuna.Trial, name: str, params: Params, data: PreparedSet, log
     if not len(labels):
         raise PawprintError("A sweep compares on the validation side, which is empty. Set `split.validation` above 0.")
     try:
-        trained = fit(name, changed(params, name, suggest(trial, params)), data, _Pruning(logger, trial))
+        asked = changed(params, name, suggest(trial, params))
+        trained = fit(name, asked, data, _Pruning(logger, trial, asked.candidate(name).epochs))
     except PawprintError as error:
         if "not a number" in str(error):
             raise optuna.TrialPruned(str(error)) from None
@@ -113,14 +114,18 @@ def value(trial: optuna.Trial, name: str, params: Params, data: PreparedSet, log
 
 
 class _Pruning:
-    """Hands on to a logger, and ends a trial that is not worth its time."""
+    """Hands on to a logger, and ends a trial that is not worth its time.
 
-    def __init__(self, logger: RunLogger, trial: optuna.Trial) -> None:
-        self.logger, self.trial = logger, trial
+    Of a curve ten points are handed on: a head's epoch takes less time than to log it.
+    """
+
+    def __init__(self, logger: RunLogger, trial: optuna.Trial, epochs: int) -> None:
+        self.logger, self.trial, self.every = logger, trial, max(1, epochs // 10)
         self.params, self.artifact = logger.params, logger.artifact
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        self.logger.metrics(values, step)
+        if step is None or step % self.every == 0:
+            self.logger.metrics(values, step)
         if step is not None and "validation_loss" in values:
             self.trial.report(values["validation_loss"], step)
             if self.trial.should_prune():
