@@ -27,7 +27,6 @@ from mlflow.models.signature import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from pawprint.lineage import Lineage, is_manifest
-from pawprint.params import Params, flatten
 from pawprint.runtime import ModelInfo
 from pawprint.tracking import experiment, server
 from pawprint.tracking.outbox import Outbox, is_outage, kept
@@ -37,7 +36,6 @@ from pawprint.versioning import main_workspace
 
 FOLDER = "folder"  # the model folder's artifact path in its run
 MANIFEST = "data/manifest.csv"  # which photographs, and on which side: what proves what the model learned from
-OTHERS = ("candidates.", "gate.", "serving.", "sweep.")  # sections of params.yaml that a training does not read
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
 
@@ -335,13 +333,6 @@ def keep_manifest(run: Run, root: Path, lineage: Lineage) -> None:
     if is_manifest(manifest, lineage):
         folder, _, _ = MANIFEST.rpartition("/")
         run.artifact(manifest, folder)
-
-
-def candidate_params(params: Params, name: str) -> dict[str, Any]:
-    """What one candidate was given, by the names of params.yaml; its own entry without `candidates.<name>.`,
-    so that the same parameter of two candidates stands on one line of a comparison."""
-    shared = {k: v for k, v in flatten(params).items() if not k.startswith(OTHERS)}
-    return flatten(params.candidate(name)) | shared
 
 
 def known(run_id: str) -> str | None:

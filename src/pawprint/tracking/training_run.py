@@ -17,10 +17,12 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from pawprint.errors import PawprintError
 from pawprint.lineage import Lineage
-from pawprint.params import Params
+from pawprint.params import Params, flatten
 from pawprint.tracking import experiment, outbox, runs, server
 from pawprint.tracking.outbox import Outbox
 from pawprint.tracking.runs import Run, RunRecord
+
+OTHERS = ("candidates.", "gate.", "serving.", "sweep.")  # sections of params.yaml that a training does not read
 
 
 @contextlib.contextmanager
@@ -40,7 +42,7 @@ def start(
     run = begin(root, run_name, lineage.dataset, resume)
     try:
         with runs.ending(run):
-            run.params(runs.candidate_params(params, candidate_name))
+            run.params(candidate_params(params, candidate_name))
             run.params({f"photographs.{side}": count for side, count in photographs.items()})
             run.tags(runs.lineage_tags(candidate_name, lineage))
             if parent := _pipeline(root, lineage.dataset):
@@ -82,6 +84,13 @@ def _machine_watched(run_id: str, device: str, resumed: bool) -> Iterator[None]:
         yield
     finally:
         monitor.finish()
+
+
+def candidate_params(params: Params, name: str) -> dict[str, Any]:
+    """What one candidate was given, by the names of params.yaml; its own entry without `candidates.<name>.`,
+    so that the same parameter of two candidates stands on one line of a comparison."""
+    shared = {k: v for k, v in flatten(params).items() if not k.startswith(OTHERS)}
+    return flatten(params.candidate(name)) | shared
 
 
 def sync(root: Path) -> tuple[int, int]:
