@@ -26,7 +26,7 @@ from pawprint.training.checkpoint import Keeper
 from pawprint.training.fit import fit
 
 data, folder = PreparedSet.open(Path(sys.argv[2])), Path(sys.argv[3])
-given = params("article_cnn", epochs=12, batch_size=16, learning_rate=1e-4)
+given = params("article_cnn", epochs=6, batch_size=16, learning_rate=1e-4)
 given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
 (folder / f"rank{distributed.rank()}").write_text(str(os.getpid()))
 
@@ -44,8 +44,8 @@ fit("article_cnn", given, data, Told(), Keeper(folder / "checkpoints", "article_
 @pytest.mark.slow
 def test_one_of_two_processes_is_killed_and_the_training_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
     data = drawings(tmp_path / "drawings", per_class=20)
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--max-restarts", "2"]
-    torchrun += ["--master-addr", "127.0.0.1", "--master-port", "0", "--monitor-interval", "0.2"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun += ["--max-restarts", "2", "--monitor-interval", "0.2"]
     (tmp_path / "train.py").write_text(TRAIN)
     environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCE}
 
@@ -64,8 +64,8 @@ def test_one_of_two_processes_is_killed_and_the_training_ends_as_if_nothing_had_
     assert process.wait(300) == 0, (alone / "log").read_text()
 
     together, process = start("together", *torchrun)
-    deadline = time.monotonic() + 240
-    while len(curve(together)) < 3:
+    deadline = time.monotonic() + 400
+    while len(curve(together)) < 2:
         assert process.poll() is None and time.monotonic() < deadline, (together / "log").read_text()
         time.sleep(0.02)
     first = {rank: (together / rank).read_text() for rank in ("rank0", "rank1")}
@@ -75,7 +75,7 @@ def test_one_of_two_processes_is_killed_and_the_training_ends_as_if_nothing_had_
     assert {rank: (together / rank).read_text() for rank in first} != first  # both were started again
     assert "goes on in epoch" in (together / "log").read_text()
     losses = dict(map(tuple, curve(together)))  # an epoch that was cut off is there twice
-    assert sorted(losses) == list(range(1, 13))
-    assert len(curve(together)) <= 13
+    assert sorted(losses) == list(range(1, 7))
+    assert len(curve(together)) <= 7
     expected = [loss for _, loss in curve(alone)]
     np.testing.assert_allclose([losses[epoch] for epoch in sorted(losses)], expected, atol=1e-4)
