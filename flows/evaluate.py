@@ -17,7 +17,7 @@ from pawprint.evaluation.metrics import Evaluation
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet, Side
 from pawprint.runtime import Classifier
-from pawprint.tracking import records, runs
+from pawprint.tracking import records, runs, training_run
 
 OUT = ROOT / "reports" / "evaluation"
 PLOTS = ROOT / "reports" / "plots"  # pictures only: `dvc plots show` then needs no script from the network
@@ -28,6 +28,7 @@ CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accurac
 def evaluate() -> None:
     """Examine each candidate through the runtime that will serve it."""
     # 1. who takes part: the candidates of params.yaml, not whatever folders an earlier run left behind
+    training_run.sync(ROOT)  # what a training could not tell MLflow belongs before what is said of it here
     params = load_params(ROOT / "params.yaml")
     data = PreparedSet.open(ROOT / "prepared")
     test, validation = data.side("test"), data.side("validation")

@@ -13,7 +13,7 @@ from flows.steps import run, step
 from pawprint import lineage
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet
-from pawprint.tracking import runs
+from pawprint.tracking import runs, training_run
 from pawprint.training import devices, export, fit
 from pawprint.training.checkpoint import Keeper
 
@@ -37,7 +37,7 @@ def train(name: str) -> None:
 
     # 4. train, export, log: one MLflow run around them, the killed one's where there is one
     out = ROOT / "models" / name
-    with runs.start(ROOT, name, params, record, run_name, photographs, resume=keeper.run_id) as mlflow_run:
+    with training_run.start(ROOT, name, params, record, run_name, photographs, resume=keeper.run_id) as mlflow_run:
         keeper.run_id = mlflow_run.id
         log_photographs(mlflow_run)
         fit_and_export(name, params, data, record.model_copy(update={"run_id": mlflow_run.id}), out, mlflow_run, keeper)
@@ -71,7 +71,7 @@ def fit_and_export(
 
 @step(retries=2, delay=2)
 def log_model(mlflow_run: runs.Run, out: Path) -> None:
-    """Send the folder to MLflow, then write run.json: the folder is complete only when MLflow has it."""
+    """Send the folder to MLflow, then write run.json: it is complete only when MLflow has it or its outbox keeps it."""
     mlflow_run.model(out)
     record = mlflow_run.record()
     mlflow_run.metrics({"seconds": record.seconds})

@@ -199,6 +199,28 @@ def ui(
     server.serve(ROOT, host, port)
 
 
+@app.command(epilog="Example: pawprint sync")
+def sync() -> None:
+    """Deliver to MLflow what trainings logged while it was away. Exit code 1 where it still is."""
+    from pawprint.tracking import training_run
+
+    whole, left = training_run.sync(ROOT)
+    print(f"{whole} runs delivered, {left} wait.")
+    if left:
+        raise PawprintError("MLflow does not answer. Start it or correct MLFLOW_TRACKING_URI, then `pawprint sync`.")
+
+
+@app.command(epilog="Examples: pawprint verify 3f2a91bc | pawprint verify pawprint-sample@champion")
+def verify(what: Annotated[str, typer.Argument(help="a run's id, its first letters or name, or a version")]) -> None:
+    """Train a run again from its own record. Exit code 1 where the weights are not the same."""
+    from pawprint import verify as verifying
+
+    outcome = verifying.verify(ROOT, what)
+    print(outcome.said)
+    if not outcome.same:
+        raise typer.Exit(1)
+
+
 @models_app.command("list")
 def models_list() -> None:
     """Every architecture, with a line on what it is."""

@@ -79,6 +79,43 @@ class Candidate(_Closed):
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of its beta distribution; 0 is off
     augment: Literal["none", "flip", "standard", "strong"] = "none"
     compile: bool = False  # torch.compile
+    int8: bool = False  # the exported graph computes in 8-bit integers, calibrated on training photographs
+
+
+class Range(_Closed):
+    """Where a parameter may lie: from `low` to `high`, or one of `choices`."""
+
+    model_config = ConfigDict(strict=False)  # YAML has lists, not tuples
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False  # as likely between 0.001 and 0.01 as between 0.01 and 0.1
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.choices:
+            if (self.low, self.high, self.log) != (None, None, False):
+                raise ValueError("give `choices`, or `low` and `high`, not both")
+        elif self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError("give `choices`, or `low` and a larger `high`")
+        elif self.log and self.low <= 0:
+            raise ValueError("`log` needs `low` above 0")
+        return self
+
+
+class Sweep(_Closed):
+    """Which parameters of a candidate `python -m flows.sweep` searches, and where."""
+
+    candidate: str = ""
+    trials: Count = 20  # in all, pruned ones too
+    ranges: dict[str, Range] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if unknown := set(self.ranges) - set(Candidate.model_fields):
+            raise ValueError(f"`ranges` names {', '.join(sorted(unknown))}, which no candidate has")
+        return self
 
 
 class Evaluation(_Closed):
@@ -142,6 +179,7 @@ class Params(_Closed):
     split: Split
     training: Training
     candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
+    sweep: Sweep = Sweep()
     evaluation: Evaluation
     gate: Gate
     serving: Serving

@@ -45,6 +45,7 @@ class ModelInfo(BaseModel):
     classes: tuple[str, ...]  # sorted; the order of `probabilities`
     fit: image.Fit  # preprocess.fit at training; serving follows it
     quality: int  # preprocess.quality, likewise
+    int8: bool = False  # does the graph compute in 8-bit integers? The weights beside it are as they were trained
     temperature: float  # fitted on the validation side, already inside the graph
     typicality_threshold: float  # below it a picture is like no training photograph
     model_digest: str  # SHA-256 of model.onnx
@@ -135,9 +136,6 @@ class Classifier:
         # other out for good (one waits for the GIL inside a C++ static, the other holds it), so this thread is first.
         self._infer(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
         self._bank, self._nearest = _read_typicality(folder)
-        # OpenVINO's Python part sets itself up in the first inference, and two first ones at once can wait for each
-        # other for ever (one holds Python's lock, the other the set-up's): so the first is made here, alone.
-        self._infer(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
         """uint8 RGB [N, 300, 300, 3] -> what the model says of each; N of zero is fine."""

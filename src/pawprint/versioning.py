@@ -6,6 +6,7 @@ for line in versioning.repro(root): print(line)
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -59,6 +60,16 @@ def own(root: Path, target: str = "data") -> None:
 def pull(root: Path, target: str = "data.dvc") -> None:
     """Bring what `target` names into the workspace; a bare pull would stop at outputs no remote has."""
     _dvc(root, "pull", target, show=True)
+
+
+def pull_elsewhere(root: Path, worktree: Path, target: str = "data.dvc") -> None:
+    """Bring what `target` names into a git worktree of `root`, from the cache and the remotes of `root`."""
+    local = root / ".dvc" / "config.local"
+    if local.exists():
+        shutil.copy(local, worktree / ".dvc")
+    cache = (root / _dvc(root, "cache", "dir").strip()).resolve()
+    _dvc(worktree, "config", "--local", "cache.dir", str(cache))
+    _dvc(worktree, "pull", target)
 
 
 def commit(root: Path, *stages: str) -> None:

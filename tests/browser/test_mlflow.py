@@ -18,7 +18,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from pawprint.params import load_params
 from pawprint.runtime import ModelInfo
-from pawprint.tracking import registry, runs
+from pawprint.tracking import registry, training_run
 
 PROJECT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -69,7 +69,7 @@ def compared(address: str, tmp_path_factory: pytest.TempPathFactory, toy_model: 
     ids = []
     try:
         for candidate, loss in (("article_cnn", 0.66), ("efficientnet_lite0", 0.09)):
-            with runs.start(root, candidate, params, info.lineage, candidate, {"train": 7}) as run:
+            with training_run.start(root, candidate, params, info.lineage, candidate, {"train": 7}) as run:
                 run.model(toy_model)
                 run.metrics({"test_log_loss": loss}, dataset=(info.lineage.dataset, info.lineage.data_hash))
                 run.rename(f"{candidate} · 7 photos · 98.1 %")

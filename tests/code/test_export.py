@@ -1,6 +1,7 @@
 """The model folder: whole or not at all, right against torch, calibrated, deterministic."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,28 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
     np.testing.assert_allclose(answers.embedding, embedding.numpy(), atol=1e-4)
     np.testing.assert_allclose(answers.activation, activation.numpy(), atol=1e-3)
     assert (answers.typicality <= 1.001).all()
+
+
+def test_an_int8_candidate_is_a_folder_like_any_other(trained: Trained, data: PreparedSet, tmp_path: Path) -> None:
+    given = params("article_cnn", epochs=1, int8=True)
+    integers, memory = replace(trained, params=given), Memory()
+    info = export(integers, data, LINEAGE, tmp_path / "int8", memory)
+    plain = export(trained, data, LINEAGE, tmp_path / "plain", Memory())
+    assert (info.int8, plain.int8) == (True, False)
+    assert info.weights_digest == plain.weights_digest
+    assert info.model_digest != plain.model_digest
+    kinds = {node.op_type for node in onnx.load(tmp_path / "int8" / "model.onnx").graph.node}
+    assert "QuantizeLinear" in kinds
+
+    pictures = data.side("validation").images(range(5))
+    ours, theirs = (Classifier(tmp_path / name).predict(pictures) for name in ("int8", "plain"))
+    np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=0.05)
+    assert not np.array_equal(ours.probabilities, theirs.probabilities)
+    assert 0.9 <= memory.final("int8_agreement") <= 1
+    assert (ours.typicality >= info.typicality_threshold - 0.01).all()
+
+    again = export(integers, data, LINEAGE, tmp_path / "again", Memory())
+    assert again.model_digest == info.model_digest
 
 
 def test_the_weights_file_alone_gives_the_network_back(trained: Trained, data: PreparedSet, tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from pawprint.params import load_params
 from pawprint.runtime import ModelInfo
 from pawprint.serving import lookup
 from pawprint.serving.traffic import Record, TrafficLog
-from pawprint.tracking import registry, runs
+from pawprint.tracking import registry, runs, training_run
 from pawprint.tracking.registry import Champion
 
 PROJECT = Path(__file__).parents[2]
@@ -47,7 +47,7 @@ def made(tmp_path: Path, toy_model: Path, empty_runs: Path, monkeypatch: pytest.
     record = info.lineage.model_copy(update={"manifest_digest": sha256(manifest), "lock_digest": lock})
     weights = sha256(folder / "model.safetensors")
     params = load_params(PROJECT / "params.yaml")
-    with runs.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
+    with training_run.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
         own = record.model_copy(update={"run_id": run.id})
         info = info.model_copy(update={"lineage": own, "weights_digest": weights})
         (folder / "model.json").write_text(info.model_dump_json())
@@ -181,7 +181,7 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
             path.write_text(path.read_text().replace("0123abc", "4567def") + "# changed\n")
             changed[kind] = "broken"
         record = lineage.read(tmp_path, "colours", manifest, params, "cpu").model_copy(update={"git_dirty": False})
-        with runs.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
+        with training_run.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
             info = ModelInfo.read(folder).model_copy(
                 update={
                     "lineage": record.model_copy(update={"run_id": run.id}),

@@ -10,7 +10,7 @@ import pytest
 from pawprint.errors import PawprintError
 from pawprint.params import Params, load_params
 from pawprint.runtime import ModelInfo
-from pawprint.tracking import records, registry, runs, server
+from pawprint.tracking import records, registry, runs, server, training_run
 
 PROJECT = Path(__file__).parents[2]
 
@@ -37,7 +37,7 @@ def params() -> Params:
 def trained(root: Path, params: Params, model: Path, name: str = "article_cnn") -> runs.RunRecord:
     """A run as flows/train.py makes it, with the toy model as its outcome."""
     info = ModelInfo.read(model)
-    with runs.start(root, name, params, info.lineage, f"{name} · toy", {"train": 7, "test": 3}) as run:
+    with training_run.start(root, name, params, info.lineage, f"{name} · toy", {"train": 7, "test": 3}) as run:
         for epoch in (1, 2):
             run.metrics({"train_loss": 1 / epoch}, step=epoch)
         run.model(model)
@@ -83,7 +83,7 @@ def test_a_training_that_fails_is_a_failed_run(root: Path, params: Params, toy_m
     info = ModelInfo.read(toy_model)
     with (
         pytest.raises(RuntimeError, match="boom"),
-        runs.start(root, "article_cnn", params, info.lineage, "fails", {}) as run,
+        training_run.start(root, "article_cnn", params, info.lineage, "fails", {}) as run,
     ):
         raise RuntimeError("boom")
     assert mlflow.MlflowClient().get_run(run.id).info.status == "FAILED"
@@ -150,7 +150,7 @@ def test_trainings_of_one_pipeline_run_stand_under_one_run(
     monkeypatch.setenv("PAWPRINT_PIPELINE_RUN", "pipeline 123-abc")
     children = []
     for name in ("article_cnn", "efficientnet_lite0"):
-        with runs.start(root, name, params, lineage, name, {}) as run:
+        with training_run.start(root, name, params, lineage, name, {}) as run:
             children.append(run.id)
     parent = runs.pipeline(root, "colours")
     assert parent is not None

@@ -196,7 +196,7 @@ FILES = ("model.onnx", "model.safetensors", "typicality.safetensors", "photograp
 
 def test_two_processes_give_the_same_bytes(data: PreparedSet, tmp_path: Path) -> None:
     names = ("article_cnn", "efficientnet_lite0")
-    tests = str(Path(__file__).resolve().parents[1])
+    tests, source = (str(Path(__file__).resolve().parents[2] / name) for name in ("tests", "src"))
     for turn in ("first", "second"):
         folder = tmp_path / turn
         folder.mkdir()
@@ -204,7 +204,11 @@ def test_two_processes_give_the_same_bytes(data: PreparedSet, tmp_path: Path) ->
             [sys.executable, "-c", TWICE, tests, str(data.folder), str(folder), *names],
             check=True,
             cwd=folder,
-            env={"PATH": "/usr/bin:/bin", "PAWPRINT_CACHE": str(folder / "cache")},
+            env={
+                "PATH": "/usr/bin:/bin",
+                "PYTHONPATH": source,
+                "PAWPRINT_CACHE": str(folder / "cache"),
+            },
         )
     for name in names:
         for file in FILES:

@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,26 @@ def test_a_resident_set_gives_the_same_photographs(data: PreparedSet) -> None:
         assert batch.labels.tolist() == side.labels[piece].tolist()
 
 
+def test_a_training_on_a_resident_set_learns_the_same(data: PreparedSet, monkeypatch: pytest.MonkeyPatch) -> None:
+    expected = losses(exact(epochs=1), data)
+    side = data.side("train")
+    monkeypatch.setattr(resident, "load", lambda sides, device: torch.from_numpy(side.images(range(len(side)))))
+    np.testing.assert_allclose(losses(exact(epochs=1), data), expected, rtol=1e-6)
+    assert np.isfinite(losses(exact(epochs=1, augment="strong"), data)).all()
+
+
+def test_class_weights_reach_the_training(data: PreparedSet) -> None:
+    """A few dogs among many cats: with balanced weights more photographs are called dogs."""
+    dogs = [row for row in data._rows if (row["side"], row["class"]) == ("train", "dog")]
+    uneven = replace(data, _rows=tuple(row for row in data._rows if row not in dogs[3:]))
+
+    def called_dogs(kind: str) -> float:
+        trained = fit("article_cnn", exact(class_weights=kind, epochs=4), uneven, Memory())
+        return float(torch.from_numpy(trained.validation.logits).softmax(1)[:, 1].mean())
+
+    assert called_dogs("balanced") > called_dogs("none") + 0.05
+
+
 TRAIN = """
 import json, os, sys
 from pathlib import Path
@@ -189,7 +210,7 @@ def test_two_processes_have_the_curve_of_one(data: PreparedSet, tmp_path: Path) 
     script.write_text(TRAIN)
     arguments = [str(script), TESTS, str(data.folder), json.dumps(changes)]
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(TESTS).parent / "src")}
     one, two = (
         subprocess.run([*start, *arguments], capture_output=True, text=True, check=True, env=environment).stdout
         for start in ([sys.executable], torchrun)

@@ -19,6 +19,7 @@ from pawprint.training.fit import fit
 from prepared_set import Memory, drawings, params
 
 TESTS = str(Path(__file__).resolve().parents[1])
+SOURCE = str(Path(__file__).resolve().parents[2] / "src")
 TRAIN = """
 import json
 import sys
@@ -65,7 +66,7 @@ def start(data: PreparedSet, folder: Path, name: str, cache: Path) -> subprocess
         stderr=subprocess.STDOUT,
         text=True,
         cwd=folder,
-        env={"PATH": os.environ["PATH"], "PAWPRINT_CACHE": str(cache)},
+        env={"PATH": os.environ["PATH"], "PYTHONPATH": SOURCE, "PAWPRINT_CACHE": str(cache)},
     )
 
 

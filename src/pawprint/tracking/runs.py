@@ -1,8 +1,8 @@
 """One training is one MLflow run; evaluation reopens it.
 
-with start(root, dataset="sample", candidate="mlp", params=params, lineage=lineage) as run:
-    run.metrics({"train_loss": 0.3}, step=1)
-    run.model(folder)
+run = Run(create(root, "sample", "mlp · head"))       # trainings begin in training_run.py
+run.metrics({"train_loss": 0.3}, step=1)
+run.model(folder)
 with reopen(root, RunRecord.read(folder / "run.json"), folder) as run:
     run.metrics({"test_accuracy": 0.99})
 """
@@ -12,7 +12,8 @@ import json
 import platform
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,15 +21,15 @@ from typing import Any
 import mlflow
 import numpy as np
 import onnx
-from mlflow.entities import Dataset, DatasetInput, InputTag, Metric, Param, RunStatus, RunTag
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, RunStatus, RunTag
 from mlflow.exceptions import MlflowException
 from mlflow.models.signature import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
 from pawprint.lineage import Lineage, is_manifest
-from pawprint.params import Params, flatten
 from pawprint.runtime import ModelInfo
 from pawprint.tracking import experiment, server
+from pawprint.tracking.outbox import Outbox, is_outage, kept
 from pawprint.tracking.records import EVALUATED, Evaluated
 from pawprint.tracking.records import RunRecord as RunRecord
 from pawprint.versioning import main_workspace
@@ -40,13 +41,20 @@ _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged
 
 
 class Run:
-    """An MLflow run that is written to. It is the logger that training/ is handed."""
+    """An MLflow run that is written to. It is the logger that training/ is handed.
 
-    def __init__(self, run_id: str) -> None:
-        self.id = run_id
+    With an `outbox` what cannot be sent waits there, and a metric has one value a step however often it is logged.
+    """
+
+    def __init__(self, run_id: str, outbox: Outbox | None = None) -> None:
+        self.id, self.outbox = run_id, outbox
         self.model_uri = ""
-        self._client = mlflow.MlflowClient()
+        self._steps: dict[str, set[int]] | None = None  # of each metric; None: not looked at
         self._began = time.monotonic()
+
+    @cached_property
+    def _client(self) -> mlflow.MlflowClient:
+        return mlflow.MlflowClient()  # where it is used: until then nobody may know where MLflow is
 
     @property
     def name(self) -> str:
@@ -65,23 +73,52 @@ class Run:
 
         With `dataset` (name, digest) they are also what the run's logged model reached on it.
         """
-        now = int(time.time() * 1000)
+        self._points({name: float(value) for name, value in values.items()}, step or 0, time.time(), dataset)
+
+    @kept()
+    def _points(self, values: Mapping[str, float], step: int, at: float, dataset: Sequence[str]) -> None:
         about: dict[str, Any] = {}
         if dataset[0] and (model_id := self._model_id()):
             about = {"model_id": model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1], "run_id": self.id}
-        entries = [Metric(name, float(value), now, step or 0, **about) for name, value in values.items()]
+        fresh = {name: value for name, value in values.items() if not self._logged(name, step)}
+        entries = [Metric(name, value, int(at * 1000), step, **about) for name, value in fresh.items()]
         self._client.log_batch(self.id, metrics=entries)
+        if self._steps is not None:
+            for name in fresh:
+                self._steps[name].add(step)
 
+    def once(self) -> None:
+        """From here on a metric that already has a value at a step keeps it."""
+        self._steps = {}
+
+    def _logged(self, name: str, step: int) -> bool:
+        if self._steps is None:
+            return False
+        if name not in self._steps:
+            self._steps[name] = {point.step for point in self._client.get_metric_history(self.id, name)}
+        return step in self._steps[name]
+
+    @kept()
+    def status(self, status: str) -> None:
+        """RUNNING, FINISHED or FAILED, as MLflow names them."""
+        if status == "RUNNING":
+            self._client.update_run(self.id, status=status)
+        else:
+            self._client.set_terminated(self.id, status)
+
+    @kept()
     def params(self, values: Mapping[str, Any]) -> None:
         """Log what the run was given."""
         entries = [Param(name, str(value)) for name, value in values.items()]
         for start in range(0, len(entries), 100):  # the server's limit for one call
             self._client.log_batch(self.id, params=entries[start : start + 100])
 
+    @kept()
     def tags(self, values: Mapping[str, Any]) -> None:
         """Label the run."""
         self._client.log_batch(self.id, tags=[RunTag(name, str(value)) for name, value in values.items()])
 
+    @kept(files="path")
     def artifact(self, path: Path, folder: str = "") -> None:
         """Keep a file, or all files of a folder, with the run."""
         if path.is_dir():
@@ -93,6 +130,7 @@ class Run:
         """Keep a text as the artifact `path`."""
         self._client.log_text(self.id, content, path)
 
+    @kept()
     def rename(self, name: str) -> None:
         """Give the run another name."""
         self._client.update_run(self.id, name=name)
@@ -110,11 +148,13 @@ class Run:
         uri = self.model_uri or self._client.get_run(self.id).data.tags.get("model_uri", "")
         return uri.removeprefix("models:/") if uri.startswith("models:/m-") else ""
 
+    @kept()
     def dataset(self, name: str, data: Path, digest: str) -> None:
         """Log the photographs as an MLflow dataset: their name and DVC's hash of them."""
         entry = Dataset(name, digest, source_type="local", source=json.dumps({"uri": str(data)}))
         self._client.log_inputs(self.id, [DatasetInput(entry, [InputTag("mlflow.data.context", "training")])])
 
+    @kept(files="folder")
     def model(self, folder: Path) -> None:
         """Log the model folder as it is, and its ONNX model as an MLflow model with signature and example."""
         info = ModelInfo.read(folder)
@@ -129,20 +169,30 @@ class Run:
             outputs=Schema(outputs),
         )
         self.artifact(folder, FOLDER)
-        with _active(self.id):
-            logged = mlflow.onnx.log_model(
-                graph,
-                name=info.candidate,
-                signature=signature,
-                input_example=example,
-                pip_requirements=[f"{package}=={version(package)}" for package in _SERVING],
-                onnx_execution_providers=["CPUExecutionProvider"],
-                save_as_external_data=False,
-                metadata={"classes": list(info.classes), "model_digest": info.model_digest},
-                tags={"model_digest": info.model_digest},
-            )
-        self.model_uri = logged.model_uri
-        self.tags({"model_digest": info.model_digest, "model_uri": logged.model_uri})
+        self.model_uri = self._logged_model(info.model_digest)
+        if not self.model_uri:
+            with _active(self.id):
+                logged = mlflow.onnx.log_model(
+                    graph,
+                    name=info.candidate,
+                    signature=signature,
+                    input_example=example,
+                    pip_requirements=[f"{package}=={version(package)}" for package in _SERVING],
+                    onnx_execution_providers=["CPUExecutionProvider"],
+                    save_as_external_data=False,
+                    metadata={"classes": list(info.classes), "model_digest": info.model_digest},
+                    tags={"model_digest": info.model_digest},
+                )
+            self.model_uri = logged.model_uri
+        self.tags({"model_digest": info.model_digest, "model_uri": self.model_uri})
+
+    def _logged_model(self, digest: str) -> str:
+        """The address of this very model where an earlier call has logged it whole; "" elsewhere."""
+        experiment = self._client.get_run(self.id).info.experiment_id
+        for model in self._client.search_logged_models([experiment], f"source_run_id = '{self.id}'"):
+            if model.tags.get("model_digest") == digest and model.status == LoggedModelStatus.READY:
+                return str(model.model_uri)
+        return ""
 
     def record(self) -> RunRecord:
         """What run.json holds of this run."""
@@ -160,42 +210,6 @@ class Run:
 
 
 @contextlib.contextmanager
-def start(
-    root: Path,
-    candidate_name: str,
-    params: Params,
-    lineage: Lineage,
-    run_name: str,
-    photographs: Mapping[str, int],
-    resume: str = "",
-) -> Iterator[Run]:
-    """A run with everything it was given; finished at the end, failed when the body raises.
-
-    With `resume`, the id of a run that was killed, that one goes on; a new one where it is no longer there.
-    """
-    server.connect(root)
-    client = mlflow.MlflowClient()
-    run_id = _active_id(client, resume) if resume else None
-    if run_id:
-        client.update_run(run_id, status=RunStatus.to_string(RunStatus.RUNNING))
-    else:
-        run_id = client.create_run(experiment.of(root, lineage.dataset), run_name=run_name).info.run_id
-    run = Run(run_id)
-    with _ending(client, run_id):
-        run.params(candidate_params(params, candidate_name))
-        run.params({f"photographs.{side}": count for side, count in photographs.items()})
-        run.tags(_tags(candidate_name, lineage))
-        if parent := experiment.pipeline(root, lineage.dataset):
-            run.tags({experiment.PARENT: parent})
-        run.tags({name: getattr(params.candidate(candidate_name), name) for name in ("architecture", "train")})
-        run.dataset(lineage.dataset, root / "data", lineage.data_hash)
-        _keep_manifest(run, root, lineage)
-        run.artifact(root / "params.yaml")
-        run.artifact(root / "requirements.lock", "environment")
-        yield run
-
-
-@contextlib.contextmanager
 def reopen(root: Path, record: RunRecord, folder: Path) -> Iterator[Run]:
     """The run that a model folder came from, to add to it.
 
@@ -203,18 +217,16 @@ def reopen(root: Path, record: RunRecord, folder: Path) -> Iterator[Run]:
     cache) it is entered again from the folder, tagged `restored_from` with the run that trained it.
     """
     server.connect(root)
-    client = mlflow.MlflowClient()
-    run_id = _find(client, record)
+    run_id = known(record.run_id)
     if run_id:
         yield Run(run_id)
         return
     info = ModelInfo.read(folder)
-    run_id = client.create_run(experiment.of(root, info.lineage.dataset), run_name=record.run_name).info.run_id
-    run = Run(run_id)
-    with _ending(client, run_id):
-        run.tags(_tags(info.candidate, info.lineage) | {"restored_from": record.run_id})
+    run = Run(create(root, info.lineage.dataset, record.run_name))
+    with ending(run):
+        run.tags(lineage_tags(info.candidate, info.lineage) | {"restored_from": record.run_id})
         run.dataset(info.lineage.dataset, root / "data", info.lineage.data_hash)
-        _keep_manifest(run, root, info.lineage)
+        keep_manifest(run, root, info.lineage)
         run.params(record.params)
         for name, points in record.curves.items():
             for step, value in points:
@@ -315,40 +327,45 @@ def _all(client: mlflow.MlflowClient, filter_: str = "") -> Iterator[mlflow.enti
             return
 
 
-def _keep_manifest(run: Run, root: Path, lineage: Lineage) -> None:
+def keep_manifest(run: Run, root: Path, lineage: Lineage) -> None:
+    """Keep prepared/manifest.csv with the run, where it is the one that the model learned from."""
     manifest = root / "prepared" / "manifest.csv"
     if is_manifest(manifest, lineage):
         folder, _, _ = MANIFEST.rpartition("/")
         run.artifact(manifest, folder)
 
 
-def candidate_params(params: Params, name: str) -> dict[str, Any]:
-    """What one candidate was given, by the names of params.yaml; its own entry without `candidates.<name>.`,
-    so that the same parameter of two candidates stands on one line of a comparison."""
-    shared = {k: v for k, v in flatten(params).items() if not k.startswith(("candidates.", "gate.", "serving."))}
-    return flatten(params.candidate(name)) | shared
+def known(run_id: str) -> str | None:
+    """The run called `run_id`, or the one that was entered here for it; None where there is neither any more."""
+    client = mlflow.MlflowClient()
+    return _active_id(client, run_id) or _restored(client, run_id)
+
+
+def create(root: Path, dataset: str, run_name: str, **about: Any) -> str:
+    """A new run's id; `about` as MlflowClient.create_run takes it."""
+    client = mlflow.MlflowClient()
+    return str(client.create_run(experiment.of(root, dataset), run_name=run_name, **about).info.run_id)
 
 
 def _active_id(client: mlflow.MlflowClient, run_id: str) -> str | None:
     """`run_id` where there is such a run and nobody has deleted it."""
     try:
         run = client.get_run(run_id)
-    except MlflowException:
+    except MlflowException as error:
+        if is_outage(error):
+            raise
         return None
     return str(run.info.run_id) if run.info.lifecycle_stage == "active" else None
 
 
-def _find(client: mlflow.MlflowClient, record: RunRecord) -> str | None:
-    if run_id := _active_id(client, record.run_id):
-        return run_id
-    experiment = client.get_experiment_by_name(record.experiment)
-    if experiment is None:
-        return None
-    found = client.search_runs([experiment.experiment_id], f"tags.restored_from = '{record.run_id}'", max_results=1)
-    return str(found[0].info.run_id) if found else None
+def _restored(client: mlflow.MlflowClient, run_id: str) -> str | None:
+    """The run that was entered here for `run_id`, which another MLflow knows or none did."""
+    found = next(_all(client, f"tags.restored_from = '{run_id}'"), None)
+    return str(found.info.run_id) if found else None
 
 
-def _tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
+def lineage_tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
+    """Where a model comes from and what made it, as tags to filter runs by."""
     return lineage.model_dump(exclude={"run_id"}) | {
         "candidate": candidate,
         "pipeline_run": experiment.pipeline_word() or "by hand",
@@ -362,13 +379,14 @@ def _tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def _ending(client: mlflow.MlflowClient, run_id: str) -> Iterator[None]:
+def ending(run: Run) -> Iterator[None]:
+    """FINISHED at the end, FAILED when the body raises."""
     try:
         yield
     except BaseException:
-        client.set_terminated(run_id, RunStatus.to_string(RunStatus.FAILED))
+        run.status(RunStatus.to_string(RunStatus.FAILED))
         raise
-    client.set_terminated(run_id, RunStatus.to_string(RunStatus.FINISHED))
+    run.status(RunStatus.to_string(RunStatus.FINISHED))
 
 
 @contextlib.contextmanager

@@ -16,6 +16,13 @@ from pawprint.errors import PawprintError
 from pawprint.versioning import main_workspace
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+# By default MLflow's client tries for four minutes, and a training would stand still for as long.
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+
+
+class Unreachable(PawprintError):
+    """The MLflow server does not answer; it may another time."""
 
 
 def uri(root: Path) -> str:
@@ -35,7 +42,7 @@ def artifact_root(root: Path) -> str | None:
 
 
 def connect(root: Path) -> None:
-    """Point MLflow at the runs; PawprintError at once, not after minutes of retries, when nobody answers."""
+    """Point MLflow at the runs; Unreachable at once, not after minutes of retries, when nobody answers."""
     address = uri(root)
     if address.startswith(("http://", "https://")):
         _answers(address)
@@ -53,7 +60,7 @@ def _answers(address: str) -> None:
     except HTTPError:
         return  # somebody is there; what it wants, MLflow's own client will say
     except (URLError, OSError) as error:
-        raise PawprintError(
+        raise Unreachable(
             f"The MLflow server at {shown} does not answer ({getattr(error, 'reason', error)}). "
             "Start it, correct MLFLOW_TRACKING_URI, or unset it to use mlflow.db here."
         ) from None

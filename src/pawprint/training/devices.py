@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import platform
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
@@ -67,6 +68,17 @@ def autocast(device: torch.device, training: Training) -> contextlib.AbstractCon
     if training.precision == "float32":
         return contextlib.nullcontext()
     return torch.autocast(device.type, {"bfloat16": torch.bfloat16, "float16": torch.float16}[training.precision])
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch on one core: a head's matrices are so small that a second core costs more than it brings."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def describe(training: Training) -> str:

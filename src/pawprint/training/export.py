@@ -30,12 +30,12 @@ from pawprint.lineage import Lineage, sha256
 from pawprint.models import catalogue
 from pawprint.models.network import Network
 from pawprint.prepared.read import PreparedSet
-from pawprint.runtime import ModelInfo
+from pawprint.runtime import OUTPUTS, ModelInfo
+from pawprint.training import quantize
 from pawprint.training.fit import Answers, Trained
 from pawprint.training.log import RunLogger
 
 OPSET = 20
-OUTPUTS = ("probabilities", "embedding", "activation")
 CHECKED = 16  # photographs on which the graph is compared with torch
 MAX_DIFFERENCE = 1e-3  # float32 in both, summed in another order
 NEIGHBOURS = 10
@@ -72,11 +72,19 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
         save_onnx(served, partial / "model.onnx")
         checked = validation if len(validation) else train
         difference = compare(served, partial / "model.onnx", checked.images(range(min(CHECKED, len(checked)))))
+        sample, tuned, measured = trained.sample, trained.validation, {}
+        if candidate.int8:
+            quantize.quantize(partial / "model.onnx", train)
+            sample, tuned = (
+                quantize.answers(partial / "model.onnx", side, len(answers.logits))
+                for side, answers in ((train, sample), (validation, tuned))
+            )
+            measured["int8_agreement"] = quantize.agreement(tuned, trained.validation)
         save_tensors(
             {name: value.contiguous() for name, value in trained.network.state_dict().items()},
             partial / "model.safetensors",
         )
-        threshold = _save_typicality(trained.sample, trained.validation, partial / "typicality.safetensors")
+        threshold = _save_typicality(sample, tuned, partial / "typicality.safetensors")
         hashes = sorted({*train.hashes, *validation.hashes})
         (partial / "photographs.txt").write_text("".join(f"{name}\n" for name in hashes), encoding="ascii")
         info = ModelInfo(
@@ -86,6 +94,7 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
             classes=data.classes,
             fit=trained.params.preprocess.fit,
             quality=trained.params.preprocess.quality,
+            int8=candidate.int8,
             temperature=temperature,
             typicality_threshold=threshold,
             model_digest=sha256(partial / "model.onnx"),
@@ -102,6 +111,7 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
             "temperature": temperature,
             "typicality_threshold": threshold,
             "onnx_max_difference": difference,
+            **measured,
             "export_seconds": time.perf_counter() - started,
         }
     )
@@ -111,16 +121,16 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
     """The temperature that makes the log loss of softmax(logits / t) smallest; 1.0 where there are no labels.
 
-    Guo et al., On Calibration of Modern Neural Networks (2017), with the smoothed targets of Platt, Probabilistic
-    Outputs for Support Vector Machines (1999): a class that was seen m times counts as (m + 1) of (m + classes).
-    Without them a validation side that holds no mistake makes every answer infinitely sure. `logits` [n, classes],
-    `labels` [n].
+    Guo et al., On Calibration of Modern Neural Networks (2017), with smoothed targets: of n answers one more could have
+    been wrong (Laplace's rule of succession). Without that a validation side that holds no mistake makes every answer
+    infinitely sure. Platt's rule, which asks it of each class, was measured too: it makes answers too humble
+    (docs/decisions/training.md). `logits` [n, classes], `labels` [n].
     """
     if not len(labels):
         return 1.0
     scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
     classes = logits.shape[1]
-    smoothing = classes / (len(labels) / classes + classes)
+    smoothing = classes / (len(labels) + classes)
     log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_inverse], max_iter=100, line_search_fn="strong_wolfe")
 

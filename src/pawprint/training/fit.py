@@ -10,6 +10,7 @@
 
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -77,7 +78,8 @@ def fit(name: str, params: Params, data: PreparedSet, logger: RunLogger, keeper:
         source = (_FromFeatures if candidate.train == "head" else _FromPixels)(name, network, params, data, device)
         fed = time.monotonic()
         loop = Loop(name, params, network, source.feed(), device, logger, keeper)
-        loop.run()
+        with devices.one_thread() if candidate.train == "head" and device.type == "cpu" else nullcontext():
+            loop.run()
         learned = time.monotonic()
         sample = source.answers("train", min(SAMPLE, len(data.side("train"))))
         validation = source.answers("validation", len(data.side("validation")))
@@ -87,6 +89,17 @@ def fit(name: str, params: Params, data: PreparedSet, logger: RunLogger, keeper:
     if distributed.rank() == 0:
         logger.metrics({"train_seconds": seconds})
     return Trained(name, params, network.cpu(), sample, validation, seconds, timings)
+
+
+def warm(name: str, params: Params, data: PreparedSet) -> None:
+    """Compute what many trainings of a candidate share: the features of a frozen backbone, where it has one."""
+    candidate = params.candidate(name)
+    network = catalogue.build(candidate.architecture, len(data.classes))
+    if candidate.train == "head" and isinstance(network, PooledNetwork) and network.pretrained:
+        network.load_pretrained()
+        cached = Features(network, candidate.architecture, params)
+        for side in ("train", "validation"):
+            cached.of(data.side(side))
 
 
 class _Source:
@@ -138,7 +151,7 @@ class _FromPixels(_Source):
 
     def train(self, epoch: int, skip: int) -> Iterator[Batch]:
         pieces, side = self.pieces(epoch, skip), self.sides["train"]
-        if self.resident:
+        if self.resident is not None:
             return resident.batches(
                 self.resident, side, pieces, self.candidate.augment, (self.params.seed, epoch, skip)
             )

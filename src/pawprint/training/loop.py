@@ -91,7 +91,7 @@ class Loop:
 
     @property
     def evaluated(self) -> Network:
-        """The network that is validated and kept: the running average where there is one."""
+        """What is validated and kept: the running average where there is one."""
         return self.network if self.average is None else cast(Network, self.average.module)
 
     def run(self) -> None:
@@ -273,11 +273,10 @@ class Loop:
             return
         if distributed.world() > 1 and self.batch > 0:
             return  # within an epoch each process has counted photographs of its own
-        state = self.optimizer.state_dict()
         tensors = _named("network", _changing(self.network)) | _named("best", self.best_weights)
         if self.average is not None:
             tensors |= _named("average", self.average.state_dict())
-        for index, slots in state["state"].items():
+        for index, slots in (state := self.optimizer.state_dict())["state"].items():
             tensors |= _named(f"optimizer.{index}", {key: slot for key, slot in slots.items() if slot is not None})
         for key, metric in self._metrics().items():
             tensors |= _named(key, metric.state_dict())

@@ -1,0 +1,155 @@
+"""Candidates on five fixed folds of a prepared set: pooled figures with intervals, and paired differences.
+
+    python benchmarks/folds.py prepared lite0_head lite2_head lite0_finetune [--folds 5]
+
+One test side of some hundreds of photographs cannot tell 99.3 from 99.6 %. Here every photograph is tested once: it is
+in the fold that its own hash names, and the candidate that is asked has not learned from any of that fold. Of the rest
+15 % are the validation side, on which the temperature is fitted. Predictions are kept in results/folds/, so that a run
+that was stopped goes on and candidates can be compared later.
+
+A name is one of VARIANTS, or one followed by JSON that is laid over it: 'lite0_head {"weight_decay": 0.001}'.
+"""
+
+import argparse
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from common import RESULTS
+from pawprint.evaluation.metrics import Scores, measure, paired_interval
+from pawprint.evaluation.summary import machine
+from pawprint.models.network import PooledNetwork
+from pawprint.params import Candidate, Params, load_params
+from pawprint.prepared.read import PreparedSet
+from pawprint.training import devices
+from pawprint.training.export import fit_temperature
+from pawprint.training.features import Features
+from pawprint.training.fit import Trained, fit
+
+FOLDS, VALIDATION, RESAMPLES = 5, 0.15, 2000
+HEAD = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
+FINETUNE = {
+    "train": "finetune", "blocks": 3, "epochs": 2, "batch_size": 32, "optimizer": "adamw", "schedule": "one_cycle",
+    "learning_rate": 0.002, "augment": "flip", "ema": 0.99,
+}  # fmt: skip
+VARIANTS: dict[str, dict[str, Any]] = {
+    "lite0_head": {"architecture": "efficientnet_lite0", **HEAD},
+    "lite2_head": {"architecture": "efficientnet_lite2", **HEAD},
+    "lite0_finetune": {"architecture": "efficientnet_lite0", **FINETUNE},
+    "lite2_finetune": {"architecture": "efficientnet_lite2", **FINETUNE},
+}
+
+
+class Silent:
+    """A RunLogger."""
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        pass
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        pass
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        pass
+
+
+def share(name: str, what: str) -> float:
+    """A number in [0, 1) that depends on a photograph's hash and nothing else."""
+    return int(hashlib.sha256(f"{what}:{name}".encode()).hexdigest()[:12], 16) / 16**12
+
+
+def fold(data: PreparedSet, number: int) -> PreparedSet:
+    """The set with other sides: fold `number` is tested, of the rest some validate."""
+
+    def side(name: str) -> str:
+        if int(share(name, "fold") * FOLDS) == number:
+            return "test"
+        return "validation" if share(name, "validation") < VALIDATION else "train"
+
+    rows = tuple({**row, "side": side(row["hash"])} for row in data._rows if row["side"])
+    return replace(data, _rows=rows)
+
+
+@torch.inference_mode()
+def logits(trained: Trained, data: PreparedSet, params: Params) -> NDArray[np.float32]:
+    """Of the test side, by the road that the candidate was trained on."""
+    candidate, network, side = params.candidate(trained.candidate), trained.network, data.side("test")
+    if candidate.train == "head":
+        assert isinstance(network, PooledNetwork)
+        features = torch.from_numpy(Features(network, candidate.architecture, params).of(side))
+        return network.logits(network.classify_embedding(features)).numpy()
+    said = []
+    device = devices.resolve(params.training)
+    network.to(device)
+    for indices in np.array_split(np.arange(len(side)), max(1, len(side) // 32)):
+        with devices.autocast(device, params.training):
+            pixels = torch.from_numpy(side.images(indices)).to(device)
+            said.append(network(network.normalise(pixels)).float().cpu().numpy())
+    return np.concatenate(said)
+
+
+def predictions(name: str, data: PreparedSet, folds: int) -> dict[str, tuple[int, list[float]]]:
+    """hash -> (class, probabilities) over all folds that were asked for."""
+    base, _, changes = name.partition(" ")
+    candidate = Candidate.model_validate(VARIANTS[base] | json.loads(changes or "{}"))
+    params = load_params().model_copy(update={"candidates": {base: candidate}})
+    key = hashlib.sha256((candidate.model_dump_json() + str(params.training)).encode()).hexdigest()[:12]
+    found: dict[str, tuple[int, list[float]]] = {}
+    for number in range(folds):
+        path = RESULTS / "folds" / f"{base}-{key}-{number}.json"
+        if not path.exists():
+            sides = fold(data, number)
+            trained = fit(base, params, sides, Silent())
+            validation, test = sides.side("validation"), sides.side("test")
+            temperature = fit_temperature(trained.validation.logits, validation.labels)
+            scaled = torch.from_numpy(logits(trained, sides, params)).double() / temperature
+            rows = zip(test.hashes, test.labels.tolist(), scaled.softmax(1).tolist(), strict=True)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(json.dumps({one: (label, said) for one, label, said in rows}))
+        found |= {one: (label, said) for one, (label, said) in json.loads(path.read_text()).items()}
+    return found
+
+
+def scores(found: dict[str, tuple[int, list[float]]], hashes: list[str], classes: tuple[str, ...]) -> Scores:
+    labels = np.array([found[one][0] for one in hashes])
+    said = np.array([found[one][1] for one in hashes])
+    return Scores(tuple(hashes), tuple(hashes), labels, said, classes, np.ones(len(hashes)), 0.0)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("variants", nargs="+", help=f"of {', '.join(VARIANTS)}; the first is what others differ from")
+    parser.add_argument("--folds", type=int, default=FOLDS, help="stop after so many, where time is short")
+    arguments = parser.parse_args()
+    data = PreparedSet.open(arguments.prepared)
+    seed = load_params().seed
+    asked = {name: predictions(name, data, arguments.folds) for name in arguments.variants}
+    hashes = sorted(set.intersection(*(set(found) for found in asked.values())))
+    told = {name: scores(found, hashes, data.classes) for name, found in asked.items()}
+    table = Table(title=f"{len(hashes)} photographs, {arguments.folds} of {FOLDS} folds; {machine()}")
+    for column in ("candidate", "mistakes", "accuracy", "log loss", "calibration error", "log loss - first", "p"):
+        table.add_column(column)
+    first = told[arguments.variants[0]]
+    for name, one in told.items():
+        figures = measure(one, RESAMPLES, seed)
+        low, high = paired_interval(one.losses - first.losses, RESAMPLES, seed)
+        better, worse = int((one.correct & ~first.correct).sum()), int((~one.correct & first.correct).sum())
+        p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0  # McNemar's exact test
+        shown = (str(figures.accuracy), str(figures.log_loss), str(figures.calibration_error))
+        table.add_row(name, str(figures.mistakes), *shown, f"[{low:+.4f}, {high:+.4f}]", f"{p:.3f} ({better}:{worse})")
+    Console(width=180).print(table)
+
+
+if __name__ == "__main__":
+    main()

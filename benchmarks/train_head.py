@@ -1,0 +1,151 @@
+"""The whole training of efficientnet_lite0's head, from prepared photographs to weights: a plain script against ours.
+
+    python benchmarks/train_head.py prepared [--photographs 1200] [--repeats 2]
+
+The plain script is what a tutorial shows, at its most generous: eager torch in float32, a DataLoader with a worker a
+core, the frozen backbone asked once a photograph and the same linear head trained on what it says. Ours begins with an
+empty cache of features. Each variant runs in a process of its own, in turn, and is scored on the same test side.
+"""
+
+import argparse
+import json
+import os
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.utils.data import DataLoader, Dataset
+
+from common import report
+from pawprint.models import catalogue
+from pawprint.models.network import PooledNetwork
+from pawprint.params import load_params
+from pawprint.prepared.read import PreparedSet, Side
+from pawprint.training.features import Features
+from pawprint.training.fit import fit
+
+NAME, EPOCHS, BATCH, RATE = "efficientnet_lite0", 100, 512, 0.003
+VARIANTS = ("plain", "pawprint")
+
+
+class Photographs(Dataset[tuple[Tensor, int]]):
+    def __init__(self, side: Side) -> None:
+        self.side = side
+
+    def __len__(self) -> int:
+        return len(self.side)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        pixels = torch.from_numpy(self.side.images([index])[0])
+        return (pixels.permute(2, 0, 1).float() - 127) / 128, int(self.side.labels[index])
+
+
+class Silent:
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        pass
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        pass
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        pass
+
+
+@torch.no_grad()
+def plain_features(network: PooledNetwork, side: Side) -> tuple[Tensor, Tensor]:
+    loader = DataLoader(Photographs(side), batch_size=32, num_workers=os.cpu_count() or 1)
+    found = [(network.embed(network.maps(inputs)), labels) for inputs, labels in loader]
+    return torch.cat([one for one, _ in found]), torch.cat([labels for _, labels in found])
+
+
+def plain(data: PreparedSet) -> tuple[nn.Module, float]:
+    """The head, and the seconds it took."""
+    started = time.perf_counter()
+    torch.manual_seed(0)
+    network = catalogue.build(NAME)
+    assert isinstance(network, PooledNetwork)
+    network.load_pretrained()
+    network.eval()
+    features, labels = plain_features(network, data.side("train"))
+    kept, right = plain_features(network, data.side("validation"))
+    optimizer = torch.optim.Adam(network.head.parameters(), lr=RATE, weight_decay=1e-4)
+    for _ in range(EPOCHS):
+        for rows in torch.randperm(len(labels)).split(BATCH):
+            said = network.head(F.dropout(features[rows], 0.2))[:, 0]
+            F.binary_cross_entropy_with_logits(said, labels[rows].float()).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+        with torch.no_grad():
+            F.binary_cross_entropy_with_logits(network.head(kept)[:, 0], right.float())
+    return network.head, time.perf_counter() - started
+
+
+def ours(data: PreparedSet) -> tuple[nn.Module, float]:
+    """The head, and the seconds it took."""
+    started = time.perf_counter()
+    trained = fit(NAME, load_params(), data, Silent())
+    assert isinstance(trained.network, PooledNetwork)
+    return trained.network.head, time.perf_counter() - started
+
+
+def measure(variant: str, data: PreparedSet) -> dict[str, float]:
+    head, seconds = (plain if variant == "plain" else ours)(data)
+    peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1e6
+    network = catalogue.build(NAME)
+    assert isinstance(network, PooledNetwork)
+    network.load_pretrained()
+    side = data.side("test")
+    with torch.no_grad():
+        features = torch.from_numpy(Features(network, NAME, load_params()).of(side))
+        said = head(features)[:, 0] > 0
+    right = int((said == torch.from_numpy(side.labels).bool()).sum())
+    return {"seconds": seconds, "accuracy": right / len(side), "peak_gb": peak}
+
+
+def few(data: PreparedSet, photographs: int) -> PreparedSet:
+    """The set with at most so many photographs that are learned from; the test side whole."""
+    learned = [row for row in data._rows if row["side"] in ("train", "validation")]
+    tested = tuple(row for row in data._rows if row["side"] == "test")
+    return replace(data, _rows=(*learned[:photographs], *tested))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("prepared", type=Path)
+    parser.add_argument("--photographs", type=int, default=10**9, help="learn from so many only, where time is short")
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--variant", choices=VARIANTS, help="measure this one only and print JSON")
+    arguments = parser.parse_args()
+    data = few(PreparedSet.open(arguments.prepared), arguments.photographs)
+    if arguments.variant:
+        print(json.dumps(measure(arguments.variant, data)))
+        return
+    found: dict[str, list[dict[str, float]]] = {variant: [] for variant in VARIANTS}
+    words = [sys.executable, __file__, str(arguments.prepared), "--photographs", str(arguments.photographs)]
+    for _ in range(arguments.repeats):
+        for variant in VARIANTS:
+            with tempfile.TemporaryDirectory() as cache:
+                environment = os.environ | {"PAWPRINT_CACHE": cache}
+                done = subprocess.run(
+                    [*words, "--variant", variant], capture_output=True, text=True, check=True, env=environment
+                )
+            found[variant].append(json.loads(done.stdout.splitlines()[-1]))
+    learned = len(data.side("train")) + len(data.side("validation"))
+    print(f"{learned} photographs learned from, {len(data.side('test'))} tested, {EPOCHS} epochs of the head")
+    for variant, rows in found.items():
+        told = ", ".join(f"{row['accuracy']:.4f} and {row['peak_gb']:.2f} GB" for row in rows)
+        print(f"{variant}: test accuracy and peak memory {told}")
+    report("train_head", "seconds", {name: [row["seconds"] for row in rows] for name, rows in found.items()}, "plain")
+
+
+if __name__ == "__main__":
+    main()

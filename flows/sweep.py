@@ -1,0 +1,187 @@
+"""Many trainings of one candidate over the ranges of params.yaml, each a child run in MLflow.
+
+python -m flows.sweep                                  # what `sweep` in params.yaml says
+python -m flows.sweep --candidate deep_cnn --trials 30
+python -m flows.sweep --jobs 2                         # two processes, on one journal
+"""
+
+import argparse
+import fcntl
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import optuna
+import torch
+import yaml
+from optuna.trial import FrozenTrial, TrialState
+from prefect import flow
+from rich.console import Console
+from rich.table import Table
+
+from flows import ROOT
+from flows.steps import run, step
+from pawprint import lineage
+from pawprint.errors import PawprintError
+from pawprint.params import Params, load_params
+from pawprint.prepared.read import PreparedSet
+from pawprint.tracking import training_run
+from pawprint.training import devices, sweep
+from pawprint.training.fit import warm
+
+FOLDER = ROOT / "cache" / "sweeps"
+PARENT = "run_id"  # attribute of the study and of a trial: its MLflow run
+
+
+@flow(name="sweep", flow_run_name="sweep {name}")
+def search(name: str, trials: int, jobs: int) -> None:
+    """Train the candidate `trials` times with other numbers; what was killed goes on."""
+    # 1. what is searched
+    params = load_params(ROOT / "params.yaml")
+    if not params.sweep.ranges:
+        raise PawprintError("params.yaml: `sweep.ranges` is empty. Name a parameter of the candidate and its range.")
+    data = PreparedSet.open(ROOT / "prepared")
+    study = sweep.open_study(FOLDER, name, params, data)
+
+    with alone(study):
+        # 2. what a kill has left: its trials are run again, first
+        for trial in sweep.killed(study):
+            end_child(trial)
+
+        # 3. one MLflow run over all trials; what all of them need is made once
+        begin_parent(study, name, params, data)
+        warm(name, params, data)
+
+        # 4. the trials
+        before = sweep.done(study)
+        if jobs == 1:
+            work(name, trials, worker=0)
+        else:
+            run_workers(name, trials, jobs)
+
+        # 5. what came of it
+        print(f"{sweep.done(study) - before} trials now, {sweep.done(study)} in all")
+        show(study)
+        end_parent(study)
+
+
+@contextmanager
+def alone(study: optuna.Study) -> Iterator[None]:
+    """One sweep at a time on a study: it takes every unfinished trial for one that was killed."""
+    with (FOLDER / f"{study.study_name}.lock").open("w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise PawprintError("Another sweep of this candidate is running. Wait for it, or end it.") from None
+        yield
+
+
+@step(retries=2, delay=2)
+def begin_parent(study: optuna.Study, name: str, params: Params, data: PreparedSet) -> None:
+    """The run that the trials are children of, begun once a study."""
+    known = str(study.user_attrs.get(PARENT, ""))
+    record = lineage.read(ROOT, data.dataset, data.manifest, params, devices.describe(params.training))
+    run_name, tags = f"{name} · sweep", {"sweep": study.study_name, "candidate": name}
+    parent = training_run.begin(ROOT, run_name, record.dataset, resume=known, tags=tags)
+    parent.artifact(ROOT / "params.yaml")
+    study.set_user_attr(PARENT, parent.id)
+
+
+def work(name: str, trials: int, worker: int) -> None:
+    """Take trials until there are enough in all."""
+    params = load_params(ROOT / "params.yaml")
+    data = PreparedSet.open(ROOT / "prepared")
+    study = sweep.open_study(FOLDER, name, params, data, worker)
+    parent = str(study.user_attrs[PARENT])
+
+    def one(trial: optuna.Trial) -> float:
+        label = f"{name} · trial {trial.number}"
+        child = training_run.begin(ROOT, label, data.dataset, tags={"mlflow.parentRunId": parent, "candidate": name})
+        trial.set_user_attr(PARENT, child.id)
+        child.params(sweep.suggest(trial, params))
+        outcome = "FAILED"
+        try:
+            loss = sweep.value(trial, name, params, data, child)
+            outcome = "FINISHED"
+            return loss
+        except optuna.TrialPruned as pruned:
+            child.tags({"pruned": str(pruned)})
+            outcome = "FINISHED"
+            raise
+        finally:
+            child.status(outcome)
+
+    def enough(study: optuna.Study, trial: FrozenTrial) -> None:
+        if sweep.done(study) >= trials:
+            study.stop()
+
+    if sweep.done(study) < trials:
+        study.optimize(one, callbacks=[enough])
+
+
+def run_workers(name: str, trials: int, jobs: int) -> None:
+    """`jobs` processes that share the cores; they end when this one does, however it does."""
+    command = [sys.executable, "-m", "flows.sweep", "--candidate", name, "--trials", str(trials), "--worker"]
+    threads = max(1, torch.get_num_threads() // jobs)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
+    workers = [
+        subprocess.Popen([*command, str(number)], cwd=ROOT, env=environment, stdin=subprocess.PIPE)
+        for number in range(1, jobs + 1)
+    ]
+    codes = [worker.wait() for worker in workers]
+    if any(codes):
+        raise PawprintError("A worker of the sweep failed; the lines above say why. The same command goes on.")
+
+
+def show(study: optuna.Study) -> None:
+    """The best trials, and what to write into params.yaml."""
+    trials = sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=lambda trial: trial.value or 0)
+    if not trials:
+        print("No trial has ended yet.")
+        return
+    table = Table("trial", "log loss", *trials[0].params)
+    for trial in trials[:10]:
+        shown = [f"{one:.4g}" if isinstance(one, float) else str(one) for one in trial.params.values()]
+        table.add_row(str(trial.number), f"{trial.value:.5f}", *shown)
+    Console(width=120).print(table)
+    pruned = len(study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
+    print(f"{len(trials)} trials ended, {pruned} were pruned. The best, for params.yaml:\n")
+    print(yaml.safe_dump(trials[0].params, sort_keys=False))
+
+
+def end_child(trial: FrozenTrial) -> None:
+    """A trial that was killed leaves a run that says it is running."""
+    if run_id := trial.user_attrs.get(PARENT):
+        training_run.resumed(ROOT, run_id).status("KILLED")
+
+
+@step(retries=2, delay=2)
+def end_parent(study: optuna.Study) -> None:
+    """What the sweep found, on its own run."""
+    parent = training_run.resumed(ROOT, str(study.user_attrs[PARENT]))
+    if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+        parent.tags({f"best.{key}": value for key, value in study.best_params.items()} | {"best": study.best_value})
+    parent.status("FINISHED")
+
+
+def main() -> None:
+    """The command line; `--worker` is how one process starts the others."""
+    sweep_params = load_params(ROOT / "params.yaml").sweep
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--candidate", default=sweep_params.candidate, help="a name under `candidates` in params.yaml")
+    parser.add_argument("--trials", type=int, default=sweep_params.trials, help="how many in all, earlier ones too")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.worker:
+        threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # the parent is gone
+        work(arguments.candidate, arguments.trials, arguments.worker)
+    else:
+        run(search, arguments.candidate, arguments.trials, arguments.jobs)
+
+
+if __name__ == "__main__":
+    main()

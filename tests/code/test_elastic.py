@@ -1,0 +1,81 @@
+"""Two processes train together, one is killed: torchrun starts both again and they go on from the last checkpoint."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from prepared_set import drawings
+
+TESTS = str(Path(__file__).resolve().parents[1])
+SOURCE = str(Path(__file__).resolve().parents[2] / "src")
+TRAIN = """
+import json, os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from prepared_set import Memory, params
+from pawprint.prepared.read import PreparedSet
+from pawprint.training import distributed
+from pawprint.training.checkpoint import Keeper
+from pawprint.training.fit import fit
+
+data, folder = PreparedSet.open(Path(sys.argv[2])), Path(sys.argv[3])
+given = params("article_cnn", epochs=6, batch_size=16, learning_rate=1e-4)
+given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
+(folder / f"rank{distributed.rank()}").write_text(str(os.getpid()))
+
+class Told(Memory):
+    def metrics(self, values, step=None):
+        super().metrics(values, step)
+        if step is not None:
+            with (folder / "curve").open("a") as file:
+                file.write(json.dumps([step, values["train_loss"]]) + "\\n")
+
+fit("article_cnn", given, data, Told(), Keeper(folder / "checkpoints", "article_cnn", given, data))
+"""
+
+
+@pytest.mark.slow
+def test_one_of_two_processes_is_killed_and_the_training_ends_as_if_nothing_had_been(tmp_path: Path) -> None:
+    data = drawings(tmp_path / "drawings", per_class=20)
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    torchrun += ["--max-restarts", "2", "--monitor-interval", "0.2"]
+    (tmp_path / "train.py").write_text(TRAIN)
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": SOURCE}
+
+    def start(name: str, *words: str) -> tuple[Path, "subprocess.Popen[bytes]"]:
+        folder = tmp_path / name
+        folder.mkdir()
+        command = [*words, str(tmp_path / "train.py"), TESTS, str(data.folder), str(folder)]
+        log = (folder / "log").open("wb")
+        return folder, subprocess.Popen(command, env=environment, cwd=folder, stdout=log, stderr=log)
+
+    def curve(folder: Path) -> list[list[float]]:
+        lines = (folder / "curve").read_text().splitlines() if (folder / "curve").exists() else []
+        return [json.loads(line) for line in lines if line.endswith("]")]
+
+    alone, process = start("alone", sys.executable)
+    assert process.wait(300) == 0, (alone / "log").read_text()
+
+    together, process = start("together", *torchrun)
+    deadline = time.monotonic() + 400
+    while len(curve(together)) < 2:
+        assert process.poll() is None and time.monotonic() < deadline, (together / "log").read_text()
+        time.sleep(0.02)
+    first = {rank: (together / rank).read_text() for rank in ("rank0", "rank1")}
+    os.kill(int(first["rank1"]), signal.SIGKILL)
+    assert process.wait(300) == 0, (together / "log").read_text()
+
+    assert {rank: (together / rank).read_text() for rank in first} != first  # both were started again
+    assert "goes on in epoch" in (together / "log").read_text()
+    losses = dict(map(tuple, curve(together)))  # an epoch that was cut off is there twice
+    assert sorted(losses) == list(range(1, 7))
+    assert len(curve(together)) <= 7
+    expected = [loss for _, loss in curve(alone)]
+    np.testing.assert_allclose([losses[epoch] for epoch in sorted(losses)], expected, atol=1e-4)

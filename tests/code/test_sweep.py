@@ -1,0 +1,128 @@
+"""A sweep: seeded, pruned, resumed after a kill, in parallel; each trial a child run in MLflow."""
+
+import math
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import optuna
+import pytest
+from pydantic import ValidationError
+
+from pawprint.params import Params, Range, Sweep
+from pawprint.prepared.read import PreparedSet
+from pawprint.training import sweep
+from prepared_set import Memory, drawings, params
+from workspace import Workspace
+
+RANGES = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "batch_size": {"choices": [16, 64]}}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+    return drawings(tmp_path_factory.mktemp("drawings"))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> object:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAWPRINT_CACHE", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+def searched(**changes: object) -> Params:
+    given = params("efficientnet_lite0", **({"epochs": 12} | changes))
+    return given.model_copy(update={"sweep": Sweep.model_validate({"ranges": RANGES})})
+
+
+def run(folder: Path, given: Params, data: PreparedSet, trials: int) -> optuna.Study:
+    study = sweep.open_study(folder, "efficientnet_lite0", given, data)
+    study.optimize(lambda trial: sweep.value(trial, "efficientnet_lite0", given, data, Memory()), trials)
+    return study
+
+
+def test_a_sweep_is_seeded_gone_on_with_and_prunes_the_hopeless(data: PreparedSet, tmp_path: Path) -> None:
+    given = searched()
+    first = run(tmp_path / "first", given, data, 8)
+    assert [trial.number for trial in run(tmp_path / "first", given, data, 1).trials] == list(range(9))
+    again = run(tmp_path / "again", given, data, 8)
+    assert [trial.params for trial in again.trials] == [trial.params for trial in first.trials[:8]]
+    assert [trial.value for trial in again.trials] == [trial.value for trial in first.trials[:8]]
+    states = {trial.state for trial in first.trials}
+    assert optuna.trial.TrialState.PRUNED in states
+    assert 0 < first.best_value < math.log(2)
+    assert first.best_params["batch_size"] in (16, 64)
+    other = sweep.open_study(tmp_path / "first", "efficientnet_lite0", searched(epochs=13), data)
+    assert not other.trials  # other params: another study
+
+
+def test_a_trial_that_was_killed_is_tried_again_first(data: PreparedSet, tmp_path: Path) -> None:
+    given = searched(epochs=1)
+    study = sweep.open_study(tmp_path, "efficientnet_lite0", given, data)
+    trial = study.ask()
+    numbers = sweep.suggest(trial, given)
+    assert [left.number for left in sweep.killed(study)] == [trial.number]
+    assert sweep.killed(study) == []
+    assert sweep.suggest(study.ask(), given) == numbers
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        ({"low": 1.0, "high": 0.5}, "a larger `high`"),
+        ({"low": 0.0, "high": 0.5, "log": True}, "`log` needs"),
+        ({"low": 0.0, "high": 0.5, "choices": [1]}, "not both"),
+    ],
+)
+def test_a_range_that_makes_no_sense_is_refused(wrong: dict[str, object], sentence: str) -> None:
+    with pytest.raises(ValidationError, match=sentence):
+        Range.model_validate(wrong)
+    with pytest.raises(ValidationError, match="no candidate has"):
+        Sweep.model_validate({"ranges": {"learning_rat": {"low": 0.1, "high": 0.2}}})
+
+
+def test_help_shows_examples() -> None:
+    told = subprocess.run([sys.executable, "-m", "flows.sweep", "--help"], capture_output=True, text=True, check=True)
+    assert "python -m flows.sweep --jobs 2" in told.stdout
+
+
+@pytest.mark.slow
+def test_two_processes_and_a_kill_lose_no_trial(data: PreparedSet, tmp_path: Path, workspace: Workspace) -> None:
+    shutil.copytree(data.folder, workspace.root / "prepared")
+    workspace.params(lambda values: values["sweep"].update(ranges=RANGES))
+    workspace.params(lambda values: values["candidates"]["efficientnet_lite0"].update(epochs=100))
+    command = [sys.executable, "-m", "flows.sweep", "--trials", "4", "--jobs", "2"]
+    environment = workspace.environment | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=workspace.root, env=environment)
+    deadline = time.monotonic() + 200
+    running = "select count(*) from runs where status = 'RUNNING' and name like '%trial%'"
+    while time.monotonic() < deadline:
+        if (workspace.root / "mlflow.db").exists():
+            try:
+                if workspace.query(running)[0][0] == 2:
+                    break
+            except Exception:  # the tables are not made yet
+                pass
+        assert process.poll() is None
+        time.sleep(0.1)
+    workers = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    for pid in workers.stdout.split():  # they end by themselves
+        while Path(f"/proc/{pid}").exists() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert not Path(f"/proc/{pid}").exists()
+
+    told = workspace(*command)
+    assert "4 in all" in told or "5 in all" in told  # two processes may both take the last
+    assert "for params.yaml" in told
+    assert workspace.query(running)[0][0] == 0
+    parents = workspace.query("select distinct value from tags where key = 'mlflow.parentRunId'")
+    assert len(parents) == 1
+    killed = workspace.query("select count(*) from runs where status = 'KILLED'")[0][0]
+    assert 1 <= killed <= 2
+    assert "0 trials now" in workspace(*command)
