@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +221,14 @@ def test_what_was_packed_is_used_again(tmp_path: Path) -> None:
     changed = bytearray(shard.read_bytes())
     changed[first.offset_data + first.size - 3] ^= 1
     shard.write_bytes(changed)
-    report["shards"]["00000.tar"] = hashlib.sha256(changed).hexdigest()
+    manifest = out / "manifest.csv"
+    with manifest.open(newline="") as file:
+        rows = list(csv.reader(file))
+    ends = first.offset_data + -(-first.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    rows[1][rows[0].index("crc32")] = f"{zlib.crc32(changed[first.offset : ends]):08x}"
+    with manifest.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    report["manifest"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
     (out / "report.json").write_text(json.dumps(report))
     made(data, out)
     assert shard.read_bytes() == changed
