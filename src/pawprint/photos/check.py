@@ -14,7 +14,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -64,8 +64,8 @@ class Named:
     origin: str  # path below data/
     path: Path
     side: str
-    flags: str = ""
-    fingerprint: str = ""
+    flags: str
+    fingerprint: str
 
 
 def look(data: bytes, suffix: str, preprocess: Preprocess) -> Look:
@@ -81,17 +81,11 @@ def look(data: bytes, suffix: str, preprocess: Preprocess) -> Look:
         )
     pixels = image.resize(image.decode(data, preprocess.max_pixels), preprocess.fit)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
-    for size in (150, 50):  # whole steps, in which INTER_AREA is fast
+    for size in (150, 30):  # whole steps, in which INTER_AREA is fast
         grey = cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA)
     if cv2.meanStdDev(grey)[1].item() < BLANK:
         raise image.BadImage("blank", "it shows one colour and nothing else")
     return Look(pixels, " ".join(_flags(header, suffix)), _fingerprint(grey))
-
-
-def named(content: bytes, label: str, path: Path, origin: str, params: Params) -> Named:
-    """A file of the set by its content, and the side that follows from it."""
-    digest = hashlib.sha256(content).hexdigest()
-    return Named(digest, label, origin, path, side_of(digest, params.seed, params.split))
 
 
 def copies(photographs: Iterable[Named]) -> tuple[list[Named], list[Bad]]:
@@ -149,8 +143,9 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Bad],
             looked = look(content, path.suffix, params.preprocess)
         except image.BadImage as error:
             return Bad(path, error.reason, str(error))
-        one = named(content, label, path, path.relative_to(data).as_posix(), params)
-        return replace(one, flags=looked.flags, fingerprint=looked.fingerprint)
+        digest = hashlib.sha256(content).hexdigest()
+        side, origin = side_of(digest, params.seed, params.split), path.relative_to(data).as_posix()
+        return Named(digest, label, origin, path, side, looked.flags, looked.fingerprint)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         seen = list(pool.map(work, photographs.photographs))
@@ -178,18 +173,12 @@ def _flags(header: image.Header, suffix: str) -> Iterable[str]:
 
 
 def _fingerprint(grey: NDArray[np.uint8]) -> str:
-    """Signs of the 144 lowest frequencies of grey [50, 50]: the same for a copy that was scaled or compressed."""
-    frequencies = cv2.dct(grey.astype(np.float32))[:17, :17]
-    return np.packbits(frequencies[_LOWEST] >= 0).tobytes().hex()
+    """Signs of the 144 lowest frequencies of grey [30, 30]: the same for a copy that was scaled or compressed."""
+    frequencies = cv2.dct(grey.astype(np.float32))
+    return np.packbits(frequencies.take(_LOWEST) >= 0).tobytes().hex()
 
 
-def _lowest() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    rows, columns = np.indices((17, 17))
-    order = np.argsort((rows + columns).ravel(), kind="stable")[1 : BITS + 1]  # the first is the mean
-    return rows.ravel()[order], columns.ravel()[order]
-
-
-_LOWEST = _lowest()
+_LOWEST = np.argsort(np.indices((30, 30)).sum(0), axis=None, kind="stable")[1 : BITS + 1]  # the first is the mean
 
 
 def _groups(fingerprints: Sequence[str]) -> list[list[int]]:

@@ -7,20 +7,22 @@ Only where the bytes lie comes back; no pixels travel.
 """
 
 import csv
+import hashlib
 import os
 import socket
 import threading
 import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 
 from pawprint import image
 from pawprint.params import Params
 from pawprint.photos import check
-from pawprint.photos.check import Bad
+from pawprint.photos.check import Bad, Named
+from pawprint.photos.split import side_of
 from pawprint.prepared import shards
 from pawprint.prepared.shards import Packed
 
@@ -53,18 +55,22 @@ def pack(batch: Batch) -> list[Packed | Bad]:
     """Read, check and pack each; one that an earlier run packed by the same recipe is only looked up."""
     with _ONE_READS:
         known = _kept(*batch.earlier) if batch.earlier else {}
+    split, seed = batch.params.split, batch.params.seed
     root = len(os.fspath(batch.data)) + 1
     # A file for each worker, so that a batch that is done twice (a worker lost on the way) harms nothing.
     mine = batch.into / f"{socket.gethostname()}-{os.getpid()}-{threading.get_ident()}"
     done: list[Packed | Bad] = []
-    with mine.open("ab") as file, _shards() as opened:
+    with mine.open("ab", buffering=0) as file, _shards() as opened:
+        end = file.seek(0, os.SEEK_END)
         for label, path in batch.photographs:
-            content = _read(path)
-            one = check.named(content, label, path, path.as_posix()[root:], batch.params)
-            kept = known.get(one.hash)
+            where = os.fspath(path)
+            content = _read(where)
+            digest = hashlib.sha256(content).hexdigest()
+            naming = digest, label, where[root:], path, side_of(digest, seed, split)
+            kept = known.get(digest)
             # a new extension may be the wrong one: its flags are made anew
-            if kept and path.suffix == kept.suffix and _is_whole(kept, opened):
-                one = replace(one, flags=kept.flags, fingerprint=kept.fingerprint)
+            if kept and os.path.splitext(where)[1] == kept.suffix and _is_whole(kept, opened):  # noqa: PTH122
+                one = Named(*naming, kept.flags, kept.fingerprint)
                 done.append(Packed(one, kept.file, kept.start, kept.length, kept.crc32))
                 continue
             try:
@@ -73,15 +79,15 @@ def pack(batch: Batch) -> list[Packed | Bad]:
                 done.append(Bad(path, error.reason, str(error)))
                 continue
             jpeg = image.encode(looked.pixels, batch.params.preprocess.quality)
-            member = shards.member(one.hash, jpeg)
-            one = replace(one, flags=looked.flags, fingerprint=looked.fingerprint)
-            done.append(Packed(one, mine, file.tell(), len(jpeg), zlib.crc32(member)))
-            file.write(member)
+            member = shards.member(digest, jpeg)
+            one = Named(*naming, looked.flags, looked.fingerprint)
+            done.append(Packed(one, mine, end, len(jpeg), zlib.crc32(member)))
+            end += shards.append(file, member)
     return done
 
 
-def _read(path: Path) -> bytes:
-    with path.open("rb", buffering=0) as file:
+def _read(path: str) -> bytes:
+    with open(path, "rb", buffering=0) as file:  # noqa: PTH123  a Path's own costs as much as the hash
         return file.read()
 
 
@@ -96,7 +102,7 @@ def _kept(manifest: Path, _digest: str) -> dict[str, _Kept]:
         next(rows)
         for digest, _, _, shard, offset, length, crc32, origin, flags, fingerprint in rows:
             name = files.setdefault(shard, folder / shard)
-            suffix = Path(origin).suffix
+            suffix = os.path.splitext(origin)[1]  # noqa: PTH122
             start = int(offset) - shards.BLOCK
             kept[digest] = _Kept(name, start, int(length), int(crc32, 16), suffix, flags, fingerprint)
     return kept

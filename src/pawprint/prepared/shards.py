@@ -76,10 +76,12 @@ def _write_shard(path: Path, members: Sequence[Packed]) -> None:
         for file, start, length in _runs(members):
             if file not in opened:
                 opened[file] = stack.enter_context(file.open("rb"))
-            _whole(shard, os.pread(opened[file].fileno(), length, start), length)
-            written += length
+            data = os.pread(opened[file].fileno(), length, start)
+            if len(data) != length:
+                raise OSError(f"{file} ends before {start + length} bytes")
+            written += append(shard, data)
         end = 2 * BLOCK
-        _whole(shard, bytes(end + -(written + end) % tarfile.RECORDSIZE))
+        append(shard, bytes(end + -(written + end) % tarfile.RECORDSIZE))
 
 
 def _runs(members: Sequence[Packed]) -> Iterator[tuple[Path, int, int]]:
@@ -93,12 +95,12 @@ def _runs(members: Sequence[Packed]) -> Iterator[tuple[Path, int, int]]:
     yield file, start, length
 
 
-def _whole(file: BinaryIO, data: bytes, length: int | None = None) -> None:
-    if length not in (None, len(data)):
-        raise OSError(f"{file.name} was to get {length} bytes and there were {len(data)}")
+def append(file: BinaryIO, data: bytes) -> int:
+    """Write all of it, however the system cuts it, to an unbuffered file; its length."""
     view = memoryview(data)
     while view:
         view = view[file.write(view) :]
+    return len(data)
 
 
 _HEADER = tarfile.TarInfo("").tobuf(tarfile.USTAR_FORMAT)
