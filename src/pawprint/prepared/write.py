@@ -66,8 +66,10 @@ def on_threads(work: Callable[[Batch], list[Packed | Bad]], batches: Sequence[Ba
         yield from pool.map(work, batches)
 
 
-def prepare(photographs: Dataset, data: Path, out: Path, params: Params, spread: Spread = on_threads) -> Report:
-    """Write the prepared set, whole or not at all; `spread` says who does the work.
+def prepare(
+    photographs: Dataset, data: Path, out: Path, params: Params, spread: Spread = on_threads, batch: int = BATCH
+) -> Report:
+    """Write the prepared set, whole or not at all; `spread` says who does the work, `batch` photographs at a time.
 
     Raises:
         PawprintError: more than `preprocess.max_bad_share` of the photographs are bad, or all of a class.
@@ -79,7 +81,9 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params, spread:
         (partial / "shards").mkdir()
         recipe = _recipe(params)
         # 1. each photograph by itself: what it is, whether it is any good, and its 300x300
-        results = spread(pack, _batches(photographs, data, partial / "packed", params, _earlier(out, recipe)))
+        every, earlier = photographs.photographs, _earlier(out, recipe)
+        parts = [every[start : start + batch] for start in range(0, len(every), batch)]
+        results = spread(pack, [Batch(part, data, partial / "packed", params, earlier) for part in parts])
         packed: dict[Path, Packed] = {}
         bad: list[Bad] = []
         for one in chain.from_iterable(results):
@@ -139,13 +143,6 @@ def _earlier(out: Path, recipe: str) -> tuple[Path, str] | None:
     except (OSError, ValueError, KeyError, TypeError):
         pass
     return None
-
-
-def _batches(
-    photographs: Dataset, data: Path, into: Path, params: Params, earlier: tuple[Path, str] | None
-) -> list[Batch]:
-    every = photographs.photographs
-    return [Batch(every[start : start + BATCH], data, into, params, earlier) for start in range(0, len(every), BATCH)]
 
 
 def _refuse(photographs: Dataset, data: Path, good: list[Packed], bad: list[Bad], params: Params) -> None:
