@@ -110,8 +110,9 @@ def peak() -> float:
 def variants(data: Path, folder: Path, count: int) -> None:
     """`count` photographs: those of `data`, again and again, each time cut and flipped another way."""
     every = [one for one in sources.dataset(data).photographs if one[1].suffix == ".jpg"]
+    order = np.random.default_rng(2017).permutation(len(every))
     for number in range(count):
-        kind, path = every[number % len(every)]
+        kind, path = every[order[number % len(every)]]
         turn = number // len(every)
         content = path.read_bytes()
         if turn:

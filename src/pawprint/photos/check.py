@@ -89,18 +89,12 @@ def look(data: bytes, suffix: str, preprocess: Preprocess) -> Look:
 
 
 def copies(photographs: Iterable[Named]) -> tuple[list[Named], list[Bad]]:
-    """One of each content, sorted by hash, and the rest. The same file under two labels is left out altogether."""
-    groups: dict[str, list[Named]] = defaultdict(list)
+    """One of each content and label, sorted by hash, and the rest. Under two labels: `near_copies` sees both."""
+    groups: dict[tuple[str, str], list[Named]] = defaultdict(list)
     for one in photographs:
-        groups[one.hash].append(one)
+        groups[one.hash, one.label].append(one)
     kept, bad = [], []
     for _, (first, *others) in sorted(groups.items()):
-        if any(other.label != first.label for other in others):
-            everyone = _some([first, *others])
-            bad += [
-                Bad(one.path, "two_labels", f"the same file has two labels: {everyone}") for one in (first, *others)
-            ]
-            continue
         kept.append(first)
         bad += [Bad(other.path, "copy", f"the same file as {first.origin}") for other in others]
     return kept, bad
@@ -127,9 +121,9 @@ def near_copies(photographs: Sequence[Named]) -> list[Bad]:
     return bad
 
 
-def _some(photographs: Sequence[Named], count: int | None = None) -> str:
+def _some(photographs: Sequence[Named], count: int) -> str:
     """The first few by name: thousands may be alike."""
-    more = (len(photographs) if count is None else count) - TOLD
+    more = count - TOLD
     return ", ".join(one.origin for one in photographs[:TOLD]) + (f" and {more:,} more" if more > 0 else "")
 
 
