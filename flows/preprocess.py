@@ -7,13 +7,12 @@ A cluster's workers need this project's code and environment, and the project's 
 """
 
 import argparse
-import os
 from collections.abc import Callable, Iterator, Sequence
-
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from flows import ROOT
 from flows.steps import explained, run, step
@@ -71,15 +70,28 @@ def pack(work: Work, batch: Batch) -> list[Packed | Bad]:
 def run_on_dask(address: str) -> None:
     """The same tasks on a cluster that is there; PawprintError where it does not answer."""
     from distributed import Client
-    from prefect_dask import DaskTaskRunner
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect_dask.task_runners import DaskTaskRunner
 
     try:
-        Client(address, timeout=10).close()
+        Client(address, timeout=10).close()  # type: ignore[no-untyped-call]
     except (OSError, ValueError) as error:
         raise PawprintError(
             f"No Dask scheduler answers at {address} ({error}). Start one, or leave out `--dask-address`."
         ) from None
-    run(preprocess.with_options(task_runner=DaskTaskRunner(address=address)), own_server=True, on_dask=True)
+    runner: Any = DaskTaskRunner(address=address)
+    on_cluster = preprocess.with_options(task_runner=runner)
+    if get_current_settings().api.url:
+        run(on_cluster, on_dask=True)
+        return
+    # Workers report to the same temporary server: with no address each of them would start one of its own.
+    server = SubprocessASGIServer()
+    server.start(timeout=90)
+    try:
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            run(on_cluster, on_dask=True)
+    finally:
+        server.stop()
 
 
 def main() -> None:

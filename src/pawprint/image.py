@@ -242,8 +242,8 @@ def _scale(pixels: Pixels, height: int, width: int) -> Pixels:
 
 def _scratch(shape: tuple[int, ...], number: int) -> Pixels:
     """Room for a step in between, the thread's own: fresh memory for each photograph takes longer than the blur."""
+    rooms: dict[int, Pixels] = _SCRATCH.__dict__.setdefault("rooms", {})
     size = int(np.prod(shape))
-    rooms: dict[int, Pixels] = _SCRATCH.__dict__
     if number not in rooms or rooms[number].size < size:
         rooms[number] = np.empty(size, np.uint8)
     return rooms[number][:size].reshape(shape)
