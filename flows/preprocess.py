@@ -1,19 +1,35 @@
 """data/ -> prepared/: checked, split, 300x300.
 
-python -m flows.preprocess
+    python -m flows.preprocess
+    python -m flows.preprocess --dask-address tcp://10.0.0.5:8786      # the work on a Dask cluster, by prefect-dask
+
+A cluster's workers need this project's code and environment, and the project's folder under the same path.
 """
 
-from prefect import flow
+import argparse
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
+
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from flows import ROOT
-from flows.steps import run, step
+from flows.steps import explained, run, step
+from pawprint.errors import PawprintError
 from pawprint.params import Params, load_params
 from pawprint.photos import sources
+from pawprint.photos.check import Bad
 from pawprint.prepared import write
+from pawprint.prepared.pack import Batch
+from pawprint.prepared.shards import Packed
+
+DASK_BATCH = 256  # photographs: what a task costs on a cluster is then small beside its work
+Work = Callable[[Batch], list[Packed | Bad]]
 
 
 @flow(name="preprocess", flow_run_name="preprocess")
-def preprocess() -> None:
+def preprocess(on_dask: bool = False) -> None:
     """Check every photograph, give it a side, make it 300x300 and put it into a shard."""
     # 1. what is asked for
     params = load_params(ROOT / "params.yaml")
@@ -22,7 +38,10 @@ def preprocess() -> None:
     photographs = sources.dataset(ROOT / "data")
 
     # 3. check, split, resize, write
-    report = prepare(photographs, params)
+    if on_dask:  # no step around it: its parts are the tasks
+        report = write.prepare(photographs, ROOT / "data", ROOT / "prepared", params, tasks, DASK_BATCH)
+    else:
+        report = prepare(photographs, params)
 
     # 4. what came out
     bad = len(report["bad"])
@@ -35,5 +54,57 @@ def prepare(photographs: sources.Dataset, params: Params) -> write.Report:
     return write.prepare(photographs, ROOT / "data", ROOT / "prepared", params)
 
 
+def tasks(work: Work, batches: Sequence[Batch]) -> Iterator[list[Packed | Bad]]:
+    """Each batch as a Prefect task, wherever the flow's task runner puts it. A lost worker's are done elsewhere."""
+    futures = [pack.submit(work, batch) for batch in batches]
+    for future in futures:
+        yield future.result()
+
+
+@task(name="pack", cache_policy=NO_CACHE, persist_result=False, retries=2)
+def pack(work: Work, batch: Batch) -> list[Packed | Bad]:
+    """A batch of photographs, each checked and made 300x300."""
+    return work(batch)
+
+
+def run_on_dask(address: str) -> None:
+    """The same tasks on a cluster that is there; PawprintError where it does not answer."""
+    from distributed import Client
+    from prefect.server.api.server import SubprocessASGIServer
+    from prefect_dask.task_runners import DaskTaskRunner
+
+    try:
+        Client(address, timeout=10).close()  # type: ignore[no-untyped-call]
+    except (OSError, ValueError) as error:
+        raise PawprintError(
+            f"No Dask scheduler answers at {address} ({error}). Start one, or leave out `--dask-address`."
+        ) from None
+    runner: Any = DaskTaskRunner(address=address)
+    on_cluster = preprocess.with_options(task_runner=runner)
+    if get_current_settings().api.url:
+        run(on_cluster, on_dask=True)
+        return
+    # Workers report to the same temporary server: with no address each of them would start one of its own.
+    server = SubprocessASGIServer()
+    server.start(timeout=90)
+    try:
+        with temporary_settings({PREFECT_API_URL: server.api_url}):
+            run(on_cluster, on_dask=True)
+    finally:
+        server.stop()
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--dask-address", help="of a Dask scheduler, such as tcp://10.0.0.5:8786")
+    address = parser.parse_args().dask_address
+    if address is None:
+        run(preprocess)
+    else:
+        with explained():
+            run_on_dask(address)
+
+
 if __name__ == "__main__":
-    run(preprocess)
+    main()

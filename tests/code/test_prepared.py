@@ -11,6 +11,7 @@ import subprocess
 import sys
 import tarfile
 import time
+import zlib
 from pathlib import Path
 
 import numpy as np
@@ -220,7 +221,14 @@ def test_what_was_packed_is_used_again(tmp_path: Path) -> None:
     changed = bytearray(shard.read_bytes())
     changed[first.offset_data + first.size - 3] ^= 1
     shard.write_bytes(changed)
-    report["shards"]["00000.tar"] = hashlib.sha256(changed).hexdigest()
+    manifest = out / "manifest.csv"
+    with manifest.open(newline="") as file:
+        rows = list(csv.reader(file))
+    ends = first.offset_data + -(-first.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
+    rows[1][rows[0].index("crc32")] = f"{zlib.crc32(changed[first.offset : ends]):08x}"
+    with manifest.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+    report["manifest"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
     (out / "report.json").write_text(json.dumps(report))
     made(data, out)
     assert shard.read_bytes() == changed
@@ -239,6 +247,34 @@ def test_shards_are_plain_tars_that_others_read_and_the_manifest_points_into(tmp
             member = shard.extractfile(entry)
             assert member is not None
             assert member.read() == image.pack((data / row["origin"]).read_bytes())
+
+
+def test_a_shard_is_byte_for_byte_what_tarfile_writes(tmp_path: Path) -> None:
+    data, out = pets(tmp_path / "data"), tmp_path / "out"
+    made(data, out)
+    shard = out / "shards" / "00000.tar"
+    with tarfile.open(shard) as ours, tarfile.open(tmp_path / "theirs.tar", "w", format=tarfile.USTAR_FORMAT) as theirs:
+        for entry in ours.getmembers():
+            fresh = tarfile.TarInfo(entry.name)
+            fresh.size = entry.size
+            theirs.addfile(fresh, ours.extractfile(entry))
+    assert shard.read_bytes() == (tmp_path / "theirs.tar").read_bytes()
+
+
+def test_thousands_that_are_all_alike_are_one_group_and_told_in_short_sentences() -> None:
+    rng = np.random.default_rng(2017)
+    bits = np.tile(rng.integers(0, 2, check.BITS, np.uint8), (5000, 1))
+    bits[np.arange(5000), rng.integers(0, check.BITS, 5000)] ^= 1
+    prints = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
+    sides = ["train", "test"]
+    alike = [
+        check.Named(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), sides[n % 2], "", one)
+        for n, one in enumerate(prints)
+    ]
+    bad = check.near_copies(alike)
+    assert [one.path for one in bad] == [one.path for one in alike if one.side == "test"]
+    assert max(len(one.message) for one in bad) < 200
+    assert all("and 4,994 more" in one.message for one in bad)
 
 
 def test_sides_never_change_as_the_set_grows(tmp_path: Path) -> None:
@@ -315,3 +351,56 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_bytes(tmp_path: 
         assert contents(out) == full
         assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
     assert killed >= 3
+
+
+DIES = """
+import os, signal, sys
+from pathlib import Path
+from pawprint.params import load_params
+from pawprint.photos import sources
+from pawprint.prepared import write
+root, data, out, step = sys.argv[1:]
+left = int(step)
+def dying(function):
+    def call(*args, **kwargs):
+        global left
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        left -= 1
+        return function(*args, **kwargs)
+    return call
+Path.rename, write.shutil.rmtree = dying(Path.rename), dying(write.shutil.rmtree)
+write.prepare(sources.dataset(Path(data)), Path(data), Path(out), load_params(Path(root) / "params.yaml"))
+"""
+
+
+@pytest.mark.slow
+def test_killed_between_any_two_moves_the_old_or_the_new_set_comes_back_whole(tmp_path: Path) -> None:
+    """SIGKILL right before each rename and each removal, the two in the exchange of old for new among them."""
+    data, out = pets(tmp_path / "data", 12), tmp_path / "out"
+    made(data, tmp_path / "full")
+    full = contents(tmp_path / "full")
+    (data / "dog" / "0.jpg").rename(tmp_path / "0.jpg")
+    made(data, out)
+    (tmp_path / "0.jpg").rename(data / "dog" / "0.jpg")
+    before, killed, missing = contents(out), 0, 0
+    for step in range(20):
+        shutil.rmtree(out)
+        write(out, before)
+        ended = subprocess.run([sys.executable, "-c", DIES, str(ROOT), str(data), str(out), str(step)], check=False)
+        if ended.returncode == 0:
+            break
+        assert ended.returncode == -signal.SIGKILL
+        killed += 1
+        missing += not out.exists()
+        assert not out.exists() or contents(out) in (before, full)
+        (data / "dog" / "bad.jpg").write_bytes(b"")
+        with pytest.raises(PawprintError):  # a run that fails brings the old one back, too
+            made(data, out, max_bad_share=0.01)
+        assert contents(out) in (before, full)
+        (data / "dog" / "bad.jpg").unlink()
+        made(data, out)
+        assert contents(out) == full
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "full", "out"]
+    assert killed >= 5
+    assert missing == 1

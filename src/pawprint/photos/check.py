@@ -14,8 +14,7 @@ import os
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import count
+from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
@@ -30,10 +29,10 @@ from pawprint.photos.split import side_of
 BLANK = 3.0  # standard deviation of the grey levels; a lens cap has 1 to 2, fog about 8
 BITS = 144  # of a fingerprint: nine words of 16 bits
 NEAR = 8  # bits: with nine words, two fingerprints this close have at least one word in common
-NOTHING = hashlib.sha256().hexdigest()
+TOLD = 5  # of the others in a group, in a sentence
 NEIGHBOURS = 64  # compared with in each word's order: bounds the cost when thousands share a word
 SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png", ".apng"),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png", ".apng"),
     "GIF": (".gif",), "WEBP": (".webp",), "BMP": (".bmp", ".dib"), "TIFF": (".tif", ".tiff"),
 }  # fmt: skip
 
@@ -65,8 +64,8 @@ class Named:
     origin: str  # path below data/
     path: Path
     side: str
-    flags: str = ""
-    fingerprint: str = ""
+    flags: str
+    fingerprint: str
 
 
 def look(data: bytes, suffix: str, preprocess: Preprocess) -> Look:
@@ -81,76 +80,70 @@ def look(data: bytes, suffix: str, preprocess: Preprocess) -> Look:
             "tiny", f"it is {header.width}x{header.height}; a side has at least {preprocess.min_side} pixels"
         )
     pixels = image.resize(image.decode(data, preprocess.max_pixels), preprocess.fit)
-    small = cv2.cvtColor(cv2.resize(pixels, (60, 60), interpolation=cv2.INTER_AREA), cv2.COLOR_RGB2GRAY)
-    if small.std() < BLANK:
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    for size in (150, 30):  # whole steps, in which INTER_AREA is fast
+        grey = cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA)
+    if cv2.meanStdDev(grey)[1].item() < BLANK:
         raise image.BadImage("blank", "it shows one colour and nothing else")
-    return Look(pixels, " ".join(_flags(header, suffix)), _fingerprint(small))
+    return Look(pixels, " ".join(_flags(header, suffix)), _fingerprint(grey))
 
 
-def hash_all(photographs: Dataset, data: Path, params: Params, pool: ThreadPoolExecutor) -> list[Named]:
-    """Every file of the set by its content hash, and the side that follows from it; in the set's order."""
-
-    def work(labelled: tuple[str, Path]) -> Named:
-        label, path = labelled
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        return Named(digest, label, path.relative_to(data).as_posix(), path, side_of(digest, params.seed, params.split))
-
-    return list(pool.map(work, photographs.photographs))
-
-
-def copies(named: Iterable[Named]) -> tuple[list[Named], list[Bad]]:
-    """One of each content, sorted by hash, and the rest. The same file under two labels is left out altogether."""
-    groups: dict[str, list[Named]] = defaultdict(list)
-    for one in named:
-        groups[one.hash].append(one)
+def copies(photographs: Iterable[Named]) -> tuple[list[Named], list[Bad]]:
+    """One of each content and label, sorted by hash, and the rest. Under two labels: `near_copies` sees both."""
+    groups: dict[tuple[str, str], list[Named]] = defaultdict(list)
+    for one in photographs:
+        groups[one.hash, one.label].append(one)
     kept, bad = [], []
-    for digest, (first, *others) in sorted(groups.items()):
-        if digest == NOTHING:
-            kept += [first, *others]  # each is bad by itself, as `empty`
-            continue
-        if any(other.label != first.label for other in others):
-            everyone = ", ".join(one.origin for one in (first, *others))
-            bad += [
-                Bad(one.path, "two_labels", f"the same file has two labels: {everyone}") for one in (first, *others)
-            ]
-            continue
+    for _, (first, *others) in sorted(groups.items()):
         kept.append(first)
         bad += [Bad(other.path, "copy", f"the same file as {first.origin}") for other in others]
     return kept, bad
 
 
-def near_copies(named: Sequence[Named]) -> list[Bad]:
+def near_copies(photographs: Sequence[Named]) -> list[Bad]:
     """Who must be left out because the same picture is there in another file.
 
     A group under two labels is left out altogether, for one label is wrong. Of a group that spans sides, what
     lies on validation and test is left out: the model would be asked what it was told. Nothing is moved.
     """
     bad = []
-    for group in _groups([one.fingerprint for one in named]):
-        members = [named[index] for index in group]
+    for group in _groups([one.fingerprint for one in photographs]):
+        members = [photographs[index] for index in group]
+        labels, sides = {one.label for one in members}, {one.side for one in members}
+        if len(labels) == 1 and len(sides) == 1:
+            continue
         for one in members:
-            others = ", ".join(other.origin for other in members if other is not one)
-            if len({other.label for other in members}) > 1:
+            others = _some([other for other in members[: TOLD + 2] if other is not one], len(members) - 1)
+            if len(labels) > 1:
                 bad.append(Bad(one.path, "two_labels", f"the same picture has two labels: {one.origin}, {others}"))
-            elif len({other.side for other in members}) > 1 and one.side != "train":
+            elif one.side != "train":
                 bad.append(Bad(one.path, "near_copy", f"on {one.side}, and the same picture as {others} elsewhere"))
     return bad
+
+
+def _some(photographs: Sequence[Named], count: int) -> str:
+    """The first few by name: thousands may be alike."""
+    more = count - TOLD
+    return ", ".join(one.origin for one in photographs[:TOLD]) + (f" and {more:,} more" if more > 0 else "")
 
 
 def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Bad], Counter[str]]:
     """Check the whole set and write nothing: what is bad, and how many carry each flag."""
 
-    def work(one: Named) -> Named | Bad:
+    def work(labelled: tuple[str, Path]) -> Named | Bad:
+        label, path = labelled
+        content = path.read_bytes()
         try:
-            looked = look(one.path.read_bytes(), one.path.suffix, params.preprocess)
+            looked = look(content, path.suffix, params.preprocess)
         except image.BadImage as error:
-            return Bad(one.path, error.reason, str(error))
-        return replace(one, flags=looked.flags, fingerprint=looked.fingerprint)
+            return Bad(path, error.reason, str(error))
+        digest = hashlib.sha256(content).hexdigest()
+        side, origin = side_of(digest, params.seed, params.split), path.relative_to(data).as_posix()
+        return Named(digest, label, origin, path, side, looked.flags, looked.fingerprint)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        kept, bad = copies(hash_all(photographs, data, params, pool))
-        seen = list(pool.map(work, kept))
-    good = [one for one in seen if isinstance(one, Named)]
+        seen = list(pool.map(work, photographs.photographs))
+    good, bad = copies(one for one in seen if isinstance(one, Named))
     bad += [one for one in seen if isinstance(one, Bad)]
     bad += near_copies(good)
     return bad, Counter(flag for one in good for flag in one.flags.split())
@@ -174,49 +167,43 @@ def _flags(header: image.Header, suffix: str) -> Iterable[str]:
 
 
 def _fingerprint(grey: NDArray[np.uint8]) -> str:
-    """Signs of the 144 lowest frequencies of grey [60, 60]: the same for a copy that was scaled or compressed."""
-    frequencies = cv2.dct(grey.astype(np.float32))[:17, :17]
-    return np.packbits(frequencies[_LOWEST] >= 0).tobytes().hex()
+    """Signs of the 144 lowest frequencies of grey [30, 30]: the same for a copy that was scaled or compressed."""
+    frequencies = cv2.dct(grey.astype(np.float32))
+    return np.packbits(frequencies.take(_LOWEST) >= 0).tobytes().hex()
 
 
-def _lowest() -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    rows, columns = np.indices((17, 17))
-    order = np.argsort((rows + columns).ravel(), kind="stable")[1 : BITS + 1]  # the first is the mean
-    return rows.ravel()[order], columns.ravel()[order]
-
-
-_LOWEST = _lowest()
+_LOWEST = np.argsort(np.indices((30, 30)).sum(0), axis=None, kind="stable")[1 : BITS + 1]  # the first is the mean
 
 
 def _groups(fingerprints: Sequence[str]) -> list[list[int]]:
     """Indices of pictures that are near each other, directly or by way of others; groups of two and more.
 
     Two that differ in at most NEAR of BITS bits agree in one of nine words. So each word in turn orders the set,
-    and each picture is compared with those that follow it and share the word: the cost grows linearly.
+    and each picture is compared with those that follow it and share the word, NEIGHBOURS at most: the cost grows
+    linearly, also where thousands are alike.
     """
     if len(fingerprints) < 2:
         return []
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     words = np.frombuffer(bytes.fromhex("".join(fingerprints)), np.uint16).reshape(len(fingerprints), -1)
-    parents = list(range(len(fingerprints)))
-
-    def root(index: int) -> int:
-        while parents[index] != index:
-            parents[index] = parents[parents[index]]
-            index = parents[index]
-        return index
-
+    groups = np.arange(len(words))
     for column in range(words.shape[1]):
         order = np.lexsort((*words.T, words[:, column]))  # then by all of it: equal ones stand side by side
-        for apart in count(1):
-            first, second = order[:-apart], order[apart:]
-            same = words[first, column] == words[second, column]
-            if apart > NEIGHBOURS or not same.any():
+        place = np.arange(len(order) - 1)
+        for apart in range(1, NEIGHBOURS + 1):
+            place = place[: np.searchsorted(place, len(order) - apart)]
+            place = place[words[order[place], column] == words[order[place + apart], column]]
+            if not len(place):
                 break
-            first, second = first[same], second[same]
-            near = np.bitwise_count(words[first] ^ words[second]).sum(1) <= NEAR
-            for one, other in zip(first[near].tolist(), second[near].tolist(), strict=True):
-                parents[root(one)] = root(other)
-    groups: dict[int, list[int]] = defaultdict(list)
-    for index in range(len(fingerprints)):
-        groups[root(index)].append(index)
-    return [group for group in groups.values() if len(group) > 1]
+            one, other = order[place], order[place + apart]
+            near = np.bitwise_count(words[one] ^ words[other]).sum(1) <= NEAR
+            near &= groups[one] != groups[other]
+            if near.any():
+                links = groups[one[near]], groups[other[near]]
+                graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(len(words), len(words)))
+                groups = connected_components(graph, directed=False)[1][groups]
+    order = np.argsort(groups, kind="stable")
+    found = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
+    return [group.tolist() for group in found if len(group) > 1]

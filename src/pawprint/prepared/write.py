@@ -13,18 +13,15 @@ name or a time, because DVC may have put another version there. The new set is c
 import csv
 import hashlib
 import inspect
-import io
 import json
 import os
 import shutil
-import tarfile
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import chain
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import TypedDict
 
 import cv2
 import numpy as np
@@ -36,14 +33,17 @@ from pawprint.errors import PawprintError
 from pawprint.lineage import sha256
 from pawprint.params import Params
 from pawprint.photos import check
-from pawprint.photos.check import Bad, Named
+from pawprint.photos.check import Bad
 from pawprint.photos.sources import Dataset
 from pawprint.photos.split import SIDES
-from pawprint.prepared import page
+from pawprint.prepared import page, shards
+from pawprint.prepared.pack import Batch, pack
+from pawprint.prepared.shards import Packed
 
-SHARD = 1024  # photographs, at most
-COLUMNS = ("hash", "class", "side", "shard", "offset", "length", "origin", "flags", "fingerprint")
-_Row = dict[str, str | int]
+BATCH = 64  # photographs a worker takes at a time
+COLUMNS = ("hash", "class", "side", "shard", "offset", "length", "crc32", "origin", "flags", "fingerprint")
+Results = Iterable[list[Packed | Bad]]
+Spread = Callable[[Callable[[Batch], list[Packed | Bad]], Sequence[Batch]], Results]  # like map(), in order
 
 
 class Report(TypedDict):
@@ -58,154 +58,94 @@ class Report(TypedDict):
     bad: list[dict[str, str]]
     recipe: str
     manifest: str
-    shards: dict[str, str]
 
 
-@dataclass(frozen=True)
-class _Packed:
-    photograph: Named
-    jpeg: bytes
+def on_threads(work: Callable[[Batch], list[Packed | Bad]], batches: Sequence[Batch]) -> Results:
+    """Every core of this machine: decoding, scaling, encoding and hashing all release Python's lock."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        yield from pool.map(work, batches)
 
 
-def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Report:
-    """Write the prepared set, whole or not at all.
+def prepare(
+    photographs: Dataset, data: Path, out: Path, params: Params, spread: Spread = on_threads, batch: int = BATCH
+) -> Report:
+    """Write the prepared set, whole or not at all; `spread` says who does the work, `batch` photographs at a time.
 
     Raises:
         PawprintError: more than `preprocess.max_bad_share` of the photographs are bad, or all of a class.
     """
+    _recover(out)
     partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)  # a killed run's
-    (partial / "shards").mkdir(parents=True)
-    recipe = _recipe(params)
-    earlier = _Earlier(out, recipe)
     try:
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            # 1. every file's content; the same file twice
-            kept, bad = check.copies(check.hash_all(photographs, data, params, pool))
-            # 2. check, resize and pack, shard by shard
-            good: list[Named] = []
-            rows: list[_Row] = []
-            for name, members in _shards(kept):
-                packed = list(pool.map(lambda one: earlier.get(one) or _pack(one, params), members))
-                bad += [one for one in packed if isinstance(one, Bad)]
-                present = [one for one in packed if isinstance(one, _Packed)]
-                if present:
-                    rows += _write_shard(partial / "shards" / name, present)
-                good += [one.photograph for one in present]
-        # 3. the same picture twice
-        near = check.near_copies(good)
+        (partial / "packed").mkdir(parents=True)
+        (partial / "shards").mkdir()
+        recipe = _recipe(params)
+        # 1. each photograph by itself: what it is, whether it is any good, and its 300x300
+        every, earlier = photographs.photographs, _earlier(out, recipe)
+        parts = [every[start : start + batch] for start in range(0, len(every), batch)]
+        results = spread(pack, [Batch(part, data, partial / "packed", params, earlier) for part in parts])
+        packed: dict[Path, Packed] = {}
+        bad: list[Bad] = []
+        for one in chain.from_iterable(results):
+            if isinstance(one, Bad):
+                bad.append(one)
+            else:
+                packed[one.photograph.path] = one
+        # 2. all of them together: the same file twice, the same picture twice
+        kept, copies = check.copies(one.photograph for one in packed.values())
+        near = check.near_copies(kept)
         left_out = {one.path for one in near}
-        bad = sorted(bad + near, key=lambda one: one.path)
-        rows = [
-            row
-            for name, members in groupby(zip(rows, good, strict=True), key=lambda pair: str(pair[0]["shard"]))
-            for row in _without(left_out, partial / "shards" / name, list(members))
-        ]
-        _refuse(photographs, data, rows, bad, params)
+        good = [packed[one.path] for one in kept if one.path not in left_out]
+        bad = sorted(bad + copies + near, key=lambda one: one.path)
+        _refuse(photographs, data, good, bad, params)
+        # 3. into shards
+        placed = shards.write(partial / "shards", good)
+        shutil.rmtree(partial / "packed")
         # 4. the manifest and the report
-        _write_manifest(rows, partial / "manifest.csv")
-        report = _report(photographs, data, rows, bad, recipe, partial)
+        _write_manifest(placed, partial / "manifest.csv")
+        report = _report(photographs, data, good, bad, recipe, partial)
         (partial / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
         (partial / "report.html").write_text(page.report(report, data), encoding="utf-8")
         # 5. the new for the old
-        shutil.rmtree(out, ignore_errors=True)
-        partial.rename(out)
+        _replace(out, partial)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     return report
 
 
-class _Earlier:
-    """The photographs of an earlier run, as far as they are what they claim to be."""
-
-    def __init__(self, folder: Path, recipe: str) -> None:
-        self._rows: dict[str, dict[str, str]] = {}
-        self._shards: dict[str, np.memmap[Any, np.dtype[np.uint8]]] = {}
-        try:
-            report = json.loads((folder / "report.json").read_bytes())
-            if report["recipe"] != recipe or report["manifest"] != sha256(folder / "manifest.csv"):
-                return
-            with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
-                rows = {row["hash"]: row for row in csv.DictReader(file)}
-            for name, digest in report["shards"].items():
-                if sha256(folder / "shards" / name) == digest:
-                    self._shards[name] = np.memmap(folder / "shards" / name, np.uint8, "r")
-            self._rows = rows
-        except (OSError, ValueError, KeyError, TypeError, AttributeError):
-            return  # none, or damaged: nothing is used again
-
-    def get(self, one: Named) -> _Packed | None:
-        row = self._rows.get(one.hash)
-        if row is None or row["shard"] not in self._shards:
-            return None
-        if Path(row["origin"]).suffix != one.path.suffix:
-            return None  # a new extension may be the wrong one: its flags are made anew
-        start = int(row["offset"])
-        jpeg = self._shards[row["shard"]][start : start + int(row["length"])].tobytes()
-        return _Packed(replace(one, flags=row["flags"], fingerprint=row["fingerprint"]), jpeg)
+def _recover(out: Path) -> None:
+    """Clear away what a killed run left; the old set comes back where it had gone and the new had not come."""
+    old = _old(out)
+    if old.exists() and not out.exists():
+        old.rename(out)
+    shutil.rmtree(old, ignore_errors=True)
+    shutil.rmtree(out.with_name(f".{out.name}.partial"), ignore_errors=True)
 
 
-def _pack(one: Named, params: Params) -> _Packed | Bad:
-    data = one.path.read_bytes()
-    if hashlib.sha256(data).hexdigest() != one.hash:
-        raise PawprintError(f"{one.path} changed while it was read. Run again when nothing writes to the photographs.")
+def _replace(out: Path, partial: Path) -> None:
+    if out.exists():
+        out.rename(_old(out))
+    partial.rename(out)
+    shutil.rmtree(_old(out), ignore_errors=True)
+
+
+def _old(out: Path) -> Path:
+    return out.with_name(f".{out.name}.old")
+
+
+def _earlier(out: Path, recipe: str) -> tuple[Path, str] | None:
+    """An earlier run's manifest and its digest, if it is whole and was made by this recipe."""
+    manifest = out / "manifest.csv"
     try:
-        looked = check.look(data, one.path.suffix, params.preprocess)
-    except image.BadImage as error:
-        return Bad(one.path, error.reason, str(error))
-    jpeg = image.encode(looked.pixels, params.preprocess.quality)
-    return _Packed(replace(one, flags=looked.flags, fingerprint=looked.fingerprint), jpeg)
+        report = json.loads((out / "report.json").read_bytes())
+        if report["recipe"] == recipe and report["manifest"] == sha256(manifest):
+            return manifest, report["manifest"]
+    except (OSError, ValueError, KeyError, TypeError):
+        pass
+    return None
 
 
-def _shards(photographs: list[Named]) -> Iterable[tuple[str, list[Named]]]:
-    """Name and members of each shard: as many shards as it takes, a power of two, by the hash's leading bits."""
-    bits = max(0, (len(photographs) - 1) // SHARD).bit_length()
-    shards: dict[int, list[Named]] = {}
-    for one in photographs:  # sorted by hash, so the shards are too
-        shards.setdefault(int(one.hash[:8], 16) >> (32 - bits), []).append(one)
-    for number, members in shards.items():
-        yield f"{number:05}.tar", members
-
-
-def _write_shard(path: Path, packed: list[_Packed]) -> list[_Row]:
-    rows: list[_Row] = []
-    with tarfile.open(path, "w", format=tarfile.USTAR_FORMAT) as shard:
-        for one in packed:
-            entry = tarfile.TarInfo(f"{one.photograph.hash}.jpg")  # no time, no owner: the same bytes on every run
-            entry.size = len(one.jpeg)
-            start = shard.offset + tarfile.BLOCKSIZE
-            shard.addfile(entry, io.BytesIO(one.jpeg))
-            rows.append(
-                {
-                    "hash": one.photograph.hash,
-                    "class": one.photograph.label,
-                    "side": one.photograph.side,
-                    "shard": path.name,
-                    "offset": start,
-                    "length": len(one.jpeg),
-                    "origin": one.photograph.origin,
-                    "flags": one.photograph.flags,
-                    "fingerprint": one.photograph.fingerprint,
-                }
-            )
-    return rows
-
-
-def _without(left_out: set[Path], path: Path, members: list[tuple[_Row, Named]]) -> list[_Row]:
-    """The rows of a shard, which is written again where one of its photographs is left out after all."""
-    if not any(one.path in left_out for _, one in members):
-        return [row for row, _ in members]
-    written = path.read_bytes()
-    packed = [
-        _Packed(one, written[int(row["offset"]) : int(row["offset"]) + int(row["length"])])
-        for row, one in members
-        if one.path not in left_out
-    ]
-    path.unlink()
-    return _write_shard(path, packed) if packed else []
-
-
-def _refuse(photographs: Dataset, data: Path, rows: list[_Row], bad: list[Bad], params: Params) -> None:
+def _refuse(photographs: Dataset, data: Path, good: list[Packed], bad: list[Bad], params: Params) -> None:
     total, limit = len(photographs.photographs), params.preprocess.max_bad_share
     share = len(bad) / total
     if share > limit:
@@ -216,26 +156,31 @@ def _refuse(photographs: Dataset, data: Path, rows: list[_Row], bad: list[Bad], 
             f"{reasons}. The first: {first}. `pawprint photos check` lists all; mend or remove "
             "them, or raise the limit."
         )
+    usable = {one.photograph.label for one in good}
     for kind in photographs.classes:
-        if not any(row["class"] == kind for row in rows):
+        if kind not in usable:
             raise PawprintError(f"No photograph of `{kind}` can be used. `pawprint photos check` says why.")
 
 
-def _write_manifest(rows: list[_Row], path: Path) -> None:
+def _write_manifest(placed: Iterable[tuple[Packed, str, int]], path: Path) -> None:
     with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)  # the shards' order, which is the hashes'
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        for one, shard, offset in placed:  # the shards' order, which is the hashes'
+            photograph = one.photograph
+            where = shard, offset, one.length, f"{one.crc32:08x}"
+            told = photograph.origin, photograph.flags, photograph.fingerprint
+            writer.writerow((photograph.hash, photograph.label, photograph.side, *where, *told))
 
 
-def _report(photographs: Dataset, data: Path, rows: list[_Row], bad: list[Bad], recipe: str, folder: Path) -> Report:
-    counts = Counter((row["side"], row["class"]) for row in rows)
-    flags = Counter(flag for row in rows for flag in str(row["flags"]).split())
+def _report(photographs: Dataset, data: Path, good: list[Packed], bad: list[Bad], recipe: str, folder: Path) -> Report:
+    counts = Counter((one.photograph.side, one.photograph.label) for one in good)
+    flags = Counter(flag for one in good if one.photograph.flags for flag in one.photograph.flags.split())
     return Report(
         dataset=photographs.name,
         drawn=photographs.drawn,
         classes=list(photographs.classes),
-        photographs=len(rows),
+        photographs=len(good),
         sides={side: {kind: counts[side, kind] for kind in photographs.classes} for side in SIDES},
         flags=dict(sorted(flags.items())),
         bad=[
@@ -243,14 +188,13 @@ def _report(photographs: Dataset, data: Path, rows: list[_Row], bad: list[Bad], 
         ],
         recipe=recipe,
         manifest=sha256(folder / "manifest.csv"),
-        shards={path.name: sha256(path) for path in sorted((folder / "shards").iterdir())},
     )
 
 
 def _recipe(params: Params) -> str:
     """What the bytes of a packed photograph depend on, apart from the photograph."""
     preprocess = params.preprocess
-    code = [inspect.getsource(module) for module in (image, check)]
+    code = [inspect.getsource(module) for module in (image, check, shards)]
     versions = [cv2.__version__, np.__version__, PIL.__version__, simplejpeg.__version__]
     told = [preprocess.fit, preprocess.quality, preprocess.max_pixels, preprocess.min_side, *code, *versions]
     return hashlib.sha256(json.dumps(told).encode()).hexdigest()

@@ -1,0 +1,108 @@
+"""What must be true of the split, whatever the photographs: nothing moves, nothing is told twice, the shares hold."""
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pawprint.params import load_params
+from pawprint.photos import check
+from pawprint.photos.check import Named
+from pawprint.photos.split import SIDES, side_of
+
+ROOT = Path(__file__).parents[2]
+PARAMS = load_params(ROOT / "params.yaml")
+# A picture (which decides the fingerprint), a file of it (which decides the hash), how far its bits are off, a label.
+FILES = st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 3), st.sampled_from(["cat", "dog"]))
+
+
+def photograph(picture: int, file: int, off: int, label: str) -> Named:
+    """Files of one picture lie at most 6 bits from each other, those of another about 72."""
+    rng = np.random.default_rng((picture, 99))
+    bits = rng.integers(0, 2, check.BITS, np.uint8)
+    bits[np.random.default_rng((picture, file, off)).choice(check.BITS, off, replace=False)] ^= 1
+    digest = hashlib.sha256(f"{picture} {file} {off}".encode()).hexdigest()
+    path = Path(label) / f"{picture}-{file}-{off}.jpg"
+    side = side_of(digest, PARAMS.seed, PARAMS.split)
+    return Named(digest, label, path.as_posix(), path, side, "", np.packbits(bits).tobytes().hex())
+
+
+def settled(photographs: list[Named]) -> tuple[dict[Path, str], set[Path]]:
+    """(side of each that is used, those that are left out), as preprocess does it."""
+    kept, bad = check.copies(photographs)
+    bad += check.near_copies(kept)
+    left_out = {one.path for one in bad}
+    return {one.path: one.side for one in kept if one.path not in left_out}, left_out
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(FILES, unique=True, max_size=60), st.data())
+def test_a_photograph_s_side_never_changes_as_others_come_and_go(files: list, data: st.DataObject) -> None:
+    every = [photograph(*one) for one in files]
+    some = data.draw(st.lists(st.sampled_from(every), unique=True)) if every else []
+    among_all, _ = settled(every)
+    among_some, _ = settled(some)
+    for path in among_all.keys() & among_some.keys():
+        assert among_all[path] == among_some[path]
+
+
+@settings(max_examples=150, deadline=None)
+@given(st.lists(FILES, unique=True, max_size=60))
+def test_what_is_near_across_sides_is_out_of_validation_and_test_and_listed(files: list) -> None:
+    every = [photograph(*one) for one in files]
+    used, left_out = settled(every)
+    assert used.keys() | left_out == {one.path for one in every}
+    assert not used.keys() & left_out
+    sides: dict[int, set[str]] = {}
+    labels: dict[int, set[str]] = {}
+    for (picture, *_, label), one in zip(files, every, strict=True):
+        labels.setdefault(picture, set()).add(label)
+        if one.path in used:
+            sides.setdefault(picture, set()).add(used[one.path])
+    for picture, found in sides.items():
+        assert len(labels[picture]) == 1  # under two labels none is used
+        assert len(found) == 1
+    for (picture, *_), one in zip(files, every, strict=True):
+        if one.side == "train" and len(labels[picture]) == 1:
+            assert one.path in used  # training keeps its own
+
+
+def shares(photographs: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
+    """(class, side) -> share of the class that lies on the side."""
+    total = Counter(label for label, _ in photographs)
+    return {key: count / total[key[0]] for key, count in Counter(photographs).items()}
+
+
+def test_the_shares_hold_on_the_sample() -> None:
+    """Within 2 points all together; a class of 200 within what chance does to any draw by content (3 sigma)."""
+    store = ROOT / "sample" / "files" / "md5"
+    directory = yaml.safe_load((ROOT / "data.dvc").read_text())["outs"][0]["md5"]
+    if not (listing := store / directory[:2] / directory[2:]).exists():
+        pytest.skip("data.dvc names a person's photographs")
+    found = []
+    for entry in json.loads(listing.read_bytes()):
+        if entry["relpath"] != "dataset.json":
+            content = (store / entry["md5"][:2] / entry["md5"][2:]).read_bytes()
+            side = side_of(hashlib.sha256(content).hexdigest(), PARAMS.seed, PARAMS.split)
+            found.append((entry["relpath"].split("/")[0], side))
+    wanted = dict(zip(SIDES, (PARAMS.split.train, PARAMS.split.validation, PARAMS.split.test), strict=True))
+    for (_, side), share in shares([("all", side) for _, side in found]).items():
+        assert abs(share - wanted[side]) < 0.02
+    for (_, side), share in shares(found).items():
+        assert abs(share - wanted[side]) < 3 * (wanted[side] * (1 - wanted[side]) / 200) ** 0.5
+
+
+def test_the_shares_hold_within_2_points_in_each_class_of_thousands() -> None:
+    wanted = dict(zip(SIDES, (PARAMS.split.train, PARAMS.split.validation, PARAMS.split.test), strict=True))
+    found = [
+        (f"class{n % 4}", side_of(hashlib.sha256(b"%d" % n).hexdigest(), PARAMS.seed, PARAMS.split))
+        for n in range(12_000)
+    ]
+    for (_, side), share in shares(found).items():
+        assert abs(share - wanted[side]) < 0.02
