@@ -144,3 +144,15 @@ def test_what_replaces_the_sample_no_longer_points_at_its_remote(data: Path, tmp
     pointer.write_text(f"outs:\n- md5: {'0' * 32}.dir\n  hash: md5\n  path: data\n  remote: sample\n  push: false\n")
     pawprint(data.parent, "drop", "cat/0.jpg")
     assert "sample" not in pointer.read_text() and "push" not in pointer.read_text()
+
+
+def test_the_import_command_adds_and_says_what_contradicts(data: Path, tmp_path: Path) -> None:
+    more = unpacked(
+        tmp_path / "more", {"dog/9.jpg": pets()["cat/1.jpg"], "dog/8.jpg": small(77), "cat/0.jpg": small(78)}
+    )
+    said = pawprint(data.parent, "import", str(more), "--add").splitlines()
+    assert said[0] == "more/dog/9.jpg is called dog; cat/1.jpg has the same content and stays"
+    assert said[1].startswith("pets: 8 files in 2 classes (2 new, 1 under another class). Next: dvc add data")
+    refused = pawprint(data.parent, "import", "nowhere.zip", fails=True)
+    assert refused.startswith("error: nowhere.zip does not exist. Name a zip, tar or folder, an http(s) or s3 URL, or")
+    assert len(refused.splitlines()) == 1

@@ -1,1 +1,1 @@
-"""Raw photographs: where they come from (sources), which are bad (check), who goes to which side (split)."""
+"""Raw photographs: where they come from (sources), which are bad (check), who decides (correct), which side (split)."""
