@@ -123,7 +123,7 @@ def test_a_folder_s_links_and_hidden_files_do_no_harm(tmp_path: Path) -> None:
 def test_a_large_import_tells_how_far_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr("pawprint.photos.progress.PATIENCE", 0.0)
+    monkeypatch.setattr("pawprint.progress.PATIENCE", 0.0)
     monkeypatch.setattr("sys.stderr", io.StringIO())
     import sys
 

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO, Protocol
 
 from pawprint.errors import PawprintError
-from pawprint.photos.progress import Progress
+from pawprint.progress import Progress
 
 MAX_FILES = 5_000_000  # members of an archive
 MAX_BYTES = 500 * 2**30  # all of an archive, unpacked

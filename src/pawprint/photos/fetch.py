@@ -26,8 +26,8 @@ import tenacity
 from pawprint.errors import PawprintError
 from pawprint.lineage import sha256 as sha256_of
 from pawprint.photos import archives
-from pawprint.photos.progress import Progress
 from pawprint.photos.remotes import S3, Again, Http, public_part, read_note
+from pawprint.progress import Progress
 
 TRIES = 5  # in a row that bring no byte
 PAUSE = 1.0  # seconds before the second try, doubled each time

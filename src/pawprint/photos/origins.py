@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pawprint.errors import PawprintError
-from pawprint.photos.progress import Progress
+from pawprint.progress import Progress
 
 ORIGINS = "origins.csv"
 COLUMNS = ("file", "class", "hash", "source", "name", "breed")

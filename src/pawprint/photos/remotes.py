@@ -18,7 +18,7 @@ import httpx
 
 from pawprint.errors import PawprintError
 from pawprint.photos.archives import enough_room
-from pawprint.photos.progress import Progress
+from pawprint.progress import Progress
 
 SILENCE = 30.0  # seconds without a byte
 PIECE = 2**23

@@ -23,8 +23,8 @@ from pawprint.errors import PawprintError
 from pawprint.photos import archives, fetch, layouts, origins
 from pawprint.photos.dataset import DATASET, NAME, Dataset, class_folders, dataset, described_in, files_in
 from pawprint.photos.origins import Origin, Origins
-from pawprint.photos.progress import Progress
 from pawprint.photos.whole import recover, replacing
+from pawprint.progress import Progress
 
 PIECE = 2**20  # bytes copied at a time
 __all__ = ["Dataset", "Taken", "dataset", "take"]

@@ -32,8 +32,8 @@ from pawprint.lineage import sha256
 from pawprint.models.network import PooledNetwork
 from pawprint.params import Params
 from pawprint.prepared.read import Side
+from pawprint.progress import Progress
 from pawprint.training import devices
-from pawprint.training.progress import Progress
 
 BLOCK = 1024  # photographs a file: what a kill can cost at most
 CHUNK = 128  # photographs in memory at a time

@@ -28,11 +28,11 @@ from torchmetrics.classification import MulticlassAccuracy
 from pawprint.errors import PawprintError
 from pawprint.models.network import Network
 from pawprint.params import Candidate, Params
+from pawprint.progress import Progress
 from pawprint.training import distributed
 from pawprint.training.batches import Batch
 from pawprint.training.checkpoint import Checkpoint, Keeper
 from pawprint.training.log import RunLogger
-from pawprint.training.progress import Progress
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
