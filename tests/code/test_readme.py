@@ -17,6 +17,7 @@ from service_process import free_port
 from workspace import PROJECT, Workspace
 
 ELSEWHERE = {"make test", "make serve"}  # `make test` is what runs this; the server has a test of its own below
+SERVED = ("curl ", "pawprint predict --url", "pawprint traffic")  # what wants that server
 
 
 def commands() -> list[str]:
@@ -47,7 +48,7 @@ def test_the_readme_has_its_two_commands_first() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", [c for c in commands() if c not in ELSEWHERE and not c.startswith("curl") and "PHOTOS" not in c]
+    "command", [c for c in commands() if c not in ELSEWHERE and not c.startswith(SERVED) and "PHOTOS" not in c]
 )
 def test_a_command_of_the_readme_works(ready: Workspace, command: str) -> None:
     assert ready("bash", "-c", command)
@@ -76,6 +77,8 @@ def test_make_serve_answers_the_readme_s_curl(ready: Workspace, tmp_path: Path) 
         (curl,) = [c for c in commands() if c.startswith("curl")]
         said = ready(*shlex.split(curl.replace(":3000", f":{port}")), "-s", "-S", "--fail")
         assert '"probabilities"' in said
+        for command in (c for c in commands() if c.startswith(SERVED[1:])):
+            assert ready("bash", "-c", command.replace(":3000", f":{port}"), PAWPRINT_TRAFFIC=str(tmp_path))
         second = ready("make", "serve", f"PORT={port}", fails=True)
         assert f"Port {port}" in second
         assert "Traceback" not in second
