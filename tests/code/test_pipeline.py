@@ -29,6 +29,7 @@ from workspace import PROJECT, Workspace
 
 # `make test` is what runs this; the others have tests of their own below
 ELSEWHERE = {"make run", "make run PHOTOS=train.zip", "make serve", "make test"}
+SERVED = ("curl ", "pawprint predict --url", "pawprint traffic")  # what wants the server
 
 
 def commands() -> list[str]:
@@ -145,7 +146,7 @@ def test_with_nothing_changed_nothing_runs_and_no_server_is_started(workspace: W
     assert "up to date" in workspace("dvc", "repro")
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c not in ELSEWHERE and not c.startswith("curl")])
+@pytest.mark.parametrize("command", [c for c in commands() if c not in ELSEWHERE and not c.startswith(SERVED)])
 def test_a_command_of_the_readme_works(workspace: Workspace, command: str) -> None:
     if not (workspace.root / "pictures").exists():  # the files that the README's examples speak of
         photos = sorted((workspace.root / "data").glob("*/*.jpg"))
@@ -164,6 +165,8 @@ def test_make_serve_answers_the_readme_s_curl(workspace: Workspace, tmp_path: Pa
         (curl,) = [c for c in commands() if c.startswith("curl")]
         said = workspace(*shlex.split(curl.replace(":3000", f":{port}")), "-s", "-S", "--fail")
         assert '"probabilities"' in said
+        for command in (c for c in commands() if c.startswith(SERVED[1:])):
+            assert workspace("bash", "-c", command.replace(":3000", f":{port}"), PAWPRINT_TRAFFIC=str(tmp_path))
         second = workspace(*make, fails=True)
         assert f"Port {port}" in second
         assert "Traceback" not in second
