@@ -131,6 +131,7 @@ def test_what_is_entered_again_has_its_parameters_curves_and_evaluation(
     assert entered.info.run_name == "toy · 98.1 %"
     assert entered.data.params == record.params
     assert entered.data.metrics["test_accuracy"] == 0.981
+    assert entered.data.metrics["seconds"] == record.seconds
     assert [(p.step, p.value) for p in client.get_metric_history(run.id, "train_loss")] == [(1, 1.0), (2, 0.5)]
     assert [file.path for file in client.list_artifacts(run.id, "evaluation")] == [
         "evaluation/evaluated.json",
