@@ -124,7 +124,8 @@ def test_what_is_entered_again_has_its_parameters_curves_and_evaluation(
     kept.mkdir(parents=True)
     (kept / records.EVALUATED).write_text(told.model_dump_json())
     (kept / "test.csv").write_text("hash,class\n")
-    with runs.reopen(elsewhere, record, toy_model) as run:
+    lost = record.model_copy(update={"run_id": "e" * 32})  # MLflow has no such run
+    with runs.reopen(elsewhere, lost, toy_model) as run:
         pass
     client = mlflow.MlflowClient()
     entered = client.get_run(run.id)
