@@ -124,13 +124,15 @@ def test_what_is_entered_again_has_its_parameters_curves_and_evaluation(
     kept.mkdir(parents=True)
     (kept / records.EVALUATED).write_text(told.model_dump_json())
     (kept / "test.csv").write_text("hash,class\n")
-    with runs.reopen(elsewhere, record, toy_model) as run:
+    lost = record.model_copy(update={"run_id": "e" * 32})  # MLflow has no such run
+    with runs.reopen(elsewhere, lost, toy_model) as run:
         pass
     client = mlflow.MlflowClient()
     entered = client.get_run(run.id)
     assert entered.info.run_name == "toy · 98.1 %"
     assert entered.data.params == record.params
     assert entered.data.metrics["test_accuracy"] == 0.981
+    assert entered.data.metrics["seconds"] == record.seconds
     assert [(p.step, p.value) for p in client.get_metric_history(run.id, "train_loss")] == [(1, 1.0), (2, 0.5)]
     assert [file.path for file in client.list_artifacts(run.id, "evaluation")] == [
         "evaluation/evaluated.json",

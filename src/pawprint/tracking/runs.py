@@ -228,6 +228,7 @@ def reopen(root: Path, record: RunRecord, folder: Path) -> Iterator[Run]:
         run.dataset(info.lineage.dataset, root / "data", info.lineage.data_hash)
         keep_manifest(run, root, info.lineage)
         run.params(record.params)
+        run.metrics({"seconds": record.seconds})
         for name, points in record.curves.items():
             for step, value in points:
                 run.metrics({name: value}, step=step)
