@@ -59,7 +59,7 @@ def search(name: str, trials: int, jobs: int) -> None:
         before = sweep.done(study)
         if jobs == 1:
             work(name, trials, worker=0)
-        else:
+        elif before < trials:
             run_workers(name, trials, jobs)
 
         # 5. what came of it
