@@ -28,12 +28,12 @@ from pawprint import lineage
 from pawprint.errors import PawprintError
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet
-from pawprint.tracking import training_run
+from pawprint.tracking import runs, training_run
 from pawprint.training import devices, sweep
 from pawprint.training.fit import warm
 
 FOLDER = ROOT / "cache" / "sweeps"
-PARENT = "run_id"  # attribute of the study and of a trial: its MLflow run
+PARENT = RUN = "run_id"  # attribute of the study, and of a trial: its MLflow run
 
 
 @flow(name="sweep", flow_run_name="sweep {name}")
@@ -48,8 +48,8 @@ def search(name: str, trials: int, jobs: int) -> None:
 
     with alone(study):
         # 2. what a kill has left: its trials are run again, first
-        for trial in sweep.killed(study):
-            end_child(trial)
+        if sweep.killed(study):
+            end_children(study)
 
         # 3. one MLflow run over all trials; what all of them need is made once
         begin_parent(study, name, params, data)
@@ -100,7 +100,7 @@ def work(name: str, trials: int, worker: int) -> None:
     def one(trial: optuna.Trial) -> float:
         label = f"{name} · trial {trial.number}"
         child = training_run.begin(ROOT, label, data.dataset, tags={"mlflow.parentRunId": parent, "candidate": name})
-        trial.set_user_attr(PARENT, child.id)
+        trial.set_user_attr(RUN, child.id)
         child.params(sweep.suggest(trial, params))
         outcome = "FAILED"
         try:
@@ -152,9 +152,10 @@ def show(study: optuna.Study) -> None:
     print(yaml.safe_dump(trials[0].params, sort_keys=False))
 
 
-def end_child(trial: FrozenTrial) -> None:
+def end_children(study: optuna.Study) -> None:
     """A trial that was killed leaves a run that says it is running."""
-    if run_id := trial.user_attrs.get(PARENT):
+    below = f"tags.`mlflow.parentRunId` = '{study.user_attrs.get(PARENT)}' and attributes.status = 'RUNNING'"
+    for run_id in runs.search(ROOT, below):
         training_run.resumed(ROOT, run_id).status("KILLED")
 
 
