@@ -33,7 +33,7 @@ from pawprint.training import devices, sweep
 from pawprint.training.fit import warm
 
 FOLDER = ROOT / "cache" / "sweeps"
-PARENT = RUN = "run_id"  # attribute of the study, and of a trial: its MLflow run
+RUN = "run_id"  # attribute of the study, and of a trial: its MLflow run
 
 
 @flow(name="sweep", flow_run_name="sweep {name}")
@@ -82,12 +82,12 @@ def alone(study: optuna.Study) -> Iterator[None]:
 @step(retries=2, delay=2)
 def begin_parent(study: optuna.Study, name: str, params: Params, data: PreparedSet) -> None:
     """The run that the trials are children of, begun once a study."""
-    known = str(study.user_attrs.get(PARENT, ""))
+    known = str(study.user_attrs.get(RUN, ""))
     record = lineage.read(ROOT, data.dataset, data.manifest, params, devices.describe(params.training))
     run_name, tags = f"{name} · sweep", {"sweep": study.study_name, "candidate": name}
     parent = training_run.begin(ROOT, run_name, record.dataset, resume=known, tags=tags)
     parent.artifact(ROOT / "params.yaml")
-    study.set_user_attr(PARENT, parent.id)
+    study.set_user_attr(RUN, parent.id)
 
 
 def work(name: str, trials: int, worker: int) -> None:
@@ -95,7 +95,7 @@ def work(name: str, trials: int, worker: int) -> None:
     params = load_params(ROOT / "params.yaml")
     data = PreparedSet.open(ROOT / "prepared")
     study = sweep.open_study(FOLDER, name, params, data, worker)
-    parent = str(study.user_attrs[PARENT])
+    parent = str(study.user_attrs[RUN])
 
     def one(trial: optuna.Trial) -> float:
         label = f"{name} · trial {trial.number}"
@@ -154,7 +154,7 @@ def show(study: optuna.Study) -> None:
 
 def end_children(study: optuna.Study) -> None:
     """A trial that was killed leaves a run that says it is running."""
-    below = f"tags.`mlflow.parentRunId` = '{study.user_attrs.get(PARENT)}' and attributes.status = 'RUNNING'"
+    below = f"tags.`mlflow.parentRunId` = '{study.user_attrs.get(RUN)}' and attributes.status = 'RUNNING'"
     for run_id in runs.search(ROOT, below):
         training_run.resumed(ROOT, run_id).status("KILLED")
 
@@ -162,7 +162,7 @@ def end_children(study: optuna.Study) -> None:
 @step(retries=2, delay=2)
 def end_parent(study: optuna.Study) -> None:
     """What the sweep found, on its own run."""
-    parent = training_run.resumed(ROOT, str(study.user_attrs[PARENT]))
+    parent = training_run.resumed(ROOT, str(study.user_attrs[RUN]))
     if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         parent.tags({f"best.{key}": value for key, value in study.best_params.items()} | {"best": study.best_value})
     parent.status("FINISHED")
