@@ -13,7 +13,6 @@ A name is one of VARIANTS, or one followed by JSON that is laid over it: 'lite0_
 import argparse
 import hashlib
 import json
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +34,7 @@ from pawprint.training import devices
 from pawprint.training.export import fit_temperature
 from pawprint.training.features import Features
 from pawprint.training.fit import Trained, fit
+from pawprint.training.log import Silent
 
 FOLDS, VALIDATION, RESAMPLES = 5, 0.15, 2000
 HEAD = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
@@ -48,19 +48,6 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lite0_finetune": {"architecture": "efficientnet_lite0", **FINETUNE},
     "lite2_finetune": {"architecture": "efficientnet_lite2", **FINETUNE},
 }
-
-
-class Silent:
-    """A RunLogger."""
-
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        pass
-
-    def params(self, values: Mapping[str, Any]) -> None:
-        pass
-
-    def artifact(self, path: Path, folder: str = "") -> None:
-        pass
 
 
 def share(name: str, what: str) -> float:

@@ -15,10 +15,8 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +30,7 @@ from pawprint.params import load_params
 from pawprint.prepared.read import PreparedSet, Side
 from pawprint.training.features import Features
 from pawprint.training.fit import fit
+from pawprint.training.log import Silent
 
 NAME, EPOCHS, BATCH, RATE = "efficientnet_lite0", 100, 512, 0.003
 VARIANTS = ("plain", "pawprint")
@@ -47,17 +46,6 @@ class Photographs(Dataset[tuple[Tensor, int]]):
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         pixels = torch.from_numpy(self.side.images([index])[0])
         return (pixels.permute(2, 0, 1).float() - 127) / 128, int(self.side.labels[index])
-
-
-class Silent:
-    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
-        pass
-
-    def params(self, values: Mapping[str, Any]) -> None:
-        pass
-
-    def artifact(self, path: Path, folder: str = "") -> None:
-        pass
 
 
 @torch.no_grad()

@@ -28,12 +28,12 @@ from pawprint import lineage
 from pawprint.errors import PawprintError
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet
-from pawprint.tracking import training_run
+from pawprint.tracking import runs, training_run
 from pawprint.training import devices, sweep
 from pawprint.training.fit import warm
 
 FOLDER = ROOT / "cache" / "sweeps"
-PARENT = "run_id"  # attribute of the study and of a trial: its MLflow run
+RUN = "run_id"  # attribute of the study, and of a trial: its MLflow run
 
 
 @flow(name="sweep", flow_run_name="sweep {name}")
@@ -48,8 +48,8 @@ def search(name: str, trials: int, jobs: int) -> None:
 
     with alone(study):
         # 2. what a kill has left: its trials are run again, first
-        for trial in sweep.killed(study):
-            end_child(trial)
+        if sweep.killed(study):
+            end_children(study)
 
         # 3. one MLflow run over all trials; what all of them need is made once
         begin_parent(study, name, params, data)
@@ -59,7 +59,7 @@ def search(name: str, trials: int, jobs: int) -> None:
         before = sweep.done(study)
         if jobs == 1:
             work(name, trials, worker=0)
-        else:
+        elif before < trials:
             run_workers(name, trials, jobs)
 
         # 5. what came of it
@@ -82,12 +82,12 @@ def alone(study: optuna.Study) -> Iterator[None]:
 @step(retries=2, delay=2)
 def begin_parent(study: optuna.Study, name: str, params: Params, data: PreparedSet) -> None:
     """The run that the trials are children of, begun once a study."""
-    known = str(study.user_attrs.get(PARENT, ""))
+    known = str(study.user_attrs.get(RUN, ""))
     record = lineage.read(ROOT, data.dataset, data.manifest, params, devices.describe(params.training))
     run_name, tags = f"{name} · sweep", {"sweep": study.study_name, "candidate": name}
     parent = training_run.begin(ROOT, run_name, record.dataset, resume=known, tags=tags)
     parent.artifact(ROOT / "params.yaml")
-    study.set_user_attr(PARENT, parent.id)
+    study.set_user_attr(RUN, parent.id)
 
 
 def work(name: str, trials: int, worker: int) -> None:
@@ -95,12 +95,12 @@ def work(name: str, trials: int, worker: int) -> None:
     params = load_params(ROOT / "params.yaml")
     data = PreparedSet.open(ROOT / "prepared")
     study = sweep.open_study(FOLDER, name, params, data, worker)
-    parent = str(study.user_attrs[PARENT])
+    parent = str(study.user_attrs[RUN])
 
     def one(trial: optuna.Trial) -> float:
         label = f"{name} · trial {trial.number}"
         child = training_run.begin(ROOT, label, data.dataset, tags={"mlflow.parentRunId": parent, "candidate": name})
-        trial.set_user_attr(PARENT, child.id)
+        trial.set_user_attr(RUN, child.id)
         child.params(sweep.suggest(trial, params))
         outcome = "FAILED"
         try:
@@ -152,16 +152,17 @@ def show(study: optuna.Study) -> None:
     print(yaml.safe_dump(trials[0].params, sort_keys=False))
 
 
-def end_child(trial: FrozenTrial) -> None:
+def end_children(study: optuna.Study) -> None:
     """A trial that was killed leaves a run that says it is running."""
-    if run_id := trial.user_attrs.get(PARENT):
+    below = f"tags.`mlflow.parentRunId` = '{study.user_attrs.get(RUN)}' and attributes.status = 'RUNNING'"
+    for run_id in runs.search(ROOT, below):
         training_run.resumed(ROOT, run_id).status("KILLED")
 
 
 @step(retries=2, delay=2)
 def end_parent(study: optuna.Study) -> None:
     """What the sweep found, on its own run."""
-    parent = training_run.resumed(ROOT, str(study.user_attrs[PARENT]))
+    parent = training_run.resumed(ROOT, str(study.user_attrs[RUN]))
     if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         parent.tags({f"best.{key}": value for key, value in study.best_params.items()} | {"best": study.best_value})
     parent.status("FINISHED")

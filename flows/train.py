@@ -1,6 +1,7 @@
 """One candidate of params.yaml -> models/<candidate>/, as one MLflow run.
 
 python -m flows.train --candidate article_cnn
+torchrun --standalone --nproc-per-node 2 -m flows.train --candidate article_cnn
 """
 
 import argparse
@@ -14,8 +15,9 @@ from pawprint import lineage
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet
 from pawprint.tracking import runs, training_run
-from pawprint.training import devices, export, fit
+from pawprint.training import devices, distributed, export, fit
 from pawprint.training.checkpoint import Keeper
+from pawprint.training.log import Silent
 
 
 @flow(name="train", flow_run_name="train {name}")
@@ -34,6 +36,10 @@ def train(name: str) -> None:
 
     # 3. where a training that was killed has left off, outside of what DVC deletes when a stage starts
     keeper = Keeper(ROOT / "cache" / "checkpoints", name, params, data)
+
+    if distributed.rank() > 0:  # torchrun started several: all compute, the first alone reports and writes
+        fit.fit(name, params, data, Silent(), keeper)
+        return
 
     # 4. train, export, log: one MLflow run around them, the killed one's where there is one
     out = ROOT / "models" / name

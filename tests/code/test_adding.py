@@ -36,6 +36,7 @@ print("answered", answers.probabilities.shape, answers.embedding.shape, answers.
 """
 
 
+@pytest.mark.slow
 def test_one_file_and_one_line_are_a_candidate(tmp_path: Path, tmp_path_factory: pytest.TempPathFactory) -> None:
     page = (PROJECT / "docs" / "adding-an-architecture.md").read_text()
     file, import_, line, candidate = re.findall(r"```(?:python|yaml)\n(.*?)```", page, re.DOTALL)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 
 from prepared_set import drawings
+from workspace import Workspace
 
 TESTS = str(Path(__file__).resolve().parents[1])
 SOURCE = str(Path(__file__).resolve().parents[2] / "src")
@@ -79,3 +81,16 @@ def test_one_of_two_processes_is_killed_and_the_training_ends_as_if_nothing_had_
     assert len(curve(together)) <= 7
     expected = [loss for _, loss in curve(alone)]
     np.testing.assert_allclose([losses[epoch] for epoch in sorted(losses)], expected, atol=1e-4)
+
+
+@pytest.mark.slow
+def test_of_two_processes_one_reports(workspace: Workspace, tmp_path: Path) -> None:
+    """`torchrun -m flows.train` is one MLflow run and one model folder."""
+    data = drawings(tmp_path / "drawings", per_class=20)
+    shutil.copytree(data.folder, workspace.root / "prepared")
+    workspace.params(lambda values: values["candidates"]["article_cnn"].update(epochs=1, batch_size=16))
+    torchrun = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
+    workspace(*torchrun, "-m", "flows.train", "--candidate", "article_cnn", OMP_NUM_THREADS="1")
+    assert workspace.query("select status from runs") == [("FINISHED",)]
+    assert (workspace.root / "models" / "article_cnn" / "run.json").exists()
+    assert not list((workspace.root / "cache" / "checkpoints").iterdir())

