@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from odd_pictures import animation, photograph, png16, saved, scene, with_exif
+from odd_pictures import animation, jpeg_claiming, photograph, png16, png_bomb, saved, scene, with_exif
 from pawprint import image
 from pawprint.errors import PawprintError
 from pawprint.params import Params, load_params
@@ -68,6 +68,13 @@ def test_each_bad_file_is_left_out_by_name_and_reason(tmp_path: Path) -> None:
         "dog/blank.jpg": (saved(Image.new("RGB", (200, 200), (3, 3, 3))), "blank"),
         "dog/tiny.png": (saved(scene(102, 8, 8), "PNG"), "tiny"),
         "dog/huge.png": (saved(scene(103, 400, 400), "PNG"), "too_large"),
+        "dog/bomb.png": (png_bomb(), "too_large"),
+        "dog/bomb.jpg": (jpeg_claiming(65_000, 65_000), "too_large"),
+        "dog/fog.jpg": (saved(Image.effect_noise((300, 200), 2).convert("RGB"), quality=90), "blank"),
+        "dog/line.png": (saved(scene(104, 900, 9), "PNG"), "tiny"),
+        "cat/zero.png": (png_bomb(0, 0), "not_an_image"),
+        "cat/zero.jpg": (jpeg_claiming(0, 0), "not_an_image"),
+        "cat/zeros.jpg": (bytes(5000), "not_an_image"),
     }
     data = write(pets(tmp_path / "data"), {name: content for name, (content, _) in bad.items()})
     report = made(data, tmp_path / "out", max_pixels=150_000)
