@@ -84,5 +84,5 @@ def clone(target: Path) -> None:
     for name in ("requirements.lock", "pyproject.toml", "scripts/setup.sh"):
         os.utime(target / name, (0, 0))
     who = (["config", "user.name", "t"], ["config", "user.email", "t@example.org"])  # `dvc exp` asks for it too
-    for words in (["init", "-q"], *who, ["add", "-A"], ["commit", "-qm", "clone"]):
+    for words in (["init", "-q", "-b", "main"], *who, ["add", "-A"], ["commit", "-qm", "clone"]):
         subprocess.run(["git", *words], cwd=target, check=True)
