@@ -16,7 +16,7 @@ from pawprint.evaluation.examine import Bench, Examined
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet, Side
-from pawprint.runtime import Classifier
+from pawprint.runtime import Classifier, verify
 from pawprint.tracking import records, runs, training_run
 
 OUT = ROOT / "reports" / "evaluation"
@@ -115,7 +115,7 @@ def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn:
     evaluated.json keeps them too, for a run that has to be entered again. Gives the run's id.
     """
     model = ROOT / "models" / candidate
-    record, info = runs.RunRecord.read(model / "run.json"), Classifier(model).info
+    record, (info, _) = runs.RunRecord.read(model / "run.json"), verify(model)
     pictures = sorted(path.stem for path in (PLOTS / candidate).glob("*.png"))
     told = records.Evaluated(
         model_digest=info.model_digest,

@@ -9,6 +9,7 @@ import argparse
 import os
 import re
 import sys
+import threading
 import time
 
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
@@ -29,6 +30,7 @@ from pawprint.evaluation import summary
 from pawprint.params import load_params
 from pawprint.photos import sources
 from pawprint.photos.whole import recover
+from pawprint.tracking import server
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
@@ -134,6 +136,8 @@ def main() -> None:
         if options.photos is None and (ROOT / "data").exists() and not versioning.status(ROOT):
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
         else:
+            # Beside Prefect's server, which takes as long to start. (MLflow locks out who comes while it does.)
+            threading.Thread(target=server.prepare, args=(ROOT,), daemon=True).start()
             run(pipeline, options.photos, options.name, own_server=True)
         summary.show(ROOT, Console(width=None if sys.stdout.isatty() else 120))
 

@@ -19,7 +19,7 @@ from pawprint.evaluation.examine import Bench
 from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet
-from pawprint.runtime import Classifier
+from pawprint.runtime import Classifier, verify
 from pawprint.tracking import registry, runs
 from pawprint.tracking.registry import Champion
 
@@ -62,7 +62,7 @@ def challenger_of(params: Params) -> str:
 def register_version(candidate: str) -> Champion:
     """The registry's entry for the candidate's model."""
     folder = ROOT / "models" / candidate
-    info = Classifier(folder).info
+    info, _ = verify(folder)
     with runs.reopen(ROOT, runs.RunRecord.read(folder / "run.json"), folder) as mlflow_run:
         return registry.register(ROOT, registry.model_name(info.lineage.dataset), mlflow_run, info)
 
@@ -78,7 +78,7 @@ def fair_photographs(entry: Champion, tested: Sequence[str], least: int, who: st
     folder = registry.folder(ROOT, entry)
     kept = runs.artifact(ROOT, entry.run_id, runs.MANIFEST)
     manifests = [ROOT / "prepared" / "manifest.csv", *([kept] if kept else [])]
-    return gate.fair(tested, gate.known_to(folder, Classifier(folder).info.lineage, manifests, who), least, who)
+    return gate.fair(tested, gate.known_to(folder, verify(folder)[0].lineage, manifests, who), least, who)
 
 
 def contest(params: Params, entry: Champion, challenger: Contender, bench: Bench) -> tuple[Champion | None, Verdict]:
@@ -102,7 +102,7 @@ def judge(params: Params, entry: Champion, reigning: Champion | None, challenger
         return gate.first(challenger, params.gate)
     if reigning.model_digest == entry.model_digest:
         return gate.same(challenger, params.gate)
-    known, asked = Classifier(registry.folder(ROOT, reigning)).info.classes, challenger.scores.classes
+    known, asked = verify(registry.folder(ROOT, reigning))[0].classes, challenger.scores.classes
     if known != asked:
         return gate.other_classes(known, asked, challenger, params.gate)
     tested, who = bench.test.hashes, f"the champion {reigning.model} version {reigning.version}"
@@ -146,7 +146,7 @@ def log_decision(entry: Champion, challenger: Contender, verdict: Verdict, drawn
         mlflow_run.artifact(ROOT / "reports" / name, folder)
     mlflow_run.text(challenger.examined.model_dump_json(indent=1) + "\n", f"{folder}/{dossier.EVALUATION}")
     mlflow_run.tags({"gate": verdict.outcome, "gate_reason": verdict.reason, "drawn": drawn})
-    info = Classifier(registry.folder(ROOT, entry)).info
+    info, _ = verify(registry.folder(ROOT, entry))
     registry.describe(
         ROOT,
         entry,

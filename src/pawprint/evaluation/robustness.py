@@ -7,6 +7,7 @@ The kinds follow Hendrycks and Dietterich, Benchmarking Neural Network Robustnes
 one strength each.
 """
 
+import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -63,7 +64,11 @@ class Disturbed:
 
 def disturbed(pixels: NDArray[np.uint8], seed: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
     """(name, uint8 [n, 300, 300, 3]) of each disturbance; the same ones from the same seed."""
-    import albumentations as a  # imported here: the gate's arithmetic and the tables need none of it
+    # Imported here: the gate's arithmetic and the tables need none of it. Where torch is not loaded yet, albumentations
+    # is kept from loading it for a transform that is not used here: seconds of every evaluation.
+    if "torch" not in sys.modules:
+        sys.modules.setdefault("albumentations.pytorch", None)  # type: ignore[arg-type]  # None: cannot be imported
+    import albumentations as a
 
     half = image.SIZE // 2
     kinds: dict[str, Sequence[a.BasicTransform]] = {

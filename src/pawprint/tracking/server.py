@@ -52,6 +52,15 @@ def connect(root: Path) -> None:
     mlflow.set_registry_uri(address)
 
 
+def prepare(root: Path) -> None:
+    """Make the tables of a new mlflow.db; nothing where a server keeps the runs. Takes seconds, once."""
+    if uri(root).startswith("sqlite:"):
+        connect(root)
+        import mlflow
+
+        mlflow.search_experiments(max_results=1)
+
+
 def _answers(address: str) -> None:
     parts = urlsplit(address)
     shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")  # without a password
