@@ -8,9 +8,11 @@ python -m flows.pipeline serve --cron "0 3 * * *"             every night, seen 
 import argparse
 import os
 import re
+import subprocess
 import sys
-import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -30,7 +32,6 @@ from pawprint.evaluation import summary
 from pawprint.params import load_params
 from pawprint.photos import sources
 from pawprint.photos.whole import recover
-from pawprint.tracking import server
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
@@ -118,6 +119,15 @@ def push() -> None:
         versioning.push(ROOT)
 
 
+@contextmanager
+def prepared_runs() -> Iterator[None]:
+    """A new mlflow.db gets its tables beside the start of Prefect's server; MLflow locks out who comes meanwhile."""
+    code = "import pathlib; from pawprint.tracking import server; server.prepare(pathlib.Path.cwd())"
+    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
+    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL):
+        yield  # a failure is the stages' to tell
+
+
 def main() -> None:
     """Read the command line and run, or serve on a schedule."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -136,9 +146,8 @@ def main() -> None:
         if options.photos is None and (ROOT / "data").exists() and not versioning.status(ROOT):
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
         else:
-            # Beside Prefect's server, which takes as long to start. (MLflow locks out who comes while it does.)
-            threading.Thread(target=server.prepare, args=(ROOT,), daemon=True).start()
-            run(pipeline, options.photos, options.name, own_server=True)
+            with prepared_runs():
+                run(pipeline, options.photos, options.name, own_server=True)
         summary.show(ROOT, Console(width=None if sys.stdout.isatty() else 120))
 
 

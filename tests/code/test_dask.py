@@ -83,6 +83,7 @@ def test_a_cluster_that_loses_a_worker_midway_gives_the_same_bytes(project: Path
     assert contents(out) == expected
 
 
+@pytest.mark.slow
 def test_a_cluster_that_does_not_answer_is_named_in_one_sentence(tmp_path: Path) -> None:
     said = subprocess.run(
         [sys.executable, "-m", "flows.preprocess", "--dask-address", "tcp://127.0.0.1:9"],

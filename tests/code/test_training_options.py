@@ -60,7 +60,7 @@ def test_memory_that_is_short_is_met_by_parts_when_the_batch_is_auto(
     monkeypatch.setattr(catalogue.CATALOGUE["article_cnn"], "maps", small)
     np.testing.assert_allclose(losses(exact(batch_size="auto"), data), expected, rtol=1e-4)
     with pytest.raises(PawprintError, match=r"memory is short for 16.*accumulate"):
-        losses(exact(), data)
+        losses(exact(accumulate=1), data)
 
 
 def test_clipping_bounds_the_step(data: PreparedSet) -> None:

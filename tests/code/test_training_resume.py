@@ -86,7 +86,9 @@ def wait_for_saves(process: subprocess.Popen[str], checkpoint: Path, count: int)
         time.sleep(0.001)
 
 
-@pytest.mark.parametrize("name", sorted(CASES))
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name == "article_cnn" else pytest.mark.slow) for name in sorted(CASES)]
+)
 def test_killed_at_random_moments_it_ends_with_the_same_bytes(name: str, data: PreparedSet, tmp_path: Path) -> None:
     finish(start(data, tmp_path / "whole", name, tmp_path))
     expected = (tmp_path / "whole" / "weights").read_bytes()
