@@ -76,7 +76,7 @@ def test_the_traffic_log_survives_a_kill(env: dict[str, str], pictures: dict[str
             noted = client.post(f"{url}/feedback", json={"id": ids[0], "label": "blue"})
             assert noted.status_code == 200  # it and all before it are on disk now
             late = [client.post(f"{url}/predict", content=pictures["green"]).json()["id"] for _ in range(5)]
-        for victim in (worker_of(process), psutil.Process(process.pid)):
+        for victim in (psutil.Process(process.pid), worker_of(process)):  # the parent first: it replaces a worker
             victim.kill()
         process.wait(10)
     with closing(sqlite3.connect(tmp_path / "traffic/pawprint-colours.db")) as log:
