@@ -170,6 +170,12 @@ class Serving(_Closed):
     keep_pictures: bool = False
     tokens: Tokens = Tokens()
 
+    @model_validator(mode="after")
+    def _a_batch_fits(self) -> Self:
+        if self.max_images > self.max_in_flight:
+            raise ValueError(f"max_images ({self.max_images}) must not be larger than max_in_flight")
+        return self
+
 
 class Params(_Closed):
     """The whole of params.yaml."""

@@ -16,6 +16,7 @@ from pawprint.runtime import verify
 from pawprint.serving import traffic
 from pawprint.serving.app import House, create_app
 from pawprint.serving.champion import Champion, model_folder, serving_params
+from pawprint.serving.connection import cut_off_slow_headers
 from pawprint.serving.engine import Engine
 from pawprint.serving.http import Guard
 from pawprint.serving.watch import Watch, log_as_json
@@ -27,6 +28,7 @@ except PawprintError as error:
 
 HOST, PORT = "127.0.0.1", 3000  # BentoML's own default is every address of the machine
 
+cut_off_slow_headers(params.body_seconds)
 app = create_app(params)
 house: House = app.state.house
 
