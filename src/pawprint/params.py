@@ -159,6 +159,7 @@ class Tokens(_Closed):
 class Serving(_Closed):
     """Limits of the service."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "bf16", "f32"] = "auto"
     max_body_mb: Positive = 20
     max_pixels: Count = 50_000_000

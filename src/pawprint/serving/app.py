@@ -162,6 +162,7 @@ async def model_card(house: House, request: Request) -> Response:
         fit=info.fit,
         temperature=info.temperature,
         typicality_threshold=info.typicality_threshold,
+        device=engine.classifier.device,
         precision=engine.classifier.precision,
         lineage=info.lineage,
         metrics=Champion.read(engine.classifier.folder).metrics,

@@ -218,7 +218,7 @@ async function showCard() {
   byId("classes").textContent = `Tells ${card.classes.join(" from ")}, and says when it is neither.`;
   const rows = {
     "Model": `${card.model.name || "not registered"}, version ${card.model.version || "none"}`,
-    "Architecture": `${card.architecture}, ${card.parameters.toLocaleString("en")} parameters, ${card.precision}`,
+    "Architecture": `${card.architecture}, ${card.parameters.toLocaleString("en")} parameters, ${card.precision} on ${card.device}`,
     "Photographs": `${card.model.dataset} (${card.model.data_hash})`,
     "Commit": card.model.git_commit || "none",
     "Training run": card.model.run_id || "none",
