@@ -32,7 +32,8 @@ from pawprint.models.network import Network
 from pawprint.prepared.read import PreparedSet
 from pawprint.runtime import OUTPUTS, ModelInfo
 from pawprint.training import quantize
-from pawprint.training.fit import Answers, Trained
+from pawprint.training.feeds import Answers
+from pawprint.training.fit import Trained
 from pawprint.training.log import RunLogger
 
 OPSET = 20

@@ -21,7 +21,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from pawprint.prepared.read import Side
 from pawprint.runtime import OUTPUTS
 from pawprint.training.batches import split
-from pawprint.training.fit import Answers
+from pawprint.training.feeds import Answers
 
 PHOTOGRAPHS = 130  # that show how large activations get
 BATCH = 10
