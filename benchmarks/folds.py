@@ -83,7 +83,7 @@ def logits(trained: Trained, data: PreparedSet, params: Params) -> NDArray[np.fl
 
 
 def tested(name: str, data: PreparedSet, number: int) -> dict[str, Any]:
-    """Of one fold: `said` on the test side, hash -> (class, probabilities), and the log loss on the side `validation`."""
+    """Of one fold: `said` on the test side, hash -> (class, probabilities), and the log loss on `validation`."""
     base, _, changes = name.partition(" ")
     candidate = Candidate.model_validate(VARIANTS[base] | json.loads(changes or "{}"))
     params = load_params().model_copy(update={"candidates": {base: candidate}})
