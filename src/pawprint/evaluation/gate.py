@@ -192,8 +192,10 @@ def stands_in(integers: Figures, floats: Figures, rules: Gate) -> str | None:
 
 
 def in_integers(verdict: Verdict, because: str | None) -> Verdict:
-    """The verdict, saying why a twin in 8-bit integers was put forward."""
-    return verdict.model_copy(update={"reason": f"{verdict.reason}; {because}"}) if because else verdict
+    """The verdict, saying why a twin in 8-bit integers was put forward, unless it says so already."""
+    if because is None or "8-bit integers" in verdict.reason:
+        return verdict
+    return verdict.model_copy(update={"reason": f"{verdict.reason}; {because}"})
 
 
 def _times(ours: float, theirs: float) -> str:
