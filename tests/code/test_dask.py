@@ -18,6 +18,7 @@ import yaml
 
 from odd_pictures import photograph
 from prepared_set import drawings
+from workspace import clone
 
 ROOT = Path(__file__).parents[2]
 
@@ -95,35 +96,36 @@ def test_a_cluster_that_loses_a_worker_midway_gives_the_same_bytes(project: Path
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_sweep_on_a_cluster_that_loses_a_worker_loses_no_trial(tmp_path: Path) -> None:
-    for name in ("src", "flows"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
+    drawn = drawings(tmp_path / "drawn").folder
+    project = tmp_path / "project"
+    project.mkdir()
+    clone(project)
+    shutil.copytree(drawn, project / "prepared")
     values = yaml.safe_load((ROOT / "params.yaml").read_text())
     values["candidates"]["efficientnet_lite0"]["epochs"] = 600  # long enough to be killed in
     values["sweep"]["ranges"] = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
-    (tmp_path / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
-    shutil.copy(ROOT / "data.dvc", tmp_path)  # names the data set
-    shutil.copytree(drawings(tmp_path / "drawn").folder, tmp_path / "prepared")
+    (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
     def count(what: str) -> int:
-        with contextlib.closing(sqlite3.connect(tmp_path / "mlflow.db")) as db:
+        with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as db:
             return int(db.execute(f"select count(*) from runs where name like '%trial%' and {what}").fetchone()[0])
 
     def trials_are_running() -> bool:
-        assert flow.poll() is None, (tmp_path / "log").read_text()[-4000:]
+        assert flow.poll() is None, (project / "log").read_text()[-4000:]
         try:
             return count("status = 'RUNNING'") == 2
         except sqlite3.OperationalError:  # the tables are not made yet
             return False
 
     with ExitStack() as stack:
-        address, workers = cluster(tmp_path, stack)
+        address, workers = cluster(project, stack)
         words = ("flows.sweep", "--trials", "4", "--dask-address", address)
-        flow = stack.enter_context(started(tmp_path, *words))
+        flow = stack.enter_context(started(project, *words))
         until(300, "a trial on each worker", trials_are_running)
         workers[0].send_signal(signal.SIGKILL)
-        assert flow.wait(600) == 0, (tmp_path / "log").read_text()[-4000:]
+        assert flow.wait(600) == 0, (project / "log").read_text()[-4000:]
         assert workers[1].poll() is None
-    assert "4 trials now, 4 in all" in (tmp_path / "log").read_text()
+    assert "4 trials now, 4 in all" in (project / "log").read_text()
     assert (count("status = 'RUNNING'"), count("status = 'KILLED'"), count("status = 'FINISHED'")) == (0, 1, 4)
 
 
