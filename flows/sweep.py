@@ -66,6 +66,7 @@ def search(name: str, trials: int, jobs: int, on_dask: bool = False) -> None:
         before = sweep.done(study)
         if on_dask:
             wait([one_trial.submit(name, trials, number) for number in range(before, trials)])
+            end_children(study)  # of workers that were lost
         elif jobs == 1:
             work(name, trials, worker=0)
         elif before < trials:
@@ -105,9 +106,7 @@ def one_trial(name: str, trials: int, worker: int) -> None:
     os.environ.setdefault("PAWPRINT_CACHE", str(ROOT / "cache"))  # a cluster's worker may run in any folder
     params = load_params(ROOT / "params.yaml")
     study = sweep.open_study(FOLDER, name, params, PreparedSet.open(ROOT / "prepared"), worker)
-    for left in sweep.killed(study, worker):
-        if RUN in left.user_attrs:
-            training_run.resumed(ROOT, str(left.user_attrs[RUN])).status("KILLED")
+    sweep.killed(study, worker)
     work(name, trials, worker, at_most=1)
 
 
@@ -125,10 +124,10 @@ def work(name: str, trials: int, worker: int, at_most: int | None = None) -> Non
     parent = str(study.user_attrs[RUN])
 
     def one(trial: optuna.Trial) -> float:
+        trial.set_user_attr(sweep.WORKER, worker)
         label = f"{name} · trial {trial.number}"
         child = training_run.begin(ROOT, label, data.dataset, tags={"mlflow.parentRunId": parent, "candidate": name})
         trial.set_user_attr(RUN, child.id)
-        trial.set_user_attr(sweep.WORKER, worker)
         child.params(sweep.suggest(trial, params))
         outcome = "FAILED"
         try:

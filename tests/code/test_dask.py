@@ -13,8 +13,12 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import optuna
 import pytest
 import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from odd_pictures import photograph
 from prepared_set import drawings
@@ -107,8 +111,9 @@ def test_a_sweep_on_a_cluster_that_loses_a_worker_loses_no_trial(tmp_path: Path)
     (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
 
     def count(what: str) -> int:
+        query = f"select count(*) from runs join params using (run_uuid) where key = 'learning_rate' and {what}"
         with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as db:
-            return int(db.execute(f"select count(*) from runs where name like '%trial%' and {what}").fetchone()[0])
+            return int(db.execute(query).fetchone()[0])
 
     def trials_are_running() -> bool:
         assert flow.poll() is None, (project / "log").read_text()[-4000:]
@@ -127,6 +132,11 @@ def test_a_sweep_on_a_cluster_that_loses_a_worker_loses_no_trial(tmp_path: Path)
         assert workers[1].poll() is None
     assert "4 trials now, 4 in all" in (project / "log").read_text()
     assert (count("status = 'RUNNING'"), count("status = 'KILLED'"), count("status = 'FINISHED'")) == (0, 1, 4)
+    (journal,) = (project / "cache" / "sweeps").glob("*.journal")
+    study = optuna.load_study(study_name=journal.stem, storage=JournalStorage(JournalFileBackend(str(journal))))
+    (lost,) = (trial for trial in study.trials if trial.state == TrialState.FAIL)
+    done = [trial.params for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert len(done) == 4 and lost.params in done  # its numbers were tried again
 
 
 @pytest.mark.slow
