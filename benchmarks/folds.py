@@ -7,7 +7,9 @@ in the fold that its own hash names, and the candidate that is asked has not lea
 15 % are the validation side, on which the temperature is fitted. Predictions are kept in results/folds/, so that a run
 that was stopped goes on and candidates can be compared later.
 
-A name is one of VARIANTS, or one followed by JSON that is laid over it: 'lite0_head {"weight_decay": 0.001}'.
+A name is one of VARIANTS, or one followed by JSON that is laid over it: 'lite0_head {"weight_decay": 0.001}'. Names
+joined by " or " are one candidate: in each fold the one with the smallest log loss on the validation side is tested, so
+that nothing is chosen on what is tested.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -23,16 +25,16 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 from scipy import stats
+from torch.nn import functional as F
 
 from common import RESULTS
 from pawprint.evaluation.metrics import Scores, measure, paired_interval
 from pawprint.evaluation.summary import machine
-from pawprint.models.network import PooledNetwork
+from pawprint.models import catalogue
 from pawprint.params import Candidate, Params, load_params
 from pawprint.prepared.read import PreparedSet
-from pawprint.training import devices
+from pawprint.training import devices, feeds
 from pawprint.training.export import fit_temperature
-from pawprint.training.features import Features
 from pawprint.training.fit import Trained, fit
 from pawprint.training.log import Silent
 
@@ -70,40 +72,47 @@ def fold(data: PreparedSet, number: int) -> PreparedSet:
 @torch.inference_mode()
 def logits(trained: Trained, data: PreparedSet, params: Params) -> NDArray[np.float32]:
     """Of the test side, by the road that the candidate was trained on."""
-    candidate, network, side = params.candidate(trained.candidate), trained.network, data.side("test")
-    if candidate.train == "head":
-        assert isinstance(network, PooledNetwork)
-        features = torch.from_numpy(Features(network, candidate.architecture, params).of(side))
-        return network.logits(network.classify_embedding(features)).numpy()
-    said = []
-    device = devices.resolve(params.training)
-    network.to(device)
-    for indices in np.array_split(np.arange(len(side)), max(1, len(side) // 32)):
-        with devices.autocast(device, params.training):
-            pixels = torch.from_numpy(side.images(indices)).to(device)
-            said.append(network(network.normalise(pixels)).float().cpu().numpy())
-    return np.concatenate(said)
+    candidate, device = params.candidate(trained.candidate), devices.resolve(params.training)
+    fresh = catalogue.build(candidate.architecture, len(data.classes))  # the cache is the untrained weights'
+    fresh.load_pretrained()
+    swapped = {"test": "validation", "validation": "", "train": "train"}
+    sides = replace(data, _rows=tuple({**row, "side": swapped[row["side"]]} for row in data._rows if row["side"]))
+    feed = feeds.source(trained.candidate, fresh.to(device), params, sides, device)
+    feed.network = trained.network.to(device)
+    return feed.answers("validation", len(data.side("test"))).logits
 
 
-def predictions(name: str, data: PreparedSet, folds: int) -> dict[str, tuple[int, list[float]]]:
-    """hash -> (class, probabilities) over all folds that were asked for."""
+def tested(name: str, data: PreparedSet, number: int) -> dict[str, Any]:
+    """Of one fold: `said` on the test side, hash -> (class, probabilities), and the log loss on `validation`."""
     base, _, changes = name.partition(" ")
     candidate = Candidate.model_validate(VARIANTS[base] | json.loads(changes or "{}"))
     params = load_params().model_copy(update={"candidates": {base: candidate}})
     key = hashlib.sha256((candidate.model_dump_json() + str(params.training)).encode()).hexdigest()[:12]
+    path = RESULTS / "folds" / f"{base}-{key}-{number}.json"
+    if not path.exists():
+        sides = fold(data, number)
+        trained = fit(base, params, sides, Silent())
+        validation, test = sides.side("validation"), sides.side("test")
+        temperature = fit_temperature(trained.validation.logits, validation.labels)
+        tuned = torch.from_numpy(trained.validation.logits).double() / temperature
+        loss = float(F.cross_entropy(tuned, torch.from_numpy(validation.labels)))
+        scaled = torch.from_numpy(logits(trained, sides, params)).double() / temperature
+        rows = zip(test.hashes, test.labels.tolist(), scaled.softmax(1).tolist(), strict=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps({"validation": loss, "said": {one: (label, said) for one, label, said in rows}}))
+        print(f"{name}, fold {number}: {trained.seconds:.0f} s, validation log loss {loss:.4f}", flush=True)
+    return cast(dict[str, Any], json.loads(path.read_text()))
+
+
+def predictions(names: str, data: PreparedSet, folds: int) -> dict[str, tuple[int, list[float]]]:
+    """hash -> (class, probabilities) over all folds that were asked for."""
     found: dict[str, tuple[int, list[float]]] = {}
     for number in range(folds):
-        path = RESULTS / "folds" / f"{base}-{key}-{number}.json"
-        if not path.exists():
-            sides = fold(data, number)
-            trained = fit(base, params, sides, Silent())
-            validation, test = sides.side("validation"), sides.side("test")
-            temperature = fit_temperature(trained.validation.logits, validation.labels)
-            scaled = torch.from_numpy(logits(trained, sides, params)).double() / temperature
-            rows = zip(test.hashes, test.labels.tolist(), scaled.softmax(1).tolist(), strict=True)
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps({one: (label, said) for one, label, said in rows}))
-        found |= {one: (label, said) for one, (label, said) in json.loads(path.read_text()).items()}
+        tried = {name: tested(name, data, number) for name in names.split(" or ")}
+        best = min(tried, key=lambda name: float(tried[name]["validation"]))
+        if len(tried) > 1:
+            print(f"fold {number}: {best}")
+        found |= {one: (label, said) for one, (label, said) in tried[best]["said"].items()}
     return found
 
 

@@ -101,7 +101,9 @@ def examine_candidate(candidate: str, bench: Bench) -> Examined:
 def draw_learning_curves(params: Params) -> None:
     """All candidates in one figure, from what their trainings logged."""
     curves = {}
-    for candidate in params.candidates:
+    for candidate, given in params.candidates.items():
+        if given.int8:
+            continue  # it was not trained
         model = ROOT / "models" / candidate
         with runs.reopen(ROOT, runs.RunRecord.read(model / "run.json"), model) as mlflow_run:
             curves[candidate] = mlflow_run.curves(*CURVES)

@@ -8,15 +8,13 @@ A cluster's workers need this project's code and environment, and the project's 
 
 import argparse
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
 
 from prefect import flow, task
 from prefect.cache_policies import NO_CACHE
-from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
 from flows import ROOT
-from flows.steps import explained, run, step
-from pawprint.errors import PawprintError
+from flows.cluster import run_on_dask
+from flows.steps import run, step
 from pawprint.params import Params, load_params
 from pawprint.photos import sources
 from pawprint.photos.check import Bad
@@ -67,33 +65,6 @@ def pack(work: Work, batch: Batch) -> list[Packed | Bad]:
     return work(batch)
 
 
-def run_on_dask(address: str) -> None:
-    """The same tasks on a cluster that is there; PawprintError where it does not answer."""
-    from distributed import Client
-    from prefect.server.api.server import SubprocessASGIServer
-    from prefect_dask.task_runners import DaskTaskRunner
-
-    try:
-        Client(address, timeout=10).close()  # type: ignore[no-untyped-call]
-    except (OSError, ValueError) as error:
-        raise PawprintError(
-            f"No Dask scheduler answers at {address} ({error}). Start one, or leave out `--dask-address`."
-        ) from None
-    runner: Any = DaskTaskRunner(address=address)
-    on_cluster = preprocess.with_options(task_runner=runner)
-    if get_current_settings().api.url:
-        run(on_cluster, on_dask=True)
-        return
-    # Workers report to the same temporary server: with no address each of them would start one of its own.
-    server = SubprocessASGIServer()
-    server.start(timeout=90)
-    try:
-        with temporary_settings({PREFECT_API_URL: server.api_url}):
-            run(on_cluster, on_dask=True)
-    finally:
-        server.stop()
-
-
 def main() -> None:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -102,8 +73,7 @@ def main() -> None:
     if address is None:
         run(preprocess)
     else:
-        with explained():
-            run_on_dask(address)
+        run_on_dask(preprocess, address, on_dask=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from pawprint.errors import PawprintError
 from pawprint.evaluation import card, dossier, gate
 from pawprint.evaluation.examine import Bench
 from pawprint.evaluation.gate import Contender, Verdict
-from pawprint.params import Params, load_params
+from pawprint.params import Params, load_params, twin
 from pawprint.prepared.read import PreparedSet
 from pawprint.runtime import Classifier, verify
 from pawprint.tracking import registry, runs
@@ -32,7 +32,7 @@ def register() -> None:
     # 1. who challenges: the lowest log loss on the validation side, so that the test side stays unseen
     params = load_params(ROOT / "params.yaml")
     data = PreparedSet.open(ROOT / "prepared")
-    candidate = challenger_of(params)
+    candidate, because = challenger_of(params)
 
     # 2. every candidate becomes a registered version, known by its digest
     versions = {name: register_version(name) for name in params.candidates}
@@ -45,6 +45,7 @@ def register() -> None:
     fair_photographs(entry, bench.test.hashes, len(bench.test), candidate)
     challenger = examine(entry, bench)
     reigning, verdict = contest(params, entry, challenger, bench)
+    verdict = gate.in_integers(verdict, because)
     show(entry, reigning, verdict)
 
     # 5. what the next stage packages, and why
@@ -52,10 +53,14 @@ def register() -> None:
     log_decision(entry, challenger, verdict, data.drawn)
 
 
-def challenger_of(params: Params) -> str:
-    """The candidate to put forward."""
+def challenger_of(params: Params) -> tuple[str, str | None]:
+    """The candidate to put forward, and why its twin in 8-bit integers where that one stands in for it."""
     figures: dict[str, Any] = json.loads((ROOT / "reports" / "metrics.json").read_text(encoding="utf-8"))
-    return min(params.candidates, key=lambda name: float(figures[name]["validation"]["log_loss"]["value"]))
+    trained = [name for name, candidate in params.candidates.items() if not candidate.int8]
+    best = min(trained, key=lambda name: float(figures[name]["validation"]["log_loss"]["value"]))
+    if best in params.int8 and (because := gate.stands_in(figures[twin(best)], figures[best], params.gate)):
+        return twin(best), because
+    return best, None
 
 
 @step(retries=2, delay=2)
@@ -102,16 +107,18 @@ def judge(params: Params, entry: Champion, reigning: Champion | None, challenger
         return gate.first(challenger, params.gate)
     if reigning.model_digest == entry.model_digest:
         return gate.same(challenger, params.gate)
-    known, asked = verify(registry.folder(ROOT, reigning))[0].classes, challenger.scores.classes
-    if known != asked:
-        return gate.other_classes(known, asked, challenger, params.gate)
+    theirs, ours = (verify(registry.folder(ROOT, one))[0] for one in (reigning, entry))
+    if theirs.classes != ours.classes:
+        return gate.other_classes(theirs.classes, ours.classes, challenger, params.gate)
     tested, who = bench.test.hashes, f"the champion {reigning.model} version {reigning.version}"
     left = fair_photographs(reigning, tested, params.gate.min_photographs, who)
     if left != tested:  # its seed, split or photographs were others: both answer again, on what neither knows
         bench = Bench.of(bench.test.only(left), ROOT / "data", params)
         challenger = examine(entry, bench)
     champion = examine(reigning, bench)
-    verdict = gate.decide(challenger, champion, params.gate, params.evaluation.bootstrap, params.seed)
+    is_twin = ours.int8 and not theirs.int8 and ours.weights_digest == theirs.weights_digest
+    compare = gate.twin if is_twin else gate.decide
+    verdict = compare(challenger, champion, params.gate, params.evaluation.bootstrap, params.seed)
     return gate.on_a_part(verdict, len(left), len(tested))
 
 

@@ -3,6 +3,10 @@
 python -m flows.sweep                                  # what `sweep` in params.yaml says
 python -m flows.sweep --candidate deep_cnn --trials 30
 python -m flows.sweep --jobs 2                         # two processes, on one journal
+python -m flows.sweep --dask-address tcp://10.0.0.5:8786   # each trial a task on a Dask cluster, by prefect-dask
+
+A cluster's workers (one thread each) need this project's code and environment, the project's folder under the same
+path and, on other machines, MLFLOW_TRACKING_URI of one MLflow server.
 """
 
 import argparse
@@ -11,18 +15,21 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import optuna
 import torch
 import yaml
 from optuna.trial import FrozenTrial, TrialState
-from prefect import flow
+from prefect import flow, task
+from prefect.cache_policies import NO_CACHE
+from prefect.futures import PrefectFuture
 from rich.console import Console
 from rich.table import Table
 
 from flows import ROOT
+from flows.cluster import run_on_dask
 from flows.steps import run, step
 from pawprint import lineage
 from pawprint.errors import PawprintError
@@ -37,7 +44,7 @@ RUN = "run_id"  # attribute of the study, and of a trial: its MLflow run
 
 
 @flow(name="sweep", flow_run_name="sweep {name}")
-def search(name: str, trials: int, jobs: int) -> None:
+def search(name: str, trials: int, jobs: int, on_dask: bool = False) -> None:
     """Train the candidate `trials` times with other numbers; what was killed goes on."""
     # 1. what is searched
     params = load_params(ROOT / "params.yaml")
@@ -57,7 +64,10 @@ def search(name: str, trials: int, jobs: int) -> None:
 
         # 4. the trials
         before = sweep.done(study)
-        if jobs == 1:
+        if on_dask:
+            wait([one_trial.submit(name, trials, number) for number in range(before, trials)])
+            end_children(study)  # of workers that were lost
+        elif jobs == 1:
             work(name, trials, worker=0)
         elif before < trials:
             run_workers(name, trials, jobs)
@@ -90,14 +100,31 @@ def begin_parent(study: optuna.Study, name: str, params: Params, data: PreparedS
     study.set_user_attr(RUN, parent.id)
 
 
-def work(name: str, trials: int, worker: int) -> None:
-    """Take trials until there are enough in all."""
+@task(name="trial", task_run_name="trial {worker}", cache_policy=NO_CACHE, persist_result=False)
+def one_trial(name: str, trials: int, worker: int) -> None:
+    """One trial, wherever the flow's task runner puts it. Where a worker is lost, another does its task again."""
+    os.environ.setdefault("PAWPRINT_CACHE", str(ROOT / "cache"))  # a cluster's worker may run in any folder
+    params = load_params(ROOT / "params.yaml")
+    study = sweep.open_study(FOLDER, name, params, PreparedSet.open(ROOT / "prepared"), worker)
+    sweep.killed(study, worker)
+    work(name, trials, worker, at_most=1)
+
+
+def wait(futures: Sequence[PrefectFuture[None]]) -> None:
+    """To the end of all; raises what one of them raised."""
+    for future in futures:
+        future.result()
+
+
+def work(name: str, trials: int, worker: int, at_most: int | None = None) -> None:
+    """Take trials until there are enough in all, or `at_most` so many."""
     params = load_params(ROOT / "params.yaml")
     data = PreparedSet.open(ROOT / "prepared")
     study = sweep.open_study(FOLDER, name, params, data, worker)
     parent = str(study.user_attrs[RUN])
 
     def one(trial: optuna.Trial) -> float:
+        trial.set_user_attr(sweep.WORKER, worker)
         label = f"{name} · trial {trial.number}"
         child = training_run.begin(ROOT, label, data.dataset, tags={"mlflow.parentRunId": parent, "candidate": name})
         trial.set_user_attr(RUN, child.id)
@@ -119,18 +146,19 @@ def work(name: str, trials: int, worker: int) -> None:
             study.stop()
 
     if sweep.done(study) < trials:
-        study.optimize(one, callbacks=[enough])
+        study.optimize(one, n_trials=at_most, callbacks=[enough])
 
 
 def run_workers(name: str, trials: int, jobs: int) -> None:
-    """`jobs` processes that share the cores; they end when this one does, however it does."""
+    """`jobs` processes that share the cores and GPUs; they end when this one does, however it does."""
     command = [sys.executable, "-m", "flows.sweep", "--candidate", name, "--trials", str(trials), "--worker"]
     threads = max(1, torch.get_num_threads() // jobs)
     environment = os.environ | {"OMP_NUM_THREADS": str(threads)}
-    workers = [
-        subprocess.Popen([*command, str(number)], cwd=ROOT, env=environment, stdin=subprocess.PIPE)
-        for number in range(1, jobs + 1)
-    ]
+    workers = []
+    for number in range(1, jobs + 1):
+        if "CUDA_VISIBLE_DEVICES" not in os.environ and (gpus := torch.cuda.device_count()) > 1:
+            environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
+        workers.append(subprocess.Popen([*command, str(number)], cwd=ROOT, env=environment, stdin=subprocess.PIPE))
     codes = [worker.wait() for worker in workers]
     if any(codes):
         raise PawprintError("A worker of the sweep failed; the lines above say why. The same command goes on.")
@@ -175,11 +203,14 @@ def main() -> None:
     parser.add_argument("--candidate", default=sweep_params.candidate, help="a name under `candidates` in params.yaml")
     parser.add_argument("--trials", type=int, default=sweep_params.trials, help="how many in all, earlier ones too")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--dask-address", help="of a Dask scheduler, such as tcp://10.0.0.5:8786")
     parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # the parent is gone
         work(arguments.candidate, arguments.trials, arguments.worker)
+    elif arguments.dask_address:
+        run_on_dask(search, arguments.dask_address, arguments.candidate, arguments.trials, jobs=1, on_dask=True)
     else:
         run(search, arguments.candidate, arguments.trials, arguments.jobs)
 

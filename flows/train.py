@@ -12,6 +12,7 @@ from prefect import flow
 from flows import ROOT
 from flows.steps import run, step
 from pawprint import lineage
+from pawprint.errors import PawprintError
 from pawprint.params import Params, load_params
 from pawprint.prepared.read import PreparedSet
 from pawprint.tracking import runs, training_run
@@ -26,6 +27,10 @@ def train(name: str) -> None:
     # 1. what is asked for
     params = load_params(ROOT / "params.yaml")
     candidate = params.candidate(name)
+    if candidate.int8:
+        raise PawprintError(
+            f"{name} is not trained: `python -m flows.quantize` makes it of the one that it is named by."
+        )
     data = PreparedSet.open(ROOT / "prepared")
     photographs = {side: len(data.side(side)) for side in ("train", "validation", "test")}
 

@@ -79,7 +79,7 @@ class Candidate(_Closed):
     mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of its beta distribution; 0 is off
     augment: Literal["none", "flip", "standard", "strong"] = "none"
     compile: bool = False  # torch.compile
-    int8: bool = False  # the exported graph computes in 8-bit integers, calibrated on training photographs
+    int8: bool = False  # a twin of another candidate, by `int8` below; never written by hand
 
 
 class Range(_Closed):
@@ -118,6 +118,11 @@ class Sweep(_Closed):
         return self
 
 
+def twin(name: str) -> str:
+    """What the candidate `name` is called in 8-bit integers."""
+    return f"{name}_int8"
+
+
 class Evaluation(_Closed):
     """How candidates are measured."""
 
@@ -131,6 +136,7 @@ class Gate(_Closed):
     """When a challenger becomes champion: it must be better, and keep every limit that the champion keeps."""
 
     max_accuracy_loss: Share = 0.005
+    max_int8_accuracy_loss: Share = 0.005
     min_photographs: Count = 100
     max_calibration_error: Share = 0.1
     min_worst_slice: Share = 0.8
@@ -186,10 +192,24 @@ class Params(_Closed):
     split: Split
     training: Training
     candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
+    int8: tuple[str, ...] = ()  # candidates of which there is a twin in 8-bit integers, `<name>_int8`
     sweep: Sweep = Sweep()
     evaluation: Evaluation
     gate: Gate
     serving: Serving
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_twins(cls, raw: Any) -> Any:
+        """A twin stands among the candidates, with the entry of the one whose weights it has."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("candidates"), dict) or "int8" not in raw:
+            return raw
+        candidates, names = raw["candidates"], raw["int8"]
+        if not isinstance(names, list) or (unknown := [name for name in names if name not in candidates]):
+            wrong = ", ".join(map(str, unknown)) if isinstance(names, list) else repr(names)
+            raise ValueError(f"`int8` is a list of candidates' names; {wrong} is none")
+        twins = {twin(name): {**candidates[name], "int8": True} for name in names}
+        return {**raw, "candidates": {**candidates, **twins}, "int8": tuple(names)}
 
     def candidate(self, name: str) -> Candidate:
         """The candidate called `name`; PawprintError with the known names when there is none."""

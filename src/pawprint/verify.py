@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pawprint import versioning
 from pawprint.errors import PawprintError
 from pawprint.lineage import data_hash
+from pawprint.params import twin
 from pawprint.runtime import ModelInfo
 from pawprint.tracking import registry, runs
 
@@ -64,8 +65,9 @@ def verify(root: Path, word: str) -> Outcome:
 
         # 3. train
         _run(there, "flows.preprocess")
-        _run(there, "flows.train", "--candidate", first.candidate)
-        again = ModelInfo.read(there / "models" / first.candidate)
+        name = first.candidate.removesuffix(twin("")) if first.int8 else first.candidate  # a twin has its weights
+        _run(there, "flows.train", "--candidate", name)
+        again = ModelInfo.read(there / "models" / name)
 
     # 4. compare
     if again.weights_digest == first.weights_digest:

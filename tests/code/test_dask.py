@@ -1,9 +1,11 @@
-"""Preprocess on a Dask cluster: the same bytes as on one machine, also when a worker is lost midway."""
+"""Preprocess and a sweep on a Dask cluster: the same as on one machine, also when a worker is lost midway."""
 
+import contextlib
 import json
 import os
 import shutil
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -11,9 +13,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+import optuna
 import pytest
+import yaml
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import TrialState
 
 from odd_pictures import photograph
+from prepared_set import drawings
+from workspace import clone
 
 ROOT = Path(__file__).parents[2]
 
@@ -57,6 +66,18 @@ def until(seconds: float, what: str, ready: object) -> None:
         time.sleep(0.1)
 
 
+def cluster(project: Path, stack: ExitStack) -> tuple[str, list[subprocess.Popen[bytes]]]:
+    """A scheduler's address and its two workers, processes of the project."""
+    file = project / "scheduler.json"
+    local = ("--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file))
+    stack.enter_context(started(project, "distributed.cli.dask_scheduler", "--port", "0", *local))
+    until(120, "the scheduler", lambda: file.exists() and file.read_text().endswith("}"))
+    one = ("--nthreads", "1", "--no-nanny", "--local-directory", str(project / "scratch"))
+    workers = [stack.enter_context(started(project, "distributed.cli.dask_worker", *one, *local)) for _ in range(2)]
+    until(120, "two workers", lambda: (project / "log").read_text().count("Registered to") == 2)
+    return json.loads(file.read_text())["address"], workers
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(1200)
 def test_a_cluster_that_loses_a_worker_midway_gives_the_same_bytes(project: Path) -> None:
@@ -65,15 +86,8 @@ def test_a_cluster_that_loses_a_worker_midway_gives_the_same_bytes(project: Path
         assert alone.wait(300) == 0, (project / "log").read_text()
     expected = contents(out)
     shutil.rmtree(out)
-    file = project / "scheduler.json"
-    local = ("--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file))
     with ExitStack() as stack:
-        stack.enter_context(started(project, "distributed.cli.dask_scheduler", "--port", "0", *local))
-        until(120, "the scheduler", lambda: file.exists() and file.read_text().endswith("}"))
-        one = ("--nthreads", "1", "--no-nanny", "--local-directory", str(project / "scratch"))
-        workers = [stack.enter_context(started(project, "distributed.cli.dask_worker", *one, *local)) for _ in range(2)]
-        until(120, "two workers", lambda: (project / "log").read_text().count("Registered to") == 2)
-        address = json.loads(file.read_text())["address"]
+        address, workers = cluster(project, stack)
         flow = stack.enter_context(started(project, "flows.preprocess", "--dask-address", address))
         until(400, "both workers' first batch", lambda: partial.exists() and len(list(partial.iterdir())) == 2)
         workers[0].send_signal(signal.SIGKILL)
@@ -81,6 +95,48 @@ def test_a_cluster_that_loses_a_worker_midway_gives_the_same_bytes(project: Path
         assert flow.wait(600) == 0, (project / "log").read_text()[-4000:]
         assert workers[1].poll() is None
     assert contents(out) == expected
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_a_sweep_on_a_cluster_that_loses_a_worker_loses_no_trial(tmp_path: Path) -> None:
+    drawn = drawings(tmp_path / "drawn").folder
+    project = tmp_path / "project"
+    project.mkdir()
+    clone(project)
+    shutil.copytree(drawn, project / "prepared")
+    values = yaml.safe_load((ROOT / "params.yaml").read_text())
+    values["candidates"]["efficientnet_lite0"]["epochs"] = 600  # long enough to be killed in
+    values["sweep"]["ranges"] = {"learning_rate": {"low": 1e-4, "high": 1e-2, "log": True}}
+    (project / "params.yaml").write_text(yaml.safe_dump(values, sort_keys=False))
+
+    def count(what: str) -> int:
+        query = f"select count(*) from runs join params using (run_uuid) where key = 'learning_rate' and {what}"
+        with contextlib.closing(sqlite3.connect(project / "mlflow.db")) as db:
+            return int(db.execute(query).fetchone()[0])
+
+    def trials_are_running() -> bool:
+        assert flow.poll() is None, (project / "log").read_text()[-4000:]
+        try:
+            return count("status = 'RUNNING'") == 2
+        except sqlite3.OperationalError:  # the tables are not made yet
+            return False
+
+    with ExitStack() as stack:
+        address, workers = cluster(project, stack)
+        words = ("flows.sweep", "--trials", "4", "--dask-address", address)
+        flow = stack.enter_context(started(project, *words))
+        until(300, "a trial on each worker", trials_are_running)
+        workers[0].send_signal(signal.SIGKILL)
+        assert flow.wait(600) == 0, (project / "log").read_text()[-4000:]
+        assert workers[1].poll() is None
+    assert "4 trials now, 4 in all" in (project / "log").read_text()
+    assert (count("status = 'RUNNING'"), count("status = 'KILLED'"), count("status = 'FINISHED'")) == (0, 1, 4)
+    (journal,) = (project / "cache" / "sweeps").glob("*.journal")
+    study = optuna.load_study(study_name=journal.stem, storage=JournalStorage(JournalFileBackend(str(journal))))
+    (lost,) = (trial for trial in study.trials if trial.state == TrialState.FAIL)
+    done = [trial.params for trial in study.trials if trial.state == TrialState.COMPLETE]
+    assert len(done) == 4 and lost.params in done  # its numbers were tried again
 
 
 @pytest.mark.slow

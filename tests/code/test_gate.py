@@ -55,6 +55,34 @@ def test_a_better_model_is_promoted_and_a_worse_one_is_not() -> None:
     assert "worse" in down.reason
 
 
+def test_a_twin_in_integers_is_chosen_for_its_speed_within_the_accuracy_that_is_allowed() -> None:
+    champion = contender(0.97, 4)
+    twice = FAST.model_copy(update={"throughput_per_second": 200})
+
+    def asked(challenger: Contender) -> gate.Verdict:
+        return gate.twin(challenger, champion, RULES, resamples=500, seed=1)
+
+    faster = asked(contender(0.96, 4, speed=twice))
+    assert faster.outcome == "promoted"
+    assert "2.00 times as many answers a second, accuracy within gate.max_int8_accuracy_loss of 0.005" in faster.reason
+    assert decide(contender(0.96, 4, speed=twice), champion).outcome == "kept"  # it would not win by its answers
+    assert "answers a second: more" in asked(contender(0.97, 4)).reason
+    worse = asked(contender(0.97, 12, speed=twice))
+    assert worse.outcome == "kept"
+    assert "accuracy not worse" in worse.reason
+
+
+def test_a_twin_stands_in_where_it_is_faster_and_as_accurate() -> None:
+    def figures(accuracy: float, speed: float) -> dict[str, dict[str, object]]:
+        return {"validation": {"accuracy": {"value": accuracy}}, "speed": {"throughput_per_second": speed}}
+
+    floats = figures(0.990, 100)
+    because = gate.stands_in(figures(0.988, 150), floats, RULES)
+    assert because is not None and "1.50 times" in because
+    assert gate.stands_in(figures(0.980, 150), floats, RULES) is None
+    assert gate.stands_in(figures(0.990, 90), floats, RULES) is None
+
+
 def test_noise_is_a_tie_and_a_tie_keeps_the_champion() -> None:
     verdict = decide(contender(0.9, 20, seed=1, noise=0.03), contender(0.9, 20, seed=2, noise=0.03))
     assert verdict.outcome == "tie"

@@ -35,6 +35,7 @@ def test_the_project_s_own_params_are_valid_and_frozen() -> None:
         ("seed: 2017", "", "`seed`: missing"),
         ("train: 0.70", "train: 0.80", "must sum to 1"),
         ("fit: squash", "fit: stretch", "preprocess.fit"),
+        ("int8: []", "int8: [resnet]", "resnet is none"),
     ],
 )
 def test_a_wrong_move_names_the_key(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -42,6 +43,12 @@ def test_a_wrong_move_names_the_key(tmp_path: Path, old: str, new: str, said: st
         load_params(edited(tmp_path, old, new))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_a_twin_in_8_bit_integers_is_a_candidate(tmp_path: Path) -> None:
+    params = load_params(edited(tmp_path, "int8: []", "int8: [article_cnn]"))
+    twin, floats = params.candidate("article_cnn_int8"), params.candidate("article_cnn")
+    assert twin == floats.model_copy(update={"int8": True})
 
 
 def test_a_missing_or_broken_file_is_said(tmp_path: Path) -> None:

@@ -151,8 +151,23 @@ def test_head_only_needs_a_pretrained_backbone(data: PreparedSet) -> None:
 
 
 def test_augmentation_of_kept_features_is_refused(data: PreparedSet) -> None:
-    with pytest.raises(PawprintError, match="augment: none"):
-        fit("efficientnet_lite0", params("efficientnet_lite0", augment="flip"), data, Memory())
+    with pytest.raises(PawprintError, match="none or flip"):
+        fit("efficientnet_lite0", params("efficientnet_lite0", augment="standard"), data, Memory())
+
+
+def test_a_head_learns_from_mirror_images_too(
+    data: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path))
+    memory = Memory()
+    fit("efficientnet_lite0", params("efficientnet_lite0", epochs=20, augment="flip"), data, memory)
+    assert memory.curve("train_loss")[-1] < memory.curve("train_loss")[0] / 2
+    kept = [
+        sum(len(load_file(path)["features"]) for path in folder.iterdir())
+        for folder in (tmp_path / "features").iterdir()
+    ]
+    train, validation = len(data.side("train")), len(data.side("validation"))
+    assert sorted(kept) == [train, train + validation]  # mirror images are learned from, not validated on
 
 
 def test_the_head_learns_and_reports_each_epoch(data: PreparedSet, cache: Path) -> None:

@@ -16,8 +16,8 @@ from pawprint.errors import PawprintError
 from pawprint.models import catalogue
 from pawprint.params import Params
 from pawprint.prepared.read import PreparedSet
+from pawprint.training import features, feeds, resident
 from pawprint.training import loop as module
-from pawprint.training import resident
 from pawprint.training.fit import fit
 from prepared_set import Memory, drawings, params
 
@@ -125,19 +125,34 @@ def test_mixup_and_smoothing_keep_the_loss_finite(data: PreparedSet) -> None:
     assert np.isfinite(losses(exact(mixup=0.4, label_smoothing=0.1), data)).all()
 
 
-def test_finetune_trains_the_last_blocks_and_no_statistics(data: PreparedSet) -> None:
+def test_finetune_trains_the_last_blocks_from_kept_maps_as_it_would_from_pixels(
+    data: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path))
+    given = params("efficientnet_lite0", train="finetune", blocks=2, epochs=1, batch_size=14, augment="flip")
+    given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
+
+    def tuned() -> tuple[nn.Module, list[float]]:
+        memory = Memory()
+        network = fit("efficientnet_lite0", given, data, memory).network
+        return network, memory.curve("train_loss") + memory.curve("validation_loss")
+
+    network, kept = tuned()
     pretrained = catalogue.build("efficientnet_lite0")
     pretrained.load_pretrained()
-    given = params("efficientnet_lite0", train="finetune", blocks=2, epochs=1, batch_size=14, augment="flip")
-    trained = fit("efficientnet_lite0", given, data, Memory()).network
     changed = {
         name
-        for (name, before), after in zip(pretrained.state_dict().items(), trained.state_dict().values(), strict=True)
+        for (name, before), after in zip(pretrained.state_dict().items(), network.state_dict().values(), strict=True)
         if not torch.equal(before, after)
     }
     places = {".".join(name.split(".")[:2]) for name in changed}
     assert places == {"blocks.14", "blocks.15", "last.0", "last.1", "head.weight", "head.bias"}
     assert not any("running" in name for name in changed)
+
+    monkeypatch.setattr(features._Engine, "run", None)  # nothing is missing
+    assert tuned()[1] == kept
+    monkeypatch.setattr(feeds, "is_frozen", lambda *_: False)
+    np.testing.assert_allclose(tuned()[1], kept, rtol=1e-4)
 
 
 def test_deep_cnn_learns_and_stays_below_five_million(data: PreparedSet) -> None:

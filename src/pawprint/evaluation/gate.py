@@ -4,10 +4,10 @@ verdict = decide(Contender(examined, scores), Contender(champion_examined, champ
 verdict.outcome, verdict.reason      # "promoted", "log loss 0.031 against 0.058, ..."
 """
 
-from collections.abc import Callable, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 from scipy import stats
@@ -25,6 +25,9 @@ class Contender:
 
     examined: Examined
     scores: Scores
+
+
+Figures = Mapping[str, Any]  # of one candidate in reports/metrics.json
 
 
 class Rule(BaseModel):
@@ -141,6 +144,62 @@ def decide(challenger: Contender, champion: Contender, rules: Gate, resamples: i
     if high < 0:
         return Verdict(outcome="kept", reason=f"{figures}: worse", rules=table)
     return Verdict(outcome="tie", reason=f"{figures}: no difference that these photographs can show", rules=table)
+
+
+def twin(challenger: Contender, champion: Contender, rules: Gate, resamples: int, seed: int) -> Verdict:
+    """The verdict where the challenger is the champion in 8-bit integers: the same weights, so it need not be better.
+
+    Promoted when it is faster, the accuracy is not worse than `max_int8_accuracy_loss` (lower end of the paired 95 %
+    interval) and every limit is kept.
+    """
+    ours, theirs = challenger.scores, champion.scores
+    worst_gain, _ = paired_interval(ours.correct.astype(float) - theirs.correct.astype(float), resamples, seed)
+    speeds = challenger.examined.speed.throughput_per_second, champion.examined.speed.throughput_per_second
+    rule = Rule(
+        rule=f"accuracy not worse by more than {rules.max_int8_accuracy_loss} (low end {worst_gain:+.4f})",
+        challenger=str(challenger.examined.test.accuracy),
+        champion=str(champion.examined.test.accuracy),
+        passed=bool(worst_gain >= -rules.max_int8_accuracy_loss),
+    )
+    faster = Rule(
+        rule="answers a second: more",
+        challenger=f"{speeds[0]:.1f}",
+        champion=f"{speeds[1]:.1f}",
+        passed=speeds[0] > speeds[1],
+    )
+    table = [rule, faster, *_figures(challenger, champion), *limits(challenger, champion, rules)]
+    missed = [one.rule for one in table if one.passed is False]
+    said = f"the champion's weights in 8-bit integers: {_times(*speeds)} as many answers a second"
+    if missed:
+        return Verdict(outcome="kept", reason=f"{said}, but outside: {'; '.join(missed)}", rules=table)
+    reason = f"{said}, accuracy within gate.max_int8_accuracy_loss of {rules.max_int8_accuracy_loss:g}"
+    return Verdict(outcome="promoted", reason=reason, rules=table)
+
+
+def stands_in(integers: Figures, floats: Figures, rules: Gate) -> str | None:
+    """Why a twin in 8-bit integers is put forward for its candidate, both as evaluated; None where it is not.
+
+    Accuracy is that of the validation side, like all by which a challenger is chosen.
+    """
+    ours, theirs = (float(one["validation"]["accuracy"]["value"]) for one in (integers, floats))
+    speeds = [float(one["speed"]["throughput_per_second"]) for one in (integers, floats)]
+    if theirs - ours > rules.max_int8_accuracy_loss or speeds[0] <= speeds[1]:
+        return None
+    return (
+        f"in 8-bit integers: {_times(*speeds)} as many answers a second, accuracy {ours:.4f} against {theirs:.4f} on "
+        f"the validation side, within gate.max_int8_accuracy_loss of {rules.max_int8_accuracy_loss:g}"
+    )
+
+
+def in_integers(verdict: Verdict, because: str | None) -> Verdict:
+    """The verdict, saying why a twin in 8-bit integers was put forward, unless it says so already."""
+    if because is None or "8-bit integers" in verdict.reason:
+        return verdict
+    return verdict.model_copy(update={"reason": f"{verdict.reason}; {because}"})
+
+
+def _times(ours: float, theirs: float) -> str:
+    return f"{ours / theirs:.2f} times"
 
 
 def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> list[Rule]:

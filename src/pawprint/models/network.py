@@ -76,6 +76,14 @@ class Network(nn.Module):
         """Freeze all but the head and the last `blocks` of a pretrained backbone; returns the latter's parameters."""
         raise NotImplementedError
 
+    def front(self, inputs: Tensor, blocks: int) -> Tensor:
+        """What train_last freezes: normalised inputs -> what the last `blocks` are given, [N, c, h, w]."""
+        raise NotImplementedError
+
+    def back(self, maps: Tensor, blocks: int) -> Tensor:
+        """What train_last trains, but the head: what `front` gives -> feature maps."""
+        raise NotImplementedError
+
 
 class PooledNetwork(Network):
     """Feature maps, averaged over all places, then one linear layer: the map follows from its weights.

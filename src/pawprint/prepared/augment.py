@@ -1,4 +1,4 @@
-"""Variations of a training photograph, by albumentations (the one place that imports it).
+"""Variations of a training photograph, by albumentations (the one place that imports it); the mirror needs none.
 
     vary = augment("standard", seed=2017, epoch=3)
     vary(pixels, photograph_hash)        # uint8 [300, 300, 3] -> the same shape
@@ -18,12 +18,19 @@ from pawprint import image
 Pixels = NDArray[np.uint8]
 
 
+def mirrored(seed: int, epoch: int, photograph_hash: str) -> bool:
+    """Whether "flip" shows this photograph's mirror image in this epoch: half the time."""
+    return hashlib.sha256(f"{seed}:{epoch}:{photograph_hash}".encode()).digest()[4] % 2 == 1
+
+
 def augment(
     kind: Literal["none", "flip", "standard", "strong"], seed: int, epoch: int
 ) -> Callable[[Pixels, str], Pixels] | None:
     """The variation of an epoch; None for "none". "strong" is for a network from scratch."""
     if kind == "none":
         return None
+    if kind == "flip":
+        return lambda pixels, photograph_hash: pixels[:, ::-1] if mirrored(seed, epoch, photograph_hash) else pixels
     import albumentations
 
     steps = [albumentations.HorizontalFlip(p=0.5)]

@@ -22,7 +22,7 @@ from pawprint.tracking import experiment, outbox, runs, server
 from pawprint.tracking.outbox import Outbox
 from pawprint.tracking.runs import Run, RunRecord
 
-OTHERS = ("candidates.", "gate.", "serving.", "sweep.")  # sections of params.yaml that a training does not read
+OTHERS = ("candidates.", "gate.", "int8", "serving.", "sweep.")  # sections of params.yaml that a training does not read
 
 
 @contextlib.contextmanager

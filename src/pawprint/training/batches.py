@@ -3,7 +3,7 @@
 import queue
 import threading
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -15,13 +15,21 @@ from pawprint.training import distributed
 
 T = TypeVar("T")
 Augment = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
+Draw = Callable[[str], bool]
 AHEAD = 2  # batches kept ready
+
+
+class Rows(Protocol):
+    """An array, or what is read from a file when it is asked for."""
+
+    def __getitem__(self, indices: NDArray[np.int64], /) -> NDArray[np.float32]:
+        """float32 [k, ...], a copy."""
 
 
 class Batch(NamedTuple):
     """Some photographs, or their features."""
 
-    inputs: Tensor  # uint8 [n, 300, 300, 3], or float32 [n, d]
+    inputs: Tensor  # uint8 [n, 300, 300, 3], or float32 [n, d] or [n, c, h, w]
     labels: Tensor  # int64 [n]
     indices: NDArray[np.int64]  # [n], in the side
     whole: int  # photographs of this batch in all processes together
@@ -58,13 +66,20 @@ def photographs(
     return ahead(make())
 
 
-def vectors(
-    features: NDArray[np.float32], labels: NDArray[np.int64], pieces: list[NDArray[np.int64]]
+def kept(
+    side: Side, pieces: list[NDArray[np.int64]], plain: Rows, mirrored: Rows | None = None, draw: Draw | None = None
 ) -> Iterator[Batch]:
-    """Batches of features that are in memory, this process's share of each piece."""
+    """Batches of what was computed before, this process's share of each piece.
+
+    Where there are mirror images too, `draw` says of a photograph's hash whether it is their turn.
+    """
     for piece in pieces:
         indices = distributed.share(piece)
-        yield Batch(torch.from_numpy(features[indices]), torch.from_numpy(labels[indices]), indices, len(piece))
+        inputs = plain[indices]
+        if mirrored is not None and draw is not None:
+            turned = np.array([draw(side.hashes[index]) for index in indices], bool)
+            inputs[turned] = mirrored[indices[turned]]
+        yield Batch(torch.from_numpy(inputs), torch.from_numpy(side.labels[indices]), indices, len(piece))
 
 
 def ahead(items: Iterator[T]) -> Iterator[T]:

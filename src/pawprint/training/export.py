@@ -32,8 +32,7 @@ from pawprint.models import catalogue
 from pawprint.models.network import Network
 from pawprint.prepared.read import PreparedSet
 from pawprint.runtime import ModelInfo
-from pawprint.training import quantize
-from pawprint.training.fit import Answers, Trained
+from pawprint.training.fit import Trained
 from pawprint.training.log import RunLogger
 
 OPSET = 20
@@ -73,19 +72,13 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
         save_onnx(served, partial / "model.onnx")
         checked = validation if len(validation) else train
         difference = compare(served, partial / "model.onnx", checked.images(range(min(CHECKED, len(checked)))))
-        sample, tuned, measured = trained.sample, trained.validation, {}
-        if candidate.int8:
-            quantize.quantize(partial / "model.onnx", train)
-            sample, tuned = (
-                quantize.answers(partial / "model.onnx", side, len(answers.logits))
-                for side, answers in ((train, sample), (validation, tuned))
-            )
-            measured["int8_agreement"] = quantize.agreement(tuned, trained.validation)
         save_tensors(
             {name: value.contiguous() for name, value in trained.network.state_dict().items()},
             partial / "model.safetensors",
         )
-        threshold = _save_typicality(sample, tuned, partial / "typicality.safetensors")
+        threshold = save_typicality(
+            trained.sample.embedding, trained.validation.embedding, partial / "typicality.safetensors"
+        )
         hashes = sorted({*train.hashes, *validation.hashes})
         (partial / "photographs.txt").write_text("".join(f"{name}\n" for name in hashes), encoding="ascii")
         info = ModelInfo(
@@ -95,7 +88,6 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
             classes=data.classes,
             fit=trained.params.preprocess.fit,
             quality=trained.params.preprocess.quality,
-            int8=candidate.int8,
             temperature=temperature,
             typicality_threshold=threshold,
             model_digest=sha256(partial / "model.onnx"),
@@ -112,7 +104,6 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
             "temperature": temperature,
             "typicality_threshold": threshold,
             "onnx_max_difference": difference,
-            **measured,
             "export_seconds": time.perf_counter() - started,
         }
     )
@@ -195,17 +186,17 @@ def compare(served: nn.Module, path: Path, pixels: NDArray[np.uint8]) -> float:
     return difference
 
 
-def _save_typicality(sample: Answers, validation: Answers, path: Path) -> float:
+def save_typicality(sample: NDArray[np.float32], validation: NDArray[np.float32], path: Path) -> float:
     """Store the sample's directions and the threshold: mean cosine similarity to the k nearest of them.
 
     Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors (2022). Returns the threshold, which
-    99 % of the validation photographs pass; without any it is -1, which all pass.
+    99 % of the validation photographs pass; without any it is -1, which all pass. Both are embeddings [n, d].
     """
-    directions = _directions(sample.embedding).astype(np.float16)
+    directions = _directions(sample).astype(np.float16)
     k = min(NEIGHBOURS, len(directions))
     threshold = -1.0
-    if len(validation.embedding):
-        similarity = _directions(validation.embedding) @ directions.astype(np.float32).T
+    if len(validation):
+        similarity = _directions(validation) @ directions.astype(np.float32).T
         nearest = np.sort(similarity, axis=1)[:, -k:].mean(axis=1)
         threshold = float(np.float32(np.quantile(nearest, 1 - PASS)))
     save_arrays(

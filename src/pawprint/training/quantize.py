@@ -1,7 +1,6 @@
-"""A float32 graph -> the same in 8-bit integers, calibrated on training photographs.
+"""A model folder -> its twin in 8-bit integers: the same weights, calibrated on training photographs.
 
-    quantize(Path("model.onnx"), data.side("train"))
-    answers(Path("model.onnx"), side, indices)     # what it now says
+    info = make(Path("models/deep_cnn"), data, lineage, "deep_cnn_int8", Path("models/deep_cnn_int8"))
 
 Static quantization by ONNX Runtime in QDQ form, which OpenVINO and ONNX Runtime both compute in integers. Weights have
 a scale a channel. Pixels' normalisation, the head, the softmax and the map stay in floating point: they cost nothing,
@@ -9,6 +8,7 @@ and the answer is made of them.
 """
 
 import logging
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,14 +18,48 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
-from pawprint.inference import OUTPUTS
-from pawprint.prepared.read import Side
+from pawprint.lineage import Lineage, sha256
+from pawprint.prepared.read import PreparedSet, Side
+from pawprint.runtime import ModelInfo
 from pawprint.training.batches import split
-from pawprint.training.fit import Answers
+from pawprint.training.export import save_typicality
+from pawprint.training.fit import SAMPLE
 
 PHOTOGRAPHS = 130  # that show how large activations get
 BATCH = 10
 INTEGER = ("Conv", "Add", "Clip", "Relu")
+
+
+def make(folder: Path, data: PreparedSet, lineage: Lineage, name: str, out: Path) -> ModelInfo:
+    """Write the twin of `folder` to `out`, whole or not at all, and return its model.json.
+
+    The temperature is the float graph's; what is typical is measured anew, on the integers' embeddings.
+    """
+    train, validation = data.side("train"), data.side("validation")
+    partial = out.with_name(f".{out.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        for kept in ("model.onnx", "model.safetensors", "photographs.txt"):
+            shutil.copy(folder / kept, partial)
+        quantize(partial / "model.onnx", train)
+        sample = embeddings(partial / "model.onnx", train, min(SAMPLE, len(train)))
+        tuned = embeddings(partial / "model.onnx", validation, len(validation))
+        info = ModelInfo.read(folder).model_copy(
+            update={
+                "candidate": name,
+                "int8": True,
+                "typicality_threshold": save_typicality(sample, tuned, partial / "typicality.safetensors"),
+                "model_digest": sha256(partial / "model.onnx"),
+                "lineage": lineage,
+            }
+        )
+        (partial / "model.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        shutil.rmtree(out, ignore_errors=True)
+        partial.replace(out)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return info
 
 
 def quantize(path: Path, train: Side) -> None:
@@ -50,26 +84,14 @@ def quantize(path: Path, train: Side) -> None:
         root.setLevel(level)
 
 
-def answers(path: Path, side: Side, count: int) -> Answers:
-    """What the graph at `path` says of the first `count` photographs of `side`, by ONNX Runtime."""
+def embeddings(path: Path, side: Side, count: int) -> NDArray[np.float32]:
+    """float32 [count, d] that the graph at `path` gives for the first `count` photographs of `side`."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    if not count:
-        return Answers(np.empty((0, 0), np.float32), np.empty((0, 0), np.float32))
-    probabilities, embeddings = [], []
-    for indices in split(np.arange(count), BATCH):
-        probability, embedding, _ = session.run(list(OUTPUTS), {"images": side.images(indices)})
-        probabilities.append(probability)
-        embeddings.append(embedding)
-    return Answers(np.log(np.maximum(np.concatenate(probabilities), 1e-12)), np.concatenate(embeddings))
-
-
-def agreement(integers: Answers, floats: Answers) -> float:
-    """Share of the photographs that both call the same class; 1 where there are none."""
-    if not len(floats.logits):
-        return 1.0
-    return float((integers.logits.argmax(1) == floats.logits.argmax(1)).mean())
+    pieces = split(np.arange(count), BATCH)
+    found = [session.run(["embedding"], {"images": side.images(indices)})[0] for indices in pieces]
+    return np.concatenate([np.empty((0, session.get_outputs()[1].shape[1]), np.float32), *found])
 
 
 def _floating(graph: onnx.GraphProto) -> set[str]:

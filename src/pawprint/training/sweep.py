@@ -30,6 +30,7 @@ from pawprint.training.fit import fit
 from pawprint.training.log import RunLogger
 
 STARTUP = 5  # trials before any is pruned
+WORKER = "worker"  # attribute of a trial: the number that its process was given
 DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
@@ -56,9 +57,14 @@ def open_study(folder: Path, name: str, params: Params, data: PreparedSet, worke
     )
 
 
-def killed(study: optuna.Study) -> list[FrozenTrial]:
-    """End the trials of processes that were killed, and put their numbers first in the queue. Nobody else may work."""
+def killed(study: optuna.Study, worker: int | None = None) -> list[FrozenTrial]:
+    """End the trials of processes that were killed, and put their numbers first in the queue.
+
+    All unfinished ones, when nobody else works; or those of `worker`, which knows that it is alone in its name.
+    """
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if worker is not None:
+        left = [trial for trial in left if trial.user_attrs.get(WORKER) == worker]
     for trial in left:
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, skip_if_exists=False)
