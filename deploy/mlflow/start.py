@@ -1,7 +1,7 @@
 """MLflow's server of the stack: makes the buckets that are missing, then becomes the server.
 
-Every secret stays in the environment: psycopg2 reads PGHOST, PGUSER and PGPASSWORD, boto3 reads AWS_*. `serve-artifacts`
-is MLflow's default: clients send artifacts to the server, and only the server holds S3's keys.
+Every secret stays in the environment: psycopg2 reads PGHOST, PGUSER and PGPASSWORD, boto3 reads AWS_*. Clients send
+artifacts to the server (MLflow's default), and only the server holds S3's keys.
 """
 
 import os

@@ -20,6 +20,6 @@ OFF = {
 for _name, _value in OFF.items():
     os.environ.setdefault(_name, _value)
 
-# OpenVINO reports each import to a collector and has no switch in the environment. Where its reporting package cannot be
+# OpenVINO reports each import to a collector, and no variable turns that off. Where its reporting package cannot be
 # imported it uses a stub that does nothing.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

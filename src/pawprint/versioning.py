@@ -82,6 +82,13 @@ def default_remote(root: Path) -> str:
     return _dvc(root, "config", "core.remote", check=False).strip()
 
 
+def remote(root: Path, name: str) -> dict[str, str]:
+    """What DVC's configuration says of a remote: url, endpointurl, ..."""
+    head = f"remote.{name}."
+    lines = (line.partition("=") for line in _dvc(root, "config", "--list", check=False).splitlines())
+    return {key.removeprefix(head): value for key, _, value in lines if key.startswith(head)}
+
+
 def push(root: Path, remote: str | None = None) -> str:
     """Send data and outputs to a remote (the default one if none is named); returns the remote's name."""
     name = remote or default_remote(root)
