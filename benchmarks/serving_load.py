@@ -28,15 +28,21 @@ def request(path: str, body: str, data: bytes) -> bytes:
     return head.encode() + data
 
 
+IDLE = 4  # seconds; the servers close a connection that is silent for five, and a request may meet that
+
+
 class Connection:
-    """One at a time; opened anew where the server closed it."""
+    """One at a time; opened anew where the server closed it, or is about to."""
 
     def __init__(self, port: int) -> None:
         self.port = port
         self.writer: asyncio.StreamWriter | None = None
+        self.used = 0.0
 
     async def ask(self, data: bytes) -> int:
         """The status of the answer; 0 where there was none."""
+        if time.perf_counter() - self.used > IDLE:
+            self.close()
         try:
             if self.writer is None:
                 self.reader, self.writer = await asyncio.open_connection("127.0.0.1", self.port)
@@ -50,6 +56,7 @@ class Connection:
                 await self.reader.readexactly(2)
             if b"connection: close" in head:
                 self.close()
+            self.used = time.perf_counter()
             return int(head[9:12])
         except (OSError, asyncio.IncompleteReadError):
             self.close()

@@ -48,7 +48,7 @@ build() {
     if [ "$1" != serving ]; then
         echo "stack: the image of MLflow, Prefect and the worker (minutes, once)"
         compose build --quiet prepare
-        if [ -n "${GPU:-}" ]; then compose build --quiet worker; fi
+        if [ -n "${GPU:-}" ] && [ "$1" = all ]; then compose build --quiet worker; fi
     fi
     if [ "$1" != tracking ]; then
         bentoml get pawprint:latest >/dev/null 2>&1 || fail "There is no Bento to serve yet. Run \`make run\` first."
@@ -57,6 +57,7 @@ build() {
             >.service-image.log 2>&1 && docker image inspect pawprint-service:0.1.0 >/dev/null 2>&1 ||
             fail "BentoML could not build the service's image; .service-image.log says why."
         rm .service-image.log
+        if [ -n "${GPU:-}" ]; then compose build --quiet service; fi
     fi
 }
 

@@ -193,8 +193,8 @@ def _ask(name: str, url: str, path: str, user_and_secret: str, variable: str) ->
             )
         return Finding(name, "fail", f"{shown}{path} answers {error.code}", "its own log says why")
     except (URLError, OSError, ValueError) as error:
-        why = error.reason if isinstance(error, URLError) else error
-        return Finding(name, "fail", f"{shown} does not answer ({why})", f"start it, or correct or unset {variable}")
+        reason = error.reason if isinstance(error, URLError) else error
+        return Finding(name, "fail", f"{shown} does not answer ({reason})", f"start it, or correct or unset {variable}")
 
 
 def _remote(root: Path) -> Finding:

@@ -159,6 +159,7 @@ class Tokens(_Closed):
 class Serving(_Closed):
     """Limits of the service."""
 
+    device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "bf16", "f32"] = "auto"
     max_body_mb: Positive = 20
     max_pixels: Count = 50_000_000
@@ -169,6 +170,12 @@ class Serving(_Closed):
     traffic_rows: Annotated[int, Field(ge=0)] = 20_000
     keep_pictures: bool = False
     tokens: Tokens = Tokens()
+
+    @model_validator(mode="after")
+    def _a_batch_fits(self) -> Self:
+        if self.max_images > self.max_in_flight:
+            raise ValueError(f"max_images ({self.max_images}) must not be larger than max_in_flight")
+        return self
 
 
 class Params(_Closed):

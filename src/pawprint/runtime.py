@@ -1,4 +1,4 @@
-"""A model folder -> answers: ONNX on OpenVINO, no torch, no server.
+"""A model folder -> answers: ONNX, no torch, no server.
 
     classifier = Classifier(Path("models/efficientnet_lite0"))
     answer = classifier.answer(Path("cat.jpg").read_bytes())
@@ -8,28 +8,24 @@ Evaluation, `pawprint predict` and the service take this one road: what was eval
 """
 
 import hashlib
-import os
-import queue
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Self
 
 import numpy as np
-import openvino
 import safetensors
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load as load_tensors
 
-from pawprint import image
+from pawprint import image, inference
 from pawprint.errors import PawprintError
+from pawprint.inference import Device, Precision
 from pawprint.lineage import Lineage
 
-Precision = Literal["auto", "bf16", "f32"]
-OUTPUTS = ("probabilities", "embedding", "activation")
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
 NEITHER = "neither"  # the label of a picture that is like no training photograph
 
@@ -99,42 +95,33 @@ class FileAnswer:
 class Classifier:
     """The model in `folder`, loaded and ready; safe to call from several threads.
 
-    Every picture goes through the model alone, one core to a picture and as many at a time as there are cores.
-    On a CPU that is faster than batches, and no answer depends on which others came with it.
+    On a CPU every picture goes through the model alone, one core to a picture and as many at a time as there are
+    cores: faster than batches, and no answer depends on which others came with it.
 
     Args:
         folder: holds model.onnx, model.json and typicality.safetensors.
         precision: what the arithmetic runs in. `auto` is bf16 where the CPU computes in it natively, f32
             elsewhere; OpenVINO left alone would choose by itself and not say. `self.precision` reports it.
+            On a GPU always f32.
+        device: where; `auto` is the GPU where there is one (see inference.py). Judging is done on the CPU.
 
     Raises:
         PawprintError: a file is missing, damaged, or not the one that model.json was written for.
     """
 
-    def __init__(self, folder: Path, precision: Precision = "auto") -> None:
+    def __init__(self, folder: Path, precision: Precision = "auto", device: Device = "cpu") -> None:
         self.folder = folder
         self.info, onnx = verify(folder)
-        self.streams = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        core = openvino.Core()
-        native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.precision: Precision = ("bf16" if native_bf16 else "f32") if precision == "auto" else precision
-        config = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "NUM_STREAMS": self.streams,
-            "INFERENCE_NUM_THREADS": self.streams,
-            "INFERENCE_PRECISION_HINT": self.precision,
-        }
         try:
             # From the very bytes that were hashed, so that nothing can come between check and use.
-            model = core.compile_model(core.read_model(onnx), "CPU", config)
+            self._network = inference.load(onnx, precision, device)
         except RuntimeError as error:
             raise PawprintError(f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again.") from None
-        self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()  # each holds its own buffers
-        for _ in range(self.streams):
-            self._idle.put(model.create_infer_request())
-        # OpenVINO's binding sets itself up in the first inference of a process. Two threads that meet there lock each
-        # other out for good (one waits for the GIL inside a C++ static, the other holds it), so this thread is first.
-        self._infer(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
+        self.streams, self.precision, self.device = (
+            self._network.at_once,
+            self._network.precision,
+            self._network.device,
+        )
         self._bank, self._nearest = _read_typicality(folder)
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
@@ -144,21 +131,12 @@ class Classifier:
         if not len(images):
             return self._none()
         if len(images) == 1:
-            outputs = [self._infer(images)]
+            outputs = [self._network(images)]
         else:
             with ThreadPoolExecutor(self.streams) as pool:
-                outputs = list(pool.map(self._infer, images[:, None]))
+                outputs = list(pool.map(self._network, images[:, None]))
         probabilities, embedding, activation = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         return Predictions(probabilities, embedding, self._typicality(embedding), activation)
-
-    def _infer(self, one: NDArray[np.uint8]) -> list[NDArray[np.float32]]:
-        """uint8 [1, 300, 300, 3] -> (probabilities, embedding, activation), each of one row."""
-        request = self._idle.get()
-        try:
-            outputs = request.infer({0: np.ascontiguousarray(one)}, share_inputs=True, share_outputs=False)
-            return [np.asarray(outputs[name], np.float32) for name in OUTPUTS]
-        finally:
-            self._idle.put(request)
 
     def read(self, data: bytes, max_pixels: int = image.MAX_PIXELS) -> image.Pixels:
         """A picture's bytes -> uint8 RGB [300, 300, 3], as this model was trained on. Raises BadImage."""

@@ -1,11 +1,14 @@
 """The page at `/` in a real browser. axe.min.js is axe-core (MPL-2.0), which checks what screen readers need."""
 
+import hashlib
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from service_process import checkout, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -203,3 +206,29 @@ def test_axe_finds_nothing(page: Page, files: dict[str, Path], scheme: str, widt
     violations = page.evaluate("axe.run().then(result => result.violations)")
     assert [(found["id"], found["nodes"][0]["html"]) for found in violations] == []
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_a_service_with_tokens_asks_for_one(
+    browser: Browser, toy_model: Path, tmp_path: Path, files: dict[str, Path]
+) -> None:
+    known = hashlib.sha256(b"open sesame").hexdigest()
+    env = checkout(tmp_path, tokens={"read": [known], "feedback": [known], "admin": []})
+    with serving(tmp_path / "log", {**env, "PAWPRINT_MODEL": str(toy_model)}, cwd=tmp_path) as (url, _):
+        page = browser.new_page()
+        page.goto(f"{url}/")
+        field = page.get_by_label("This service answers to those who have a token")
+        expect(field).to_be_focused()
+        page.set_input_files("#files", [files["red"], files["blue"]])  # both wait for the token
+        field.fill("wrong")
+        page.keyboard.press("Enter")
+        expect(page.get_by_role("alert")).to_have_text("This token is not known here.")
+        field.fill("open sesame")
+        page.keyboard.press("Enter")
+        assert labels(page) == ["blue", "red"]
+        expect(field).to_be_hidden()
+        expect(page.locator("#classes")).to_contain_text("Tells blue from red")
+        page.get_by_role("button", name="This is wrong").first.click()
+        expect(page.locator(".reason").first).to_have_text("Thank you. Noted as: red.")
+        page.reload()  # the tab still knows it
+        expect(page.locator("#classes")).to_contain_text("Tells blue from red")
+        page.close()

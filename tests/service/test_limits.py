@@ -1,10 +1,12 @@
 """A service with small limits: bodies too large or too slow, tokens, pace."""
 
+import contextlib
 import hashlib
 import socket
 import threading
 import time
 from collections.abc import Iterator
+from http.client import HTTPConnection
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -63,6 +65,28 @@ def talk(url: str, head: str, pieces: Iterator[bytes]) -> tuple[bytes, int]:
 def test_an_announced_large_body_is_refused_unread(small: str) -> None:
     received, _ = talk(small, "Content-Length: 300000000", iter([]))
     assert received.startswith(b"HTTP/1.1 413") and b"body_too_large" in received
+
+
+@pytest.mark.parametrize("requests_before", [0, 1])
+def test_slow_headers_are_cut_off(small: str, requests_before: int) -> None:
+    """A byte of a header a moment, on a new connection or on one that was good before: 408 and closed."""
+    with contextlib.closing(HTTPConnection(urlsplit(small).netloc, timeout=20)) as client:
+        client.connect()
+        for _ in range(requests_before):
+            client.request("GET", "/livez")
+            assert client.getresponse().read()
+        connection = client.sock
+        connection.settimeout(0.1)
+        started, received = time.monotonic(), b""
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        while not received:
+            assert time.monotonic() - started < 10
+            with contextlib.suppress(TimeoutError):
+                connection.sendall(b"x")
+                received = connection.recv(65536)
+    assert received.startswith(b"HTTP/1.1 408")
+    assert 1 < time.monotonic() - started < 5
+    assert httpx.get(f"{small}/livez").status_code == 200
 
 
 def test_a_chunked_large_body_is_cut_off(small: str) -> None:

@@ -164,8 +164,8 @@ async def check_overload(url: str, picture: bytes, seconds: float) -> None:
 
 @pytest.fixture
 def narrow(toy_model: Path, tmp_path: Path):
-    """A service that takes four requests at once."""
-    env = checkout(tmp_path, max_in_flight=4)
+    """A service that takes four pictures at once."""
+    env = checkout(tmp_path, max_in_flight=4, max_images=4)
     with serving(tmp_path / "log", {**env, "PAWPRINT_MODEL": str(toy_model)}, cwd=tmp_path) as (url, _):
         yield url
 
@@ -181,6 +181,18 @@ def photograph() -> bytes:
 
 def test_overload_is_told_to_come_back(narrow: str, photograph: bytes) -> None:
     asyncio.run(check_overload(narrow, photograph, seconds=3))
+
+
+def test_a_batch_counts_as_its_pictures(narrow: str, photograph: bytes) -> None:
+    """Of two batches of three at once one is told to come back, though they are only two requests."""
+    batch = [("image", ("large.png", photograph))] * 3
+    with ThreadPoolExecutor(2) as pool:
+        seen = list(pool.map(lambda _: httpx.post(f"{narrow}/predict/batch", files=batch, timeout=30), range(2)))
+    assert sorted(response.status_code for response in seen) == [200, 503]
+    assert all(
+        answer["prediction"] for response in seen if response.is_success for answer in response.json()["answers"]
+    )
+    assert httpx.post(f"{narrow}/predict/batch", files=batch, timeout=30).status_code == 200
 
 
 @pytest.mark.slow

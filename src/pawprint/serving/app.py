@@ -72,22 +72,22 @@ class House:
             self._retiring = asyncio.get_running_loop().create_task(before.retire())
 
     @asynccontextmanager
-    async def admitted(self) -> AsyncIterator[None]:
-        """Room for one more request; RefusedError 503 at once where there is none, before its body is read."""
-        if self._in_flight >= self.params.max_in_flight:
+    async def admitted(self, pictures: int = 1) -> AsyncIterator[None]:
+        """Room for so many more pictures; RefusedError 503 at once where there is none."""
+        if self._in_flight + pictures > self.params.max_in_flight:
             raise RefusedError(
                 503,
                 "overloaded",
                 "the service has more to do than it can; try again in a second",
                 {"Retry-After": "1"},
             )
-        self._in_flight += 1
-        metrics.IN_FLIGHT.inc()
+        self._in_flight += pictures
+        metrics.IN_FLIGHT.inc(pictures)
         try:
             yield
         finally:
-            self._in_flight -= 1
-            metrics.IN_FLIGHT.dec()
+            self._in_flight -= pictures
+            metrics.IN_FLIGHT.dec(pictures)
 
 
 async def predict(house: House, request: Request) -> Response:
@@ -99,11 +99,12 @@ async def predict(house: House, request: Request) -> Response:
 
 async def predict_batch(house: House, request: Request) -> Response:
     """POST /predict/batch: many files in one form; each has its own answer or its own problem."""
-    async with house.admitted():
+    async with house.admitted():  # as one before its body is read, as all that it holds after
         engine = house.engine
         parts = await many_pictures(request, house.params.max_images)
-        metrics.BATCH.observe(len(parts))
-        answers = await asyncio.gather(*(_batch_item(engine, part) for part in parts))
+        async with house.admitted(len(parts) - 1):
+            metrics.BATCH.observe(len(parts))
+            answers = await asyncio.gather(*(_batch_item(engine, part) for part in parts))
         return answer(Batch(answers=list(answers)), headers=engine.headers)
 
 
@@ -161,6 +162,7 @@ async def model_card(house: House, request: Request) -> Response:
         fit=info.fit,
         temperature=info.temperature,
         typicality_threshold=info.typicality_threshold,
+        device=engine.classifier.device,
         precision=engine.classifier.precision,
         lineage=info.lineage,
         metrics=Champion.read(engine.classifier.folder).metrics,

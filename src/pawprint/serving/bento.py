@@ -28,7 +28,7 @@ from pawprint.serving import selftest
 
 NAME = "pawprint"
 _ROOT = Path(__file__).resolve().parents[3]
-_MODULES = ("__init__", "errors", "image", "lineage", "params", "runtime", "telemetry")
+_MODULES = ("__init__", "errors", "image", "inference", "lineage", "params", "runtime", "telemetry")
 
 
 def build(folder: Path, champion: Mapping[str, Any], root: Path = _ROOT) -> str:

@@ -52,7 +52,7 @@ class Engine:
     def __init__(self, folder: Path, bento: str, params: Serving, traffic: TrafficLog) -> None:
         self.params = params
         self.traffic = traffic
-        self.classifier = Classifier(folder, params.precision)
+        self.classifier = Classifier(folder, params.precision, params.device)
         selftest.check(self.classifier)
         self._running = 0
         self._threads = ThreadPoolExecutor(self.classifier.streams, thread_name_prefix="picture")

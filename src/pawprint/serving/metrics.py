@@ -24,7 +24,7 @@ CONFIDENCE = Histogram(
     "Probability of the most likely class",
     buckets=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1),
 )
-IN_FLIGHT = Gauge("pawprint_in_flight", "Requests being worked on", multiprocess_mode="livesum")
+IN_FLIGHT = Gauge("pawprint_in_flight", "Pictures being worked on", multiprocess_mode="livesum")
 QUEUE = Gauge("pawprint_queue", "Pictures that wait for a core", multiprocess_mode="livesum")
 LOST = Counter("pawprint_traffic_lost_total", "Answers that the traffic log could not keep")
 MODEL = Gauge(

@@ -95,6 +95,7 @@ class ModelCard(_Said):
     fit: str = Field(description="how a picture becomes 300x300")
     temperature: float
     typicality_threshold: float
+    device: str = Field(description="cpu or cuda")
     precision: str = Field(description="what the arithmetic runs in: bf16 or f32")
     lineage: Lineage
     metrics: dict[str, float] = Field(description="on the test photographs, as registered")

@@ -49,6 +49,7 @@ def log_as_json() -> None:
     for name in ("", "bentoml", "uvicorn.error"):
         for handler in logging.getLogger(name).handlers:
             handler.setFormatter(JsonLines())
+            handler.filters.clear()  # BentoML's looks up a trace for each line, which JsonLines does not print
     logging.getLogger("pawprint").setLevel(logging.INFO)
 
 

@@ -26,11 +26,12 @@ from torch.nn import functional as F
 
 from pawprint import image
 from pawprint.errors import PawprintError
+from pawprint.inference import OUTPUTS
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import catalogue
 from pawprint.models.network import Network
 from pawprint.prepared.read import PreparedSet
-from pawprint.runtime import OUTPUTS, ModelInfo
+from pawprint.runtime import ModelInfo
 from pawprint.training import quantize
 from pawprint.training.fit import Answers, Trained
 from pawprint.training.log import RunLogger

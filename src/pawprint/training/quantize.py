@@ -18,8 +18,8 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from pawprint.inference import OUTPUTS
 from pawprint.prepared.read import Side
-from pawprint.runtime import OUTPUTS
 from pawprint.training.batches import split
 from pawprint.training.fit import Answers
 

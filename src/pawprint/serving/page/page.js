@@ -9,6 +9,8 @@ const drop = byId("drop");
 const waiting = [];
 let running = 0;
 let card = null;
+let token = sessionStorage.getItem("token") ?? ""; // kept until the tab is closed
+let unlocked = null; // a promise, while a person is asked for the token
 
 byId("files").addEventListener("change", chosen);
 byId("camera").addEventListener("change", chosen);
@@ -76,10 +78,17 @@ function picture(file) {
 async function ask(path, options, busy = () => {}) {
   for (let attempt = 1; ; attempt += 1) {
     let response;
+    const shown = token;
     try {
-      response = await fetch(path, options);
+      const headers = shown ? { ...options.headers, Authorization: `Bearer ${shown}` } : options.headers;
+      response = await fetch(path, { ...options, headers });
     } catch {
       throw new Error("The server does not answer. Is it still running?");
+    }
+    if (response.status === 401) {
+      if (shown === token) await unlock(shown ? "This token is not known here." : "");
+      attempt = 0;
+      continue;
     }
     if (response.status === 503 && attempt < TRIES) {
       const seconds = Number(response.headers.get("Retry-After")) || 1;
@@ -91,6 +100,26 @@ async function ask(path, options, busy = () => {}) {
     if (!response.ok) throw new Error(said.error);
     return said;
   }
+}
+
+// Ends when a person has given another token; all requests that were turned away wait for the same one.
+function unlock(problem) {
+  const form = byId("unlock");
+  byId("unlock-problem").textContent = problem;
+  form.hidden = false;
+  unlocked ??= new Promise((resolve) => {
+    byId("token").focus();
+    form.addEventListener("submit", (event) => {
+      event.preventDefault();
+      token = byId("token").value.trim();
+      sessionStorage.setItem("token", token);
+      form.reset();
+      form.hidden = true;
+      unlocked = null;
+      resolve();
+    }, { once: true });
+  });
+  return unlocked;
 }
 
 function show(file, item, prediction) {
@@ -189,7 +218,7 @@ async function showCard() {
   byId("classes").textContent = `Tells ${card.classes.join(" from ")}, and says when it is neither.`;
   const rows = {
     "Model": `${card.model.name || "not registered"}, version ${card.model.version || "none"}`,
-    "Architecture": `${card.architecture}, ${card.parameters.toLocaleString("en")} parameters, ${card.precision}`,
+    "Architecture": `${card.architecture}, ${card.parameters.toLocaleString("en")} parameters, ${card.precision} on ${card.device}`,
     "Photographs": `${card.model.dataset} (${card.model.data_hash})`,
     "Commit": card.model.git_commit || "none",
     "Training run": card.model.run_id || "none",
