@@ -3,4 +3,7 @@
 import sys
 from urllib.request import urlopen
 
-urlopen(sys.argv[1], timeout=5)  # HTTPError and URLError end it with 1
+try:
+    urlopen(sys.argv[1], timeout=5).close()
+except OSError as error:  # refused, no answer in time, another status
+    sys.exit(f"{sys.argv[1]}: {error}")

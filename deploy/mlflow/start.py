@@ -36,7 +36,7 @@ def main() -> None:
             time.sleep(5)
     command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "2"]
     command += ["--host", os.environ.get("MLFLOW_HOST", "0.0.0.0"), "--port", os.environ.get("MLFLOW_PORT", "5000")]
-    command += ["--backend-store-uri", "postgresql:///mlflow", "--artifacts-destination", "s3://mlflow"]
+    command += ["--backend-store-uri", "postgresql+psycopg2:///mlflow", "--artifacts-destination", "s3://mlflow"]
     os.execv(sys.executable, command)
 
 
