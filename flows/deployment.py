@@ -133,7 +133,9 @@ def settle(client: SyncPrefectClient, deployment: UUID, settings: workspace.Sett
                     client.set_flow_run_state(run.id, Crashed(message=f"Its process died {run.run_count} times."), True)
                 else:
                     again = now("UTC") + timedelta(seconds=1)
-                    client.set_flow_run_state(run.id, AwaitingRetry(scheduled_time=again, message="Its worker was killed."), True)
+                    client.set_flow_run_state(
+                        run.id, AwaitingRetry(scheduled_time=again, message="Its worker was killed."), True
+                    )
                     logger.info("run %s was cut off: it goes on", run.id)
     except PawprintError as error:
         logger.info("%s", error)  # a run that outlived its worker ends by itself
@@ -179,9 +181,7 @@ def look(settings: workspace.Settings, started: str) -> str:
         workspace.fetch(settings)
         commit = workspace.data_commit(settings)
         if commit and commit != started:
-            run = asyncio.run(
-                arun_deployment(NAME, timeout=0, idempotency_key=f"data {commit}", as_subflow=False)
-            )
+            run = asyncio.run(arun_deployment(NAME, timeout=0, idempotency_key=f"data {commit}", as_subflow=False))
             logger.info("data.dvc of %s: run %s", commit[:12], run.id)
         return commit
     except Exception as error:  # git or the server is away: the next look is soon
