@@ -158,6 +158,8 @@ def work(settings: workspace.Settings) -> int:
     environment.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500,504")
     environment.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
+    if "PREFECT_WORKER_WEBSERVER_PORT" in os.environ:  # the container's health check asks there
+        command.append("--with-healthcheck")
     worker = subprocess.Popen(command, cwd=root, env=environment)
 
     def stop(number: int, _: FrameType | None) -> None:
