@@ -14,7 +14,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -43,15 +43,17 @@ class Finding:
 def examine(root: Path) -> Iterator[Finding]:
     """Every check, in the order in which a person would mend things."""
     yield _python()
-    yield from _packages(root / "requirements.lock")
+    yield from packages(root / "requirements.lock")
     yield from _commands()
     yield _gpu()
     yield _disk(root)
-    yield from _ports()
+    ours = {urlsplit(os.environ.get(name, "")).port for name in ("MLFLOW_TRACKING_URI", "PAWPRINT_SERVICE")}
+    yield port(3000, "make serve PORT=3001", ours)
+    yield port(5000, "make ui UI_PORT=5001", ours)
     yield _mlflow()
     yield _prefect()
     yield _service()
-    yield _remote(root)
+    yield remote(root)
     yield from _secrets(root / ".env")
 
 
@@ -62,7 +64,8 @@ def _python() -> Finding:
     return Finding("python", "fail", f"{said}; the lock is for 3.11", "make setup PYTHON=python3.11")
 
 
-def _packages(lock: Path) -> Iterator[Finding]:
+def packages(lock: Path) -> Iterator[Finding]:
+    """The tools at the versions of the lock; nothing where there is no lock here."""
     if not lock.exists():
         return
     locked = dict(re.findall(r"^([a-z0-9][\w.-]*)==([^\s;\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
@@ -118,20 +121,18 @@ def _disk(root: Path) -> Finding:
     return Finding("disk", "ok", said)
 
 
-def _ports() -> Iterator[Finding]:
-    ours = {urlsplit(os.environ.get(name, "")).port for name in ("MLFLOW_TRACKING_URI", "PAWPRINT_SERVICE")}
-    for port, command in ((3000, "make serve PORT=3001"), (5000, "make ui UI_PORT=5001")):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError as error:
-                if port in ours:
-                    yield Finding(f"port {port}", "ok", "taken by your own server")
-                else:
-                    yield Finding(f"port {port}", "warn", f"cannot be used ({error.strerror})", command)
-            else:
-                yield Finding(f"port {port}", "ok", "free")
+def port(number: int, remedy: str, ours: Collection[int | None]) -> Finding:
+    """Can a server here listen on it? `ours` are those that the environment names servers at."""
+    name = f"port {number}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError as error:
+            if number in ours:
+                return Finding(name, "ok", "taken by your own server")
+            return Finding(name, "warn", f"cannot be used ({error.strerror})", remedy)
+    return Finding(name, "ok", "free")
 
 
 def _mlflow() -> Finding:
@@ -197,14 +198,15 @@ def _ask(name: str, url: str, path: str, user_and_secret: str, variable: str) ->
         return Finding(name, "fail", f"{shown} does not answer ({reason})", f"start it, or correct or unset {variable}")
 
 
-def _remote(root: Path) -> Finding:
+def remote(root: Path) -> Finding:
+    """DVC's default remote: is there one, and does it let us in?"""
     name = versioning.default_remote(root) if (root / ".dvc").is_dir() else ""
     if not name:
         return Finding("dvc remote", "ok", "none; photographs and models stay on this machine")
     settings = versioning.remote(root, name)
     url = settings.get("url", "")
     if url.startswith("s3://"):
-        return _bucket(name, url, settings)
+        return bucket(name, settings)
     if "://" in url:
         return Finding("dvc remote", "ok", f"{name}: {url} (not asked; `dvc status --cloud` does)")
     folder = root / ".dvc" / url  # DVC takes a relative one from where its config lies
@@ -213,7 +215,8 @@ def _remote(root: Path) -> Finding:
     return Finding("dvc remote", "fail", f"{name}: {url} is not a folder that can be written", "make it, or mount it")
 
 
-def _bucket(name: str, url: str, settings: dict[str, str]) -> Finding:
+def bucket(name: str, settings: dict[str, str]) -> Finding:
+    """Does the bucket of an S3 remote answer to the keys of DVC's configuration or the environment?"""
     import botocore.session
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -222,15 +225,15 @@ def _bucket(name: str, url: str, settings: dict[str, str]) -> Finding:
         "aws_access_key_id": settings.get("access_key_id"),
         "aws_secret_access_key": settings.get("secret_access_key"),
     }
-    bucket, endpoint = urlsplit(url).netloc, settings.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL")
-    where = f"{name}: {url}" + (f" at {endpoint}" if endpoint else "")
+    endpoint = settings.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL")
+    where = f"{name}: {settings['url']}" + (f" at {endpoint}" if endpoint else "")
     try:
         config = Config(connect_timeout=_WAIT, read_timeout=_WAIT, retries={"total_max_attempts": 1})
         region = settings.get("region") or os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
         client = botocore.session.get_session().create_client(
             "s3", region_name=region, endpoint_url=endpoint, config=config, **keys
         )
-        client.list_objects_v2(Bucket=bucket, MaxKeys=1)
+        client.list_objects_v2(Bucket=urlsplit(settings["url"]).netloc, MaxKeys=1)
     except (BotoCoreError, ClientError, ValueError) as error:
         code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
         if code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403") or "redentials" in str(error):
