@@ -1,7 +1,7 @@
 """Our images, built and started as docker-compose.yml says: same user, read-only root, limits and health checks.
 
-Only the network differs (the host's: an engine without a bridge has no other), and PostgreSQL and S3, whose images cannot
-be pulled everywhere, are processes. Skipped where there is no engine.
+Only the network differs (the host's: an engine without a bridge has no other). PostgreSQL and S3, whose images cannot be
+pulled everywhere, are processes. Skipped where there is no engine.
 """
 
 import hashlib
