@@ -1,6 +1,7 @@
 """The laws that docker-compose.yml and deploy/ keep, with no engine; and what both Compose versions say of them."""
 
 import hashlib
+import json
 import os
 import re
 import shutil
@@ -28,6 +29,8 @@ COMPOSE = [
     for words in (["docker-compose"], ["docker", "compose"])
     if shutil.which(words[0]) and not subprocess.run([*words, "version"], capture_output=True, check=False).returncode
 ]
+
+promtool = pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
 
 
 @pytest.fixture
@@ -157,7 +160,20 @@ def test_alerts_and_dashboard_ask_for_figures_that_the_service_has() -> None:
         assert used <= known, used - known
 
 
-@pytest.mark.skipif(not shutil.which("promtool"), reason="promtool is not installed (Debian: prometheus)")
+@promtool
+def test_prometheus_understands_every_panel(tmp_path: Path) -> None:
+    dashboard = json.loads((ROOT / "deploy/grafana/dashboards/service.json").read_text())
+    asked = [target["expr"] for panel in dashboard["panels"] for target in panel["targets"]]
+    asked += [note["expr"] for note in dashboard["annotations"]["list"]]
+    assert len(asked) > 12
+    asked = [expr.replace("$__rate_interval", "1m").replace("$__range", "1h") for expr in asked]
+    rules = [{"record": f"panel:{number}", "expr": expr} for number, expr in enumerate(asked)]
+    (tmp_path / "panels.yml").write_text(yaml.safe_dump({"groups": [{"name": "panels", "rules": rules}]}))
+    done = subprocess.run(["promtool", "check", "rules", tmp_path / "panels.yml"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@promtool
 def test_the_alerts_ring_when_they_should() -> None:
     for words in (["check", "config", "prometheus.yml"], ["test", "rules", "alerts.test.yml"]):
         done = subprocess.run(
