@@ -186,7 +186,7 @@ class Team:
         config = self.folder / "auth.ini"
         config.write_text(
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {url}\nadmin_username = admin\n"
-            "admin_password = mlflow-password\n"
+            "admin_password = mlflow-password\nauth_cache_ttl_seconds = 60\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )
         secret = {"MLFLOW_AUTH_CONFIG_PATH": str(config), "MLFLOW_FLASK_SERVER_SECRET_KEY": "a secret"}
