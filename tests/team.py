@@ -251,7 +251,7 @@ class Team:
         """Prefect's API."""
         url = f"http://127.0.0.1:{self.ports['prefect']}/api/{path}"
         answer = httpx.request(
-            method, url, json=json_ or None, auth=("admin", "prefect-password"), timeout=30
+            method, url, json=json_ if method == "POST" else None, auth=("admin", "prefect-password"), timeout=30
         ).raise_for_status()
         return answer.json() if answer.content else None
 
