@@ -6,6 +6,7 @@ with started(folder) as team:
 """
 
 import hashlib
+import http.server
 import json
 import os
 import pwd
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -39,7 +41,6 @@ MISSING = [
     )
     if not there
 ]
-MODEL = "pawprint-toys"
 UNSET = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PAWPRINT_DEBUG", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -60,6 +61,8 @@ class Team:
         }
         self.repository, self.workspace = folder / "repository", folder / "workspace"
         self.deliver = folder / "deliver"
+        self.heard: list[dict[str, str]] = []  # what people were told
+        self.ear = listening(self.heard)
 
     @property
     def keys(self) -> dict[str, str]:
@@ -98,7 +101,7 @@ class Team:
                 "PAWPRINT_SERVICE_TOKEN": "admin-token",
                 "PAWPRINT_LOOK_SECONDS": "2",
                 "PAWPRINT_RETRY_SECONDS": "5",
-                "PAWPRINT_NOTIFY": f"json://127.0.0.1:{self.ports['s3'] - 1}/nobody",
+                "PAWPRINT_NOTIFY": f"json://127.0.0.1:{self.ear.server_port}/room",
             }
         )
 
@@ -342,6 +345,22 @@ def as_postgres() -> list[str]:
     return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 
+def listening(heard: list[dict[str, str]]) -> http.server.ThreadingHTTPServer:
+    """A place that apprise can tell something to."""
+
+    class Ear(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ear)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
 def _children(pid: int) -> list[psutil.Process]:
     with suppress(psutil.Error):
         return psutil.Process(pid).children(recursive=True)
@@ -365,4 +384,5 @@ def started(folder: Path, epochs: int = 1) -> Iterator[Team]:
     finally:
         for name in reversed(list(team.processes)):
             team.end(name)
+        team.ear.shutdown()
         shutil.rmtree(team.database, ignore_errors=True)

@@ -1,11 +1,9 @@
 """What the worker relies on: a clone that loses no work, a workspace for one, a whole delivery, quiet notices."""
 
-import http.server
 import json
 import os
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,6 +13,7 @@ import pytest
 from flows import delivery, notice, workspace
 from pawprint import versioning
 from pawprint.errors import PawprintError
+from team import listening
 from toy import build_toy_model
 
 
@@ -148,17 +147,7 @@ def test_a_champion_is_delivered_whole_and_a_few_before_it_stay(tmp_path: Path) 
 def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
     """An address of apprise's that is listened to, and what was said there."""
     heard: list[dict[str, str]] = []
-
-    class Ear(http.server.BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
-            self.send_response(200)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None: ...
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ear) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
+    with listening(heard) as server:
         yield f"json://user:hidden@127.0.0.1:{server.server_port}/room", heard
         server.shutdown()
 
