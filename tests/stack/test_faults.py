@@ -132,6 +132,14 @@ def test_s3_answers_errors_for_a_while(team: Team) -> None:
     team.start("s3")
 
 
+def test_the_worker_is_stopped_and_its_run_goes_on_when_it_is_back(team: Team) -> None:
+    run = changed(team)
+    team.end("worker")
+    assert not stages(team)
+    team.start("worker")
+    whole(team, run)
+
+
 def test_the_worker_is_killed_and_another_takes_the_run_up(team: Team) -> None:
     run = changed(team)
     worker = psutil.Process(team.processes["worker"].pid)
