@@ -19,6 +19,10 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+# PostgreSQL away for a moment makes the server answer 500: that is to be asked again, not to be believed.
+os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500,504")
+os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
+
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
 from prefect.client.schemas.actions import WorkPoolCreate
@@ -175,9 +179,6 @@ def work(settings: workspace.Settings, deployment: UUID) -> int:
     """Prefect's worker, for as long as it lives; its exit code."""
     root = settings.root
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
-    # PostgreSQL away for a moment makes the server answer 500: that is to be asked again, not to be believed.
-    environment.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500,504")
-    environment.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
     worker = subprocess.Popen(command, cwd=root, env=environment)
 

@@ -269,6 +269,11 @@ class Team:
         found = self.api("POST", "flow_runs/filter", **asked, limit=100)
         return sorted((run for run in found if not run["auto_scheduled"]), key=lambda run: run["created"])
 
+    def planned(self) -> list[dict[str, Any]]:
+        """The runs that the schedule has planned."""
+        found = self.api("POST", "flow_runs/filter", flows={"name": {"any_": ["scheduled"]}})
+        return [run for run in found if run["auto_scheduled"]]
+
     def state(self, run: str) -> str:
         return str(self.api("GET", f"flow_runs/{run}")["state"]["name"])
 
@@ -383,6 +388,6 @@ def started(folder: Path, epochs: int = 1) -> Iterator[Team]:
         yield team
     finally:
         for name in reversed(list(team.processes)):
-            team.end(name)
+            team.end(name, signal.SIGINT if name == "postgres" else signal.SIGTERM)
         team.ear.shutdown()
         shutil.rmtree(team.database, ignore_errors=True)

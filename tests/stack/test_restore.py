@@ -1,6 +1,7 @@
 """A team's servers are saved, wiped and restored: the same champion answers the same."""
 
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -59,7 +60,7 @@ def test_a_team_s_servers_come_back(tmp_path: Path, toy_model: Path, monkeypatch
         backup("save")
 
         for name in ("mlflow", "postgres", "s3"):
-            team.end(name)
+            team.end(name, signal.SIGINT)
         shutil.rmtree(team.database)
         (tmp_path / "database").unlink()
         shutil.rmtree(tmp_path / "buckets")
@@ -81,5 +82,5 @@ def test_a_team_s_servers_come_back(tmp_path: Path, toy_model: Path, monkeypatch
         assert "wrong" not in str(caught.value)
     finally:
         for name in reversed(list(team.processes)):
-            team.end(name)
+            team.end(name, signal.SIGINT)
         shutil.rmtree(team.database, ignore_errors=True)

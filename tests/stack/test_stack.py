@@ -23,6 +23,7 @@ def test_the_worker_takes_new_photographs_from_s3_to_a_champion_that_is_served(t
     before = team.served()
     team.start("worker")
     (run,) = team.until(team.runs, "worker")  # nobody started it: data.dvc was new
+    assert team.until(team.planned)[0]["next_scheduled_start_time"].endswith("T03:00:00Z")
     assert team.ended(run["id"]) == "Completed", team.said(run["id"]) + team.log("worker")[-3000:]
     # one story: the registry, the workspace, the service
     champion = team.champion()
