@@ -79,7 +79,7 @@ def reload(service: str, token: str, champion: Path) -> None:
     if answer.status_code in (401, 403, 404):
         raise PawprintError(
             f"The service at {service} does not take PAWPRINT_SERVICE_TOKEN ({_said(answer)}). Give the worker the "
-            "token whose SHA-256 stands under serving.tokens.admin in the service's params.yaml."
+            "token that opens the service's /admin: its SHA-256 is in serving.tokens.admin."
         )
     if answer.status_code != 200:
         raise NotServed(f"The service at {service} did not take the champion over: {_said(answer)}")

@@ -15,9 +15,13 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
-from types import FrameType
+from pathlib import Path
 from typing import Any
 from uuid import UUID
+
+# PostgreSQL away for a moment makes the server answer 500: that is to be asked again, not to be believed.
+os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500,504")
+os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
 
 import httpx
 from prefect.client.orchestration import SyncPrefectClient, get_client
@@ -26,10 +30,11 @@ from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
     FlowRunFilter,
+    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
-from prefect.client.schemas.objects import FlowRun, StateType
+from prefect.client.schemas.objects import FlowRun, State, StateType
 from prefect.deployments import arun_deployment
 from prefect.exceptions import PrefectHTTPStatusError
 from prefect.flows import Flow
@@ -67,7 +72,7 @@ def main() -> None:
             create_pool(client)
             deployment = asyncio.run(deploy(settings))
             settle(client, deployment, settings)
-    sys.exit(work(settings))
+    sys.exit(work(settings, deployment))
 
 
 def wait_for_server() -> None:
@@ -109,7 +114,6 @@ async def deploy(settings: workspace.Settings) -> UUID:
         name=DEPLOYMENT,
         work_pool_name=POOL,
         cron=settings.cron,
-        concurrency_limit=1,
         job_variables={"working_dir": str(settings.root)},
         description="Photographs in, champion out: what `make run` does, and the champion into service.",
         build=False,
@@ -120,58 +124,91 @@ async def deploy(settings: workspace.Settings) -> UUID:
 
 
 def settle(client: SyncPrefectClient, deployment: UUID, settings: workspace.Settings) -> None:
-    """Runs that a killed worker has left as if they were going on: they go on now, in the same run.
+    """Runs that a stopped or killed worker has cut off go on now, in the same run.
 
     Nobody else works in the workspace, so no process of theirs lives. They would hold the pool's one place for ever.
     """
     try:
         with versioning.alone(settings.root):
-            for run in unfinished(client, deployment):
+            for run in unfinished(client, deployment, *cut_off(settings)):
                 if run.state_type == StateType.CANCELLING:
                     client.set_flow_run_state(run.id, Cancelled(message="The worker was gone before it could."), True)
                 elif run.run_count >= ATTEMPTS:
                     client.set_flow_run_state(run.id, Crashed(message=f"Its process died {run.run_count} times."), True)
                 else:
                     again = now("UTC") + timedelta(seconds=1)
-                    client.set_flow_run_state(
-                        run.id, AwaitingRetry(scheduled_time=again, message="Its worker was killed."), True
-                    )
+                    state: State[None] = AwaitingRetry(scheduled_time=again, message="Its worker was gone.")
+                    client.set_flow_run_state(run.id, state, True)
                     logger.info("run %s was cut off: it goes on", run.id)
+            _cut_off(settings).unlink(missing_ok=True)
     except PawprintError as error:
         logger.info("%s", error)  # a run that outlived its worker ends by itself
 
 
-def unfinished(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
-    """Runs of the deployment that a worker has taken up."""
-    states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-    return client.read_flow_runs(
-        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
-        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
-    )
+def unfinished(client: SyncPrefectClient, deployment: UUID, *crashed: UUID) -> list[FlowRun]:
+    """Runs of the deployment that a worker has taken up, and those of `crashed` that did crash."""
+
+    def runs(states: list[StateType], ids: list[UUID] | None) -> list[FlowRun]:
+        return client.read_flow_runs(
+            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
+            flow_run_filter=FlowRunFilter(
+                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
+                id=FlowRunFilterId(any_=ids) if ids is not None else None,
+            ),
+        )
+
+    return [
+        *runs([StateType.RUNNING, StateType.PENDING, StateType.CANCELLING], None),
+        *runs([StateType.CRASHED], list(crashed)),
+    ]
 
 
-def work(settings: workspace.Settings) -> int:
+def cut_off(settings: workspace.Settings) -> list[UUID]:
+    """Runs that were under way when the worker was told to stop: Prefect lets those crash."""
+    try:
+        return [UUID(word) for word in _cut_off(settings).read_text(encoding="ascii").split()]
+    except (OSError, ValueError):
+        return []
+
+
+def _cut_off(settings: workspace.Settings) -> Path:
+    return settings.root / ".dvc" / "tmp" / "cut-off"
+
+
+def work(settings: workspace.Settings, deployment: UUID) -> int:
     """Prefect's worker, for as long as it lives; its exit code."""
     root = settings.root
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
-    # PostgreSQL away for a moment makes the server answer 500: that is to be asked again, not to be believed.
-    environment.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500,504")
-    environment.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
     if "PREFECT_WORKER_WEBSERVER_PORT" in os.environ:  # the container's health check asks there
         command.append("--with-healthcheck")
     worker = subprocess.Popen(command, cwd=root, env=environment)
 
-    def stop(number: int, _: FrameType | None) -> None:
-        worker.send_signal(number)
+    def stop(*_: object) -> None:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, signal.SIG_IGN)
+        raise _Stop
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     started = ""
-    while True:
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            return worker.wait(timeout=LOOK)
-        started = look(settings, started)
+    try:
+        while True:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                return worker.wait(timeout=LOOK)
+            started = look(settings, started)
+    except _Stop:
+        try:
+            with get_client(sync_client=True) as client:
+                under_way = unfinished(client, deployment)
+            _cut_off(settings).write_text("\n".join(str(run.id) for run in under_way), encoding="ascii")
+        finally:
+            worker.terminate()
+        return worker.wait()
+
+
+class _Stop(BaseException):
+    """The worker is told to end."""
 
 
 def look(settings: workspace.Settings, started: str) -> str:

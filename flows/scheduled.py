@@ -41,7 +41,7 @@ def _address(run: FlowRun) -> str:
     name="scheduled",
     flow_run_name="scheduled",
     retries=2,
-    retry_delay_seconds=float(os.environ.get("PAWPRINT_RETRY_SECONDS", "120")),
+    retry_delay_seconds=int(os.environ.get("PAWPRINT_RETRY_SECONDS", "120")),
     timeout_seconds=TIMEOUT,
     on_failure=[failed],
     on_crashed=[failed],

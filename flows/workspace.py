@@ -84,24 +84,23 @@ def data_commit(settings: Settings) -> str:
 
 
 def _clone(settings: Settings, root: Path) -> None:
-    """Whole or not at all."""
-    if root.exists() and any(path.name != "lost+found" for path in root.iterdir()):
-        raise PawprintError(
-            f"PAWPRINT_WORKSPACE={root} holds files and is no git clone. Name an empty folder, or empty this one."
-        )
-    scratch = root.with_name(f".{root.name}.new")
-    shutil.rmtree(scratch, ignore_errors=True)
-    scratch.parent.mkdir(parents=True, exist_ok=True)
-    words = ("clone", "--quiet", "--branch", settings.branch, "--", settings.repository, str(scratch))
-    _git(scratch.parent, *words, hide=settings.repository)
-    _git(scratch, "update-ref", SYNCED, "HEAD")
-    if root.exists():  # a volume's mount point cannot be replaced
-        for path in (path for path in scratch.iterdir() if path.name != ".git"):
-            path.rename(root / path.name)
-        (scratch / ".git").rename(root / ".git")  # last: what has it is whole
-        scratch.rmdir()
+    """Whole or not at all: `.git` comes last. `root` may be a volume's mount point, which cannot be replaced."""
+    scratch = root / ".clone.new"
+    if root.exists() and any(path.name not in ("lost+found", scratch.name) for path in root.iterdir()):
+        if not (scratch / ".git").exists():
+            raise PawprintError(
+                f"PAWPRINT_WORKSPACE={root} holds files and is no git clone. Name an empty folder, or empty this one."
+            )
     else:
-        scratch.rename(root)
+        shutil.rmtree(scratch, ignore_errors=True)
+        root.mkdir(parents=True, exist_ok=True)
+        words = ("clone", "--quiet", "--branch", settings.branch, "--", settings.repository, str(scratch))
+        _git(root, *words, hide=settings.repository)
+        _git(scratch, "update-ref", SYNCED, "HEAD")
+    for path in [path for path in scratch.iterdir() if path.name != ".git"]:
+        path.rename(root / path.name)
+    (scratch / ".git").rename(root / ".git")
+    scratch.rmdir()
 
 
 def _refuse_to_lose(root: Path, head: str, settings: Settings) -> None:

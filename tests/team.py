@@ -6,6 +6,7 @@ with started(folder) as team:
 """
 
 import hashlib
+import http.server
 import json
 import os
 import pwd
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -39,7 +41,6 @@ MISSING = [
     )
     if not there
 ]
-MODEL = "pawprint-toys"
 UNSET = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PAWPRINT_DEBUG", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY")
 
 
@@ -60,6 +61,8 @@ class Team:
         }
         self.repository, self.workspace = folder / "repository", folder / "workspace"
         self.deliver = folder / "deliver"
+        self.heard: list[dict[str, str]] = []  # what people were told
+        self.ear = listening(self.heard)
 
     @property
     def keys(self) -> dict[str, str]:
@@ -98,7 +101,7 @@ class Team:
                 "PAWPRINT_SERVICE_TOKEN": "admin-token",
                 "PAWPRINT_LOOK_SECONDS": "2",
                 "PAWPRINT_RETRY_SECONDS": "5",
-                "PAWPRINT_NOTIFY": f"json://127.0.0.1:{self.ports['s3'] - 1}/nobody",
+                "PAWPRINT_NOTIFY": f"json://127.0.0.1:{self.ear.server_port}/room",
             }
         )
 
@@ -186,7 +189,7 @@ class Team:
         config = self.folder / "auth.ini"
         config.write_text(
             f"[mlflow]\ndefault_permission = READ\ndatabase_uri = {url}\nadmin_username = admin\n"
-            "admin_password = mlflow-password\n"
+            "admin_password = mlflow-password\nauth_cache_ttl_seconds = 60\n"
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )
         secret = {"MLFLOW_AUTH_CONFIG_PATH": str(config), "MLFLOW_FLASK_SERVER_SECRET_KEY": "a secret"}
@@ -251,7 +254,7 @@ class Team:
         """Prefect's API."""
         url = f"http://127.0.0.1:{self.ports['prefect']}/api/{path}"
         answer = httpx.request(
-            method, url, json=json_ or None, auth=("admin", "prefect-password"), timeout=30
+            method, url, json=json_ if method == "POST" else None, auth=("admin", "prefect-password"), timeout=30
         ).raise_for_status()
         return answer.json() if answer.content else None
 
@@ -265,6 +268,11 @@ class Team:
         asked = {"flows": {"name": {"any_": ["scheduled"]}}}
         found = self.api("POST", "flow_runs/filter", **asked, limit=100)
         return sorted((run for run in found if not run["auto_scheduled"]), key=lambda run: run["created"])
+
+    def planned(self) -> list[dict[str, Any]]:
+        """The runs that the schedule has planned."""
+        found = self.api("POST", "flow_runs/filter", flows={"name": {"any_": ["scheduled"]}})
+        return [run for run in found if run["auto_scheduled"]]
 
     def state(self, run: str) -> str:
         return str(self.api("GET", f"flow_runs/{run}")["state"]["name"])
@@ -342,6 +350,22 @@ def as_postgres() -> list[str]:
     return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 
+def listening(heard: list[dict[str, str]]) -> http.server.ThreadingHTTPServer:
+    """A place that apprise can tell something to."""
+
+    class Ear(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None: ...
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Ear)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server
+
+
 def _children(pid: int) -> list[psutil.Process]:
     with suppress(psutil.Error):
         return psutil.Process(pid).children(recursive=True)
@@ -364,5 +388,6 @@ def started(folder: Path, epochs: int = 1) -> Iterator[Team]:
         yield team
     finally:
         for name in reversed(list(team.processes)):
-            team.end(name)
+            team.end(name, signal.SIGINT if name == "postgres" else signal.SIGTERM)
+        team.ear.shutdown()
         shutil.rmtree(team.database, ignore_errors=True)

@@ -1,10 +1,13 @@
 """A team's servers, really started: from photographs in S3 to a champion that the running service has taken over."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
 
 from pawprint.runtime import ModelInfo
+from service_process import ROOT
 from team import MISSING, Team, started
 
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}")
@@ -20,6 +23,7 @@ def test_the_worker_takes_new_photographs_from_s3_to_a_champion_that_is_served(t
     before = team.served()
     team.start("worker")
     (run,) = team.until(team.runs, "worker")  # nobody started it: data.dvc was new
+    assert team.until(team.planned)[0]["next_scheduled_start_time"].endswith("T03:00:00Z")
     assert team.ended(run["id"]) == "Completed", team.said(run["id"]) + team.log("worker")[-3000:]
     # one story: the registry, the workspace, the service
     champion = team.champion()
@@ -36,4 +40,20 @@ def test_the_worker_takes_new_photographs_from_s3_to_a_champion_that_is_served(t
     secret = (team.workspace / ".dvc" / "config.local").read_text()
     assert "s3://dvc/store" in secret
     assert not any(word in secret for word in ("secret", "key", "password"))
+    assert list(team.folder.glob("buckets/dvc/store/files/md5/*/*"))
+    reason = [one for one in team.heard if "is champion" in one["title"]]
+    assert len(reason) == 1
+    assert "the first model of this data set" in reason[0]["message"]
     assert not any(word in team.log("worker") for word in ("mlflow-password", "prefect-password", "admin-token"))
+
+
+def test_a_wrong_password_is_a_sentence_that_names_the_remedy(team: Team) -> None:
+    code = "import pathlib; from flows.steps import explained; from pawprint.tracking import registry\n"
+    code += "with explained(): registry.champion(pathlib.Path('.'), 'pawprint-toys')"
+    wrong = team.client | {"MLFLOW_TRACKING_PASSWORD": "no-such-word"}
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, env=wrong, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert "no-such-word" not in done.stderr
