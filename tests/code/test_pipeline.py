@@ -209,7 +209,7 @@ def test_a_training_that_is_killed_goes_on_in_its_run_and_ends_in_the_same_bytes
 
 def test_one_candidate_s_parameter_retrains_that_one(workspace: Workspace) -> None:
     first = workspace.json("models/article_cnn/run.json")["run_id"]
-    workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=2))
+    workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=1))
     workspace.params(lambda p: p["evaluation"].update(disturbed=0, clutter=0))  # what is not asked for takes no time
     said = workspace.run()
     assert "train@article_cnn" in said
@@ -218,6 +218,7 @@ def test_one_candidate_s_parameter_retrains_that_one(workspace: Workspace) -> No
     one_story(workspace)
 
 
+@pytest.mark.slow  # the next test brings a candidate back through the same road
 def test_a_candidate_that_is_removed_leaves_the_comparison(workspace: Workspace) -> None:
     workspace.params(lambda p: p["candidates"].pop("article_cnn"))
     said = workspace.run()
@@ -316,6 +317,8 @@ def test_make_run_with_photos_as_the_readme_says(workspace: Workspace) -> None:
         for number, photo in enumerate(photos):
             archive.write(photo, f"train/{photo.parent.name}.{number}.jpg")
     workspace.params(lambda p: p["candidates"].pop("efficientnet_lite0"))  # the road is the same, and shorter
+    workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=1))
+    workspace.params(lambda p: p["evaluation"].update(disturbed=0, clutter=0))
     said = workspace("make", "run", "PHOTOS=train.zip")
     assert "pawprint-dogs-cats" in said
     assert "the first model of this data set" in said
