@@ -7,6 +7,7 @@ What is imported at the top is as old as the start of the run; what the flow imp
 
 import json
 import os
+import re
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -14,7 +15,7 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 
 from flows import ROOT, delivery, notice, workspace
-from flows.steps import explain, step
+from flows.steps import step
 from pawprint import versioning
 
 BUSY = 60.0  # seconds to wait for what a killed run left running
@@ -23,8 +24,7 @@ TIMEOUT = 3600 * float(os.environ.get("PAWPRINT_TIMEOUT_HOURS", "12"))
 
 def failed(flow: "Flow[..., Any]", flow_run: FlowRun, state: State[Any]) -> None:
     """Tell people that the run ended badly, and why."""
-    error = state.data if isinstance(state.data, BaseException) else None
-    why = (error and explain(error)) or state.message or state.name
+    why = re.sub(r"^Flow run encountered an exception: (PawprintError|NotServed): ", "", state.message or "")
     title = f"pawprint: {flow_run.name} {(state.name or '').lower()}"
     notice.send(title, f"{why}\nIts log: {_address(flow_run)}")
 

@@ -25,7 +25,7 @@ TRAINING = "epoch 2/"  # of the worker's log: a training is under way
 
 @pytest.fixture(scope="module")
 def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
-    with started(tmp_path_factory.mktemp("team"), epochs=12) as team:
+    with started(tmp_path_factory.mktemp("team"), epochs=8) as team:
         team.start("worker")
         (run,) = team.until(team.runs, "worker")
         assert team.ended(run["id"], seconds=600) == "Completed", team.log("worker")[-4000:]
@@ -69,6 +69,21 @@ def stages(team: Team) -> list[psutil.Process]:
             if at_work and "worker" not in process.cmdline():
                 found.append(process)
     return found
+
+
+def test_somebody_s_work_in_the_clone_fails_the_run_with_a_sentence_and_people_hear_it(team: Team) -> None:
+    readme = team.workspace / "README.md"
+    mine = readme.read_text() + "mine\n"
+    readme.write_text(mine)
+    run = team.begin()
+    assert team.ended(run) == "Failed"
+    told = [one for one in team.heard if "failed" in one["title"]]
+    assert len(told) == 1  # not for each try
+    assert told[0]["message"].startswith("Somebody changed files in the worker's workspace")
+    assert run in told[0]["message"]
+    assert readme.read_text() == mine
+    readme.write_text((team.repository / "README.md").read_text())
+    assert team.ended(team.begin()) == "Completed"
 
 
 def test_a_run_that_is_cancelled_stops_all_it_started_and_the_next_one_goes_on(team: Team) -> None:
