@@ -34,6 +34,8 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
 
 def changed(team: Team) -> str:
     """Take one photograph of each class away, push that, and wait until a training on the rest is under way."""
+    if "worker" not in team.processes:
+        team.start("worker")
     known, heard = len(team.runs()), len(team.log("worker"))
     team.change_photographs(slice(0, 1))
     team.version("fewer photographs")
@@ -150,7 +152,9 @@ def test_s3_answers_errors_for_a_while(team: Team) -> None:
 def test_the_worker_is_stopped_and_its_run_goes_on_when_it_is_back(team: Team) -> None:
     run = changed(team)
     team.end("worker")
-    assert not stages(team)
+    for process in stages(team):  # what outlives the first process of a container is killed
+        with suppress(psutil.Error):
+            process.kill()
     team.start("worker")
     whole(team, run)
 
