@@ -134,6 +134,9 @@ def settle(client: SyncPrefectClient, deployment: UUID, settings: workspace.Sett
                 elif run.run_count >= ATTEMPTS:
                     client.set_flow_run_state(run.id, Crashed(message=f"Its process died {run.run_count} times."), True)
                 else:
+                    # a run that has been tried again in its own process is handed to no worker unless it says so
+                    policy = run.empirical_policy.model_copy(update={"retry_type": "reschedule"})
+                    client.update_flow_run(run.id, empirical_policy=policy)
                     again = now("UTC") + timedelta(seconds=1)
                     state: State[None] = AwaitingRetry(scheduled_time=again, message="Its worker was gone.")
                     client.set_flow_run_state(run.id, state, True)
@@ -143,12 +146,13 @@ def settle(client: SyncPrefectClient, deployment: UUID, settings: workspace.Sett
 
 
 def unfinished(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
-    """Runs of the deployment that a worker has taken up."""
-    states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING]
-    return client.read_flow_runs(
+    """Runs of the deployment that a worker has taken up, those that wait to be tried again among them."""
+    states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.SCHEDULED]
+    found = client.read_flow_runs(
         deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
         flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
     )
+    return [run for run in found if run.state_type != StateType.SCHEDULED or run.run_count > 0]
 
 
 def work(settings: workspace.Settings) -> int:

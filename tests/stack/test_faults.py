@@ -178,6 +178,21 @@ def test_the_worker_is_killed_and_another_takes_the_run_up(team: Team) -> None:
     assert len([one for one in team.runs() if one["id"] == run]) == 1
 
 
+def test_a_worker_that_is_killed_while_its_run_waits_for_its_next_try(team: Team) -> None:
+    readme = team.workspace / "README.md"
+    readme.write_text("mine\n")  # which makes the first try fail
+    run = team.begin()
+    team.until(lambda: team.state(run) == "AwaitingRetry", "worker")
+    worker = psutil.Process(team.processes["worker"].pid)
+    for process in [worker, *worker.children(recursive=True)]:
+        with suppress(psutil.Error):
+            process.kill()
+    team.processes.pop("worker").wait()
+    readme.write_text((team.repository / "README.md").read_text())
+    team.start("worker")
+    assert team.ended(run) == "Completed"
+
+
 def test_only_the_worker_is_killed_and_the_run_ends_by_itself(team: Team) -> None:
     run = changed(team)
     worker = psutil.Process(team.processes["worker"].pid)
