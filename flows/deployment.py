@@ -15,7 +15,6 @@ import subprocess
 import sys
 import time
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 from uuid import UUID
 
@@ -30,7 +29,6 @@ from prefect.client.schemas.filters import (
     DeploymentFilter,
     DeploymentFilterId,
     FlowRunFilter,
-    FlowRunFilterId,
     FlowRunFilterState,
     FlowRunFilterStateType,
 )
@@ -72,7 +70,7 @@ def main() -> None:
             create_pool(client)
             deployment = asyncio.run(deploy(settings))
             settle(client, deployment, settings)
-    sys.exit(work(settings, deployment))
+    sys.exit(work(settings))
 
 
 def wait_for_server() -> None:
@@ -124,58 +122,40 @@ async def deploy(settings: workspace.Settings) -> UUID:
 
 
 def settle(client: SyncPrefectClient, deployment: UUID, settings: workspace.Settings) -> None:
-    """Runs that a stopped or killed worker has cut off go on now, in the same run.
+    """Runs that a stopped or killed worker has left as if they were going on: they go on now, in the same run.
 
     Nobody else works in the workspace, so no process of theirs lives. They would hold the pool's one place for ever.
     """
     try:
         with versioning.alone(settings.root):
-            for run in unfinished(client, deployment, *cut_off(settings)):
+            for run in unfinished(client, deployment):
                 if run.state_type == StateType.CANCELLING:
                     client.set_flow_run_state(run.id, Cancelled(message="The worker was gone before it could."), True)
                 elif run.run_count >= ATTEMPTS:
                     client.set_flow_run_state(run.id, Crashed(message=f"Its process died {run.run_count} times."), True)
                 else:
+                    # a run that has been tried again in its own process is handed to no worker unless it says so
+                    policy = run.empirical_policy.model_copy(update={"retry_type": "reschedule"})
+                    client.update_flow_run(run.id, empirical_policy=policy)
                     again = now("UTC") + timedelta(seconds=1)
                     state: State[None] = AwaitingRetry(scheduled_time=again, message="Its worker was gone.")
                     client.set_flow_run_state(run.id, state, True)
                     logger.info("run %s was cut off: it goes on", run.id)
-            _cut_off(settings).unlink(missing_ok=True)
     except PawprintError as error:
         logger.info("%s", error)  # a run that outlived its worker ends by itself
 
 
-def unfinished(client: SyncPrefectClient, deployment: UUID, *crashed: UUID) -> list[FlowRun]:
-    """Runs of the deployment that a worker has taken up, and those of `crashed` that did crash."""
-
-    def runs(states: list[StateType], ids: list[UUID] | None) -> list[FlowRun]:
-        return client.read_flow_runs(
-            deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
-            flow_run_filter=FlowRunFilter(
-                state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states)),
-                id=FlowRunFilterId(any_=ids) if ids is not None else None,
-            ),
-        )
-
-    return [
-        *runs([StateType.RUNNING, StateType.PENDING, StateType.CANCELLING], None),
-        *runs([StateType.CRASHED], list(crashed)),
-    ]
+def unfinished(client: SyncPrefectClient, deployment: UUID) -> list[FlowRun]:
+    """Runs of the deployment that a worker has taken up, those that wait to be tried again among them."""
+    states = [StateType.RUNNING, StateType.PENDING, StateType.CANCELLING, StateType.SCHEDULED]
+    found = client.read_flow_runs(
+        deployment_filter=DeploymentFilter(id=DeploymentFilterId(any_=[deployment])),
+        flow_run_filter=FlowRunFilter(state=FlowRunFilterState(type=FlowRunFilterStateType(any_=states))),
+    )
+    return [run for run in found if run.state_type != StateType.SCHEDULED or run.run_count > 0]
 
 
-def cut_off(settings: workspace.Settings) -> list[UUID]:
-    """Runs that were under way when the worker was told to stop: Prefect lets those crash."""
-    try:
-        return [UUID(word) for word in _cut_off(settings).read_text(encoding="ascii").split()]
-    except (OSError, ValueError):
-        return []
-
-
-def _cut_off(settings: workspace.Settings) -> Path:
-    return settings.root / ".dvc" / "tmp" / "cut-off"
-
-
-def work(settings: workspace.Settings, deployment: UUID) -> int:
+def work(settings: workspace.Settings) -> int:
     """Prefect's worker, for as long as it lives; its exit code."""
     root = settings.root
     environment = os.environ | {"PYTHONPATH": os.pathsep.join((str(root / "src"), str(root)))}
@@ -185,30 +165,15 @@ def work(settings: workspace.Settings, deployment: UUID) -> int:
     worker = subprocess.Popen(command, cwd=root, env=environment)
 
     def stop(*_: object) -> None:
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, signal.SIG_IGN)
-        raise _Stop
+        worker.terminate()
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
     started = ""
-    try:
-        while True:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                return worker.wait(timeout=LOOK)
-            started = look(settings, started)
-    except _Stop:
-        try:
-            with get_client(sync_client=True) as client:
-                under_way = unfinished(client, deployment)
-            _cut_off(settings).write_text("\n".join(str(run.id) for run in under_way), encoding="ascii")
-        finally:
-            worker.terminate()
-        return worker.wait()
-
-
-class _Stop(BaseException):
-    """The worker is told to end."""
+    while True:
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return worker.wait(timeout=LOOK)
+        started = look(settings, started)
 
 
 def look(settings: workspace.Settings, started: str) -> str:
