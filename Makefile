@@ -9,11 +9,13 @@ UI_PORT ?= 5000
 WORKERS ?= 2
 AGAINST ?= main
 BUILD ?=
+PROFILE ?= all
+GPU ?=
 
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: help run test test-all report lint serve ui setup lock clean
+.PHONY: stack stack-down stack-reset help run test test-all report lint serve ui setup lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -26,6 +28,15 @@ serve: setup  ## the champion on http://127.0.0.1:3000 (PORT=...)
 
 ui: setup  ## the MLflow UI over this project's runs (UI_PORT=...)
 	@pawprint ui --port $(UI_PORT)
+
+stack: setup  ## a team's servers in containers, healthy (PROFILE=tracking|serving|all GPU=1); docs/operations.md
+	@GPU="$(GPU)" deploy/stack.sh up "$(PROFILE)"
+
+stack-down:  ## stop them; the data stays
+	@deploy/stack.sh down
+
+stack-reset:  ## stop them and delete the data, after asking
+	@deploy/stack.sh reset
 
 test: setup  ## the tests that CI runs (at most 12 minutes on 2 cores)
 	@OMP_WAIT_POLICY=passive python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
@@ -48,9 +59,11 @@ setup: .venv/.installed
 .venv/.installed: requirements.lock pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash scripts/setup.sh
 
-lock:  ## write requirements.lock anew from pyproject.toml (needs `pip install uv`)
+lock:  ## write both locks anew from pyproject.toml (needs `pip install uv`)
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-package torch \
 	    --no-header --no-emit-index-url --upgrade -o requirements.lock
+	uv pip compile pyproject.toml deploy/requirements.in --constraint requirements.lock --python-version 3.11 \
+	    --generate-hashes --no-emit-package torch --no-header --no-emit-index-url --no-annotate -o deploy/requirements.lock
 
 clean:  ## remove the environment; runs, models and photographs stay
 	rm -rf .venv

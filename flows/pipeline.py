@@ -2,7 +2,7 @@
 
 python -m flows.pipeline run                                  what `make run` does
 python -m flows.pipeline run --photos train.zip --name pets   on your own photographs
-python -m flows.pipeline serve --cron "0 3 * * *"             every night, seen on the Prefect server
+python -m flows.deployment                                    by itself, every night and for new photographs
 """
 
 import argparse
@@ -129,19 +129,13 @@ def prepared_runs() -> Iterator[None]:
 
 
 def main() -> None:
-    """Read the command line and run, or serve on a schedule."""
+    """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    verbs = parser.add_subparsers(dest="verb", required=True)
-    once = verbs.add_parser("run", help="run it now")
+    once = parser.add_subparsers(dest="verb", required=True).add_parser("run", help="run it now")
     once.add_argument("--photos", help="a zip, tar or folder, an http(s) or s3 URL, or a public set's name")
     once.add_argument("--name", help="what to call this data set (default: from the photographs)")
-    often = verbs.add_parser("serve", help="stay, and run it on a schedule")
-    often.add_argument("--cron", required=True, help='when, as cron says it: "0 3 * * *"')
     options = parser.parse_args()
-    if options.verb == "serve":
-        pipeline.serve(name="pawprint", cron=options.cron, global_limit=1)
-        return
-    with explained():
+    with explained(), versioning.alone(ROOT):
         load_params(ROOT / "params.yaml")  # before DVC reads it: it would say less clearly what is wrong
         if options.photos is None and (ROOT / "data").exists() and not versioning.status(ROOT):
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do

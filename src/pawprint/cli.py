@@ -199,6 +199,30 @@ def ui(
     server.serve(ROOT, host, port)
 
 
+@app.command(epilog="Example: pawprint doctor")
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="the report as JSON")] = False) -> None:
+    """Check tools, versions, GPU, disk, ports, servers and passwords. Exit code 1 where something has to be mended."""
+    from rich.markup import escape
+
+    from pawprint import doctor as examining
+
+    console, colours = (
+        Console(width=None if sys.stdout.isatty() else 200),
+        {"ok": "green", "warn": "yellow", "fail": "red"},
+    )
+    findings = []
+    for finding in examining.examine(ROOT):
+        findings.append(finding)
+        if not as_json:
+            remedy = f" → {finding.remedy}" if finding.remedy else ""
+            mark = f"[{colours[finding.state]}]{finding.state:<4}[/]"
+            console.print(f"{mark} {finding.name:<15}{escape(finding.said + remedy)}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(examining.as_json(findings))
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
 @app.command(epilog="Example: pawprint sync")
 def sync() -> None:
     """Deliver to MLflow what trainings logged while it was away. Exit code 1 where it still is."""

@@ -6,6 +6,7 @@ A value that a person has set is left as it is. DVC's switch stands in `.dvc/con
 """
 
 import os
+import sys
 
 OFF = {
     "BENTOML_DO_NOT_TRACK": "True",
@@ -18,3 +19,7 @@ OFF = {
 
 for _name, _value in OFF.items():
     os.environ.setdefault(_name, _value)
+
+# OpenVINO reports each import to a collector, and no variable turns that off. Where its reporting package cannot be
+# imported it uses a stub that does nothing.
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]

@@ -1,23 +1,35 @@
 """The few calls to DVC: add, pull, repro, push, status. All of them are the `dvc` of this environment.
 
-versioning.pull(root, "data.dvc")
-for line in versioning.repro(root): print(line)
+with versioning.alone(root):                     # no other pipeline works here meanwhile
+    versioning.pull(root, "data.dvc")
+    for line in versioning.repro(root): print(line)
 """
 
+import configparser
+import contextlib
+import fcntl
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
+import psutil
 import yaml
 
 from pawprint.errors import PawprintError
 
 SAMPLE_REMOTE = "sample"  # ships with the project: read from, never written to
+TEAM_REMOTE = "team"  # what `use_remote` calls the remote that the environment names
+PATIENCE = 15.0  # seconds that DVC and its stage have to end by themselves when a run is stopped
+
+_held: dict[Path, IO[str]] = {}  # the workspaces that this process has to itself
 
 
 def main_workspace(folder: Path) -> Path:
@@ -82,6 +94,13 @@ def default_remote(root: Path) -> str:
     return _dvc(root, "config", "core.remote", check=False).strip()
 
 
+def remote(root: Path, name: str) -> dict[str, str]:
+    """What DVC's configuration says of a remote: url, endpointurl, ..."""
+    head = f"remote.{name}."
+    lines = (line.partition("=") for line in _dvc(root, "config", "--list", check=False).splitlines())
+    return {key.removeprefix(head): value for key, _, value in lines if key.startswith(head)}
+
+
 def push(root: Path, remote: str | None = None) -> str:
     """Send data and outputs to a remote (the default one if none is named); returns the remote's name."""
     name = remote or default_remote(root)
@@ -98,6 +117,90 @@ def push(root: Path, remote: str | None = None) -> str:
     return name
 
 
+@contextlib.contextmanager
+def alone(root: Path, patience: float = 0.0) -> Iterator[None]:
+    """Have the workspace to oneself, and rid of what a killed run has left in DVC's way.
+
+    DVC's stages hold on to it too: where only the pipeline itself was killed, what it started still counts.
+
+    Raises:
+        PawprintError: Another pipeline works here still after `patience` seconds.
+    """
+    root = root.resolve()
+    if root in _held:
+        yield
+        return
+    path = root / ".dvc" / "tmp" / "pawprint.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="ascii") as file:
+        deadline = time.monotonic() + patience
+        while not _locked(file):
+            if time.monotonic() >= deadline:
+                file.seek(0)
+                who = file.read().strip() or "?"
+                raise PawprintError(
+                    f"Another run of the pipeline (process {who}) works in {root}. Wait until it has ended, or end it."
+                )
+            time.sleep(0.5)
+        file.truncate(0)
+        file.write(str(os.getpid()))
+        file.flush()
+        _held[root] = file
+        try:
+            _forget_the_dead(root)
+            yield
+        finally:
+            del _held[root]
+
+
+def _locked(file: IO[str]) -> bool:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        return False
+    return True
+
+
+def _forget_the_dead(root: Path) -> None:
+    """Remove DVC's list of who reads and writes what, where it is torn or names only processes that are gone.
+
+    DVC itself looks whether a process of that number lives; after a restart of a container another one does.
+    """
+    path = root / ".dvc" / "tmp" / "rwlock"
+    try:
+        written = path.stat().st_mtime
+        listed = json.loads(path.read_bytes())
+        users = [*listed.get("write", {}).values(), *(user for one in listed.get("read", {}).values() for user in one)]
+        pids = {int(user["pid"]) for user in users if user}
+    except FileNotFoundError:
+        return
+    except (ValueError, AttributeError, KeyError, TypeError):
+        pids = set()
+    for pid in pids:
+        with contextlib.suppress(psutil.Error):
+            if psutil.Process(pid).create_time() <= written:
+                return  # somebody's own `dvc` is at work; DVC knows how to say so
+    path.unlink(missing_ok=True)
+
+
+def use_remote(root: Path, url: str) -> None:
+    """Make `url` this workspace's default remote, in `.dvc/config.local`, which git does not see.
+
+    Keys and the endpoint of an S3 store stay where they are: its client reads AWS_* from the environment.
+    """
+    path = root / ".dvc" / "config.local"
+    config = configparser.ConfigParser(interpolation=None)
+    config.read(path, encoding="utf-8")
+    before = {name: dict(section) for name, section in config.items()}
+    config.read_dict({"core": {"remote": TEAM_REMOTE}, f"'remote \"{TEAM_REMOTE}\"'": {"url": url}})
+    if {name: dict(section) for name, section in config.items()} == before:
+        return
+    fresh = path.with_suffix(".new")
+    with fresh.open("w", encoding="utf-8") as file:
+        config.write(file)
+    fresh.replace(path)
+
+
 def repro(root: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[str]:
     """Run the stale stages, giving DVC's and the stages' output line by line; PawprintError if one fails."""
     process = subprocess.Popen(
@@ -108,6 +211,8 @@ def repro(root: Path, *arguments: str, environment: dict[str, str] | None = None
         stderr=subprocess.STDOUT,
         text=True,
         bufsize=1,
+        start_new_session=True,  # so that it and its stages can be ended together, whoever else shares our group
+        pass_fds=[file.fileno() for file in _held.values()],
     )
     assert process.stdout is not None
     try:
@@ -115,14 +220,37 @@ def repro(root: Path, *arguments: str, environment: dict[str, str] | None = None
             yield line.rstrip("\n")
         code = process.wait()
     finally:
-        if process.poll() is None:  # the reader went away (cancelled, killed): the stage must not live on
-            process.terminate()
-            process.wait()
+        if process.poll() is None:  # the reader went away (cancelled, timed out): the stage must not live on
+            _end_group(process)
     if code != 0:
         raise PawprintError(
             "`dvc repro` stopped; the lines above say at which stage and why. Mend that and run it again: "
             "finished stages are not repeated."
         )
+
+
+def _end_group(process: subprocess.Popen[str]) -> None:
+    """End DVC and all that it started: as Ctrl-C does, so that DVC cleans up; what does not end is killed."""
+    assert process.stdout is not None
+    threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would hold it up
+    for ending, patience in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
+        deadline = time.monotonic() + patience
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, ending)
+        while time.monotonic() < deadline:
+            process.poll()
+            if not _alive(process.pid):
+                return
+            time.sleep(0.1)
+
+
+def _alive(group: int) -> bool:
+    """Does a process of the group run still? One that has ended and that nobody has asked about does not."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                return True
+    return False
 
 
 def _environment() -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens, kept as SHA-256 in params.yaml, and a limit on requests a minute."""
+"""Who may ask: bearer tokens, kept as SHA-256 in params.yaml or the environment, and a limit on requests a minute."""
 
 import hashlib
 import hmac

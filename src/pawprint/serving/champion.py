@@ -1,16 +1,18 @@
 """Which model is served: the folder `champion/`, where it lies and what is known of it.
 
 In a checkout it lies in the root (`make run` puts it there), in a Bento beside the code;
-PAWPRINT_MODEL=<folder> serves any other model folder.
+PAWPRINT_MODEL=<folder> serves any other model folder. It may name several, separated as in PATH: the first that exists
+is served, so that a service can start with the Bento's own champion and go on with the one that is delivered to it.
 """
 
 import os
+import re
 from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from pawprint.errors import PawprintError
-from pawprint.params import Serving, load_serving
+from pawprint.params import Serving, Tokens, load_serving
 
 _HERE = Path(__file__).resolve()
 _HOMES = _HERE.parents[2], _HERE.parents[3]  # a Bento's src, a checkout's root
@@ -42,10 +44,10 @@ class Champion(BaseModel):
 def model_folder() -> Path:
     """The model folder to serve; PawprintError where there is none."""
     if override := os.environ.get("PAWPRINT_MODEL"):
-        folder = Path(override)
-        if not folder.is_dir():
-            raise PawprintError(f"PAWPRINT_MODEL={override} is not a folder. Name a model folder or unset it.")
-        return folder
+        for folder in map(Path, override.split(os.pathsep)):
+            if folder.is_dir():
+                return folder
+        raise PawprintError(f"PAWPRINT_MODEL={override} is not a folder. Name a model folder or unset it.")
     for home in _HOMES:
         if (home / "champion").is_dir():
             return home / "champion"
@@ -53,8 +55,18 @@ def model_folder() -> Path:
 
 
 def serving_params() -> Serving:
-    """The `serving` section of the params.yaml beside the champion."""
-    for home in _HOMES:
-        if (home / "params.yaml").is_file():
-            return load_serving(home / "params.yaml")
-    return Serving()
+    """The `serving` section of the params.yaml beside the champion, and the tokens that the environment adds.
+
+    PAWPRINT_READ_SHA256, PAWPRINT_FEEDBACK_SHA256 and PAWPRINT_ADMIN_SHA256 hold digests, separated by commas: where a
+    Bento runs is known later than what is in it.
+    """
+    found = [home / "params.yaml" for home in _HOMES if (home / "params.yaml").is_file()]
+    params = load_serving(found[0]) if found else Serving()
+    tokens = params.tokens.model_dump()
+    for part in tokens:
+        name = f"PAWPRINT_{part.upper()}_SHA256"
+        added = tuple(filter(None, os.environ.get(name, "").split(",")))
+        if not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in added):
+            raise PawprintError(f"{name} is not a SHA-256 in hex. Make one: printf %s TOKEN | sha256sum")
+        tokens[part] = (*tokens[part], *added)
+    return params.model_copy(update={"tokens": Tokens(**tokens)})

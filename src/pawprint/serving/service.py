@@ -10,6 +10,7 @@ import socket
 import bentoml
 import click
 from bentoml.exceptions import BentoMLException
+from bentoml.images import Image
 
 from pawprint.errors import PawprintError
 from pawprint.runtime import verify
@@ -28,6 +29,12 @@ except PawprintError as error:
 
 HOST, PORT = "127.0.0.1", 3000  # BentoML's own default is every address of the machine
 
+# What `bentoml containerize` builds on. A distribution that BentoML does not know gets no compiler and no git from it:
+# all packages are wheels, and that is half of the image (docs/decisions/stack.md).
+IMAGE = Image(base_image="python:3.11.14-slim-bookworm", distro="slim").run(
+    "install -d -o bentoml -g bentoml /home/bentoml/traffic"  # where a volume for the traffic log belongs
+)
+
 cut_off_slow_headers(params.body_seconds)
 app = create_app(params)
 house: House = app.state.house
@@ -35,6 +42,7 @@ house: House = app.state.house
 
 @bentoml.service(
     name="pawprint",
+    image=IMAGE,
     workers=1,
     http={"host": HOST, "port": PORT},
     # BentoML keeps a timer for each request, and with it some 5 kB, until this many seconds after its start.

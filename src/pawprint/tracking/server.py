@@ -21,6 +21,9 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
+_welcomed: set[str] = set()  # servers that have taken this process's password
+
+
 class Unreachable(PawprintError):
     """The MLflow server does not answer; it may another time."""
 
@@ -42,10 +45,16 @@ def artifact_root(root: Path) -> str | None:
 
 
 def connect(root: Path) -> None:
-    """Point MLflow at the runs; Unreachable at once, not after minutes of retries, when nobody answers."""
+    """Point MLflow at the runs; Unreachable at once, not after minutes of retries, when nobody answers.
+
+    Raises:
+        PawprintError: The server does not take the password.
+    """
     address = uri(root)
     if address.startswith(("http://", "https://")):
         _answers(address)
+        if address not in _welcomed:
+            _welcomes(address)
     import mlflow
 
     mlflow.set_tracking_uri(address)
@@ -61,11 +70,36 @@ def prepare(root: Path) -> None:
         mlflow.search_experiments(max_results=1)
 
 
-def _answers(address: str) -> None:
+def _shown(address: str) -> str:
+    """Scheme, host and port, without a password."""
     parts = urlsplit(address)
-    shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")  # without a password
+    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+
+
+def _welcomes(address: str) -> None:
+    """Once a process: /health is open to all, so one call says whether the password is right."""
+    from mlflow.utils.credentials import get_default_host_creds
+    from mlflow.utils.rest_utils import http_request
+
+    creds, endpoint = get_default_host_creds(address), "/api/2.0/mlflow/experiments/search?max_results=1"
+    answer = http_request(creds, endpoint, "GET", max_retries=0, timeout=30, raise_on_status=False)
+    if answer.status_code in (401, 403):
+        raise PawprintError(
+            f"The MLflow server at {_shown(address)} does not take the name and password (HTTP {answer.status_code}). "
+            "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that it has."
+        )
+    if answer.status_code >= 500:
+        raise Unreachable(
+            f"The MLflow server at {_shown(address)} answers HTTP {answer.status_code}: it has lost its database. "
+            "Look at its log, then run again."
+        )
+    _welcomed.add(address)
+
+
+def _answers(address: str) -> None:
+    shown, path = _shown(address), urlsplit(address).path.rstrip("/")
     try:
-        urlopen(f"{shown}{parts.path.rstrip('/')}/health", timeout=10).close()
+        urlopen(f"{shown}{path}/health", timeout=10).close()
     except HTTPError:
         return  # somebody is there; what it wants, MLflow's own client will say
     except (URLError, OSError) as error:

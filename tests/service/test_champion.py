@@ -1,0 +1,31 @@
+"""What a service takes from its environment: where the model lies, and which tokens open it."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from pawprint.errors import PawprintError
+from pawprint.serving.champion import model_folder, serving_params
+
+
+def test_the_first_model_folder_that_exists_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    delivered, own = tmp_path / "delivered", tmp_path / "own"
+    own.mkdir()
+    monkeypatch.setenv("PAWPRINT_MODEL", f"{delivered}{os.pathsep}{own}")
+    assert model_folder() == own
+    delivered.mkdir()  # a champion has arrived
+    assert model_folder() == delivered
+    monkeypatch.setenv("PAWPRINT_MODEL", str(tmp_path / "nowhere"))
+    with pytest.raises(PawprintError, match="is not a folder"):
+        model_folder()
+
+
+def test_the_environment_adds_tokens_and_a_token_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert serving_params().tokens.admin == ()
+    monkeypatch.setenv("PAWPRINT_ADMIN_SHA256", f"{'a' * 64},{'b' * 64}")
+    assert serving_params().tokens.admin == ("a" * 64, "b" * 64)
+    assert serving_params().tokens.read == ()
+    monkeypatch.setenv("PAWPRINT_READ_SHA256", "the token, not its digest")
+    with pytest.raises(PawprintError, match="PAWPRINT_READ_SHA256 is not a SHA-256"):
+        serving_params()
