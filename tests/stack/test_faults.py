@@ -193,17 +193,6 @@ def test_a_worker_that_is_killed_while_its_run_waits_for_its_next_try(team: Team
     assert team.ended(run) == "Completed"
 
 
-def test_only_the_worker_is_killed_and_the_run_ends_by_itself(team: Team) -> None:
-    run = changed(team)
-    worker = psutil.Process(team.processes["worker"].pid)
-    for process in [worker, *worker.children()]:  # the watcher and Prefect's worker, not the run
-        if process.pid == worker.pid or "worker" in process.cmdline():
-            process.kill()
-    team.processes.pop("worker").wait()
-    team.start("worker")
-    whole(team, run)
-
-
 class proxy:
     """A door before S3: while the event is set everyone hears 500."""
 
