@@ -39,12 +39,23 @@ def group(device: torch.device) -> Iterator[torch.device]:
         torch.cuda.set_device(device)
     joined = not dist.is_initialized()
     if joined:
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        _join("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     finally:
         if joined:
             dist.destroy_process_group()
+
+
+def _join(backend: str) -> None:
+    """`dist.init_process_group`, with a place of its own in the store for each start.
+
+    torchrun keeps its store when it starts the processes again (torch 2.13 says otherwise and is wrong), so that one
+    of them could read the address of a process that is dead: every few restarts failed with "connection refused".
+    """
+    store, number, size = next(dist.rendezvous("env://"))  # type: ignore[attr-defined]
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    dist.init_process_group(backend, store=dist.PrefixStore(f"start {start}", store), rank=number, world_size=size)  # type: ignore[attr-defined]
 
 
 def share(indices: NDArray[np.int64]) -> NDArray[np.int64]:
