@@ -26,8 +26,8 @@ import pytest
 from service_process import free_port
 from workspace import PROJECT, Workspace
 
-# `make test` is what runs this; the others have tests of their own below
-ELSEWHERE = {"make run", "make run PHOTOS=train.zip", "make serve", "make test"}
+# `make test` is what runs this; `make stack` needs an engine (tests/stack); the others have tests of their own below
+ELSEWHERE = {"make run", "make run PHOTOS=train.zip", "make serve", "make stack", "make test"}
 SERVED = ("curl ", "pawprint predict --url", "pawprint traffic")  # what wants the server
 
 
