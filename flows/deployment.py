@@ -162,13 +162,18 @@ def work(settings: workspace.Settings) -> int:
     command = [sys.executable, "-m", "prefect", "worker", "start", "--pool", POOL, "--type", "process"]
     if "PREFECT_WORKER_WEBSERVER_PORT" in os.environ:  # the container's health check asks there
         command.append("--with-healthcheck")
-    worker = subprocess.Popen(command, cwd=root, env=environment)
+    workers: list[subprocess.Popen[bytes]] = []
 
     def stop(*_: object) -> None:
-        worker.terminate()
+        for process in workers:
+            process.terminate()
 
+    # Before the worker starts: a shell's background job ignores SIGINT, and so would Prefect's worker, which turns
+    # every other signal into that one.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, stop)
+    worker = subprocess.Popen(command, cwd=root, env=environment)
+    workers.append(worker)
     started = ""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):

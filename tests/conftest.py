@@ -1,6 +1,7 @@
 """What several rooms' tests share: a model folder that is real but tiny, and pictures for it."""
 
 import contextlib
+import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,9 @@ from pawprint.tracking import server
 from service_process import serving
 from toy import build_toy_model
 from workspace import Workspace, clone
+
+# Where the tests are started as a shell's background job, Ctrl-C is ignored, also by every process that they start.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

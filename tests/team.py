@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -387,7 +387,8 @@ def started(folder: Path, epochs: int = 1) -> Iterator[Team]:
             team.until(lambda name=name: team.healthy(name), name)
         yield team
     finally:
-        for name in reversed(list(team.processes)):
-            team.end(name, signal.SIGINT if name == "postgres" else signal.SIGTERM)
-        team.ear.shutdown()
-        shutil.rmtree(team.database, ignore_errors=True)
+        with ExitStack() as stack:  # one that does not end leaves no other behind
+            stack.callback(shutil.rmtree, team.database, ignore_errors=True)
+            stack.callback(team.ear.shutdown)
+            for name in team.processes:
+                stack.callback(team.end, name, signal.SIGINT if name == "postgres" else signal.SIGTERM)
