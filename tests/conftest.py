@@ -67,9 +67,9 @@ def service(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
-    """One clone a worker: the tests of a file change it in the order they stand in (`--dist loadfile`)."""
+    """One clone a file, whose tests change it in the order they stand in (`--dist loadfile`)."""
     root = tmp_path_factory.mktemp("clone") / "pawprint"
     root.mkdir()
     clone(root)
