@@ -20,7 +20,7 @@ from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.params import Params, load_params, twin
 from pawprint.prepared.read import PreparedSet
 from pawprint.runtime import Classifier, verify
-from pawprint.tracking import registry, runs
+from pawprint.tracking import registry, runs, training_run
 from pawprint.tracking.registry import Champion
 
 ATTEMPTS = 5  # a registration that is overtaken compares again, with the new champion
@@ -65,7 +65,8 @@ def challenger_of(params: Params) -> tuple[str, str | None]:
 
 @step(retries=2, delay=2)
 def register_version(candidate: str) -> Champion:
-    """The registry's entry for the candidate's model."""
+    """The registry's entry for the candidate's model, which MLflow must hold first."""
+    training_run.sync(ROOT)
     folder = ROOT / "models" / candidate
     info, _ = verify(folder)
     with runs.reopen(ROOT, runs.RunRecord.read(folder / "run.json"), folder) as mlflow_run:

@@ -139,19 +139,21 @@ def test_s3_answers_errors_while_a_model_is_logged_and_for_a_while_after(team: T
     team.end("s3")
     public = team.ports["s3"]
     team.ports["s3"] = free = free_port()
-    with proxy(public, free) as broken:
+    try:
+        with proxy(public, free) as broken:
+            team.start("s3")
+            run = changed(team)
+            heard = len(team.log("worker"))
+            broken.set()
+            with suppress(AssertionError):  # where the training fails for it, that is one way to end right, too
+                team.until(lambda: "Running stage 'evaluate'" in team.log("worker")[heard:], "worker", seconds=120)
+            time.sleep(30)
+            broken.clear()
+            whole(team, run)
+    finally:
+        team.end("s3")
+        team.ports["s3"] = public
         team.start("s3")
-        run = changed(team)
-        heard = len(team.log("worker"))
-        broken.set()
-        with suppress(AssertionError):  # where the training fails for it, that is one way to end right, too
-            team.until(lambda: "Running stage 'evaluate'" in team.log("worker")[heard:], "worker", seconds=120)
-        time.sleep(30)
-        broken.clear()
-        whole(team, run)
-    team.end("s3")
-    team.ports["s3"] = public
-    team.start("s3")
 
 
 def test_the_worker_is_stopped_and_its_run_goes_on_when_it_is_back(team: Team) -> None:

@@ -71,6 +71,11 @@ def register(root: Path, name: str, run: Run, info: ModelInfo) -> Champion:
             entry = max(found, key=lambda version: int(version.version))
         else:
             lineage, source = info.lineage, run.record().model_uri
+            if not source:
+                raise server.Unreachable(
+                    f"MLflow does not hold the model of run {run.id} yet: it or its store of artifacts was away when "
+                    "the model was logged. `pawprint sync` delivers it, then run again."
+                )
             entry = client.create_model_version(
                 name,
                 source=source,
