@@ -26,9 +26,9 @@ def two(): return 2
 def both(): one(); two()
 """
 PREFECT = "from prefect import flow, task\n" + STEPS.format(step="task")
-OURS = "from prefect import flow\nfrom flows.steps import run, step\n" + STEPS.format(step="step()")
+OURS = "from prefect import flow\nfrom flows.tasks import run, step\n" + STEPS.format(step="step()")
 WAYS = {
-    "plain (flows/steps.py, no server)": (OURS + "run(both)", False),
+    "plain (flows/tasks.py, no server)": (OURS + "run(both)", False),
     "a flow on a server that is there": (OURS + "run(both)", True),
     "a flow with no server": (PREFECT + "both()", False),
     "flow.fn() with no server": (PREFECT + "both.fn()", False),

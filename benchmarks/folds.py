@@ -2,13 +2,13 @@
 
     python benchmarks/folds.py prepared lite0_head lite2_head lite0_finetune [--folds 5]
 
-One test side of some hundreds of photographs cannot tell 99.3 from 99.6 %. Here every photograph is tested once: it is
+One test split of some hundreds of photographs cannot tell 99.3 from 99.6 %. Here every photograph is tested once: it is
 in the fold that its own hash names, and the candidate that is asked has not learned from any of that fold. Of the rest
-15 % are the validation side, on which the temperature is fitted. Predictions are kept in results/folds/, so that a run
+15 % are the validation split, on which the temperature is fitted. Predictions are kept in results/folds/, so that a run
 that was stopped goes on and candidates can be compared later.
 
 A name is one of VARIANTS, or one followed by JSON that is laid over it: 'lite0_head {"weight_decay": 0.001}'. Names
-joined by " or " are one candidate: in each fold the one with the smallest log loss on the validation side is tested, so
+joined by " or " are one candidate: in each fold the one with the smallest validation log loss is tested, so
 that nothing is chosen on what is tested.
 """
 
@@ -28,15 +28,15 @@ from scipy import stats
 from torch.nn import functional as F
 
 from common import RESULTS
+from pawprint.config import Candidate, Params, load_params
+from pawprint.data.dataset import PreparedDataset
 from pawprint.evaluation.metrics import Scores, measure, paired_interval
 from pawprint.evaluation.summary import machine
-from pawprint.models import catalogue
-from pawprint.params import Candidate, Params, load_params
-from pawprint.prepared.read import PreparedSet
-from pawprint.training import devices, feeds
+from pawprint.models import registry
+from pawprint.training import devices, inputs
 from pawprint.training.export import fit_temperature
-from pawprint.training.fit import Trained, fit
-from pawprint.training.log import Silent
+from pawprint.training.logger import NullLogger
+from pawprint.training.train import Trained, fit
 
 FOLDS, VALIDATION, RESAMPLES = 5, 0.15, 2000
 HEAD = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
@@ -57,46 +57,46 @@ def share(name: str, what: str) -> float:
     return int(hashlib.sha256(f"{what}:{name}".encode()).hexdigest()[:12], 16) / 16**12
 
 
-def fold(data: PreparedSet, number: int) -> PreparedSet:
-    """The set with other sides: fold `number` is tested, of the rest some validate."""
+def fold(data: PreparedDataset, number: int) -> PreparedDataset:
+    """The set with other splits: fold `number` is tested, of the rest some validate."""
 
-    def side(name: str) -> str:
+    def split(name: str) -> str:
         if int(share(name, "fold") * FOLDS) == number:
             return "test"
         return "validation" if share(name, "validation") < VALIDATION else "train"
 
-    rows = tuple({**row, "side": side(row["hash"])} for row in data._rows if row["side"])
+    rows = tuple({**row, "split": split(row["hash"])} for row in data._rows if row["split"])
     return replace(data, _rows=rows)
 
 
 @torch.inference_mode()
-def logits(trained: Trained, data: PreparedSet, params: Params) -> NDArray[np.float32]:
-    """Of the test side, by the road that the candidate was trained on."""
+def logits(trained: Trained, data: PreparedDataset, params: Params) -> NDArray[np.float32]:
+    """Of the test split, by the road that the candidate was trained on."""
     candidate, device = params.candidate(trained.candidate), devices.resolve(params.training)
-    fresh = catalogue.build(candidate.architecture, len(data.classes))  # the cache is the untrained weights'
+    fresh = registry.create_model(candidate.architecture, len(data.classes))  # the cache is the untrained weights'
     fresh.load_pretrained()
     swapped = {"test": "validation", "validation": "", "train": "train"}
-    sides = replace(data, _rows=tuple({**row, "side": swapped[row["side"]]} for row in data._rows if row["side"]))
-    feed = feeds.source(trained.candidate, fresh.to(device), params, sides, device)
+    splits = replace(data, _rows=tuple({**row, "split": swapped[row["split"]]} for row in data._rows if row["split"]))
+    feed = inputs.source(trained.candidate, fresh.to(device), params, splits, device)
     feed.network = trained.network.to(device)
-    return feed.answers("validation", len(data.side("test"))).logits
+    return feed.answers("validation", len(data.split("test"))).logits
 
 
-def tested(name: str, data: PreparedSet, number: int) -> dict[str, Any]:
-    """Of one fold: `said` on the test side, hash -> (class, probabilities), and the log loss on `validation`."""
+def tested(name: str, data: PreparedDataset, number: int) -> dict[str, Any]:
+    """Of one fold: `said` on the test split, hash -> (class, probabilities), and the log loss on `validation`."""
     base, _, changes = name.partition(" ")
     candidate = Candidate.model_validate(VARIANTS[base] | json.loads(changes or "{}"))
     params = load_params().model_copy(update={"candidates": {base: candidate}})
     key = hashlib.sha256((candidate.model_dump_json() + str(params.training)).encode()).hexdigest()[:12]
     path = RESULTS / "folds" / f"{base}-{key}-{number}.json"
     if not path.exists():
-        sides = fold(data, number)
-        trained = fit(base, params, sides, Silent())
-        validation, test = sides.side("validation"), sides.side("test")
+        splits = fold(data, number)
+        trained = fit(base, params, splits, NullLogger())
+        validation, test = splits.split("validation"), splits.split("test")
         temperature = fit_temperature(trained.validation.logits, validation.labels)
         tuned = torch.from_numpy(trained.validation.logits).double() / temperature
         loss = float(F.cross_entropy(tuned, torch.from_numpy(validation.labels)))
-        scaled = torch.from_numpy(logits(trained, sides, params)).double() / temperature
+        scaled = torch.from_numpy(logits(trained, splits, params)).double() / temperature
         rows = zip(test.hashes, test.labels.tolist(), scaled.softmax(1).tolist(), strict=True)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"validation": loss, "said": {one: (label, said) for one, label, said in rows}}))
@@ -104,7 +104,7 @@ def tested(name: str, data: PreparedSet, number: int) -> dict[str, Any]:
     return cast(dict[str, Any], json.loads(path.read_text()))
 
 
-def predictions(names: str, data: PreparedSet, folds: int) -> dict[str, tuple[int, list[float]]]:
+def predictions(names: str, data: PreparedDataset, folds: int) -> dict[str, tuple[int, list[float]]]:
     """hash -> (class, probabilities) over all folds that were asked for."""
     found: dict[str, tuple[int, list[float]]] = {}
     for number in range(folds):
@@ -128,7 +128,7 @@ def main() -> None:
     parser.add_argument("variants", nargs="+", help=f"of {', '.join(VARIANTS)}; the first is what others differ from")
     parser.add_argument("--folds", type=int, default=FOLDS, help="stop after so many, where time is short")
     arguments = parser.parse_args()
-    data = PreparedSet.open(arguments.prepared)
+    data = PreparedDataset.open(arguments.prepared)
     seed = load_params().seed
     asked = {name: predictions(name, data, arguments.folds) for name in arguments.variants}
     hashes = sorted(set.intersection(*(set(found) for found in asked.values())))

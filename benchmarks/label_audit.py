@@ -14,10 +14,10 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pawprint.evaluation import audit
-from pawprint.params import load_params
-from pawprint.photos.split import SIDES
-from pawprint.prepared.read import PreparedSet
+from pawprint.config import load_params
+from pawprint.data.dataset import PreparedDataset
+from pawprint.data.splits import SPLITS
+from pawprint.evaluation import label_audit
 
 ROOT = Path(__file__).parents[1]
 BAD = {
@@ -32,13 +32,13 @@ FIRST = 40
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("prepared", type=Path)
-    data = PreparedSet.open(parser.parse_args().prepared)
+    data = PreparedDataset.open(parser.parse_args().prepared)
     params = load_params(ROOT / "params.yaml")
-    sides = [data.side(name) for name in SIDES]
+    splits = [data.split(name) for name in SPLITS]
     started = time.perf_counter()
-    features = np.concatenate(list(audit.features_of(sides, params, len(data.classes))))
-    labels = np.concatenate([side.labels for side in sides])
-    names = [Path(origin).stem for side in sides for origin in side.origins]
+    features = np.concatenate(list(label_audit.features_of(splits, params, len(data.classes))))
+    labels = np.concatenate([split.labels for split in splits])
+    names = [Path(origin).stem for split in splits for origin in split.origins]
     bad = {names.index(name) for name in BAD if name in names}
     read = time.perf_counter() - started
     print(f"{len(names):,} photographs, {len(bad)} known bad ones; features read in {read:.1f} s")
@@ -49,14 +49,14 @@ def main() -> None:
 
     for strength in (1.0, 0.1, 0.01, 0.001):
         started = time.perf_counter()
-        probabilities = audit.out_of_fold(features, labels, params.seed, strength)
+        probabilities = label_audit.out_of_fold(features, labels, params.seed, strength)
         regression = time.perf_counter() - started
         doubted = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")
         for neighbours in (1, 10, 30):
             started = time.perf_counter()
-            unlike = np.argsort(-audit.unlikeness(features, neighbours), kind="stable")
+            unlike = np.argsort(-label_audit.unlikeness(features, neighbours), kind="stable")
             distances = time.perf_counter() - started
-            both = np.array([index for index, _ in audit.interleave(doubted, unlike, len(labels))])
+            both = np.array([index for index, _ in label_audit.interleave(doubted, unlike, len(labels))])
             print(
                 f"C {strength:g}, {neighbours:2} neighbours, in the first {FIRST}: doubt {found(doubted)}, unlikeness "
                 f"{found(unlike)}, in turns {found(both)}; {regression:.1f} s + {distances:.1f} s",

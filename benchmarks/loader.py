@@ -3,7 +3,7 @@
     python benchmarks/loader.py prepared
     python benchmarks/loader.py prepared --workers 1 2 --photographs 1024 --repeats 3
 
-A worker is a process as a rank of a training is: it reads the training side in a seeded order, decodes on threads and
+A worker is a process as a rank of a training is: it reads the training split in a seeded order, decodes on threads and
 varies one by one. Each repeat measures every variant in turn. "unpack alone" is the decoder with nothing around it.
 """
 
@@ -15,9 +15,9 @@ from pathlib import Path
 
 from common import report
 from pawprint import image
-from pawprint.prepared.augment import augment
-from pawprint.prepared.read import PreparedSet
-from pawprint.training import batches
+from pawprint.data.augment import augment
+from pawprint.data.dataset import PreparedDataset
+from pawprint.training import dataloader
 
 KINDS = ("none", "flip", "standard", "strong")
 BATCH = 128
@@ -25,20 +25,22 @@ BATCH = 128
 
 def through(folder: Path, kind: str, count: int, worker: int) -> float:
     """Photographs/s of one worker."""
-    side = PreparedSet.open(folder).side("train")
-    order = batches.order(len(side), seed=2017, epoch=worker)
+    split = PreparedDataset.open(folder).split("train")
+    order = dataloader.order(len(split), seed=2017, epoch=worker)
     order = order[: min(count, len(order))]
     if kind == "unpack alone":
-        packed = [side._packed(int(index)) for index in order]
+        packed = [split._packed(int(index)) for index in order]
         started = time.perf_counter()
         for one in packed:
             image.unpack(one)
         return len(packed) / (time.perf_counter() - started)
     vary = augment(kind, seed=2017, epoch=0)  # type: ignore[arg-type]
-    for _ in batches.photographs(side, [order[:8]], vary, alone=True):
+    for _ in dataloader.photographs(split, [order[:8]], vary, alone=True):
         pass  # albumentations is imported, the files are open
     started = time.perf_counter()
-    read = sum(len(one.inputs) for one in batches.photographs(side, batches.split(order, BATCH), vary, alone=True))
+    read = sum(
+        len(one.inputs) for one in dataloader.photographs(split, dataloader.chunks(order, BATCH), vary, alone=True)
+    )
     return read / (time.perf_counter() - started)
 
 

@@ -26,9 +26,9 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from pawprint.params import Params, load_params
-from pawprint.photos import check, sources
-from pawprint.prepared.write import prepare
+from pawprint.config import Params, load_params
+from pawprint.data import ingest, quality
+from pawprint.data.build import prepare
 
 ROOT = Path(__file__).parents[1]
 Times = dict[str, list[tuple[float, float]]]  # (seconds of wall-clock time, seconds of processor time)
@@ -48,9 +48,9 @@ def plain(path: Path) -> int:
 
 
 def compare(data: Path, repeats: int, threads: int) -> None:
-    everything = sources.dataset(data)
+    everything = ingest.dataset(data)
     files = [path for _, path in everything.photographs if path.suffix == ".jpg"]
-    fewer = sources.Dataset(
+    fewer = ingest.Dataset(
         everything.name,
         everything.drawn,
         everything.classes,
@@ -109,7 +109,7 @@ def peak() -> float:
 
 def variants(data: Path, folder: Path, count: int) -> None:
     """`count` photographs: those of `data`, again and again, each time cut and flipped another way."""
-    every = [one for one in sources.dataset(data).photographs if one[1].suffix == ".jpg"]
+    every = [one for one in ingest.dataset(data).photographs if one[1].suffix == ".jpg"]
     order = np.random.default_rng(2017).permutation(len(every))
     for number in range(count):
         kind, path = every[order[number % len(every)]]
@@ -125,7 +125,7 @@ def variants(data: Path, folder: Path, count: int) -> None:
 
 
 def one_size(data: Path, out: Path) -> tuple[float, float, float]:
-    photographs = sources.dataset(data)
+    photographs = ingest.dataset(data)
     wall, busy = time.perf_counter(), time.process_time()
     prepare(photographs, data, out, params())
     return time.perf_counter() - wall, time.process_time() - busy, peak()
@@ -153,14 +153,14 @@ def alike(count: int) -> None:
     """Fingerprints a few bits from one another, so that all share words with all."""
     rng = np.random.default_rng(2017)
     for size in (count // 4, count // 2, count):
-        bits = np.tile(rng.integers(0, 2, check.BITS, np.uint8), (size, 1))
-        bits[np.arange(size)[:, None], rng.integers(0, check.BITS, (size, 3))] ^= 1
+        bits = np.tile(rng.integers(0, 2, quality.BITS, np.uint8), (size, 1))
+        bits[np.arange(size)[:, None], rng.integers(0, quality.BITS, (size, 3))] ^= 1
         prints = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
         named = [
-            check.Named(f"{n:064x}", "cat", f"{n}", Path(f"{n}"), "train", "", one) for n, one in enumerate(prints)
+            quality.Named(f"{n:064x}", "cat", f"{n}", Path(f"{n}"), "train", "", one) for n, one in enumerate(prints)
         ]
         busy = time.process_time()
-        check.near_copies(named)
+        quality.near_copies(named)
         print(f"{size:9,} alike: {(time.process_time() - busy) / size * 1e6:6.1f} us each")
 
 

@@ -132,7 +132,7 @@ def bound(model: Path, pictures: Path, seconds: float) -> dict:
 import json, os, random, statistics, sys, time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from pawprint.runtime import Classifier
+from pawprint.inference.classifier import Classifier
 paths = sorted(Path({str(pictures)!r}).iterdir())
 classifier = Classifier(Path({str(model)!r}))
 list(classifier.files(paths[:32]))

@@ -3,7 +3,7 @@
     python benchmarks/train_candidate.py prepared deep_cnn '{"architecture": "deep_cnn", "epochs": 90}'
 
 The JSON is laid over the candidate's entry in params.yaml, or is one. Nothing is exported; the network is
-scored on the test side by torch. It needs no more than torch, torchmetrics, NumPy, OpenCV, simplejpeg, Pillow,
+scored on the test split by torch. It needs no more than torch, torchmetrics, NumPy, OpenCV, simplejpeg, Pillow,
 pydantic, PyYAML, rich and safetensors (and albumentations for an augmentation on the CPU), so that it runs with
 `PYTHONPATH=src` where the rest is not installed.
 """
@@ -20,10 +20,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from pawprint.params import Candidate, load_params
-from pawprint.prepared.read import PreparedSet
+from pawprint.config import Candidate, load_params
+from pawprint.data.dataset import PreparedDataset
 from pawprint.training import devices
-from pawprint.training.fit import fit
+from pawprint.training.train import fit
 
 
 class Printed:
@@ -55,10 +55,10 @@ def main() -> None:
     entry = params.candidates[name].model_dump() if name in params.candidates else {}
     params = params.model_copy(update={"candidates": {name: Candidate.model_validate(entry | arguments.changes)}})
 
-    data, printed = PreparedSet.open(arguments.prepared), Printed()
+    data, printed = PreparedDataset.open(arguments.prepared), Printed()
     trained = fit(name, params, data, printed)
 
-    device, test = devices.resolve(params.training), data.side("test")
+    device, test = devices.resolve(params.training), data.split("test")
     network, right = trained.network.to(device), 0
     losses = []
     with torch.inference_mode():

@@ -16,11 +16,11 @@ import torch
 
 from common import report
 from pawprint import image
-from pawprint.models import catalogue
-from pawprint.models.network import PooledNetwork
-from pawprint.params import Params, load_params
-from pawprint.training import devices, features
-from pawprint.training.features import _Engine
+from pawprint.config import Params, load_params
+from pawprint.models import registry
+from pawprint.models.backbone import PooledNetwork
+from pawprint.training import devices, feature_cache
+from pawprint.training.feature_cache import _Engine
 
 VARIANTS = ("torch float32", "torch float32, malloc", "torch bfloat16, malloc", "openvino f32", "openvino bf16")
 CHUNK, CHUNKS = 32, 8  # photographs at once, how often; one more warms up
@@ -29,10 +29,10 @@ CHUNK, CHUNKS = 32, 8  # photographs at once, how often; one more warms up
 def measure(variant: str) -> float:
     """Images per second."""
     library, precision = variant.removesuffix(", malloc").split()
-    features.CHUNK = CHUNK  # so that torch's float32 does not run out of a small machine's memory
+    feature_cache.CHUNK = CHUNK  # so that torch's float32 does not run out of a small machine's memory
     if variant.endswith("malloc"):
         devices.keep_memory()
-    network = catalogue.build("efficientnet_lite0")
+    network = registry.create_model("efficientnet_lite0")
     network.load_pretrained()
     assert isinstance(network, PooledNetwork)
     engine = _Engine(network, _params("bfloat16" if precision.startswith("bf") else "float32"))

@@ -4,7 +4,7 @@
 
 The plain script is what a tutorial shows, at its most generous: eager torch in float32, a DataLoader with a worker a
 core, the frozen backbone asked once a photograph and the same linear head trained on what it says. Ours begins with an
-empty cache of features. Each variant runs in a process of its own, in turn, and is scored on the same test side.
+empty cache of features. Each variant runs in a process of its own, in turn, and is scored on the same test split.
 """
 
 import argparse
@@ -24,47 +24,47 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader, Dataset
 
 from common import report
-from pawprint.models import catalogue
-from pawprint.models.network import PooledNetwork
-from pawprint.params import load_params
-from pawprint.prepared.read import PreparedSet, Side
-from pawprint.training.features import Features
-from pawprint.training.fit import fit
-from pawprint.training.log import Silent
+from pawprint.config import load_params
+from pawprint.data.dataset import PreparedDataset, Split
+from pawprint.models import registry
+from pawprint.models.backbone import PooledNetwork
+from pawprint.training.feature_cache import Features
+from pawprint.training.logger import NullLogger
+from pawprint.training.train import fit
 
 NAME, EPOCHS, BATCH, RATE = "efficientnet_lite0", 100, 512, 0.003
 VARIANTS = ("plain", "pawprint")
 
 
 class Photographs(Dataset[tuple[Tensor, int]]):
-    def __init__(self, side: Side) -> None:
-        self.side = side
+    def __init__(self, split: Split) -> None:
+        self.split = split
 
     def __len__(self) -> int:
-        return len(self.side)
+        return len(self.split)
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        pixels = torch.from_numpy(self.side.images([index])[0])
-        return (pixels.permute(2, 0, 1).float() - 127) / 128, int(self.side.labels[index])
+        pixels = torch.from_numpy(self.split.images([index])[0])
+        return (pixels.permute(2, 0, 1).float() - 127) / 128, int(self.split.labels[index])
 
 
 @torch.no_grad()
-def plain_features(network: PooledNetwork, side: Side) -> tuple[Tensor, Tensor]:
-    loader = DataLoader(Photographs(side), batch_size=32, num_workers=os.cpu_count() or 1)
+def plain_features(network: PooledNetwork, split: Split) -> tuple[Tensor, Tensor]:
+    loader = DataLoader(Photographs(split), batch_size=32, num_workers=os.cpu_count() or 1)
     found = [(network.embed(network.maps(inputs)), labels) for inputs, labels in loader]
     return torch.cat([one for one, _ in found]), torch.cat([labels for _, labels in found])
 
 
-def plain(data: PreparedSet) -> tuple[nn.Module, float]:
+def plain(data: PreparedDataset) -> tuple[nn.Module, float]:
     """The head, and the seconds it took."""
     started = time.perf_counter()
     torch.manual_seed(0)
-    network = catalogue.build(NAME)
+    network = registry.create_model(NAME)
     assert isinstance(network, PooledNetwork)
     network.load_pretrained()
     network.eval()
-    features, labels = plain_features(network, data.side("train"))
-    kept, right = plain_features(network, data.side("validation"))
+    features, labels = plain_features(network, data.split("train"))
+    kept, right = plain_features(network, data.split("validation"))
     optimizer = torch.optim.Adam(network.head.parameters(), lr=RATE, weight_decay=1e-4)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(labels)).split(BATCH):
@@ -77,32 +77,32 @@ def plain(data: PreparedSet) -> tuple[nn.Module, float]:
     return network.head, time.perf_counter() - started
 
 
-def ours(data: PreparedSet) -> tuple[nn.Module, float]:
+def ours(data: PreparedDataset) -> tuple[nn.Module, float]:
     """The head, and the seconds it took."""
     started = time.perf_counter()
-    trained = fit(NAME, load_params(), data, Silent())
+    trained = fit(NAME, load_params(), data, NullLogger())
     assert isinstance(trained.network, PooledNetwork)
     return trained.network.head, time.perf_counter() - started
 
 
-def measure(variant: str, data: PreparedSet) -> dict[str, float]:
+def measure(variant: str, data: PreparedDataset) -> dict[str, float]:
     head, seconds = (plain if variant == "plain" else ours)(data)
     peak = max(resource.getrusage(who).ru_maxrss for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)) / 1e6
-    network = catalogue.build(NAME)
+    network = registry.create_model(NAME)
     assert isinstance(network, PooledNetwork)
     network.load_pretrained()
-    side = data.side("test")
+    split = data.split("test")
     with torch.no_grad():
-        features = torch.from_numpy(Features(network, NAME, load_params()).of(side))
+        features = torch.from_numpy(Features(network, NAME, load_params()).of(split))
         said = head(features)[:, 0] > 0
-    right = int((said == torch.from_numpy(side.labels).bool()).sum())
-    return {"seconds": seconds, "accuracy": right / len(side), "peak_gb": peak}
+    right = int((said == torch.from_numpy(split.labels).bool()).sum())
+    return {"seconds": seconds, "accuracy": right / len(split), "peak_gb": peak}
 
 
-def few(data: PreparedSet, photographs: int) -> PreparedSet:
-    """The set with at most so many photographs that are learned from; the test side whole."""
-    learned = [row for row in data._rows if row["side"] in ("train", "validation")]
-    tested = tuple(row for row in data._rows if row["side"] == "test")
+def few(data: PreparedDataset, photographs: int) -> PreparedDataset:
+    """The set with at most so many photographs that are learned from; the test split whole."""
+    learned = [row for row in data._rows if row["split"] in ("train", "validation")]
+    tested = tuple(row for row in data._rows if row["split"] == "test")
     return replace(data, _rows=(*learned[:photographs], *tested))
 
 
@@ -113,7 +113,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--variant", choices=VARIANTS, help="measure this one only and print JSON")
     arguments = parser.parse_args()
-    data = few(PreparedSet.open(arguments.prepared), arguments.photographs)
+    data = few(PreparedDataset.open(arguments.prepared), arguments.photographs)
     if arguments.variant:
         print(json.dumps(measure(arguments.variant, data)))
         return
@@ -127,8 +127,8 @@ def main() -> None:
                     [*words, "--variant", variant], capture_output=True, text=True, check=True, env=environment
                 )
             found[variant].append(json.loads(done.stdout.splitlines()[-1]))
-    learned = len(data.side("train")) + len(data.side("validation"))
-    print(f"{learned} photographs learned from, {len(data.side('test'))} tested, {EPOCHS} epochs of the head")
+    learned = len(data.split("train")) + len(data.split("validation"))
+    print(f"{learned} photographs learned from, {len(data.split('test'))} tested, {EPOCHS} epochs of the head")
     for variant, rows in found.items():
         told = ", ".join(f"{row['accuracy']:.4f} and {row['peak_gb']:.2f} GB" for row in rows)
         print(f"{variant}: test accuracy and peak memory {told}")

@@ -4,8 +4,8 @@
     python -m flows.quantize --candidate efficientnet_lite0         # with `int8: [efficientnet_lite0]` in params.yaml
     python benchmarks/train_int8.py models/efficientnet_lite0 models/efficientnet_lite0_int8
 
-OpenVINO as the service runs it (pawprint.runtime), ONNX Runtime with one session a core, one photograph a call. All
-variants are measured in turn, several times over. Pixels are random and in memory.
+OpenVINO as the service runs it (pawprint.inference.classifier), ONNX Runtime with one session a core, one
+photograph a call. All variants are measured in turn, several times over. Pixels are random and in memory.
 """
 
 import argparse
@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from common import report
 from pawprint import image
-from pawprint.runtime import Classifier
+from pawprint.inference.classifier import Classifier
 
 Run = Callable[[NDArray[np.uint8]], object]
 

@@ -17,8 +17,8 @@ import torch
 from torch.nn import functional as F
 
 from pawprint import image
-from pawprint.models import catalogue
-from pawprint.params import Training
+from pawprint.config import Training
+from pawprint.models import registry
 from pawprint.training import devices
 
 VARIANTS = {
@@ -34,7 +34,7 @@ def measure(variant: str) -> float:
     if "malloc" in variant:
         devices.keep_memory()
     torch.manual_seed(0)
-    network = catalogue.build("article_cnn")
+    network = registry.create_model("article_cnn")
     if variant != "plain":
         network = network.to(memory_format=torch.channels_last)
     training = Training(device="cpu", precision="bfloat16" if "bfloat16" in variant else "float32")

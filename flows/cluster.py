@@ -10,7 +10,7 @@ from typing import Any
 from prefect import Flow
 from prefect.settings import PREFECT_API_URL, get_current_settings, temporary_settings
 
-from flows.steps import explained, run
+from flows.tasks import explained, run
 from pawprint.errors import PawprintError
 
 

@@ -9,14 +9,14 @@ from pathlib import Path
 from prefect import flow
 
 from flows import ROOT
-from flows.steps import run, step
+from flows.tasks import run, step
+from pawprint.config import Params, load_params
+from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError
-from pawprint.evaluation import card, dossier, metrics, plots
-from pawprint.evaluation.examine import Bench, Examined
+from pawprint.evaluation import metrics, model_card, plots, release
+from pawprint.evaluation.evaluator import EvaluationReport, Evaluator
 from pawprint.evaluation.metrics import Evaluation
-from pawprint.params import Params, load_params
-from pawprint.prepared.read import PreparedSet, Side
-from pawprint.runtime import Classifier, verify
+from pawprint.inference.classifier import Classifier, load_verified
 from pawprint.tracking import records, runs, training_run
 
 OUT = ROOT / "reports" / "evaluation"
@@ -30,28 +30,28 @@ def evaluate() -> None:
     # 1. who takes part: the candidates of params.yaml, not whatever folders an earlier run left behind
     training_run.sync(ROOT)  # what a training could not tell MLflow belongs before what is said of it here
     params = load_params(ROOT / "params.yaml")
-    data = PreparedSet.open(ROOT / "prepared")
-    test, validation = data.side("test"), data.side("validation")
-    for side in (validation, test):
-        if len(side) == 0:
+    data = PreparedDataset.open(ROOT / "prepared")
+    test, validation = data.split("test"), data.split("validation")
+    for split in (validation, test):
+        if len(split) == 0:
             raise PawprintError(
-                f"No photograph fell on the {side.name} side. Bring more photographs or raise `split.{side.name}`."
+                f"No photograph fell on the {split.name} split. Bring more photographs or raise `split.{split.name}`."
             )
 
     # 2. the questions: the test photographs, the same ones disturbed, and clutter
-    bench = prepare_bench(test, params)
+    evaluator = prepare_bench(test, params)
 
     # 3. the answers, measured and drawn
     tuned, found = {}, {}
     for candidate in params.candidates:
         tuned[candidate] = measure_validation(candidate, params, validation)
-        found[candidate] = examine_candidate(candidate, bench)
+        found[candidate] = examine_candidate(candidate, evaluator)
     draw_learning_curves(params)
 
     # 4. into each candidate's run, where people compare
     entered = {
-        candidate: (log_evaluation(candidate, tuned[candidate], examined, data.drawn), examined)
-        for candidate, examined in found.items()
+        candidate: (log_evaluation(candidate, tuned[candidate], report, data.drawn), report)
+        for candidate, report in found.items()
     }
     log_pipeline(data.dataset, entered)
 
@@ -60,14 +60,14 @@ def evaluate() -> None:
 
 
 @step()
-def prepare_bench(test: Side, params: Params) -> Bench:
+def prepare_bench(test: Split, params: Params) -> Evaluator:
     """What every candidate is asked."""
-    return Bench.of(test, ROOT / "data", params)
+    return Evaluator.of(test, ROOT / "data", params)
 
 
 @step()
-def measure_validation(candidate: str, params: Params, validation: Side) -> Evaluation:
-    """Figures on the validation side, by which the challenger is chosen."""
+def measure_validation(candidate: str, params: Params, validation: Split) -> Evaluation:
+    """Figures on the validation split, by which the challenger is chosen."""
     scores = metrics.score(Classifier(ROOT / "models" / candidate), validation)
     folder = OUT / candidate
     folder.mkdir(parents=True, exist_ok=True)
@@ -76,25 +76,25 @@ def measure_validation(candidate: str, params: Params, validation: Side) -> Eval
 
 
 @step()
-def examine_candidate(candidate: str, bench: Bench) -> Examined:
+def examine_candidate(candidate: str, evaluator: Evaluator) -> EvaluationReport:
     """Figures and predictions of one candidate under reports/evaluation/<candidate>/, pictures under reports/plots/."""
     folder, model, pictures = OUT / candidate, ROOT / "models" / candidate, PLOTS / candidate
     pictures.mkdir(parents=True, exist_ok=True)
     classifier = Classifier(model)
-    examined, scores = bench.examine(classifier)
+    report, scores = evaluator.examine(classifier)
     scores.write(folder / "test.csv")
-    (folder / dossier.EVALUATION).write_text(examined.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    plots.confusion(examined.test, scores.classes, pictures / "confusion.png")
+    (folder / release.EVALUATION).write_text(report.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    plots.confusion(report.test, scores.classes, pictures / "confusion.png")
     plots.reliability(scores, pictures / "reliability.png")
     plots.roc_and_precision(scores, pictures / "roc_and_precision.png")
-    plots.disturbances(examined, pictures / "disturbances.png")
-    plots.mistakes(scores, bench.test, pictures / "mistakes.png")
-    plots.activations(classifier, scores, bench.test, pictures / "activations.png")
+    plots.disturbances(report, pictures / "disturbances.png")
+    plots.mistakes(scores, evaluator.test, pictures / "mistakes.png")
+    plots.activations(classifier, scores, evaluator.test, pictures / "activations.png")
     if classifier.info.architecture == "article_cnn":
-        plots.first_layer(model / "model.safetensors", bench.test, pictures / "first_layer.png")
-    worst = f", worst slice {examined.worst_slice.name}" if examined.worst_slice else ""
-    print(f"{candidate}: test accuracy {examined.test.accuracy}, log loss {examined.test.log_loss}{worst}")
-    return examined
+        plots.first_layer(model / "model.safetensors", evaluator.test, pictures / "first_layer.png")
+    worst = f", worst slice {report.worst_slice.name}" if report.worst_slice else ""
+    print(f"{candidate}: test accuracy {report.test.accuracy}, log loss {report.test.log_loss}{worst}")
+    return report
 
 
 @step(retries=2, delay=2)
@@ -111,20 +111,20 @@ def draw_learning_curves(params: Params) -> None:
 
 
 @step(retries=2, delay=2)
-def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn: bool) -> str:
+def log_evaluation(candidate: str, tuned: Evaluation, report: EvaluationReport, drawn: bool) -> str:
     """Add the figures and pictures to the run that trained the candidate, and put them in its name and on its page.
 
     evaluated.json keeps them too, for a run that has to be entered again. Gives the run's id.
     """
     model = ROOT / "models" / candidate
-    record, (info, _) = runs.RunRecord.read(model / "run.json"), verify(model)
+    record, (info, _) = runs.RunRecord.read(model / "run.json"), load_verified(model)
     pictures = sorted(path.stem for path in (PLOTS / candidate).glob("*.png"))
     told = records.Evaluated(
         model_digest=info.model_digest,
-        name=card.run_name(record.run_name, examined),
-        description=card.summary(info, examined, drawn, ("learning_curves", *pictures)),
+        name=model_card.run_name(record.run_name, report),
+        description=model_card.summary(info, report, drawn, ("learning_curves", *pictures)),
         drawn=drawn,
-        metrics=tuned.flat("validation") | examined.test.flat("test") | examined.flat(),
+        metrics=tuned.flat("validation") | report.test.flat("test") | report.flat(),
     )
     (OUT / candidate / records.EVALUATED).write_text(told.model_dump_json(indent=1) + "\n", encoding="utf-8")
     with runs.reopen(ROOT, record, model) as mlflow_run:
@@ -133,15 +133,15 @@ def log_evaluation(candidate: str, tuned: Evaluation, examined: Examined, drawn:
 
 
 @step(retries=2, delay=2)
-def log_pipeline(dataset: str, entered: dict[str, tuple[str, Examined]]) -> None:
+def log_pipeline(dataset: str, entered: dict[str, tuple[str, EvaluationReport]]) -> None:
     """Every candidate on the page of this pipeline run, also those that were up to date and are another's children."""
     if parent := runs.pipeline(ROOT, dataset):
-        parent.describe(card.pipeline(entered))
+        parent.describe(model_card.pipeline(entered))
 
 
 @step()
-def write_metrics(tuned: dict[str, Evaluation], found: dict[str, Examined]) -> None:
-    """reports/metrics.json: candidate -> side (and slices, robustness, neither, speed) -> figures."""
+def write_metrics(tuned: dict[str, Evaluation], found: dict[str, EvaluationReport]) -> None:
+    """reports/metrics.json: candidate -> split (and slices, robustness, neither, speed) -> figures."""
     figures = {name: {"validation": tuned[name].model_dump(), **found[name].model_dump()} for name in found}
     _write(ROOT / "reports" / "metrics.json", figures)
 

@@ -10,11 +10,11 @@ from pathlib import Path
 from prefect import flow
 
 from flows import ROOT
-from flows.steps import run, step
+from flows.tasks import run, step
 from pawprint import lineage
 from pawprint.errors import PawprintError
-from pawprint.evaluation import dossier
-from pawprint.runtime import ModelInfo
+from pawprint.evaluation import release
+from pawprint.inference.classifier import ModelInfo
 from pawprint.serving import bento, sbom
 from pawprint.tracking import registry, runs
 from pawprint.tracking.registry import Champion
@@ -33,7 +33,7 @@ def package() -> None:
     tag, digest = build(folder, champion)
 
     # 4. what a person who was not there needs to know of it
-    release(folder, champion, tag, digest)
+    write_release(folder, champion, tag, digest)
 
     # 5. which Bento that was
     told = {"tag": tag, "digest": digest, **champion.model_dump()}
@@ -71,7 +71,7 @@ def build(folder: Path, champion: Champion) -> tuple[str, str]:
 
 
 @step(retries=2, delay=2)
-def release(folder: Path, champion: Champion, tag: str, digest: str) -> None:
+def write_release(folder: Path, champion: Champion, tag: str, digest: str) -> None:
     """The dossier, in reports/releases/ and with the champion's run; the registry remembers the Bento."""
     info = ModelInfo.read(folder)
     known = info.lineage.model_dump() | {"run_id": champion.run_id}
@@ -86,7 +86,7 @@ def release(folder: Path, champion: Champion, tag: str, digest: str) -> None:
     drawn = (runs.tags(ROOT, champion.run_id) or {}).get("drawn") == "True"
     out = ROOT / "reports" / "releases" / f"{champion.dataset}-v{champion.version}"
     bill = sbom.sbom(tag, _stored(tag))
-    dossier.write(out, dossier.Dossier(info, evidence_of(champion), drawn, record, bill))
+    release.write(out, release.Dossier(info, evidence_of(champion), drawn, record, bill))
     runs.Run(champion.run_id).artifact(out, "release")
     registry.packaged(ROOT, champion, tag, digest)
 
@@ -94,7 +94,7 @@ def release(folder: Path, champion: Champion, tag: str, digest: str) -> None:
 def evidence_of(champion: Champion) -> dict[str, Path]:
     """What its run keeps: of its promotion, else of its last stand before the gate, else of its evaluation."""
     found = {}
-    for name in (dossier.EVALUATION, dossier.GATE, dossier.TABLE):
+    for name in (release.EVALUATION, release.GATE, release.TABLE):
         for place in ("release", "gate", "evaluation"):
             if name not in found and (path := runs.artifact(ROOT, champion.run_id, f"{place}/{name}")):
                 found[name] = path

@@ -2,7 +2,7 @@
 
 python -m flows.pipeline run                                  what `make run` does
 python -m flows.pipeline run --photos train.zip --name pets   on your own photographs
-python -m flows.deployment                                    by itself, every night and for new photographs
+python -m flows.worker                                    by itself, every night and for new photographs
 """
 
 import argparse
@@ -26,12 +26,12 @@ from rich.console import Console
 from flows import ROOT
 from flows.package import package
 from flows.register import register
-from flows.steps import explained, run, step
-from pawprint import versioning
+from flows.tasks import explained, run, step
+from pawprint import dvc
+from pawprint.config import load_params
+from pawprint.data import ingest
 from pawprint.evaluation import summary
-from pawprint.params import load_params
-from pawprint.photos import sources
-from pawprint.photos.whole import recover
+from pawprint.files import recover
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
@@ -55,8 +55,8 @@ def pipeline(photos: str | None = None, name: str | None = None) -> None:
 @step()
 def take(photos: str, name: str | None) -> None:
     """Replace data/ by a person's photographs and let DVC version them."""
-    print(sources.take(photos, ROOT / "data", name).told(), flush=True)
-    versioning.add(ROOT, "data")
+    print(ingest.take(photos, ROOT / "data", name).told(), flush=True)
+    dvc.add(ROOT, "data")
 
 
 @step(retries=2, delay=5)
@@ -64,7 +64,7 @@ def bring() -> None:
     """The photographs that data.dvc names, where they are not in the workspace."""
     recover(ROOT / "data")
     if not (ROOT / "data").exists():
-        versioning.pull(ROOT, "data.dvc")
+        dvc.pull(ROOT, "data.dvc")
 
 
 @step()
@@ -82,7 +82,7 @@ def reproduce() -> None:
         if stage:
             logger.info("stage %s: %.1f s", stage, time.monotonic() - began)
 
-    for line in versioning.repro(ROOT, environment=environment):
+    for line in dvc.repro(ROOT, environment=environment):
         print(line, flush=True)
         if started := re.match(r"Running stage '(.+)':", line):
             finished()
@@ -109,14 +109,14 @@ def repair() -> None:
     print(f"The registry's champion is {champion.model} version {champion.version}: packaging it.", flush=True)
     (ROOT / "champion.json").write_text(champion.model_dump_json(indent=1) + "\n", encoding="utf-8")
     package.fn()
-    versioning.commit(ROOT, "register", "package")
+    dvc.commit(ROOT, "register", "package")
 
 
 @step(retries=2, delay=5)
 def push() -> None:
     """Data, models and reports to the default remote; nothing where there is none."""
-    if versioning.default_remote(ROOT):
-        versioning.push(ROOT)
+    if dvc.default_remote(ROOT):
+        dvc.push(ROOT)
 
 
 @contextmanager
@@ -135,9 +135,9 @@ def main() -> None:
     once.add_argument("--photos", help="a zip, tar or folder, an http(s) or s3 URL, or a public set's name")
     once.add_argument("--name", help="what to call this data set (default: from the photographs)")
     options = parser.parse_args()
-    with explained(), versioning.alone(ROOT):
+    with explained(), dvc.alone(ROOT):
         load_params(ROOT / "params.yaml")  # before DVC reads it: it would say less clearly what is wrong
-        if options.photos is None and (ROOT / "data").exists() and not versioning.status(ROOT):
+        if options.photos is None and (ROOT / "data").exists() and not dvc.status(ROOT):
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
         else:
             with prepared_runs():

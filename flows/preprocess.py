@@ -14,13 +14,12 @@ from prefect.cache_policies import NO_CACHE
 
 from flows import ROOT
 from flows.cluster import run_on_dask
-from flows.steps import run, step
-from pawprint.params import Params, load_params
-from pawprint.photos import sources
-from pawprint.photos.check import Bad
-from pawprint.prepared import write
-from pawprint.prepared.pack import Batch
-from pawprint.prepared.shards import Packed
+from flows.tasks import run, step
+from pawprint.config import Params, load_params
+from pawprint.data import build, ingest
+from pawprint.data.preprocess import Batch
+from pawprint.data.quality import Bad
+from pawprint.data.shards import Packed
 
 DASK_BATCH = 256  # photographs: what a task costs on a cluster is then small beside its work
 Work = Callable[[Batch], list[Packed | Bad]]
@@ -28,28 +27,28 @@ Work = Callable[[Batch], list[Packed | Bad]]
 
 @flow(name="preprocess", flow_run_name="preprocess")
 def preprocess(on_dask: bool = False) -> None:
-    """Check every photograph, give it a side, make it 300x300 and put it into a shard."""
+    """Check every photograph, give it a split, make it 300x300 and put it into a shard."""
     # 1. what is asked for
     params = load_params(ROOT / "params.yaml")
 
     # 2. what there is
-    photographs = sources.dataset(ROOT / "data")
+    photographs = ingest.dataset(ROOT / "data")
 
     # 3. check, split, resize, write
     if on_dask:  # no step around it: its parts are the tasks
-        report = write.prepare(photographs, ROOT / "data", ROOT / "prepared", params, tasks, DASK_BATCH)
+        report = build.prepare(photographs, ROOT / "data", ROOT / "prepared", params, tasks, DASK_BATCH)
     else:
         report = prepare(photographs, params)
 
     # 4. what came out
     bad = len(report["bad"])
-    print(f"{report['dataset']}: {report['photographs']} photographs, {bad} left out; sides {report['sides']}")
+    print(f"{report['dataset']}: {report['photographs']} photographs, {bad} left out; splits {report['splits']}")
 
 
 @step()
-def prepare(photographs: sources.Dataset, params: Params) -> write.Report:
+def prepare(photographs: ingest.Dataset, params: Params) -> build.Report:
     """The prepared set, whole or not at all."""
-    return write.prepare(photographs, ROOT / "data", ROOT / "prepared", params)
+    return build.prepare(photographs, ROOT / "data", ROOT / "prepared", params)
 
 
 def tasks(work: Work, batches: Sequence[Batch]) -> Iterator[list[Packed | Bad]]:

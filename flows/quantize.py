@@ -9,12 +9,12 @@ from pathlib import Path
 from prefect import flow
 
 from flows import ROOT
-from flows.steps import run, step
+from flows.tasks import run, step
 from flows.train import log_model
 from pawprint import lineage
-from pawprint.params import load_params, twin
-from pawprint.prepared.read import PreparedSet
-from pawprint.runtime import verify
+from pawprint.config import load_params, twin
+from pawprint.data.dataset import PreparedDataset
+from pawprint.inference.classifier import load_verified
 from pawprint.tracking import training_run
 from pawprint.training import devices, quantize
 
@@ -25,13 +25,13 @@ def quantize_candidate(name: str) -> None:
     # 1. what is asked for, and the model that was trained
     params = load_params(ROOT / "params.yaml")
     params.candidate(twin(name))
-    data = PreparedSet.open(ROOT / "prepared")
+    data = PreparedDataset.open(ROOT / "prepared")
     floats, out = ROOT / "models" / name, ROOT / "models" / twin(name)
-    trained, _ = verify(floats)
+    trained, _ = load_verified(floats)
 
     # 2. where the twin comes from, as one record
     record = lineage.read(ROOT, data.dataset, data.manifest, params, devices.describe(params.training))
-    photographs = {side: len(data.side(side)) for side in ("train", "validation", "test")}
+    photographs = {split: len(data.split(split)) for split in ("train", "validation", "test")}
     run_name = f"{twin(name)} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'}"
 
     # 3. quantize, log: one MLflow run around them
@@ -42,7 +42,7 @@ def quantize_candidate(name: str) -> None:
 
 
 @step()
-def make(floats: Path, data: PreparedSet, record: lineage.Lineage, name: str, out: Path) -> None:
+def make(floats: Path, data: PreparedDataset, record: lineage.Lineage, name: str, out: Path) -> None:
     """Write the twin's folder, whole or not at all."""
     quantize.make(floats, data, record, name, out)
 

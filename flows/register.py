@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.table import Table
 
 from flows import ROOT
-from flows.steps import run, step
+from flows.tasks import run, step
+from pawprint.config import Params, load_params, twin
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.evaluation import card, dossier, gate
-from pawprint.evaluation.examine import Bench
+from pawprint.evaluation import gate, model_card, release
+from pawprint.evaluation.evaluator import Evaluator
 from pawprint.evaluation.gate import Contender, Verdict
-from pawprint.params import Params, load_params, twin
-from pawprint.prepared.read import PreparedSet
-from pawprint.runtime import Classifier, verify
+from pawprint.inference.classifier import Classifier, load_verified
 from pawprint.tracking import registry, runs, training_run
 from pawprint.tracking.registry import Champion
 
@@ -29,9 +29,9 @@ ATTEMPTS = 5  # a registration that is overtaken compares again, with the new ch
 @flow(name="register", flow_run_name="register")
 def register() -> None:
     """Move the alias `champion` only for a reason that can be stated."""
-    # 1. who challenges: the lowest log loss on the validation side, so that the test side stays unseen
+    # 1. who challenges: the lowest log loss on the validation split, so that the test split stays unseen
     params = load_params(ROOT / "params.yaml")
-    data = PreparedSet.open(ROOT / "prepared")
+    data = PreparedDataset.open(ROOT / "prepared")
     candidate, because = challenger_of(params)
 
     # 2. every candidate becomes a registered version, known by its digest
@@ -41,10 +41,10 @@ def register() -> None:
 
     # 3. the gate: challenger and champion on the same test photographs, through the runtime that serves;
     # 4. the alias moves, or stays
-    bench = Bench.of(data.side("test"), ROOT / "data", params)
-    fair_photographs(entry, bench.test.hashes, len(bench.test), candidate)
-    challenger = examine(entry, bench)
-    reigning, verdict = contest(params, entry, challenger, bench)
+    evaluator = Evaluator.of(data.split("test"), ROOT / "data", params)
+    fair_photographs(entry, evaluator.test.hashes, len(evaluator.test), candidate)
+    challenger = examine(entry, evaluator)
+    reigning, verdict = contest(params, entry, challenger, evaluator)
     verdict = gate.in_integers(verdict, because)
     show(entry, reigning, verdict)
 
@@ -68,15 +68,15 @@ def register_version(candidate: str) -> Champion:
     """The registry's entry for the candidate's model, which MLflow must hold first."""
     training_run.sync(ROOT)
     folder = ROOT / "models" / candidate
-    info, _ = verify(folder)
+    info, _ = load_verified(folder)
     with runs.reopen(ROOT, runs.RunRecord.read(folder / "run.json"), folder) as mlflow_run:
         return registry.register(ROOT, registry.model_name(info.lineage.dataset), mlflow_run, info)
 
 
 @step()
-def examine(entry: Champion, bench: Bench) -> Contender:
+def examine(entry: Champion, evaluator: Evaluator) -> Contender:
     """A registered version on test photographs."""
-    return Contender(*bench.examine(Classifier(registry.folder(ROOT, entry))))
+    return Contender(*evaluator.examine(Classifier(registry.folder(ROOT, entry))))
 
 
 def fair_photographs(entry: Champion, tested: Sequence[str], least: int, who: str) -> tuple[str, ...]:
@@ -84,14 +84,16 @@ def fair_photographs(entry: Champion, tested: Sequence[str], least: int, who: st
     folder = registry.folder(ROOT, entry)
     kept = runs.artifact(ROOT, entry.run_id, runs.MANIFEST)
     manifests = [ROOT / "prepared" / "manifest.csv", *([kept] if kept else [])]
-    return gate.fair(tested, gate.known_to(folder, verify(folder)[0].lineage, manifests, who), least, who)
+    return gate.fair(tested, gate.known_to(folder, load_verified(folder)[0].lineage, manifests, who), least, who)
 
 
-def contest(params: Params, entry: Champion, challenger: Contender, bench: Bench) -> tuple[Champion | None, Verdict]:
+def contest(
+    params: Params, entry: Champion, challenger: Contender, evaluator: Evaluator
+) -> tuple[Champion | None, Verdict]:
     """Judge, and promote if that is the verdict; judge again where another registration was faster."""
     for _ in range(ATTEMPTS):
         reigning = registry.champion(ROOT, entry.model)
-        verdict = judge(params, entry, reigning, challenger, bench)
+        verdict = judge(params, entry, reigning, challenger, evaluator)
         if verdict.outcome != "promoted" or registry.promote(ROOT, entry, verdict.reason, over=reigning):
             return reigning, verdict
     raise PawprintError(
@@ -100,23 +102,25 @@ def contest(params: Params, entry: Champion, challenger: Contender, bench: Bench
 
 
 @step()
-def judge(params: Params, entry: Champion, reigning: Champion | None, challenger: Contender, bench: Bench) -> Verdict:
-    """What the gate says; a champion of an earlier run is fetched and examined again on today's photographs."""
+def judge(
+    params: Params, entry: Champion, reigning: Champion | None, challenger: Contender, evaluator: Evaluator
+) -> Verdict:
+    """What the gate says; a champion of an earlier run is fetched and report again on today's photographs."""
     if because := registry.rolled_back(ROOT, entry):
         return gate.rolled_back(entry.version, because, challenger, params.gate)
     if reigning is None:
         return gate.first(challenger, params.gate)
     if reigning.model_digest == entry.model_digest:
         return gate.same(challenger, params.gate)
-    theirs, ours = (verify(registry.folder(ROOT, one))[0] for one in (reigning, entry))
+    theirs, ours = (load_verified(registry.folder(ROOT, one))[0] for one in (reigning, entry))
     if theirs.classes != ours.classes:
         return gate.other_classes(theirs.classes, ours.classes, challenger, params.gate)
-    tested, who = bench.test.hashes, f"the champion {reigning.model} version {reigning.version}"
+    tested, who = evaluator.test.hashes, f"the champion {reigning.model} version {reigning.version}"
     left = fair_photographs(reigning, tested, params.gate.min_photographs, who)
     if left != tested:  # its seed, split or photographs were others: both answer again, on what neither knows
-        bench = Bench.of(bench.test.only(left), ROOT / "data", params)
-        challenger = examine(entry, bench)
-    champion = examine(reigning, bench)
+        evaluator = Evaluator.of(evaluator.test.only(left), ROOT / "data", params)
+        challenger = examine(entry, evaluator)
+    champion = examine(reigning, evaluator)
     is_twin = ours.int8 and not theirs.int8 and ours.weights_digest == theirs.weights_digest
     compare = gate.twin if is_twin else gate.decide
     verdict = compare(challenger, champion, params.gate, params.evaluation.bootstrap, params.seed)
@@ -140,25 +144,25 @@ def write_decision(entry: Champion, reigning: Champion | None, verdict: Verdict)
     assert now is not None  # the first model of a data set is always promoted
     (ROOT / "champion.json").write_text(now.model_dump_json(indent=1) + "\n", encoding="utf-8")
     reports = ROOT / "reports"
-    (reports / dossier.GATE).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (reports / dossier.TABLE).write_text(verdict.markdown(_name(entry), _name(reigning)), encoding="utf-8")
+    (reports / release.GATE).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    (reports / release.TABLE).write_text(verdict.markdown(_name(entry), _name(reigning)), encoding="utf-8")
 
 
 @step(retries=2, delay=2)
 def log_decision(entry: Champion, challenger: Contender, verdict: Verdict, drawn: bool) -> None:
     """The verdict on the challenger's run, and on its version what a person wants to know of it."""
-    test = challenger.examined.test
+    test = challenger.report.test
     folder = "release" if verdict.outcome == "promoted" else "gate"  # a later verdict never replaces a promotion's
     mlflow_run = runs.Run(entry.run_id)
-    for name in (dossier.TABLE, dossier.GATE):
+    for name in (release.TABLE, release.GATE):
         mlflow_run.artifact(ROOT / "reports" / name, folder)
-    mlflow_run.text(challenger.examined.model_dump_json(indent=1) + "\n", f"{folder}/{dossier.EVALUATION}")
+    mlflow_run.text(challenger.report.model_dump_json(indent=1) + "\n", f"{folder}/{release.EVALUATION}")
     mlflow_run.tags({"gate": verdict.outcome, "gate_reason": verdict.reason, "drawn": drawn})
-    info, _ = verify(registry.folder(ROOT, entry))
+    info, _ = load_verified(registry.folder(ROOT, entry))
     registry.describe(
         ROOT,
         entry,
-        card.summary(info, challenger.examined, drawn),
+        model_card.summary(info, challenger.report, drawn),
         {
             "gate": verdict.outcome,
             "gate_reason": verdict.reason,

@@ -30,14 +30,14 @@ from rich.table import Table
 
 from flows import ROOT
 from flows.cluster import run_on_dask
-from flows.steps import run, step
+from flows.tasks import run, step
 from pawprint import lineage
+from pawprint.config import Params, load_params
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.params import Params, load_params
-from pawprint.prepared.read import PreparedSet
 from pawprint.tracking import runs, training_run
-from pawprint.training import devices, sweep
-from pawprint.training.fit import warm
+from pawprint.training import devices, tune
+from pawprint.training.train import warm
 
 FOLDER = ROOT / "cache" / "sweeps"
 RUN = "run_id"  # attribute of the study, and of a trial: its MLflow run
@@ -49,13 +49,13 @@ def search(name: str, trials: int, jobs: int, on_dask: bool = False) -> None:
     # 1. what is searched
     params = load_params(ROOT / "params.yaml")
     if not params.sweep.ranges:
-        raise PawprintError("params.yaml: `sweep.ranges` is empty. Name a parameter of the candidate and its range.")
-    data = PreparedSet.open(ROOT / "prepared")
-    study = sweep.open_study(FOLDER, name, params, data)
+        raise PawprintError("params.yaml: `tune.ranges` is empty. Name a parameter of the candidate and its range.")
+    data = PreparedDataset.open(ROOT / "prepared")
+    study = tune.open_study(FOLDER, name, params, data)
 
     with alone(study):
         # 2. what a kill has left: its trials are run again, first
-        if sweep.killed(study):
+        if tune.killed(study):
             end_children(study)
 
         # 3. one MLflow run over all trials; what all of them need is made once
@@ -63,7 +63,7 @@ def search(name: str, trials: int, jobs: int, on_dask: bool = False) -> None:
         warm(name, params, data)
 
         # 4. the trials
-        before = sweep.done(study)
+        before = tune.done(study)
         if on_dask:
             wait([one_trial.submit(name, trials, number) for number in range(before, trials)])
             end_children(study)  # of workers that were lost
@@ -73,7 +73,7 @@ def search(name: str, trials: int, jobs: int, on_dask: bool = False) -> None:
             run_workers(name, trials, jobs)
 
         # 5. what came of it
-        print(f"{sweep.done(study) - before} trials now, {sweep.done(study)} in all")
+        print(f"{tune.done(study) - before} trials now, {tune.done(study)} in all")
         show(study)
         end_parent(study)
 
@@ -90,7 +90,7 @@ def alone(study: optuna.Study) -> Iterator[None]:
 
 
 @step(retries=2, delay=2)
-def begin_parent(study: optuna.Study, name: str, params: Params, data: PreparedSet) -> None:
+def begin_parent(study: optuna.Study, name: str, params: Params, data: PreparedDataset) -> None:
     """The run that the trials are children of, begun once a study."""
     known = str(study.user_attrs.get(RUN, ""))
     record = lineage.read(ROOT, data.dataset, data.manifest, params, devices.describe(params.training))
@@ -105,8 +105,8 @@ def one_trial(name: str, trials: int, worker: int) -> None:
     """One trial, wherever the flow's task runner puts it. Where a worker is lost, another does its task again."""
     os.environ.setdefault("PAWPRINT_CACHE", str(ROOT / "cache"))  # a cluster's worker may run in any folder
     params = load_params(ROOT / "params.yaml")
-    study = sweep.open_study(FOLDER, name, params, PreparedSet.open(ROOT / "prepared"), worker)
-    sweep.killed(study, worker)
+    study = tune.open_study(FOLDER, name, params, PreparedDataset.open(ROOT / "prepared"), worker)
+    tune.killed(study, worker)
     work(name, trials, worker, at_most=1)
 
 
@@ -119,19 +119,19 @@ def wait(futures: Sequence[PrefectFuture[None]]) -> None:
 def work(name: str, trials: int, worker: int, at_most: int | None = None) -> None:
     """Take trials until there are enough in all, or `at_most` so many."""
     params = load_params(ROOT / "params.yaml")
-    data = PreparedSet.open(ROOT / "prepared")
-    study = sweep.open_study(FOLDER, name, params, data, worker)
+    data = PreparedDataset.open(ROOT / "prepared")
+    study = tune.open_study(FOLDER, name, params, data, worker)
     parent = str(study.user_attrs[RUN])
 
     def one(trial: optuna.Trial) -> float:
-        trial.set_user_attr(sweep.WORKER, worker)
+        trial.set_user_attr(tune.WORKER, worker)
         label = f"{name} · trial {trial.number}"
         child = training_run.begin(ROOT, label, data.dataset, tags={"mlflow.parentRunId": parent, "candidate": name})
         trial.set_user_attr(RUN, child.id)
-        child.params(sweep.suggest(trial, params))
+        child.params(tune.suggest(trial, params))
         outcome = "FAILED"
         try:
-            loss = sweep.value(trial, name, params, data, child)
+            loss = tune.value(trial, name, params, data, child)
             outcome = "FINISHED"
             return loss
         except optuna.TrialPruned as pruned:
@@ -142,10 +142,10 @@ def work(name: str, trials: int, worker: int, at_most: int | None = None) -> Non
             child.status(outcome)
 
     def enough(study: optuna.Study, trial: FrozenTrial) -> None:
-        if sweep.done(study) >= trials:
+        if tune.done(study) >= trials:
             study.stop()
 
-    if sweep.done(study) < trials:
+    if tune.done(study) < trials:
         study.optimize(one, n_trials=at_most, callbacks=[enough])
 
 

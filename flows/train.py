@@ -10,15 +10,16 @@ from pathlib import Path
 from prefect import flow
 
 from flows import ROOT
-from flows.steps import run, step
+from flows.tasks import run, step
 from pawprint import lineage
+from pawprint.config import Params, load_params
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.params import Params, load_params
-from pawprint.prepared.read import PreparedSet
 from pawprint.tracking import runs, training_run
-from pawprint.training import devices, distributed, export, fit
-from pawprint.training.checkpoint import Keeper
-from pawprint.training.log import Silent
+from pawprint.training import devices, distributed, export
+from pawprint.training.checkpoint import CheckpointManager
+from pawprint.training.logger import NullLogger
+from pawprint.training.train import fit
 
 
 @flow(name="train", flow_run_name="train {name}")
@@ -31,8 +32,8 @@ def train(name: str) -> None:
         raise PawprintError(
             f"{name} is not trained: `python -m flows.quantize` makes it of the one that it is named by."
         )
-    data = PreparedSet.open(ROOT / "prepared")
-    photographs = {side: len(data.side(side)) for side in ("train", "validation", "test")}
+    data = PreparedDataset.open(ROOT / "prepared")
+    photographs = {split: len(data.split(split)) for split in ("train", "validation", "test")}
 
     # 2. where the model will come from, as one record
     device = devices.describe(params.training)
@@ -40,22 +41,24 @@ def train(name: str) -> None:
     run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'} · {candidate.train}"
 
     # 3. where a training that was killed has left off, outside of what DVC deletes when a stage starts
-    keeper = Keeper(ROOT / "cache" / "checkpoints", name, params, data)
+    checkpoints = CheckpointManager(ROOT / "cache" / "checkpoints", name, params, data)
 
     if distributed.rank() > 0:  # torchrun started several: all compute, the first alone reports and writes
-        fit.fit(name, params, data, Silent(), keeper)
+        fit(name, params, data, NullLogger(), checkpoints)
         return
 
     # 4. train, export, log: one MLflow run around them, the killed one's where there is one
     out = ROOT / "models" / name
-    with training_run.start(ROOT, name, params, record, run_name, photographs, resume=keeper.run_id) as mlflow_run:
-        keeper.run_id = mlflow_run.id
+    with training_run.start(ROOT, name, params, record, run_name, photographs, resume=checkpoints.run_id) as mlflow_run:
+        checkpoints.run_id = mlflow_run.id
         log_photographs(mlflow_run)
-        fit_and_export(name, params, data, record.model_copy(update={"run_id": mlflow_run.id}), out, mlflow_run, keeper)
+        fit_and_export(
+            name, params, data, record.model_copy(update={"run_id": mlflow_run.id}), out, mlflow_run, checkpoints
+        )
         log_model(mlflow_run, out)
 
     # 5. all is kept: the checkpoint has done its work
-    keeper.discard()
+    checkpoints.discard()
 
 
 @step(retries=2, delay=2)
@@ -69,14 +72,14 @@ def log_photographs(mlflow_run: runs.Run) -> None:
 def fit_and_export(
     name: str,
     params: Params,
-    data: PreparedSet,
+    data: PreparedDataset,
     record: lineage.Lineage,
     out: Path,
     logger: runs.Run,
-    keeper: Keeper,
+    checkpoints: CheckpointManager,
 ) -> None:
     """Train and write the model's folder, whole or not at all."""
-    trained = fit.fit(name, params, data, logger, keeper)
+    trained = fit(name, params, data, logger, checkpoints)
     export.export(trained, data, record, out, logger)
 
 

@@ -135,7 +135,7 @@ def shown(value: Any) -> str:
 
 
 def change(old: Any, new: Any) -> str:
-    """By how much, in bold where it can be seen; what is only on one side is named."""
+    """By how much, in bold where it can be seen; what is only on one split is named."""
     if old is None or new is None:
         return "new" if old is None else "gone"
     return f"**{new - old:+.4f}**" if abs(new - old) > TOO_LITTLE else "="

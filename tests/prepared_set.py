@@ -4,24 +4,25 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import make_sample
 import torch
 
-from pawprint.params import Candidate, Params, load_params
-from pawprint.photos import drawn, sources
-from pawprint.prepared.read import PreparedSet
-from pawprint.prepared.write import prepare
+from pawprint.config import Candidate, Params, load_params
+from pawprint.data import ingest
+from pawprint.data.build import prepare
+from pawprint.data.dataset import PreparedDataset
 
 torch.set_num_threads(1)  # xdist's workers share the cores; threads that spin for them would be slower
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def drawings(folder: Path, per_class: int = 30) -> PreparedSet:
+def drawings(folder: Path, per_class: int = 30) -> PreparedDataset:
     """`per_class` drawn cats and as many dogs, prepared under `folder`."""
     data = folder / "data"
-    drawn.write(data, per_class=per_class)
-    prepare(sources.dataset(data), data, folder / "prepared", load_params(ROOT / "params.yaml"))
-    return PreparedSet.open(folder / "prepared")
+    make_sample.write(data, per_class=per_class)
+    prepare(ingest.dataset(data), data, folder / "prepared", load_params(ROOT / "params.yaml"))
+    return PreparedDataset.open(folder / "prepared")
 
 
 def params(name: str, **changes: Any) -> Params:

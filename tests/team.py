@@ -227,7 +227,7 @@ class Team:
         self.run("service", [*command, "--port", self.ports["service"]], environment, cwd=home)
 
     def _worker(self) -> None:
-        self.run("worker", [sys.executable, "-m", "flows.deployment"], self.worker, cwd=ROOT)
+        self.run("worker", [sys.executable, "-m", "flows.worker"], self.worker, cwd=ROOT)
 
     # -- what is asked of them --------------------------------------------------------------------------------------
 

@@ -8,8 +8,8 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
+from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Lineage, sha256
-from pawprint.runtime import ModelInfo
 
 
 def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import bentoml
 
-from pawprint.runtime import Classifier
+from pawprint.inference.classifier import Classifier
 
 
 @bentoml.service(workers=1, logging={"access": {"enabled": False}})

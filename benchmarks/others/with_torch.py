@@ -10,15 +10,15 @@ import torch
 from safetensors.torch import load_file
 
 from pawprint import image
-from pawprint.models import catalogue
-from pawprint.runtime import ModelInfo
+from pawprint.inference.classifier import ModelInfo
+from pawprint.models import registry
 
 
 def predictor(folder: Path) -> Callable[[bytes], dict[str, float]]:
     """A picture's bytes -> probabilities, on one thread, in bfloat16 or float32, whichever is faster here."""
     torch.set_num_threads(1)
     info = ModelInfo.read(folder)
-    network = catalogue.build(info.architecture, len(info.classes)).eval()
+    network = registry.create_model(info.architecture, len(info.classes)).eval()
     network.load_state_dict(load_file(folder / "model.safetensors"))
     network = network.to(memory_format=torch.channels_last)
 

@@ -16,8 +16,8 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict
 
+from pawprint.config import Params, digest
 from pawprint.errors import PawprintError
-from pawprint.params import Params, digest
 
 
 class Lineage(BaseModel):
@@ -168,14 +168,14 @@ def is_manifest(path: Path, record: Lineage) -> bool:
 def learned(manifest: Path) -> frozenset[str]:
     """SHA-256 of the photographs that a training on `manifest` learns from or is tuned on."""
     with manifest.open(newline="", encoding="utf-8") as file:
-        return frozenset(row["hash"] for row in csv.DictReader(file) if row["side"] in ("train", "validation"))
+        return frozenset(row["hash"] for row in csv.DictReader(file) if row["split"] in ("train", "validation"))
 
 
 def set_aside(manifest: Path) -> frozenset[str]:
-    """SHA-256 of the photographs that were on no side: near-copies of what the training learned from."""
+    """SHA-256 of the photographs that were on no split: near-copies of what the training learned from."""
     with manifest.open(newline="", encoding="utf-8") as file:
-        sides = ("train", "validation", "test")
-        return frozenset(row["hash"] for row in csv.DictReader(file) if row["side"] not in sides)
+        splits = ("train", "validation", "test")
+        return frozenset(row["hash"] for row in csv.DictReader(file) if row["split"] not in splits)
 
 
 def claimed(folder: Path) -> frozenset[str]:

@@ -16,8 +16,8 @@ import mlflow
 import pytest
 from playwright.sync_api import Page, expect, sync_playwright
 
-from pawprint.params import load_params
-from pawprint.runtime import ModelInfo
+from pawprint.config import load_params
+from pawprint.inference.classifier import ModelInfo
 from pawprint.tracking import registry, training_run
 
 PROJECT = Path(__file__).parents[2]

@@ -20,18 +20,18 @@ sys.path.insert(0, sys.argv[1])
 from prepared_set import Memory
 import pawprint
 from pawprint.lineage import Lineage
-from pawprint.params import load_params
-from pawprint.prepared.read import PreparedSet
-from pawprint.runtime import Classifier
+from pawprint.config import load_params
+from pawprint.data.dataset import PreparedDataset
+from pawprint.inference.classifier import Classifier
 from pawprint.training.export import export
-from pawprint.training.fit import fit
+from pawprint.training.train import fit
 
 assert Path(pawprint.__file__).is_relative_to(Path.cwd())
-data, params, out = PreparedSet.open(Path(sys.argv[2])), load_params(), Path("models/wide_cnn")
+data, params, out = PreparedDataset.open(Path(sys.argv[2])), load_params(), Path("models/wide_cnn")
 lineage = Lineage(git_commit="", git_dirty=False, dataset="sample", data_hash="", manifest_digest="",
                   params_digest="", lock_digest="", seed=0, device="cpu")
 export(fit("wide_cnn", params, data, Memory()), data, lineage, out, Memory())
-answers = Classifier(out).predict(data.side("test").images([0, 0, 0]))
+answers = Classifier(out).predict(data.split("test").images([0, 0, 0]))
 print("answered", answers.probabilities.shape, answers.embedding.shape, answers.activation.shape)
 """
 
@@ -44,7 +44,7 @@ def test_one_file_and_one_line_are_a_candidate(tmp_path: Path, tmp_path_factory:
     shutil.copytree(PROJECT / "src" / "pawprint", source, ignore=shutil.ignore_patterns("__pycache__"))
     (source / "models" / "wide_cnn.py").write_text(file)
     catalogue = (source / "models" / "catalogue.py").read_text()
-    above = "from pawprint.models.network import Network\n"
+    above = "from pawprint.models.backbone import Network\n"
     catalogue = catalogue.replace(above, above + import_)
     (source / "models" / "catalogue.py").write_text(catalogue.replace('    "mlp": MLP,\n', f'    "mlp": MLP,\n{line}'))
     params = yaml.safe_load((PROJECT / "params.yaml").read_text())
@@ -59,7 +59,7 @@ def test_one_file_and_one_line_are_a_candidate(tmp_path: Path, tmp_path_factory:
         assert done.returncode == 0, done.stderr
         return done.stdout
 
-    command = "from pawprint.cli import main; main()"
+    command = "from pawprint.cli.main import main; main()"
     listed = run(sys.executable, "-c", command, "models", "list")
     assert re.search(r"^wide_cnn +Three strided convolutions", listed, re.MULTILINE)
     data = drawings(tmp_path_factory.mktemp("drawings"), per_class=12)

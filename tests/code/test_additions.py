@@ -4,13 +4,14 @@ import io
 import json
 from pathlib import Path
 
+import make_sample
 import pytest
 
+from pawprint.config import load_params
+from pawprint.data import quality
+from pawprint.data.class_folders import dataset
+from pawprint.data.ingest import take
 from pawprint.errors import PawprintError
-from pawprint.params import load_params
-from pawprint.photos import check, drawn
-from pawprint.photos.dataset import dataset
-from pawprint.photos.sources import take
 from photo_sources import KAGGLE, contents, pets, small, unpacked, zipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -75,7 +76,7 @@ def test_the_same_content_under_another_class_is_told(tmp_path: Path) -> None:
     # In one import nobody can say which is right: both are taken, and the check leaves both out by name.
     both = take(unpacked(tmp_path / "both", pets() | {"dog/9.jpg": pets()["cat/1.jpg"]}), data)
     assert len(both.contradictions) == 1
-    bad, _ = check.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
+    bad, _ = quality.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
     assert {(one.path.name, one.reason) for one in bad} == {("1.jpg", "two_labels"), ("9.jpg", "two_labels")}
 
 
@@ -93,7 +94,7 @@ def test_photographs_without_origins_get_one_when_others_are_added(tmp_path: Pat
 
 def test_photographs_are_not_added_to_drawings(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    drawn.write(data, per_class=1)
+    make_sample.write(data, per_class=1)
     with pytest.raises(PawprintError, match="drawn sample"):
         take(unpacked(tmp_path / "pets", pets()), data, add=True)
 

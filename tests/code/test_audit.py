@@ -4,15 +4,15 @@ import csv
 import re
 from pathlib import Path
 
+import make_sample
 import numpy as np
 import pytest
 
 from odd_pictures import photograph
-from pawprint.evaluation import audit
-from pawprint.photos import drawn
-from pawprint.photos.dataset import dataset
-from pawprint.prepared.read import PreparedSet
-from pawprint.prepared.write import prepare
+from pawprint.data.build import prepare
+from pawprint.data.class_folders import dataset
+from pawprint.data.dataset import PreparedDataset
+from pawprint.evaluation import label_audit
 from prepared_set import params
 
 
@@ -21,19 +21,19 @@ def test_a_wrong_label_and_a_picture_of_something_else_stand_first(
 ) -> None:
     monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path / "cache"))
     data = tmp_path / "data"
-    drawn.write(data, per_class=20)
+    make_sample.write(data, per_class=20)
     (data / "cat" / "007.jpg").rename(data / "dog" / "wrong.jpg")
     (data / "cat" / "other.jpg").write_bytes(photograph(1))
     prepare(dataset(data), data, tmp_path / "prepared", params("efficientnet_lite0"))
-    found = audit.audit(PreparedSet.open(tmp_path / "prepared"), params("efficientnet_lite0"), top=12)
+    found = label_audit.audit(PreparedDataset.open(tmp_path / "prepared"), params("efficientnet_lite0"), top=12)
     assert len({one.file for one in found}) == 12
     reasons = {one.file: one.reason for one in found}
     assert "unlike the others" in reasons["cat/other.jpg"]
     assert "called dog, looks like cat" in reasons["dog/wrong.jpg"]
-    audit.write(found, tmp_path / "audit")
+    label_audit.write(found, tmp_path / "audit")
     with (tmp_path / "audit" / "audit.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert tuple(rows[0]) == audit.COLUMNS
+    assert tuple(rows[0]) == label_audit.COLUMNS
     assert [row["file"] for row in rows] == [one.file for one in found]
     assert {row["decision"] for row in rows} == {""}
     page = (tmp_path / "audit" / "audit.html").read_text()
@@ -43,26 +43,26 @@ def test_a_wrong_label_and_a_picture_of_something_else_stand_first(
 
 def test_ranks_are_taken_in_turns_and_each_photograph_once() -> None:
     doubted, unlike = np.array([4, 1, 2, 3, 0]), np.array([1, 0, 4, 3, 2])
-    assert audit.interleave(doubted, unlike, 3) == [
+    assert label_audit.interleave(doubted, unlike, 3) == [
         (4, ("doubt", "unlike")),
         (1, ("unlike", "doubt")),
         (0, ("unlike",)),
     ]
-    assert [index for index, _ in audit.interleave(doubted, unlike, 99)] == [4, 1, 0, 2, 3]
+    assert [index for index, _ in label_audit.interleave(doubted, unlike, 99)] == [4, 1, 0, 2, 3]
 
 
 def test_unlikeness_is_the_distance_to_the_nearest_and_not_to_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
     angles = np.deg2rad([0, 10, 20, 180])
     points = (np.stack([np.cos(angles), np.sin(angles)], 1) * [[1], [5], [2], [3]]).astype(np.float32)
-    monkeypatch.setattr(audit, "BLOCK", 3)
+    monkeypatch.setattr(label_audit, "BLOCK", 3)
     expected = 1 - np.cos(np.deg2rad([10, 10, 10, 160]))
-    assert np.allclose(audit.unlikeness(points, neighbours=1), expected, atol=1e-6)
+    assert np.allclose(label_audit.unlikeness(points, neighbours=1), expected, atol=1e-6)
 
 
 def test_no_photograph_is_judged_by_a_regression_that_has_seen_it() -> None:
     """Labels by chance: a regression that had seen them would know them all."""
     rng = np.random.default_rng(2017)
     features, labels = rng.normal(size=(60, 200)).astype(np.float32), rng.permutation(np.repeat([0, 1], 30))
-    probabilities = audit.out_of_fold(features, labels, seed=2017)
+    probabilities = label_audit.out_of_fold(features, labels, seed=2017)
     assert probabilities.shape == (60, 2)
     assert (probabilities.argmax(1) == labels).mean() < 0.75

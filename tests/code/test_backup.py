@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pawprint.params import load_params
-from pawprint.runtime import Classifier, ModelInfo
+from pawprint.config import load_params
+from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.tracking import registry, training_run
 
 PROJECT = Path(__file__).parents[2]

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pawprint import versioning
+from pawprint import dvc
+from pawprint.data import relabel
+from pawprint.data.ingest import take
+from pawprint.data.relabel import Decision
 from pawprint.errors import PawprintError
-from pawprint.photos import correct
-from pawprint.photos.correct import Decision
-from pawprint.photos.sources import take
 from photo_sources import contents, pets, small, unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -28,7 +28,7 @@ def data(tmp_path: Path) -> Path:
 
 def pawprint(work: Path, *words: str, fails: bool = False) -> str:
     done = subprocess.run(
-        [sys.executable, "-c", "from pawprint.cli import main; main()", "photos", *words],
+        [sys.executable, "-c", "from pawprint.cli.main import main; main()", "photos", *words],
         cwd=work, env=os.environ | {"PYTHONPATH": str(ROOT / "src")}, capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert (done.returncode != 0) == fails, done.stderr
@@ -46,7 +46,7 @@ def test_the_audit_s_list_with_decisions_is_applied_and_dvc_takes_it_back(data: 
     for words in (("init", "-q"), ("add", "-A"), ("commit", "-qm", "photographs")):
         if words[0] == "add":
             subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=work, check=True)
-            versioning.add(work, "data")
+            dvc.add(work, "data")
         subprocess.run([*git, *words], cwd=work, check=True)
     before = contents(data)
     listed = tmp_path / "audit.csv"
@@ -68,7 +68,7 @@ def test_the_audit_s_list_with_decisions_is_applied_and_dvc_takes_it_back(data: 
     # the same source, added again, undoes nothing
     again = take(tmp_path / "pets", data, add=True)
     assert (again.changed, again.dropped, len(again.contradictions)) == (False, 1, 1)
-    versioning.add(work, "data")
+    dvc.add(work, "data")
     assert "data.dvc" in subprocess.run([*git, "diff", "--name-only"], cwd=work, capture_output=True, text=True).stdout
     # back
     subprocess.run([*git, "checkout", "-q", "data.dvc"], cwd=work, check=True)
@@ -113,28 +113,28 @@ def test_a_decision_that_cannot_be_is_named_and_nothing_changes(data: Path, tmp_
     (tmp_path / "list.csv").write_text(text)
     before = contents(data.parent)
     with pytest.raises(PawprintError, match=said):
-        decided = correct.decisions(tmp_path / "list.csv", verb, data)  # type: ignore[arg-type]
-        correct.relabel(decided, data) if verb == "relabel" else correct.drop(decided, data)
+        decided = relabel.decisions(tmp_path / "list.csv", verb, data)  # type: ignore[arg-type]
+        relabel.relabel(decided, data) if verb == "relabel" else relabel.drop(decided, data)
     assert contents(data.parent) == before
 
 
 def test_a_list_that_is_none_is_named(data: Path) -> None:
     assert "nowhere.csv cannot be read" in pawprint(data.parent, "drop", "nowhere.csv", fails=True)
     with pytest.raises(PawprintError, match=r"0\.jpg cannot be read"):
-        correct.decisions(data / "cat" / "0.jpg", "relabel", data)
+        relabel.decisions(data / "cat" / "0.jpg", "relabel", data)
 
 
 def test_decisions_hold_for_photographs_that_never_had_an_origin(tmp_path: Path) -> None:
     data = unpacked(tmp_path / "data", pets() | {"cat/odd.jpg": small(77)})
-    assert correct.drop([Decision("cat/odd.jpg")], data) == 1
+    assert relabel.drop([Decision("cat/odd.jpg")], data) == 1
     assert take(
         unpacked(tmp_path / "more", {"cat/odd2.jpg": small(77), "dog/n.jpg": small(78)}), data, add=True
     ).dropped
 
 
 def test_an_import_in_their_place_says_that_decisions_go(data: Path, tmp_path: Path) -> None:
-    correct.relabel([Decision("cat/0.jpg", "dog")], data)
-    correct.drop([Decision("dog/1.jpg")], data)
+    relabel.relabel([Decision("cat/0.jpg", "dog")], data)
+    relabel.drop([Decision("dog/1.jpg")], data)
     assert "2 earlier decisions gone (--add keeps them)" in take(tmp_path / "pets", data).told()
     assert "gone" not in take(tmp_path / "pets", data).told()
 

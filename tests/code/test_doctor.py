@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from pawprint import doctor, versioning
+from pawprint import dvc
+from pawprint.cli.main import doctor
 from service_process import free_port
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key-of-the-team", "AWS_SECRET_ACCESS_KEY": "secret-of-the-team"}
@@ -91,7 +92,7 @@ def test_dead_servers_end_it_with_1_and_no_password_is_shown(tmp_path: Path) -> 
     (tmp_path / ".env").write_text("MLFLOW_ADMIN_PASSWORD=x\n")
     (tmp_path / ".env").chmod(0o644)
     done = subprocess.run(
-        [sys.executable, "-c", "from pawprint.cli import main; main()", "doctor", "--json"],
+        [sys.executable, "-c", "from pawprint.cli.main import main; main()", "doctor", "--json"],
         cwd=tmp_path,
         env=os.environ
         | {
@@ -127,7 +128,7 @@ def test_a_folder_as_remote_must_be_there(tmp_path: Path) -> None:
     assert doctor.remote(tmp_path).said.startswith("none")
     words = ["remote", "add", "--default", "disk", str(tmp_path / "store")]
     subprocess.run([sys.executable, "-m", "dvc", *words], cwd=tmp_path, check=True, capture_output=True)
-    assert versioning.remote(tmp_path, "disk")["url"] == str(tmp_path / "store")
+    assert dvc.remote(tmp_path, "disk")["url"] == str(tmp_path / "store")
     assert doctor.remote(tmp_path).state == "fail"
     (tmp_path / "store").mkdir()
     assert doctor.remote(tmp_path).state == "ok"

@@ -9,12 +9,12 @@ from cyclonedx.validation.json import JsonStrictValidator
 from test_gate import contender
 
 from pawprint import lineage
+from pawprint.config import Gate
 from pawprint.errors import PawprintError
-from pawprint.evaluation import card, dossier, gate
-from pawprint.evaluation.dossier import Dossier
+from pawprint.evaluation import gate, model_card, release
+from pawprint.evaluation.release import Dossier
+from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Release
-from pawprint.params import Gate
-from pawprint.runtime import ModelInfo
 from pawprint.serving.sbom import sbom
 
 REQUIREMENTS = "numpy==9.9.9\ntyping-extensions==4.0\n# a comment\nzope.interface==7.0 ; python_version > '3'\n"
@@ -23,23 +23,23 @@ REQUIREMENTS = "numpy==9.9.9\ntyping-extensions==4.0\n# a comment\nzope.interfac
 @pytest.fixture
 def made(tmp_path: Path, toy_model: Path) -> Dossier:
     """What a dossier of the toy model is written from."""
-    examined = contender(0.97, 4).examined
+    report = contender(0.97, 4).report
     verdict = gate.first(contender(0.97, 4), Gate())
-    kept = {name: tmp_path / name for name in (dossier.EVALUATION, dossier.GATE, dossier.TABLE)}
-    kept[dossier.EVALUATION].write_text(examined.model_dump_json())
-    kept[dossier.GATE].write_text(verdict.model_dump_json())
-    kept[dossier.TABLE].write_text(verdict.markdown("toy", "none"))
+    kept = {name: tmp_path / name for name in (release.EVALUATION, release.GATE, release.TABLE)}
+    kept[release.EVALUATION].write_text(report.model_dump_json())
+    kept[release.GATE].write_text(verdict.model_dump_json())
+    kept[release.TABLE].write_text(verdict.markdown("toy", "none"))
     info = ModelInfo.read(toy_model)
-    release = Release(
+    lineage_record = Release(
         **info.lineage.model_dump(), model="pawprint-colours", version="3", model_digest=info.model_digest,
         bento="pawprint:colours-v3-12345678", bento_digest="b" * 64,
     )  # fmt: skip
-    return Dossier(info, kept, True, release, "{}\n")
+    return Dossier(info, kept, True, lineage_record, "{}\n")
 
 
 def test_a_dossier_holds_card_evaluation_gate_lineage_and_sbom(made: Dossier, tmp_path: Path) -> None:
     folder = tmp_path / "releases" / "colours-v3"
-    dossier.write(folder, made)
+    release.write(folder, made)
     assert {path.name for path in folder.iterdir()} == {
         "MODEL_CARD.md", "evaluation.json", "gate.md", "gate.json", "lineage.json", "sbom.cdx.json",
     }  # fmt: skip
@@ -63,36 +63,36 @@ def test_a_dossier_holds_card_evaluation_gate_lineage_and_sbom(made: Dossier, tm
 
 def test_writing_again_replaces_it_whole(made: Dossier, tmp_path: Path) -> None:
     folder = tmp_path / "releases" / "colours-v3"
-    dossier.write(folder, made)
+    release.write(folder, made)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / "stray").write_text("left over")
-    dossier.write(folder, made)
+    release.write(folder, made)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert [path.name for path in folder.parent.iterdir()] == ["colours-v3"]
 
 
 def test_a_version_that_never_stood_before_the_gate_says_so(made: Dossier, tmp_path: Path) -> None:
-    del made.evidence[dossier.GATE], made.evidence[dossier.TABLE]  # type: ignore[attr-defined]
-    dossier.write(tmp_path / "out", made)
+    del made.evidence[release.GATE], made.evidence[release.TABLE]  # type: ignore[attr-defined]
+    release.write(tmp_path / "out", made)
     assert "it never stood before the gate" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
     assert not (tmp_path / "out" / "gate.md").exists()
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"test": 1}'])
 def test_without_an_evaluation_nothing_is_released(made: Dossier, tmp_path: Path, content: str | None) -> None:
-    path = made.evidence[dossier.EVALUATION]
+    path = made.evidence[release.EVALUATION]
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(PawprintError, match="pawprint-colours version 3 keeps no evaluation"):
-        dossier.write(tmp_path / "out", made)
+        release.write(tmp_path / "out", made)
     assert not (tmp_path / "out").exists()
 
 
 def test_figures_that_cannot_be_given_are_said_in_words(made: Dossier) -> None:
-    examined = contender(0.97, 4).examined
-    nothing = examined.model_copy(
-        update={"test": examined.test.model_copy(update={"auroc": None, "average_precision": None}), "slices": []}
+    report = contender(0.97, 4).report
+    nothing = report.model_copy(
+        update={"test": report.test.model_copy(update={"auroc": None, "average_precision": None}), "slices": []}
     )
-    said = card.model_card(made.info, nothing, False, "v", "")
+    said = model_card.model_card(made.info, nothing, False, "v", "")
     assert said.count("a class is missing") == 2
     assert "worst slice" not in said
     assert "drawn pictures" not in said

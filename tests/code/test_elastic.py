@@ -22,12 +22,12 @@ import json, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from prepared_set import Memory, params
-from pawprint.prepared.read import PreparedSet
+from pawprint.data.dataset import PreparedDataset
 from pawprint.training import distributed
-from pawprint.training.checkpoint import Keeper
-from pawprint.training.fit import fit
+from pawprint.training.checkpoint import CheckpointManager
+from pawprint.training.train import fit
 
-data, folder = PreparedSet.open(Path(sys.argv[2])), Path(sys.argv[3])
+data, folder = PreparedDataset.open(Path(sys.argv[2])), Path(sys.argv[3])
 given = params("article_cnn", epochs=6, batch_size=16, learning_rate=1e-4)
 given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
 (folder / f"rank{distributed.rank()}").write_text(str(os.getpid()))
@@ -39,7 +39,7 @@ class Told(Memory):
             with (folder / "curve").open("a") as file:
                 file.write(json.dumps([step, values["train_loss"]]) + "\\n")
 
-fit("article_cnn", given, data, Told(), Keeper(folder / "checkpoints", "article_cnn", given, data))
+fit("article_cnn", given, data, Told(), CheckpointManager(folder / "checkpoints", "article_cnn", given, data))
 """
 
 

@@ -11,12 +11,12 @@ import pytest
 from PIL import Image
 from scipy import stats
 
-from pawprint.evaluation import comparison, metrics, neither, plots, robustness, slices, speed
-from pawprint.evaluation.examine import Bench
+from pawprint.data.dataset import PreparedDataset, Split
+from pawprint.evaluation import comparison, corruptions, latency, metrics, ood, plots, slices
+from pawprint.evaluation.corruptions import Corruptions
+from pawprint.evaluation.evaluator import Evaluator
 from pawprint.evaluation.metrics import Evaluation, Scores, measure
-from pawprint.evaluation.robustness import Disturbed
-from pawprint.prepared.read import PreparedSet, Side
-from pawprint.runtime import Classifier, Predictions
+from pawprint.inference.classifier import Classifier, Predictions
 from prepared_set import drawings, params
 
 
@@ -45,13 +45,13 @@ class Answering:
 
 
 @pytest.fixture(scope="module")
-def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return drawings(tmp_path_factory.mktemp("drawn"), per_class=30)
 
 
 @pytest.fixture(scope="module")
-def test_side(prepared: PreparedSet) -> Side:
-    return prepared.side("test")
+def test_side(prepared: PreparedDataset) -> Split:
+    return prepared.split("test")
 
 
 # slices
@@ -87,7 +87,7 @@ def test_among_equally_right_parts_the_less_sure_one_is_the_worst() -> None:
     assert worst.name == "half: second"
 
 
-def test_traits_of_photographs_are_what_can_be_seen(prepared: PreparedSet, test_side: Side) -> None:
+def test_traits_of_photographs_are_what_can_be_seen(prepared: PreparedDataset, test_side: Split) -> None:
     data = prepared.folder.parent / "data"
     found = slices.traits(test_side, data)
     assert {"class", "brightness", "sharpness", "original", "shape"} <= set(found)
@@ -101,7 +101,7 @@ def test_traits_of_photographs_are_what_can_be_seen(prepared: PreparedSet, test_
     assert "original" not in slices.traits(test_side, data / "nowhere")
 
 
-def test_source_and_breed_come_from_origins_csv_where_it_is(test_side: Side, tmp_path: Path) -> None:
+def test_source_and_breed_come_from_origins_csv_where_it_is(test_side: Split, tmp_path: Path) -> None:
     with (tmp_path / "origins.csv").open("w", newline="") as file:
         rows = csv.writer(file)
         rows.writerow(["hash", "class", "source", "name", "breed"])
@@ -119,9 +119,9 @@ def test_source_and_breed_come_from_origins_csv_where_it_is(test_side: Side, tmp
 # robustness
 
 
-def test_each_disturbance_changes_the_picture_as_its_name_says_and_twice_the_same(test_side: Side) -> None:
+def test_each_disturbance_changes_the_picture_as_its_name_says_and_twice_the_same(test_side: Split) -> None:
     plain = test_side.images(range(2))
-    one, two = (dict(robustness.disturbed(plain, seed=3)) for _ in range(2))
+    one, two = (dict(corruptions.disturbed(plain, seed=3)) for _ in range(2))
     assert list(one) == [
         "JPEG quality 30", "blur", "noise", "low light", "rotation by 15 degrees", "half size", "grayscale",
     ]  # fmt: skip
@@ -137,24 +137,24 @@ def test_each_disturbance_changes_the_picture_as_its_name_says_and_twice_the_sam
     assert edges["blur"] < sharp < edges["noise"]
 
 
-def test_accuracy_lost_is_counted_on_the_same_photographs(test_side: Side) -> None:
+def test_accuracy_lost_is_counted_on_the_same_photographs(test_side: Split) -> None:
     most = 6
-    bench = Disturbed(test_side, most, seed=1)
+    evaluator = Corruptions(test_side, most, seed=1)
     truth = np.eye(2)[test_side.labels[:most]]
 
     def fooled_by_grey(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         grey = np.ptp(pixels, axis=-1).max() == 0
         return (1 - truth if grey else truth), np.ones(len(pixels))
 
-    measured = bench.measure(Answering(fooled_by_grey))  # type: ignore[arg-type]
+    measured = evaluator.measure(Answering(fooled_by_grey))  # type: ignore[arg-type]
     assert (measured.photographs, measured.accuracy) == (most, 1.0)
     assert measured.under["grayscale"] == 0
     assert measured.under["blur"] == 1
     assert measured.worst == ("grayscale", 1.0)
 
 
-def test_no_photographs_disturbed_is_no_loss(test_side: Side) -> None:
-    measured = Disturbed(test_side, 0, seed=1).measure(Answering(None))  # type: ignore[arg-type]
+def test_no_photographs_disturbed_is_no_loss(test_side: Split) -> None:
+    measured = Corruptions(test_side, 0, seed=1).measure(Answering(None))  # type: ignore[arg-type]
     assert measured.photographs == 0
     assert measured.worst[1] == 0
 
@@ -164,12 +164,12 @@ def test_no_photographs_disturbed_is_no_loss(test_side: Side) -> None:
 
 def test_clutter_is_told_from_photographs_by_typicality() -> None:
     s = scores([True] * 11)  # typicality 0, 0.1, ..., 1 and a threshold of 0.5
-    strangers = neither.clutter(10, seed=1)
+    strangers = ood.clutter(10, seed=1)
 
     def rule(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full((len(pixels), 2), 0.5), np.where(np.arange(len(pixels)) < 3, 0.75, 0.05)
 
-    measured = neither.measure(Answering(rule), s, strangers)  # type: ignore[arg-type]
+    measured = ood.measure(Answering(rule), s, strangers)  # type: ignore[arg-type]
     assert measured.false_accept == 0.3
     assert measured.refused == pytest.approx(5 / 11)
     ranked = stats.mannwhitneyu(s.typicality, [0.75] * 3 + [0.05] * 7).statistic / (11 * 10)
@@ -178,11 +178,11 @@ def test_clutter_is_told_from_photographs_by_typicality() -> None:
 
 
 def test_clutter_is_the_same_from_the_same_seed_and_no_two_are_alike() -> None:
-    one, two = neither.clutter(6, seed=4), neither.clutter(8, seed=4)
+    one, two = ood.clutter(6, seed=4), ood.clutter(8, seed=4)
     assert np.array_equal(one, two[:6])
     assert len({hashlib.sha256(picture.tobytes()).digest() for picture in two}) == 8
-    none = neither.clutter(0, seed=4)
-    measured = neither.measure(Answering(lambda pixels: None), scores([True] * 4), none)  # type: ignore[arg-type]
+    none = ood.clutter(0, seed=4)
+    measured = ood.measure(Answering(lambda pixels: None), scores([True] * 4), none)  # type: ignore[arg-type]
     assert (measured.strangers, measured.auroc, measured.false_accept) == (0, None, 0.0)
 
 
@@ -191,7 +191,7 @@ def test_clutter_is_the_same_from_the_same_seed_and_no_two_are_alike() -> None:
 
 def test_speed_is_of_real_answers_and_size_is_of_the_files(toy_model: Path) -> None:
     classifier = Classifier(toy_model)
-    measured = speed.measure(classifier, np.zeros((3, 300, 300, 3), np.uint8))
+    measured = latency.measure(classifier, np.zeros((3, 300, 300, 3), np.uint8))
     assert 0 < measured.latency_p50_ms <= measured.latency_p95_ms
     assert measured.throughput_per_second > 0
     files = sum((toy_model / name).stat().st_size for name in ("model.onnx", "typicality.safetensors"))
@@ -247,7 +247,7 @@ def drawn(path: Path) -> tuple[int, int]:
         return picture.size
 
 
-def test_every_picture_is_drawn_and_the_same_figures_give_the_same_bytes(test_side: Side, tmp_path: Path) -> None:
+def test_every_picture_is_drawn_and_the_same_figures_give_the_same_bytes(test_side: Split, tmp_path: Path) -> None:
     n = len(test_side)
     right = [index % 3 > 0 for index in range(n)]
     s = scores(right)
@@ -302,7 +302,9 @@ def test_a_difference_is_marked_where_the_paired_interval_excludes_zero(tmp_path
         assert comparison.significant(other, good, column, 500, seed=1) is None
 
 
-def test_a_bench_on_a_part_of_the_photographs_is_the_same_bench_smaller(prepared: PreparedSet, test_side: Side) -> None:
+def test_a_bench_on_a_part_of_the_photographs_is_the_same_bench_smaller(
+    prepared: PreparedDataset, test_side: Split
+) -> None:
     small = params("mlp")
     few = small.model_copy(
         update={"evaluation": small.evaluation.model_copy(update={"disturbed": 2, "clutter": 2, "bootstrap": 100})}
@@ -310,6 +312,6 @@ def test_a_bench_on_a_part_of_the_photographs_is_the_same_bench_smaller(prepared
     part = test_side.only(set(test_side.hashes[1:4]) | {"unknown"})
     assert part.hashes == test_side.hashes[1:4]
     assert np.array_equal(part.images(range(3)), test_side.images([1, 2, 3]))
-    bench = Bench.of(part, prepared.folder.parent / "data", few)
-    assert [len(words) for words in bench.traits.values()] == [3] * len(bench.traits)
-    assert len(bench.strangers) == 2
+    evaluator = Evaluator.of(part, prepared.folder.parent / "data", few)
+    assert [len(words) for words in evaluator.traits.values()] == [3] * len(evaluator.traits)
+    assert len(evaluator.strangers) == 2

@@ -10,15 +10,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
+from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.lineage import Lineage, sha256
-from pawprint.models import catalogue
-from pawprint.prepared.read import PreparedSet
-from pawprint.runtime import Classifier, ModelInfo
+from pawprint.models import registry
 from pawprint.training import export as module
 from pawprint.training import quantize
 from pawprint.training.export import export, fit_temperature
-from pawprint.training.fit import Trained, fit
+from pawprint.training.train import Trained, fit
 from prepared_set import Memory, drawings, params
 
 LINEAGE = Lineage(
@@ -28,16 +28,16 @@ LINEAGE = Lineage(
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return drawings(tmp_path_factory.mktemp("drawings"))
 
 
 @pytest.fixture(scope="module")
-def trained(data: PreparedSet) -> Trained:
+def trained(data: PreparedDataset) -> Trained:
     return fit("article_cnn", params("article_cnn", epochs=1), data, Memory())
 
 
-def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: PreparedSet, tmp_path: Path) -> None:
+def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: PreparedDataset, tmp_path: Path) -> None:
     out, memory = tmp_path / "models" / "article_cnn", Memory()
     info = export(trained, data, LINEAGE, out, memory)
     assert sorted(path.name for path in out.iterdir()) == [
@@ -49,10 +49,10 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
     assert info.weights_digest == sha256(out / "model.safetensors")
     assert memory.final("onnx_max_difference") <= module.MAX_DIFFERENCE
     learned = (out / "photographs.txt").read_text().split()
-    assert learned == sorted({*data.side("train").hashes, *data.side("validation").hashes})
-    assert not set(learned) & set(data.side("test").hashes)
+    assert learned == sorted({*data.split("train").hashes, *data.split("validation").hashes})
+    assert not set(learned) & set(data.split("test").hashes)
 
-    pictures = data.side("validation").images(range(5))
+    pictures = data.split("validation").images(range(5))
     answers = Classifier(out, precision="f32").predict(pictures)
     served = module._Served(trained.network, info.temperature).eval()
     with torch.inference_mode():
@@ -64,7 +64,7 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
 
 
 def test_a_twin_in_8_bit_integers_is_a_folder_like_any_other(
-    trained: Trained, data: PreparedSet, tmp_path: Path
+    trained: Trained, data: PreparedDataset, tmp_path: Path
 ) -> None:
     plain = export(trained, data, LINEAGE, tmp_path / "plain", Memory())
     info = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8")
@@ -74,7 +74,7 @@ def test_a_twin_in_8_bit_integers_is_a_folder_like_any_other(
     kinds = {node.op_type for node in onnx.load(tmp_path / "int8" / "model.onnx").graph.node}
     assert "QuantizeLinear" in kinds
 
-    pictures = data.side("validation").images(range(5))
+    pictures = data.split("validation").images(range(5))
     ours, theirs = (Classifier(tmp_path / name).predict(pictures) for name in ("int8", "plain"))
     np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=0.05)
     assert not np.array_equal(ours.probabilities, theirs.probabilities)
@@ -84,9 +84,9 @@ def test_a_twin_in_8_bit_integers_is_a_folder_like_any_other(
     assert again == info
 
 
-def test_the_weights_file_alone_gives_the_network_back(trained: Trained, data: PreparedSet, tmp_path: Path) -> None:
+def test_the_weights_file_alone_gives_the_network_back(trained: Trained, data: PreparedDataset, tmp_path: Path) -> None:
     export(trained, data, LINEAGE, tmp_path / "m", Memory())
-    again = catalogue.build("article_cnn").eval()
+    again = registry.create_model("article_cnn").eval()
     again.load_state_dict(load_file(tmp_path / "m" / "model.safetensors"))
     inputs = torch.rand(2, 3, 300, 300)
     assert torch.equal(again(inputs), trained.network(inputs))
@@ -119,7 +119,7 @@ def test_the_graph_says_nothing_of_the_machine(trained: Trained, tmp_path: Path)
 
 
 def test_nothing_half_written_stays_when_the_graph_is_wrong(
-    trained: Trained, data: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    trained: Trained, data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "models" / "article_cnn"
     monkeypatch.setattr(module, "MAX_DIFFERENCE", -1.0)
@@ -128,7 +128,7 @@ def test_nothing_half_written_stays_when_the_graph_is_wrong(
     assert list(out.parent.iterdir()) == []
 
 
-def test_an_old_folder_is_replaced_whole(trained: Trained, data: PreparedSet, tmp_path: Path) -> None:
+def test_an_old_folder_is_replaced_whole(trained: Trained, data: PreparedDataset, tmp_path: Path) -> None:
     out = tmp_path / "m"
     out.mkdir()
     (out / "old").write_text("old")

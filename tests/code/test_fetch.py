@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pawprint.data import archives, download
+from pawprint.data.ingest import take
 from pawprint.errors import PawprintError
-from pawprint.photos import archives, fetch
-from pawprint.photos.sources import take
 from photo_sources import KAGGLE, pets, tarred, unpacked, zipped
 
 PADDING = np.random.default_rng(2017).bytes(3 * 2**20)  # so that there is something to break off from
@@ -86,7 +86,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A server of pets.zip; downloads go below tmp_path."""
     monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fetch, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
     with Server() as running:
         running.body = zipped(tmp_path / "served.zip", KAGGLE | {"padding.bin": PADDING}).read_bytes()
         thread = threading.Thread(target=running.serve_forever, args=(0.02,))
@@ -183,7 +183,7 @@ def test_what_cannot_be_had_is_a_sentence_and_data_stays(server: Server, tmp_pat
     with pytest.raises(PawprintError, match=said) as refused:
         take(server.url, tmp_path / "data")
     assert "\n" not in str(refused.value)
-    assert len(server.asked) == (fetch.TRIES if "503" in name else 1)
+    assert len(server.asked) == (download.TRIES if "503" in name else 1)
     assert not (tmp_path / "data" / "dataset.json").exists()
 
 
@@ -216,12 +216,12 @@ def test_a_public_set_knows_its_url_and_checksum(
         tmp_path / "images.tar.gz",
         {"images/Bengal_1.jpg": pets()["cat/0.jpg"], "images/pug_1.jpg": pets()["dog/0.jpg"]},
     ).read_bytes()
-    real = fetch.PUBLIC["oxford-iiit-pet"]
+    real = download.PUBLIC["oxford-iiit-pet"]
     assert real.url.startswith("https://www.robots.ox.ac.uk/") and real.checksum
-    monkeypatch.setitem(fetch.PUBLIC, "oxford-iiit-pet", fetch.Public(server.url, real.checksum))
+    monkeypatch.setitem(download.PUBLIC, "oxford-iiit-pet", download.Public(server.url, real.checksum))
     with pytest.raises(PawprintError, match="another checksum than md5:5c4f3ee8"):
         take("oxford-iiit-pet", tmp_path / "data")
-    monkeypatch.setitem(fetch.PUBLIC, "oxford-iiit-pet", fetch.Public(server.url, f"sha256:{digest(server)}"))
+    monkeypatch.setitem(download.PUBLIC, "oxford-iiit-pet", download.Public(server.url, f"sha256:{digest(server)}"))
     assert take("oxford-iiit-pet", tmp_path / "data").dataset.name == "oxford-iiit-pet"
     assert "oxford-iiit-pet,images/Bengal_1.jpg,Bengal" in (tmp_path / "data" / "origins.csv").read_text()
 
@@ -269,7 +269,7 @@ def test_archives_and_folders_come_from_s3(tmp_path: Path, monkeypatch: pytest.M
     unpacked(bucket / "garden", pets())
     zipped(bucket / "train.zip", KAGGLE | {"padding.bin": PADDING})
     monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(fetch, "PAUSE", 0.01)
+    monkeypatch.setattr(download, "PAUSE", 0.01)
     data = tmp_path / "data"
     with s3(tmp_path / "buckets") as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
@@ -279,10 +279,10 @@ def test_archives_and_folders_come_from_s3(tmp_path: Path, monkeypatch: pytest.M
         assert take("s3://photos/train.zip", data).dataset.name == "dogs-cats"
         assert not take("s3://photos/train.zip", data).changed
         # what is here is not fetched again: nothing of the first half is looked at, so zeros in it stay
-        whole = fetch.local("s3://photos/train.zip").path
+        whole = download.local("s3://photos/train.zip").path
         half = len(content := whole.read_bytes()) // 2
         whole.rename(f"{whole}.partial").write_bytes(bytes(half))
-        assert fetch.local("s3://photos/train.zip").path.read_bytes() == bytes(half) + content[half:]
+        assert download.local("s3://photos/train.zip").path.read_bytes() == bytes(half) + content[half:]
         whole.unlink()
         taken = take("s3://photos/garden", data)
         assert (taken.dataset.name, taken.added) == ("garden", 6)

@@ -6,17 +6,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pawprint.config import Gate
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate
-from pawprint.evaluation.examine import Examined
+from pawprint.evaluation.corruptions import Robustness
+from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.gate import Contender
+from pawprint.evaluation.latency import Speed
 from pawprint.evaluation.metrics import Scores, measure
-from pawprint.evaluation.neither import Neither
-from pawprint.evaluation.robustness import Robustness
+from pawprint.evaluation.ood import Neither
 from pawprint.evaluation.slices import slices
-from pawprint.evaluation.speed import Speed
 from pawprint.lineage import Lineage, sha256
-from pawprint.params import Gate
 
 N = 400
 RULES = Gate()
@@ -33,14 +33,14 @@ def contender(
     probabilities = np.where(np.arange(2) == labels[:, None], confidence[:, None], 1 - confidence[:, None])
     names = tuple(f"{hashes}{i}" for i in range(N))
     scores = Scores(names, names, labels, probabilities, ("cat", "dog"), np.ones(N), 0.5)
-    examined = Examined(
+    report = EvaluationReport(
         test=measure(scores, 200, seed=1),
         slices=slices(scores, {"half": ["first" if i < N // 2 else "second" for i in range(N)]}, least=20),
         robustness=Robustness(photographs=N, accuracy=1.0, under={"blur": 0.9}),
         neither=Neither(strangers=10, auroc=1.0, confidence_auroc=0.9, false_accept=0.0, refused=0.0),
         speed=speed,
     )
-    return Contender(examined, scores)
+    return Contender(report, scores)
 
 
 def decide(challenger: Contender, champion: Contender, rules: Gate = RULES) -> gate.Verdict:
@@ -168,7 +168,7 @@ def trained(tmp_path: Path) -> tuple[Path, Path, Lineage]:
     manifest = tmp_path / "manifest.csv"
     with manifest.open("w", newline="") as file:
         rows = csv.writer(file)
-        rows.writerows([["hash", "side"], ["aa", "train"], ["bb", "validation"], ["cc", "test"], ["ee", ""]])
+        rows.writerows([["hash", "split"], ["aa", "train"], ["bb", "validation"], ["cc", "test"], ["ee", ""]])
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "photographs.txt").write_text("aa\nbb\n")
@@ -186,7 +186,7 @@ def test_what_a_model_knows_is_what_it_learned_from_and_near_copies(trained: tup
 
 def test_two_models_are_compared_on_what_neither_knows_and_on_nothing_where_that_is_too_little() -> None:
     tested = ("aa", "cc", "dd", "ee")
-    assert gate.fair(tested, {"zz"}, 100, "it") == tested  # a small test side is no reason, learned photographs are
+    assert gate.fair(tested, {"zz"}, 100, "it") == tested  # a small test split is no reason, learned photographs are
     assert gate.fair(tested, {"aa", "ee"}, 2, "it") == ("cc", "dd")
     with pytest.raises(PawprintError, match=r"it has learned from 2 of the 4 test photographs.* The 2 that are left"):
         gate.fair(tested, {"aa", "ee"}, 3, "it")
@@ -199,7 +199,7 @@ def part(whole: Contender, keep: np.ndarray) -> Contender:
     s = whole.scores
     names = tuple(np.array(s.hashes)[keep])
     scores = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.typicality[keep], s.threshold)
-    return Contender(whole.examined.model_copy(update={"test": measure(scores, 200, seed=1)}), scores)
+    return Contender(whole.report.model_copy(update={"test": measure(scores, 200, seed=1)}), scores)
 
 
 def test_a_champion_that_knows_some_photographs_wins_nothing_by_them() -> None:

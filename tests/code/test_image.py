@@ -1,4 +1,4 @@
-"""image.py: any bytes become upright RGB at 300x300, or a BadImage that says why; one road for both sides."""
+"""image.py: any bytes become upright RGB at 300x300, or a BadImage that says why; one road for both splits."""
 
 import io
 from pathlib import Path
@@ -24,10 +24,10 @@ from odd_pictures import (
     with_exif,
 )
 from pawprint import image
-from pawprint.params import load_params
-from pawprint.photos import sources
-from pawprint.prepared.read import PreparedSet
-from pawprint.prepared.write import prepare
+from pawprint.config import load_params
+from pawprint.data import ingest
+from pawprint.data.build import prepare
+from pawprint.data.dataset import PreparedDataset
 
 ROOT = Path(__file__).parents[2]
 SHAPE = (image.SIZE, image.SIZE, 3)
@@ -52,8 +52,8 @@ SHOWN = {
     "palette": lambda: saved(two_colours(mode="P"), "PNG"),
     "cmyk": lambda: saved(two_colours(mode="CMYK")),
     "upside down in the file": lambda: with_exif(3),
-    "on its right side in the file": lambda: with_exif(6),
-    "on its left side in the file": lambda: with_exif(8),
+    "on its right split in the file": lambda: with_exif(6),
+    "on its left split in the file": lambda: with_exif(8),
     "animated": animation,
     "opaque alpha": lambda: saved(two_colours(mode="RGBA"), "PNG"),
     "huge": lambda: saved(two_colours(3000, 2400)),
@@ -243,7 +243,7 @@ DAMAGED = (
 
 @pytest.mark.parametrize("fit", ["squash", "letterbox", "crop"])
 def test_training_and_serving_see_the_same_tensor_bit_for_bit(tmp_path: Path, fit: image.Fit) -> None:
-    """Through a real shard on one side, through image.load on the other."""
+    """Through a real shard on one split, through image.load on the other."""
     originals = {
         "plain.jpg": photograph(1),
         "wide.png": saved(scene(2, 900, 250), "PNG"),
@@ -260,10 +260,10 @@ def test_training_and_serving_see_the_same_tensor_bit_for_bit(tmp_path: Path, fi
             (tmp_path / "data" / kind / name).write_bytes(originals[name])
     params = load_params(ROOT / "params.yaml")
     params = params.model_copy(update={"preprocess": params.preprocess.model_copy(update={"fit": fit})})
-    prepare(sources.dataset(tmp_path / "data"), tmp_path / "data", tmp_path / "prepared", params)
+    prepare(ingest.dataset(tmp_path / "data"), tmp_path / "data", tmp_path / "prepared", params)
     seen = 0
-    for side in (PreparedSet.open(tmp_path / "prepared").side(name) for name in ("train", "validation", "test")):
-        for origin, pixels in zip(side.origins, side.images(range(len(side))), strict=True):
+    for split in (PreparedDataset.open(tmp_path / "prepared").split(name) for name in ("train", "validation", "test")):
+        for origin, pixels in zip(split.origins, split.images(range(len(split))), strict=True):
             served = image.load(originals[Path(origin).name], fit, params.preprocess.quality)
             assert np.array_equal(pixels, served), origin
             seen += 1

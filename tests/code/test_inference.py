@@ -6,10 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pawprint import inference
 from pawprint.errors import PawprintError
-from pawprint.inference import OnnxRuntime
-from pawprint.runtime import Classifier
+from pawprint.inference.backends import OnnxRuntime, backends
+from pawprint.inference.classifier import Classifier
 
 
 def test_many_threads_get_their_own_answers_out_of_few_calls(toy_model: Path) -> None:
@@ -42,7 +41,7 @@ def test_a_batch_that_fails_fails_for_those_in_it_only(toy_model: Path) -> None:
     assert network(np.zeros((1, 300, 300, 3), np.uint8))[0].shape == (1, 2)
 
 
-@pytest.mark.skipif(inference._cuda(), reason="there is a GPU here")
+@pytest.mark.skipif(backends._cuda(), reason="there is a GPU here")
 def test_a_gpu_that_is_not_there(toy_model: Path) -> None:
     with pytest.raises(PawprintError, match=r"serving\.device is cuda.*auto or cpu"):
         Classifier(toy_model, device="cuda")

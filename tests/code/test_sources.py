@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from odd_pictures import saved, two_colours
+from pawprint.config import load_params
+from pawprint.data import archives, quality
+from pawprint.data.class_folders import dataset
+from pawprint.data.ingest import take
 from pawprint.errors import PawprintError
-from pawprint.params import load_params
-from pawprint.photos import archives, check
-from pawprint.photos.dataset import dataset
-from pawprint.photos.sources import take
 from photo_sources import KAGGLE, contents, pets, small, tarred, unpacked, zipped
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -78,7 +78,7 @@ TAKEN: dict[str, tuple[Make, str, set[str]]] = {
     "a zip with a folder a class": (
         lambda root: zipped(root / "My Garden.zip", GARDEN), "my-garden", {"rose/1.jpg", "rose/*", "tulip/1.png"}
     ),
-    "a tar with a folder a class in a folder a side": (
+    "a tar with a folder a class in a folder a split": (
         lambda root: tarred(
             root / "garden.tar",
             {"garden/train/rose/1.jpg": small(1), "garden/train/tulip/1.jpg": small(2),
@@ -86,7 +86,7 @@ TAKEN: dict[str, tuple[Make, str, set[str]]] = {
         ),
         "garden", {"rose/1.jpg", "rose/*", "tulip/1.jpg", "tulip/2.jpg"},
     ),
-    "one's own cats and dogs in a folder a side": (
+    "one's own cats and dogs in a folder a split": (
         lambda root: zipped(
             root / "mine.zip", {"train/cats/1.jpg": small(1), "train/dogs/1.jpg": small(2), "test/dogs/2.jpg": small(3)}
         ),
@@ -132,7 +132,7 @@ def test_a_breed_and_where_each_came_from_are_kept(tmp_path: Path) -> None:
 def test_empty_and_non_jpeg_files_are_taken_and_then_named_by_the_check(tmp_path: Path) -> None:
     data = tmp_path / "data"
     take(zipped(tmp_path / "pets.zip", MICROSOFT), data)
-    bad, flags = check.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
+    bad, flags = quality.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
     assert {(one.path.relative_to(data).as_posix(), one.reason) for one in bad} == {
         ("cat/666.jpg", "empty"), ("dog/11702.jpg", "empty"),
     }  # fmt: skip

@@ -16,7 +16,7 @@ ROOT = Path(__file__).parents[2]
 STAGE = """
 import sys
 from prefect import flow
-from flows.steps import run, step
+from flows.tasks import run, step
 from pawprint.errors import PawprintError
 
 tries = {"flaky": 0, "wrong": 0}

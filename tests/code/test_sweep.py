@@ -13,9 +13,9 @@ import optuna
 import pytest
 from pydantic import ValidationError
 
-from pawprint.params import Params, Range, Sweep
-from pawprint.prepared.read import PreparedSet
-from pawprint.training import sweep
+from pawprint.config import Params, Range, Sweep
+from pawprint.data.dataset import PreparedDataset
+from pawprint.training import tune
 from prepared_set import Memory, drawings, params
 from workspace import Workspace
 
@@ -23,7 +23,7 @@ RANGES = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "batch_size
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return drawings(tmp_path_factory.mktemp("drawings"))
 
 
@@ -39,13 +39,13 @@ def searched(**changes: object) -> Params:
     return given.model_copy(update={"sweep": Sweep.model_validate({"ranges": RANGES})})
 
 
-def run(folder: Path, given: Params, data: PreparedSet, trials: int) -> optuna.Study:
-    study = sweep.open_study(folder, "efficientnet_lite0", given, data)
-    study.optimize(lambda trial: sweep.value(trial, "efficientnet_lite0", given, data, Memory()), trials)
+def run(folder: Path, given: Params, data: PreparedDataset, trials: int) -> optuna.Study:
+    study = tune.open_study(folder, "efficientnet_lite0", given, data)
+    study.optimize(lambda trial: tune.value(trial, "efficientnet_lite0", given, data, Memory()), trials)
     return study
 
 
-def test_a_sweep_is_seeded_gone_on_with_and_prunes_the_hopeless(data: PreparedSet, tmp_path: Path) -> None:
+def test_a_sweep_is_seeded_gone_on_with_and_prunes_the_hopeless(data: PreparedDataset, tmp_path: Path) -> None:
     given = searched()
     first = run(tmp_path / "first", given, data, 8)
     assert [trial.number for trial in run(tmp_path / "first", given, data, 1).trials] == list(range(9))
@@ -56,18 +56,18 @@ def test_a_sweep_is_seeded_gone_on_with_and_prunes_the_hopeless(data: PreparedSe
     assert optuna.trial.TrialState.PRUNED in states
     assert 0 < first.best_value < math.log(2)
     assert first.best_params["batch_size"] in (16, 64)
-    other = sweep.open_study(tmp_path / "first", "efficientnet_lite0", searched(epochs=13), data)
+    other = tune.open_study(tmp_path / "first", "efficientnet_lite0", searched(epochs=13), data)
     assert not other.trials  # other params: another study
 
 
-def test_a_trial_that_was_killed_is_tried_again_first(data: PreparedSet, tmp_path: Path) -> None:
+def test_a_trial_that_was_killed_is_tried_again_first(data: PreparedDataset, tmp_path: Path) -> None:
     given = searched(epochs=1)
-    study = sweep.open_study(tmp_path, "efficientnet_lite0", given, data)
+    study = tune.open_study(tmp_path, "efficientnet_lite0", given, data)
     trial = study.ask()
-    numbers = sweep.suggest(trial, given)
-    assert [left.number for left in sweep.killed(study)] == [trial.number]
-    assert sweep.killed(study) == []
-    assert sweep.suggest(study.ask(), given) == numbers
+    numbers = tune.suggest(trial, given)
+    assert [left.number for left in tune.killed(study)] == [trial.number]
+    assert tune.killed(study) == []
+    assert tune.suggest(study.ask(), given) == numbers
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_help_shows_examples() -> None:
 
 
 @pytest.mark.slow
-def test_two_processes_and_a_kill_lose_no_trial(data: PreparedSet, tmp_path: Path, workspace: Workspace) -> None:
+def test_two_processes_and_a_kill_lose_no_trial(data: PreparedDataset, tmp_path: Path, workspace: Workspace) -> None:
     shutil.copytree(data.folder, workspace.root / "prepared")
     workspace.params(lambda values: values["sweep"].update(ranges=RANGES))
     workspace.params(lambda values: values["candidates"]["efficientnet_lite0"].update(epochs=300))

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from pawprint import lineage
-from pawprint import trace as tracing
+from pawprint.config import load_params
 from pawprint.errors import PawprintError
+from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import bento_digest, sha256
-from pawprint.params import load_params
-from pawprint.runtime import ModelInfo
-from pawprint.serving import lookup
+from pawprint.provenance import trace as tracing
+from pawprint.serving import find_prediction
 from pawprint.serving.traffic import Record, TrafficLog
 from pawprint.tracking import registry, runs, training_run
 from pawprint.tracking.registry import Champion
@@ -27,7 +27,7 @@ LEARNED = "1" * 64
 
 def served(bento: Path | None = None, logs: Path = Path("nowhere")) -> tracing.Served:
     """A store that has `bento` under every tag (or none), and the traffic logs of a folder."""
-    return tracing.Served(lambda _: bento, lambda id: lookup.find(id, logs))
+    return tracing.Served(lambda _: bento, lambda id: find_prediction.find(id, logs))
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ def made(tmp_path: Path, toy_model: Path, empty_runs: Path, monkeypatch: pytest.
     (tmp_path / "prepared").mkdir()
     manifest = tmp_path / "prepared" / "manifest.csv"
     with manifest.open("w", newline="") as file:
-        csv.writer(file).writerows([["hash", "side"], [LEARNED, "train"], ["2" * 64, "test"]])
+        csv.writer(file).writerows([["hash", "split"], [LEARNED, "train"], ["2" * 64, "test"]])
     folder = Path(shutil.copytree(toy_model, tmp_path / "model"))
     (folder / "photographs.txt").write_text(f"{LEARNED}\n")
     info = ModelInfo.read(folder)
@@ -171,7 +171,7 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
         subprocess.run([*git, *words], check=True)
     params, manifest = load_params(PROJECT / "params.yaml"), tmp_path / "prepared" / "manifest.csv"
     manifest.parent.mkdir()
-    manifest.write_text(f"hash,side\n{LEARNED},train\n")
+    manifest.write_text(f"hash,split\n{LEARNED},train\n")
     folder = Path(shutil.copytree(toy_model, tmp_path / "model"))
     (folder / "photographs.txt").write_text(f"{LEARNED}\n")
     changed = {}

@@ -7,9 +7,9 @@ import mlflow
 import numpy as np
 import pytest
 
+from pawprint.config import Params, load_params
 from pawprint.errors import PawprintError
-from pawprint.params import Params, load_params
-from pawprint.runtime import ModelInfo
+from pawprint.inference.classifier import ModelInfo
 from pawprint.tracking import records, registry, runs, server, training_run
 
 PROJECT = Path(__file__).parents[2]

@@ -10,18 +10,18 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
+from pawprint.config import Training
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.models import catalogue
-from pawprint.models.network import PooledNetwork
-from pawprint.params import Training
-from pawprint.prepared.read import PreparedSet
-from pawprint.training import batches, devices, features
-from pawprint.training.fit import fit
+from pawprint.models import registry
+from pawprint.models.backbone import PooledNetwork
+from pawprint.training import dataloader, devices, feature_cache
+from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return drawings(tmp_path_factory.mktemp("drawings"))
 
 
@@ -34,14 +34,14 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 def test_the_order_depends_on_seed_and_epoch_only() -> None:
-    assert np.array_equal(batches.order(100, seed=1, epoch=2), batches.order(100, seed=1, epoch=2))
-    assert not np.array_equal(batches.order(100, seed=1, epoch=2), batches.order(100, seed=1, epoch=3))
-    assert not np.array_equal(batches.order(100, seed=1, epoch=2), batches.order(100, seed=2, epoch=2))
-    assert sorted(batches.order(100, seed=1, epoch=2)) == list(range(100))
+    assert np.array_equal(dataloader.order(100, seed=1, epoch=2), dataloader.order(100, seed=1, epoch=2))
+    assert not np.array_equal(dataloader.order(100, seed=1, epoch=2), dataloader.order(100, seed=1, epoch=3))
+    assert not np.array_equal(dataloader.order(100, seed=1, epoch=2), dataloader.order(100, seed=2, epoch=2))
+    assert sorted(dataloader.order(100, seed=1, epoch=2)) == list(range(100))
 
 
 def test_ahead_gives_the_same_items_in_order() -> None:
-    assert list(batches.ahead(iter(range(50)))) == list(range(50))
+    assert list(dataloader.ahead(iter(range(50)))) == list(range(50))
 
 
 def test_an_error_in_the_thread_reaches_the_loop() -> None:
@@ -50,7 +50,7 @@ def test_an_error_in_the_thread_reaches_the_loop() -> None:
         raise OSError("disk")
 
     with pytest.raises(OSError, match="disk"):
-        list(batches.ahead(broken()))
+        list(dataloader.ahead(broken()))
 
 
 def test_a_loop_that_stops_early_stops_the_thread() -> None:
@@ -61,24 +61,24 @@ def test_a_loop_that_stops_early_stops_the_thread() -> None:
             made.append(len(made))
             yield made[-1]
 
-    stream = batches.ahead(endless())
+    stream = dataloader.ahead(endless())
     assert next(stream) == 0
     stream.close()
     count = len(made)
-    assert count <= batches.AHEAD + 3
+    assert count <= dataloader.AHEAD + 3
     assert len(made) == count
 
 
-def test_batches_hold_every_photograph_once_with_its_label(data: PreparedSet) -> None:
-    side = data.side("train")
-    pieces = batches.split(batches.order(len(side), seed=3, epoch=1), 16)
+def test_batches_hold_every_photograph_once_with_its_label(data: PreparedDataset) -> None:
+    split = data.split("train")
+    pieces = dataloader.chunks(dataloader.order(len(split), seed=3, epoch=1), 16)
     seen = []
-    for batch in batches.photographs(side, pieces, None):
+    for batch in dataloader.photographs(split, pieces, None):
         assert batch.inputs.dtype == torch.uint8
-        assert torch.equal(batch.labels, torch.from_numpy(side.labels[batch.indices]))
-        assert np.array_equal(batch.inputs[0].numpy(), side.images([int(batch.indices[0])])[0])
+        assert torch.equal(batch.labels, torch.from_numpy(split.labels[batch.indices]))
+        assert np.array_equal(batch.inputs[0].numpy(), split.images([int(batch.indices[0])])[0])
         seen.extend(batch.indices.tolist())
-    assert sorted(seen) == list(range(len(side)))
+    assert sorted(seen) == list(range(len(split)))
 
 
 def test_a_device_that_is_not_there_is_named() -> None:
@@ -90,73 +90,75 @@ def test_a_device_that_is_not_there_is_named() -> None:
 
 
 def test_features_are_computed_once_and_do_not_depend_on_their_neighbours(
-    data: PreparedSet, cache: Path, monkeypatch: pytest.MonkeyPatch
+    data: PreparedDataset, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     given = params("efficientnet_lite0")
-    network = catalogue.build("efficientnet_lite0")
+    network = registry.create_model("efficientnet_lite0")
     network.load_pretrained()
     assert isinstance(network, PooledNetwork)
-    validation = data.side("validation")
-    cached = features.Features(network, "efficientnet_lite0", given)
+    validation = data.split("validation")
+    cached = feature_cache.Features(network, "efficientnet_lite0", given)
     first = cached.of(validation)
     assert first.shape == (len(validation), 1280)
     files = {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")}
     assert len(files) == 1
-    again = features.Features(network, "efficientnet_lite0", given).of(validation)
+    again = feature_cache.Features(network, "efficientnet_lite0", given).of(validation)
     assert again.tobytes() == first.tobytes()
     assert {path: path.stat().st_mtime_ns for path in cache.rglob("*.safetensors")} == files
 
-    monkeypatch.setattr(features, "CHUNK", 1)
+    monkeypatch.setattr(feature_cache, "CHUNK", 1)
     cached.folder = cache / "one by one"
     alone = cached.of(validation)
     assert alone.tobytes() == first.tobytes()
 
 
-def test_only_missing_features_are_computed(data: PreparedSet, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_missing_features_are_computed(
+    data: PreparedDataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("PAWPRINT_CACHE", str(cache / "missing"))
     given = params("efficientnet_lite0")
-    network = catalogue.build("efficientnet_lite0")
+    network = registry.create_model("efficientnet_lite0")
     assert isinstance(network, PooledNetwork)
-    side = data.side("validation")
-    cached = features.Features(network, "efficientnet_lite0", given)
-    cached.of(side)
+    split = data.split("validation")
+    cached = feature_cache.Features(network, "efficientnet_lite0", given)
+    cached.of(split)
     (block,) = (cache / "missing").rglob("*.safetensors")
     kept = load_file(block)
     whole = dict(zip((row.tobytes().hex() for row in kept["hashes"]), kept["features"], strict=True))
     block.unlink()
-    features._write(block.parent, side.hashes[:3], kept["features"][:3] * 0)
-    values = cached.of(side)
+    feature_cache._write(block.parent, split.hashes[:3], kept["features"][:3] * 0)
+    values = cached.of(split)
     assert not values[:3].any()  # taken from the cache as they were
-    np.testing.assert_array_equal(values[3:], [whole[name] for name in side.hashes[3:]])
+    np.testing.assert_array_equal(values[3:], [whole[name] for name in split.hashes[3:]])
 
 
-def test_features_follow_openvino_s_float32_closely(data: PreparedSet, cache: Path) -> None:
+def test_features_follow_openvino_s_float32_closely(data: PreparedDataset, cache: Path) -> None:
     """bfloat16 changes features by rounding, not in kind."""
-    network = catalogue.build("efficientnet_lite0")
+    network = registry.create_model("efficientnet_lite0")
     network.load_pretrained()
     assert isinstance(network, PooledNetwork)
     given = params("efficientnet_lite0")
-    side = data.side("validation")
-    rough = features.Features(network, "efficientnet_lite0", given).of(side)
+    split = data.split("validation")
+    rough = feature_cache.Features(network, "efficientnet_lite0", given).of(split)
     with torch.inference_mode():
-        inputs = network.normalise(torch.from_numpy(side.images(range(len(side)))))
+        inputs = network.normalise(torch.from_numpy(split.images(range(len(split)))))
         exact = network.eval().embed(network.maps(inputs)).numpy()
     cosine = (rough * exact).sum(1) / np.linalg.norm(rough, axis=1) / np.linalg.norm(exact, axis=1)
     assert cosine.min() > 0.98
 
 
-def test_head_only_needs_a_pretrained_backbone(data: PreparedSet) -> None:
+def test_head_only_needs_a_pretrained_backbone(data: PreparedDataset) -> None:
     with pytest.raises(PawprintError, match="train: head"):
         fit("article_cnn", params("article_cnn", train="head"), data, Memory())
 
 
-def test_augmentation_of_kept_features_is_refused(data: PreparedSet) -> None:
+def test_augmentation_of_kept_features_is_refused(data: PreparedDataset) -> None:
     with pytest.raises(PawprintError, match="none or flip"):
         fit("efficientnet_lite0", params("efficientnet_lite0", augment="standard"), data, Memory())
 
 
 def test_a_head_learns_from_mirror_images_too(
-    data: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path))
     memory = Memory()
@@ -166,11 +168,11 @@ def test_a_head_learns_from_mirror_images_too(
         sum(len(load_file(path)["features"]) for path in folder.iterdir())
         for folder in (tmp_path / "features").iterdir()
     ]
-    train, validation = len(data.side("train")), len(data.side("validation"))
+    train, validation = len(data.split("train")), len(data.split("validation"))
     assert sorted(kept) == [train, train + validation]  # mirror images are learned from, not validated on
 
 
-def test_the_head_learns_and_reports_each_epoch(data: PreparedSet, cache: Path) -> None:
+def test_the_head_learns_and_reports_each_epoch(data: PreparedDataset, cache: Path) -> None:
     memory = Memory()
     trained = fit("efficientnet_lite0", params("efficientnet_lite0", epochs=40), data, memory)
     assert memory.curve("train_loss")[-1] < memory.curve("train_loss")[0] / 2
@@ -180,11 +182,11 @@ def test_the_head_learns_and_reports_each_epoch(data: PreparedSet, cache: Path) 
         "images_per_second", "epoch_seconds",
     ):  # fmt: skip
         assert len(memory.curve(name)) == 40, name
-    assert trained.sample.embedding.shape == (len(data.side("train")), 1280)
-    assert trained.validation.logits.shape == (len(data.side("validation")), 2)
+    assert trained.sample.embedding.shape == (len(data.split("train")), 1280)
+    assert trained.validation.logits.shape == (len(data.split("validation")), 2)
 
 
-def test_augmented_photographs_train_the_whole_network(data: PreparedSet) -> None:
+def test_augmented_photographs_train_the_whole_network(data: PreparedDataset) -> None:
     memory = Memory()
     fit("article_cnn", params("article_cnn", epochs=2, augment="standard", batch_size=16), data, memory)
     assert len(memory.curve("train_loss")) == 2
@@ -196,11 +198,11 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from prepared_set import Memory, params
 from pawprint.lineage import Lineage
-from pawprint.prepared.read import PreparedSet
+from pawprint.data.dataset import PreparedDataset
 from pawprint.training.export import export
-from pawprint.training.fit import fit
+from pawprint.training.train import fit
 
-data, out = PreparedSet.open(Path(sys.argv[2])), Path(sys.argv[3])
+data, out = PreparedDataset.open(Path(sys.argv[2])), Path(sys.argv[3])
 lineage = Lineage(git_commit="", git_dirty=False, dataset="sample", data_hash="", manifest_digest="",
                   params_digest="", lock_digest="", seed=0, device="cpu")
 for name in sys.argv[4:]:
@@ -209,7 +211,7 @@ for name in sys.argv[4:]:
 FILES = ("model.onnx", "model.safetensors", "typicality.safetensors", "photographs.txt", "model.json")
 
 
-def test_two_processes_give_the_same_bytes(data: PreparedSet, tmp_path: Path) -> None:
+def test_two_processes_give_the_same_bytes(data: PreparedDataset, tmp_path: Path) -> None:
     names = ["efficientnet_lite0"]  # article_cnn: test_pipeline, where one of the two is killed
     tests, source = (str(Path(__file__).resolve().parents[2] / name) for name in ("tests", "src"))
     for turn in ("first", "second"):

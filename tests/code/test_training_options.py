@@ -12,20 +12,20 @@ import pytest
 import torch
 from torch import nn
 
+from pawprint.config import Params
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.models import catalogue
-from pawprint.params import Params
-from pawprint.prepared.read import PreparedSet
-from pawprint.training import features, feeds, resident
-from pawprint.training import loop as module
-from pawprint.training.fit import fit
+from pawprint.models import registry
+from pawprint.training import feature_cache, gpu_dataloader, inputs
+from pawprint.training import trainer as module
+from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
 
 TESTS = str(Path(__file__).resolve().parents[1])
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return drawings(tmp_path_factory.mktemp("drawings"), per_class=20)
 
 
@@ -35,21 +35,21 @@ def exact(**changes: object) -> Params:
     return given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
 
 
-def losses(given: Params, data: PreparedSet) -> list[float]:
+def losses(given: Params, data: PreparedDataset) -> list[float]:
     memory = Memory()
     fit("article_cnn", given, data, memory)
     return memory.curve("train_loss")
 
 
-def test_a_batch_in_parts_is_the_same_step(data: PreparedSet) -> None:
+def test_a_batch_in_parts_is_the_same_step(data: PreparedDataset) -> None:
     np.testing.assert_allclose(losses(exact(accumulate=4), data), losses(exact(), data), rtol=1e-4)
 
 
 def test_memory_that_is_short_is_met_by_parts_when_the_batch_is_auto(
-    data: PreparedSet, monkeypatch: pytest.MonkeyPatch
+    data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An allocator that refuses more than 8 photographs at once stands for a small machine."""
-    forward = catalogue.build("article_cnn").__class__.maps
+    forward = registry.create_model("article_cnn").__class__.maps
 
     def small(self: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         if len(inputs) > 8 and self.training:
@@ -57,17 +57,17 @@ def test_memory_that_is_short_is_met_by_parts_when_the_batch_is_auto(
         return forward(self, inputs)
 
     expected = losses(exact(batch_size=128), data)
-    monkeypatch.setattr(catalogue.CATALOGUE["article_cnn"], "maps", small)
+    monkeypatch.setattr(registry.CATALOGUE["article_cnn"], "maps", small)
     np.testing.assert_allclose(losses(exact(batch_size="auto"), data), expected, rtol=1e-4)
     with pytest.raises(PawprintError, match=r"memory is short for 16.*accumulate"):
         losses(exact(accumulate=1), data)
 
 
-def test_clipping_bounds_the_step(data: PreparedSet) -> None:
+def test_clipping_bounds_the_step(data: PreparedDataset) -> None:
     """With plain SGD no weight can move further than rate times norm."""
     given = exact(optimizer="sgd", learning_rate=1.0, clip_norm=1e-6, epochs=1)
     torch.manual_seed(given.seed)
-    before = catalogue.build("article_cnn")
+    before = registry.create_model("article_cnn")
     after = fit("article_cnn", given, data, Memory()).network
     moved = sum(
         float((a - b).detach().abs().max()) for a, b in zip(before.parameters(), after.parameters(), strict=True)
@@ -75,7 +75,7 @@ def test_clipping_bounds_the_step(data: PreparedSet) -> None:
     assert 0 < moved < 1e-4
 
 
-def test_early_stopping_ends_early_and_keeps_the_best(data: PreparedSet) -> None:
+def test_early_stopping_ends_early_and_keeps_the_best(data: PreparedDataset) -> None:
     memory = Memory()
     given = exact(epochs=40, early_stopping=2, learning_rate=0.01)
     trained = fit("article_cnn", given, data, memory)
@@ -83,12 +83,12 @@ def test_early_stopping_ends_early_and_keeps_the_best(data: PreparedSet) -> None
     assert len(curve) < 40
     assert len(curve) - 1 - int(np.argmin(curve)) == 2
     logits = torch.from_numpy(trained.validation.logits)
-    kept = nn.functional.cross_entropy(logits, torch.from_numpy(data.side("validation").labels))
+    kept = nn.functional.cross_entropy(logits, torch.from_numpy(data.split("validation").labels))
     assert float(kept) == pytest.approx(min(curve), rel=1e-4)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "one_cycle"])
-def test_schedules_end_near_zero(schedule: str, data: PreparedSet) -> None:
+def test_schedules_end_near_zero(schedule: str, data: PreparedDataset) -> None:
     memory = Memory()
     fit("article_cnn", exact(epochs=6, schedule=schedule), data, memory)
     rates = memory.curve("learning_rate")
@@ -114,19 +114,19 @@ def test_class_weights_make_classes_weigh_the_same() -> None:
     assert weights[labels].mean() == pytest.approx(1)
 
 
-def test_the_running_average_follows_and_is_what_is_kept(data: PreparedSet) -> None:
+def test_the_running_average_follows_and_is_what_is_kept(data: PreparedDataset) -> None:
     plain = fit("article_cnn", exact(), data, Memory()).network
     averaged = fit("article_cnn", exact(ema=0.99), data, Memory()).network
     assert not torch.equal(plain.dense.weight, averaged.dense.weight)
     torch.testing.assert_close(plain.dense.weight, averaged.dense.weight, atol=1e-2, rtol=0)
 
 
-def test_mixup_and_smoothing_keep_the_loss_finite(data: PreparedSet) -> None:
+def test_mixup_and_smoothing_keep_the_loss_finite(data: PreparedDataset) -> None:
     assert np.isfinite(losses(exact(mixup=0.4, label_smoothing=0.1), data)).all()
 
 
 def test_finetune_trains_the_last_blocks_from_kept_maps_as_it_would_from_pixels(
-    data: PreparedSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path))
     given = params("efficientnet_lite0", train="finetune", blocks=2, epochs=1, batch_size=14, augment="flip")
@@ -138,7 +138,7 @@ def test_finetune_trains_the_last_blocks_from_kept_maps_as_it_would_from_pixels(
         return network, memory.curve("train_loss") + memory.curve("validation_loss")
 
     network, kept = tuned()
-    pretrained = catalogue.build("efficientnet_lite0")
+    pretrained = registry.create_model("efficientnet_lite0")
     pretrained.load_pretrained()
     changed = {
         name
@@ -149,50 +149,52 @@ def test_finetune_trains_the_last_blocks_from_kept_maps_as_it_would_from_pixels(
     assert places == {"blocks.14", "blocks.15", "last.0", "last.1", "head.weight", "head.bias"}
     assert not any("running" in name for name in changed)
 
-    monkeypatch.setattr(features._Engine, "run", None)  # nothing is missing
+    monkeypatch.setattr(feature_cache._Engine, "run", None)  # nothing is missing
     assert tuned()[1] == kept
-    monkeypatch.setattr(feeds, "is_frozen", lambda *_: False)
+    monkeypatch.setattr(inputs, "is_frozen", lambda *_: False)
     np.testing.assert_allclose(tuned()[1], kept, rtol=1e-4)
 
 
-def test_deep_cnn_learns_and_stays_below_five_million(data: PreparedSet) -> None:
-    assert catalogue.parameters(catalogue.build("deep_cnn")) <= 5_000_000
+def test_deep_cnn_learns_and_stays_below_five_million(data: PreparedDataset) -> None:
+    assert registry.parameters(registry.create_model("deep_cnn")) <= 5_000_000
     memory = Memory()
     fit("deep_cnn", params("deep_cnn", epochs=2, batch_size=14, learning_rate=0.003, ema=0.9), data, memory)
     assert memory.curve("train_loss")[1] < memory.curve("train_loss")[0]
 
 
 @pytest.mark.parametrize("kind", ["flip", "standard", "strong"])
-def test_variations_of_a_batch_are_seeded_and_keep_the_shape(kind: resident.Kind, data: PreparedSet) -> None:
-    pixels = torch.from_numpy(data.side("train").images(range(6)))
-    first, again = (resident.vary(pixels, kind, np.random.default_rng(7)) for _ in range(2))
-    other = resident.vary(pixels, kind, np.random.default_rng(8))
+def test_variations_of_a_batch_are_seeded_and_keep_the_shape(kind: gpu_dataloader.Kind, data: PreparedDataset) -> None:
+    pixels = torch.from_numpy(data.split("train").images(range(6)))
+    first, again = (gpu_dataloader.vary(pixels, kind, np.random.default_rng(7)) for _ in range(2))
+    other = gpu_dataloader.vary(pixels, kind, np.random.default_rng(8))
     assert first.shape == pixels.shape and first.dtype == torch.uint8
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
     assert abs(float(first.float().mean() - pixels.float().mean())) < 30
 
 
-def test_a_resident_set_gives_the_same_photographs(data: PreparedSet) -> None:
-    side = data.side("train")
-    pixels = torch.from_numpy(side.images(range(len(side))))
+def test_a_resident_set_gives_the_same_photographs(data: PreparedDataset) -> None:
+    split = data.split("train")
+    pixels = torch.from_numpy(split.images(range(len(split))))
     pieces = [np.array([3, 1]), np.array([0])]
-    for piece, batch in zip(pieces, resident.batches(pixels, side, pieces, "none", (0, 1, 0)), strict=True):
-        assert np.array_equal(batch.inputs.numpy(), side.images(piece))
-        assert batch.labels.tolist() == side.labels[piece].tolist()
+    for piece, batch in zip(pieces, gpu_dataloader.batches(pixels, split, pieces, "none", (0, 1, 0)), strict=True):
+        assert np.array_equal(batch.inputs.numpy(), split.images(piece))
+        assert batch.labels.tolist() == split.labels[piece].tolist()
 
 
-def test_a_training_on_a_resident_set_learns_the_same(data: PreparedSet, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_training_on_a_resident_set_learns_the_same(data: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = losses(exact(epochs=1), data)
-    side = data.side("train")
-    monkeypatch.setattr(resident, "load", lambda sides, device: torch.from_numpy(side.images(range(len(side)))))
+    split = data.split("train")
+    monkeypatch.setattr(
+        gpu_dataloader, "load", lambda splits, device: torch.from_numpy(split.images(range(len(split))))
+    )
     np.testing.assert_allclose(losses(exact(epochs=1), data), expected, rtol=1e-6)
     assert np.isfinite(losses(exact(epochs=1, augment="strong"), data)).all()
 
 
-def test_class_weights_reach_the_training(data: PreparedSet) -> None:
+def test_class_weights_reach_the_training(data: PreparedDataset) -> None:
     """A few dogs among many cats: with balanced weights more photographs are called dogs."""
-    dogs = [row for row in data._rows if (row["side"], row["class"]) == ("train", "dog")]
+    dogs = [row for row in data._rows if (row["split"], row["class"]) == ("train", "dog")]
     uneven = replace(data, _rows=tuple(row for row in data._rows if row not in dogs[3:]))
 
     def called_dogs(kind: str) -> float:
@@ -207,19 +209,19 @@ import json, os, sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from prepared_set import Memory, params
-from pawprint.prepared.read import PreparedSet
-from pawprint.training.fit import fit
+from pawprint.data.dataset import PreparedDataset
+from pawprint.training.train import fit
 
 given = params("article_cnn", **json.loads(sys.argv[3]))
 given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
 memory = Memory()
-fit("article_cnn", given, PreparedSet.open(Path(sys.argv[2])), memory)
+fit("article_cnn", given, PreparedDataset.open(Path(sys.argv[2])), memory)
 if memory.steps:
     print(json.dumps([memory.curve("train_loss"), memory.curve("validation_loss"), memory.curve("train_accuracy")]))
 """
 
 
-def test_two_processes_have_the_curve_of_one(data: PreparedSet, tmp_path: Path) -> None:
+def test_two_processes_have_the_curve_of_one(data: PreparedDataset, tmp_path: Path) -> None:
     changes = {"epochs": 3, "batch_size": 10, "learning_rate": 1e-4}
     script = tmp_path / "train.py"
     script.write_text(TRAIN)

@@ -12,10 +12,10 @@ from pathlib import Path
 import pytest
 from safetensors import safe_open
 
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.prepared.read import PreparedSet
-from pawprint.training.checkpoint import Keeper
-from pawprint.training.fit import fit
+from pawprint.training.checkpoint import CheckpointManager
+from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
 
 TESTS = str(Path(__file__).resolve().parents[1])
@@ -27,19 +27,19 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from prepared_set import Memory, params
 from safetensors.torch import save_file
-from pawprint.prepared.read import PreparedSet
-from pawprint.training.checkpoint import Keeper
-from pawprint.training.fit import fit
+from pawprint.data.dataset import PreparedDataset
+from pawprint.training.checkpoint import CheckpointManager
+from pawprint.training.train import fit
 
-data, folder = PreparedSet.open(Path(sys.argv[2])), Path(sys.argv[3])
+data, folder = PreparedDataset.open(Path(sys.argv[2])), Path(sys.argv[3])
 name, changes = sys.argv[4], json.loads(sys.argv[5])
 given = params(name, **changes)
 given = given.model_copy(update={"training": given.training.model_copy(update={"checkpoint_seconds": 0})})
-keeper = Keeper(folder / "checkpoints", name, given, data)
-print("run", keeper.run_id, flush=True)
-keeper.run_id = keeper.run_id or "the first"
+checkpoints = CheckpointManager(folder / "checkpoints", name, given, data)
+print("run", checkpoints.run_id, flush=True)
+checkpoints.run_id = checkpoints.run_id or "the first"
 memory = Memory()
-trained = fit(name, given, data, memory, keeper)
+trained = fit(name, given, data, memory, checkpoints)
 save_file({key: value.contiguous() for key, value in trained.network.state_dict().items()}, folder / "weights.partial")
 (folder / "weights.partial").rename(folder / "weights")
 print("losses", memory.curve("train_loss"))
@@ -54,11 +54,11 @@ CASES = {
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedSet:
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
     return drawings(tmp_path_factory.mktemp("drawings"))
 
 
-def start(data: PreparedSet, folder: Path, name: str, cache: Path) -> subprocess.Popen[str]:
+def start(data: PreparedDataset, folder: Path, name: str, cache: Path) -> subprocess.Popen[str]:
     folder.mkdir(exist_ok=True)
     return subprocess.Popen(
         [sys.executable, "-c", TRAIN, TESTS, str(data.folder), str(folder), name, json.dumps(CASES[name])],
@@ -89,7 +89,7 @@ def wait_for_saves(process: subprocess.Popen[str], checkpoint: Path, count: int)
 @pytest.mark.parametrize(
     "name", [pytest.param(name, marks=[] if name == "article_cnn" else pytest.mark.slow) for name in sorted(CASES)]
 )
-def test_killed_at_random_moments_it_ends_with_the_same_bytes(name: str, data: PreparedSet, tmp_path: Path) -> None:
+def test_killed_at_random_moments_it_ends_with_the_same_bytes(name: str, data: PreparedDataset, tmp_path: Path) -> None:
     finish(start(data, tmp_path / "whole", name, tmp_path))
     expected = (tmp_path / "whole" / "weights").read_bytes()
 
@@ -110,7 +110,7 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(name: str, data: P
     assert (broken / "weights").read_bytes() == expected
 
 
-def test_a_signal_saves_and_ends_with_a_sentence(data: PreparedSet, tmp_path: Path) -> None:
+def test_a_signal_saves_and_ends_with_a_sentence(data: PreparedDataset, tmp_path: Path) -> None:
     process = start(data, tmp_path / "run", "article_cnn", tmp_path)
     checkpoint = tmp_path / "run" / "checkpoints" / "article_cnn.safetensors"
     while not checkpoint.exists():
@@ -126,39 +126,41 @@ def test_a_signal_saves_and_ends_with_a_sentence(data: PreparedSet, tmp_path: Pa
 
 
 def test_a_checkpoint_of_other_params_or_photographs_is_refused_by_name(
-    data: PreparedSet, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    data: PreparedDataset, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     first = params("article_cnn", epochs=1)
-    keeper = Keeper(tmp_path, "article_cnn", first, data)
-    keeper.run_id = "a run"
-    fit("article_cnn", first, data, Memory(), keeper)
-    assert Keeper(tmp_path, "article_cnn", first, data).run_id == "a run"
+    checkpoints = CheckpointManager(tmp_path, "article_cnn", first, data)
+    checkpoints.run_id = "a run"
+    fit("article_cnn", first, data, Memory(), checkpoints)
+    assert CheckpointManager(tmp_path, "article_cnn", first, data).run_id == "a run"
 
-    other = Keeper(tmp_path, "article_cnn", params("article_cnn", epochs=1, learning_rate=0.5), data)
+    other = CheckpointManager(tmp_path, "article_cnn", params("article_cnn", epochs=1, learning_rate=0.5), data)
     assert other.run_id == ""
     assert other.load() is None
     assert "candidates.article_cnn.learning_rate 0.001 (now 0.5)" in capsys.readouterr().out
 
-    others = Keeper(tmp_path, "article_cnn", first, drawings(tmp_path / "others", per_class=20))
+    others = CheckpointManager(tmp_path, "article_cnn", first, drawings(tmp_path / "others", per_class=20))
     assert others.load() is None
     assert "photographs" in capsys.readouterr().out
 
-    keeper.discard()
-    assert keeper.load() is None
+    checkpoints.discard()
+    assert checkpoints.load() is None
 
 
-def test_a_finished_training_is_not_trained_again(data: PreparedSet, tmp_path: Path) -> None:
+def test_a_finished_training_is_not_trained_again(data: PreparedDataset, tmp_path: Path) -> None:
     """A kill between the last epoch and the export costs the export only."""
     given = params("article_cnn", epochs=2)
-    fit("article_cnn", given, data, Memory(), Keeper(tmp_path, "article_cnn", given, data))
+    fit("article_cnn", given, data, Memory(), CheckpointManager(tmp_path, "article_cnn", given, data))
     memory = Memory()
-    fit("article_cnn", given, data, memory, Keeper(tmp_path, "article_cnn", given, data))
+    fit("article_cnn", given, data, memory, CheckpointManager(tmp_path, "article_cnn", given, data))
     assert memory.curve("train_loss") == []
 
 
-def test_a_loss_that_is_no_number_names_photographs_and_keeps_the_checkpoint(data: PreparedSet, tmp_path: Path) -> None:
+def test_a_loss_that_is_no_number_names_photographs_and_keeps_the_checkpoint(
+    data: PreparedDataset, tmp_path: Path
+) -> None:
     given = params("article_cnn", epochs=50, learning_rate=1e35, optimizer="sgd", batch_size=8)
-    keeper = Keeper(tmp_path, "article_cnn", given, data)
+    checkpoints = CheckpointManager(tmp_path, "article_cnn", given, data)
     with pytest.raises(PawprintError, match=r"not a number for (cat|dog)/.*learning_rate"):
-        fit("article_cnn", given, data, Memory(), keeper)
-    assert keeper.load() is not None
+        fit("article_cnn", given, data, Memory(), checkpoints)
+    assert checkpoints.load() is not None

@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from pawprint.config import load_params
 from pawprint.errors import PawprintError
-from pawprint.params import load_params
-from pawprint.runtime import ModelInfo
+from pawprint.inference.classifier import ModelInfo
+from pawprint.provenance.reproduce import verify
 from pawprint.tracking import training_run
-from pawprint.verify import verify
 from workspace import Workspace
 
 PROJECT = Path(__file__).parents[2]

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from pawprint import versioning
+from pawprint import dvc
 from pawprint.errors import PawprintError
 
 
-def dvc(root: Path, *words: str) -> None:
+def run_dvc(root: Path, *words: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, check=True, capture_output=True)
 
 
@@ -28,50 +28,50 @@ def root(tmp_path: Path) -> Path:
     )
     (folder / "data").mkdir()
     (folder / "data" / "a").write_text("1")
-    versioning.add(folder, "data")
+    dvc.add(folder, "data")
     return folder
 
 
 def test_repro_streams_what_stages_say_and_then_nothing_is_stale(root: Path) -> None:
-    assert versioning.status(root)
-    assert "copying" in list(versioning.repro(root))
-    assert versioning.status(root) == {}
+    assert dvc.status(root)
+    assert "copying" in list(dvc.repro(root))
+    assert dvc.status(root) == {}
     (root / "data" / "a").write_text("2")
-    assert versioning.status(root)
+    assert dvc.status(root)
 
 
 def test_a_stage_that_fails_is_a_sentence(root: Path) -> None:
     (root / "dvc.yaml").write_text("stages:\n  bad:\n    cmd: 'false'\n    outs: [out]\n")
     with pytest.raises(PawprintError, match="`dvc repro` stopped"):
-        list(versioning.repro(root))
+        list(dvc.repro(root))
 
 
 def test_nothing_is_pushed_to_the_sample_and_nowhere_by_accident(root: Path, tmp_path: Path) -> None:
     with pytest.raises(PawprintError, match="no default remote"):
-        versioning.push(root)
+        dvc.push(root)
     with pytest.raises(PawprintError, match="nothing is pushed to it"):
-        versioning.push(root, "sample")
-    dvc(root, "remote", "default", "sample")
+        dvc.push(root, "sample")
+    run_dvc(root, "remote", "default", "sample")
     with pytest.raises(PawprintError, match="nothing is pushed to it"):
-        versioning.push(root)
+        dvc.push(root)
     assert not (tmp_path / "sample").exists()
-    assert versioning.push(root, "team") == "team"
+    assert dvc.push(root, "team") == "team"
     assert any((tmp_path / "team").rglob("*"))
 
 
 def test_what_is_added_in_the_sample_s_place_no_longer_points_at_its_remote(root: Path, tmp_path: Path) -> None:
     pointer = root / "data.dvc"
     pointer.write_text(pointer.read_text() + "  remote: sample\n  push: false\n")
-    dvc(root, "push", "--remote", "sample", "data.dvc")
+    run_dvc(root, "push", "--remote", "sample", "data.dvc")
     assert not (tmp_path / "sample").exists()
     (root / "data" / "b").write_text("a photograph of one's own")
-    versioning.add(root, "data")
+    dvc.add(root, "data")
     assert "sample" not in pointer.read_text()
-    assert versioning.status(root).keys() == {"copy"}
-    versioning.push(root, "team")
+    assert dvc.status(root).keys() == {"copy"}
+    dvc.push(root, "team")
     assert not (tmp_path / "sample").exists()
 
 
 def test_a_pull_that_cannot_be_is_a_sentence(root: Path) -> None:
     with pytest.raises(PawprintError, match=r"`dvc pull nowhere\.dvc` failed"):
-        versioning.pull(root, "nowhere.dvc")
+        dvc.pull(root, "nowhere.dvc")

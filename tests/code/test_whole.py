@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from pawprint.data.class_folders import dataset
+from pawprint.data.ingest import take
 from pawprint.errors import PawprintError
-from pawprint.photos.dataset import dataset
-from pawprint.photos.sources import take
-from pawprint.photos.whole import recover, replacing
+from pawprint.files import recover, replacing
 from photo_sources import contents, pets, unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORT = """
-import sys; from pathlib import Path; from pawprint.photos.sources import take
+import sys; from pathlib import Path; from pawprint.data.ingest import take
 take(sys.argv[1], Path("data"))
 """
 # Kill this process for real, by signal argv[4], before or after the folder whose path ends in argv[2] is renamed.

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import cv2
+import make_sample
 import numpy as np
 import pytest
 import yaml
@@ -15,7 +16,6 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from pawprint import image
-from pawprint.photos import drawn
 
 ROOT = Path(__file__).parents[2]
 STORE = ROOT / "sample" / "files" / "md5"
@@ -52,7 +52,7 @@ def test_the_committed_data_and_lock_name_the_sample(directory: str, listing: di
     (used,) = [entry["md5"] for entry in lock["stages"]["preprocess"]["deps"] if entry["path"] == "data"]
     assert used == directory
     described = json.loads(stored(listing["dataset.json"]).read_bytes())
-    assert described == drawn.DATASET
+    assert described == make_sample.DATASET
     assert described["drawn"] is True
 
 
@@ -67,7 +67,7 @@ def test_the_remote_holds_exactly_the_sample_and_at_most_6_mb(directory: str, li
 
 def test_the_generator_draws_the_committed_sample(listing: dict[str, str]) -> None:
     """The same pictures, on this machine too: the JPEG encoder's build may differ, so pixels are compared."""
-    drawings = dict(drawn.sample())
+    drawings = dict(make_sample.sample())
     assert set(listing) == {*drawings, "dataset.json"}
     for path, jpeg in drawings.items():
         kept = stored(listing[path]).read_bytes()
@@ -88,7 +88,7 @@ def test_200_of_each_in_many_sizes_and_no_two_alike(listing: dict[str, str]) -> 
 
 def test_a_linear_model_on_raw_pixels_does_not_reach_95_percent() -> None:
     """Cross-validated accuracy of logistic regression on 20x20 pixels, the best of three penalties."""
-    drawings = list(drawn.sample())
+    drawings = list(make_sample.sample())
     labels = np.array([path.startswith("dog") for path, _ in drawings])
     pixels = np.stack(
         [cv2.resize(image.load(jpeg), (20, 20), interpolation=cv2.INTER_AREA).ravel() for _, jpeg in drawings]

@@ -11,10 +11,10 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pawprint.params import load_params
-from pawprint.photos import check
-from pawprint.photos.check import Named
-from pawprint.photos.split import SIDES, side_of
+from pawprint.config import load_params
+from pawprint.data import quality
+from pawprint.data.quality import Named
+from pawprint.data.splits import SPLITS, split_of
 
 ROOT = Path(__file__).parents[2]
 PARAMS = load_params(ROOT / "params.yaml")
@@ -25,20 +25,20 @@ FILES = st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 3), st.sa
 def photograph(picture: int, file: int, off: int, label: str) -> Named:
     """Files of one picture lie at most 6 bits from each other, those of another about 72."""
     rng = np.random.default_rng((picture, 99))
-    bits = rng.integers(0, 2, check.BITS, np.uint8)
-    bits[np.random.default_rng((picture, file, off)).choice(check.BITS, off, replace=False)] ^= 1
+    bits = rng.integers(0, 2, quality.BITS, np.uint8)
+    bits[np.random.default_rng((picture, file, off)).choice(quality.BITS, off, replace=False)] ^= 1
     digest = hashlib.sha256(f"{picture} {file} {off}".encode()).hexdigest()
     path = Path(label) / f"{picture}-{file}-{off}.jpg"
-    side = side_of(digest, PARAMS.seed, PARAMS.split)
-    return Named(digest, label, path.as_posix(), path, side, "", np.packbits(bits).tobytes().hex())
+    split = split_of(digest, PARAMS.seed, PARAMS.split)
+    return Named(digest, label, path.as_posix(), path, split, "", np.packbits(bits).tobytes().hex())
 
 
 def settled(photographs: list[Named]) -> tuple[dict[Path, str], set[Path]]:
-    """(side of each that is used, those that are left out), as preprocess does it."""
-    kept, bad = check.copies(photographs)
-    bad += check.near_copies(kept)
+    """(split of each that is used, those that are left out), as preprocess does it."""
+    kept, bad = quality.copies(photographs)
+    bad += quality.near_copies(kept)
     left_out = {one.path for one in bad}
-    return {one.path: one.side for one in kept if one.path not in left_out}, left_out
+    return {one.path: one.split for one in kept if one.path not in left_out}, left_out
 
 
 @settings(max_examples=150, deadline=None)
@@ -59,22 +59,22 @@ def test_what_is_near_across_sides_is_out_of_validation_and_test_and_listed(file
     used, left_out = settled(every)
     assert used.keys() | left_out == {one.path for one in every}
     assert not used.keys() & left_out
-    sides: dict[int, set[str]] = {}
+    splits: dict[int, set[str]] = {}
     labels: dict[int, set[str]] = {}
     for (picture, *_, label), one in zip(files, every, strict=True):
         labels.setdefault(picture, set()).add(label)
         if one.path in used:
-            sides.setdefault(picture, set()).add(used[one.path])
-    for picture, found in sides.items():
+            splits.setdefault(picture, set()).add(used[one.path])
+    for picture, found in splits.items():
         assert len(labels[picture]) == 1  # under two labels none is used
         assert len(found) == 1
     for (picture, *_), one in zip(files, every, strict=True):
-        if one.side == "train" and len(labels[picture]) == 1:
+        if one.split == "train" and len(labels[picture]) == 1:
             assert one.path in used  # training keeps its own
 
 
 def shares(photographs: list[tuple[str, str]]) -> dict[tuple[str, str], float]:
-    """(class, side) -> share of the class that lies on the side."""
+    """(class, split) -> share of the class that lies on the split."""
     total = Counter(label for label, _ in photographs)
     return {key: count / total[key[0]] for key, count in Counter(photographs).items()}
 
@@ -89,20 +89,20 @@ def test_the_shares_hold_on_the_sample() -> None:
     for entry in json.loads(listing.read_bytes()):
         if entry["relpath"] != "dataset.json":
             content = (store / entry["md5"][:2] / entry["md5"][2:]).read_bytes()
-            side = side_of(hashlib.sha256(content).hexdigest(), PARAMS.seed, PARAMS.split)
-            found.append((entry["relpath"].split("/")[0], side))
-    wanted = dict(zip(SIDES, (PARAMS.split.train, PARAMS.split.validation, PARAMS.split.test), strict=True))
-    for (_, side), share in shares([("all", side) for _, side in found]).items():
-        assert abs(share - wanted[side]) < 0.02
-    for (_, side), share in shares(found).items():
-        assert abs(share - wanted[side]) < 3 * (wanted[side] * (1 - wanted[side]) / 200) ** 0.5
+            split = split_of(hashlib.sha256(content).hexdigest(), PARAMS.seed, PARAMS.split)
+            found.append((entry["relpath"].split("/")[0], split))
+    wanted = dict(zip(SPLITS, (PARAMS.split.train, PARAMS.split.validation, PARAMS.split.test), strict=True))
+    for (_, split), share in shares([("all", split) for _, split in found]).items():
+        assert abs(share - wanted[split]) < 0.02
+    for (_, split), share in shares(found).items():
+        assert abs(share - wanted[split]) < 3 * (wanted[split] * (1 - wanted[split]) / 200) ** 0.5
 
 
 def test_the_shares_hold_within_2_points_in_each_class_of_thousands() -> None:
-    wanted = dict(zip(SIDES, (PARAMS.split.train, PARAMS.split.validation, PARAMS.split.test), strict=True))
+    wanted = dict(zip(SPLITS, (PARAMS.split.train, PARAMS.split.validation, PARAMS.split.test), strict=True))
     found = [
-        (f"class{n % 4}", side_of(hashlib.sha256(b"%d" % n).hexdigest(), PARAMS.seed, PARAMS.split))
+        (f"class{n % 4}", split_of(hashlib.sha256(b"%d" % n).hexdigest(), PARAMS.seed, PARAMS.split))
         for n in range(12_000)
     ]
-    for (_, side), share in shares(found).items():
-        assert abs(share - wanted[side]) < 0.02
+    for (_, split), share in shares(found).items():
+        assert abs(share - wanted[split]) < 0.02

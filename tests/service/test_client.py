@@ -36,7 +36,7 @@ def test_a_folder_is_answered_in_order(service: str, files: list[Path]) -> None:
 
 
 def pawprint(*words: str, **env: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-c", "from pawprint.cli import main; main()", "predict", *words]
+    command = [sys.executable, "-c", "from pawprint.cli.main import main; main()", "predict", *words]
     return subprocess.run(command, env={**os.environ, **env}, capture_output=True, text=True, timeout=60, check=False)
 
 

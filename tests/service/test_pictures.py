@@ -23,7 +23,7 @@ def red(mode: str = "RGB", size: tuple[int, int] = (400, 320)) -> Image.Image:
 
 
 def rotated() -> bytes:
-    """Red above blue once turned upright; the file itself lies on its side."""
+    """Red above blue once turned upright; the file itself lies on its split."""
     upright = red(size=(300, 400))
     upright.paste((40, 40, 220), (0, 330, 300, 400))
     exif = Image.Exif()

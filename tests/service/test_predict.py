@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 
 from pawprint import image
+from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.lineage import sha256
-from pawprint.runtime import Classifier, ModelInfo
 
 
 def test_a_picture_as_a_form_field(service: str, pictures: dict[str, bytes], toy_model) -> None:

@@ -13,7 +13,7 @@ import pytest
 
 from conftest import build_toy_model
 from pawprint.errors import PawprintError
-from pawprint.runtime import Classifier
+from pawprint.inference.classifier import Classifier
 from pawprint.serving import selftest
 from service_process import checkout, serving
 

@@ -17,8 +17,8 @@ from safetensors.numpy import load_file, save_file
 
 from pawprint import image
 from pawprint.errors import PawprintError
+from pawprint.inference.classifier import Classifier
 from pawprint.lineage import sha256
-from pawprint.runtime import Classifier
 from pawprint.serving.drift import compare
 from pawprint.serving.report import summarize
 from service_process import serving
@@ -45,7 +45,7 @@ class Place:
 
     def report(self, *words: str, fails: bool = False) -> str:
         """What the command says."""
-        command = [sys.executable, "-c", "from pawprint.cli import main; main()", "traffic", "report"]
+        command = [sys.executable, "-c", "from pawprint.cli.main import main; main()", "traffic", "report"]
         env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2] / "src")}
         env.pop("MLFLOW_TRACKING_URI", None)
         done = subprocess.run(

@@ -9,9 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pawprint.config import load_params
 from pawprint.errors import PawprintError
-from pawprint.params import load_params
-from pawprint.runtime import Classifier, ModelInfo
+from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.tracking import registry, server, training_run
 from service_process import ROOT
 from team import MISSING, POSTGRES, Team

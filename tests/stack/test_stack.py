@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from pawprint.runtime import ModelInfo
+from pawprint.inference.classifier import ModelInfo
 from service_process import ROOT
 from team import MISSING, Team, started
 
@@ -48,7 +48,7 @@ def test_the_worker_takes_new_photographs_from_s3_to_a_champion_that_is_served(t
 
 
 def test_a_wrong_password_is_a_sentence_that_names_the_remedy(team: Team) -> None:
-    code = "import pathlib; from flows.steps import explained; from pawprint.tracking import registry\n"
+    code = "import pathlib; from flows.tasks import explained; from pawprint.tracking import registry\n"
     code += "with explained(): registry.champion(pathlib.Path('.'), 'pawprint-toys')"
     wrong = team.client | {"MLFLOW_TRACKING_PASSWORD": "no-such-word"}
     command = [sys.executable, "-c", code]

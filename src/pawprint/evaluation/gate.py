@@ -1,6 +1,6 @@
 """Whether a challenger becomes champion, and the reason in words.
 
-verdict = decide(Contender(examined, scores), Contender(champion_examined, champion_scores), params.gate, 2000, 2017)
+verdict = decide(Contender(report, scores), Contender(champion_examined, champion_scores), params.gate, 2000, 2017)
 verdict.outcome, verdict.reason      # "promoted", "log loss 0.031 against 0.058, ..."
 """
 
@@ -13,17 +13,17 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from pawprint import lineage
+from pawprint.config import Gate
 from pawprint.errors import PawprintError
-from pawprint.evaluation.examine import Examined
+from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.metrics import Scores, paired_interval
-from pawprint.params import Gate
 
 
 @dataclass(frozen=True)
 class Contender:
     """One of the two models."""
 
-    examined: Examined
+    report: EvaluationReport
     scores: Scores
 
 
@@ -154,11 +154,11 @@ def twin(challenger: Contender, champion: Contender, rules: Gate, resamples: int
     """
     ours, theirs = challenger.scores, champion.scores
     worst_gain, _ = paired_interval(ours.correct.astype(float) - theirs.correct.astype(float), resamples, seed)
-    speeds = challenger.examined.speed.throughput_per_second, champion.examined.speed.throughput_per_second
+    speeds = challenger.report.speed.throughput_per_second, champion.report.speed.throughput_per_second
     rule = Rule(
         rule=f"accuracy not worse by more than {rules.max_int8_accuracy_loss} (low end {worst_gain:+.4f})",
-        challenger=str(challenger.examined.test.accuracy),
-        champion=str(champion.examined.test.accuracy),
+        challenger=str(challenger.report.test.accuracy),
+        champion=str(champion.report.test.accuracy),
         passed=bool(worst_gain >= -rules.max_int8_accuracy_loss),
     )
     faster = Rule(
@@ -179,7 +179,7 @@ def twin(challenger: Contender, champion: Contender, rules: Gate, resamples: int
 def stands_in(integers: Figures, floats: Figures, rules: Gate) -> str | None:
     """Why a twin in 8-bit integers is put forward for its candidate, both as evaluated; None where it is not.
 
-    Accuracy is that of the validation side, like all by which a challenger is chosen.
+    Accuracy is that of the validation split, like all by which a challenger is chosen.
     """
     ours, theirs = (float(one["validation"]["accuracy"]["value"]) for one in (integers, floats))
     speeds = [float(one["speed"]["throughput_per_second"]) for one in (integers, floats)]
@@ -187,7 +187,7 @@ def stands_in(integers: Figures, floats: Figures, rules: Gate) -> str | None:
         return None
     return (
         f"in 8-bit integers: {_times(*speeds)} as many answers a second, accuracy {ours:.4f} against {theirs:.4f} on "
-        f"the validation side, within gate.max_int8_accuracy_loss of {rules.max_int8_accuracy_loss:g}"
+        f"the validation split, within gate.max_int8_accuracy_loss of {rules.max_int8_accuracy_loss:g}"
     )
 
 
@@ -206,13 +206,15 @@ def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> li
     """The limits of params.yaml. What misses one passes all the same where the champion is no better at it: a
     limit must not keep a bad champion on the throne."""
 
-    def rule(text: str, figure: Callable[[Examined], float], limit: float, shown: Callable[[Examined], str]) -> Rule:
-        ours = figure(challenger.examined)
-        theirs = figure(champion.examined) if champion else None
+    def rule(
+        text: str, figure: Callable[[EvaluationReport], float], limit: float, shown: Callable[[EvaluationReport], str]
+    ) -> Rule:
+        ours = figure(challenger.report)
+        theirs = figure(champion.report) if champion else None
         return Rule(
             rule=text,
-            challenger=shown(challenger.examined),
-            champion=shown(champion.examined) if champion else "none",
+            challenger=shown(challenger.report),
+            champion=shown(champion.report) if champion else "none",
             passed=bool(ours <= limit or (theirs is not None and ours <= theirs)),
         )
 
@@ -304,7 +306,7 @@ def on_a_part(verdict: Verdict, left: int, tested: int) -> Verdict:
 
 
 def _figures(challenger: Contender, champion: Contender | None) -> list[Rule]:
-    ours, theirs = challenger.examined.test, champion.examined.test if champion else None
+    ours, theirs = challenger.report.test, champion.report.test if champion else None
     return [
         Rule(
             rule="log loss",

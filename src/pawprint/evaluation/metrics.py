@@ -1,6 +1,6 @@
 """Scores of a model on photographs it has not learned from, each with a 95 % interval.
 
-scores = score(Classifier(folder), data.side("test"))
+scores = score(Classifier(folder), data.split("test"))
 evaluation = measure(scores, resamples=2000, seed=2017)
 print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
 """
@@ -16,8 +16,8 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 from sklearn import metrics as sk
 
-from pawprint.prepared.read import Side
-from pawprint.runtime import Classifier
+from pawprint.data.dataset import Split
+from pawprint.inference.classifier import Classifier
 
 LEVEL = 0.95
 BATCH = 32
@@ -27,7 +27,7 @@ SORTED = 500  # resamples of what has to sort in each
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model said of each photograph of a side."""
+    """What a model said of each photograph of a split."""
 
     hashes: tuple[str, ...]
     origins: tuple[str, ...]
@@ -104,17 +104,17 @@ class Evaluation(BaseModel):
         return flat
 
 
-def score(classifier: Classifier, side: Side) -> Scores:
-    """Ask the model about every photograph of a side, through the runtime that will serve it."""
-    batches = [range(start, min(start + BATCH, len(side))) for start in range(0, len(side), BATCH)]
-    answers = [classifier.predict(side.images(batch)) for batch in batches]
+def score(classifier: Classifier, split: Split) -> Scores:
+    """Ask the model about every photograph of a split, through the runtime that will serve it."""
+    batches = [range(start, min(start + BATCH, len(split))) for start in range(0, len(split), BATCH)]
+    answers = [classifier.predict(split.images(batch)) for batch in batches]
     classes = len(classifier.info.classes)
     return Scores(
-        side.hashes,
-        side.origins,
-        side.labels,
+        split.hashes,
+        split.origins,
+        split.labels,
         np.concatenate([np.empty((0, classes)), *(answer.probabilities for answer in answers)]),
-        side.classes,
+        split.classes,
         np.concatenate([np.empty(0), *(answer.typicality for answer in answers)]),
         classifier.info.typicality_threshold,
     )

@@ -1,6 +1,6 @@
 """Pictures of an evaluation, as PNG files: figures, photographs it got wrong, and where the model looks.
 
-plots.confusion(examined.test, classes, Path("confusion.png"))
+plots.confusion(report.test, classes, Path("confusion.png"))
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from sklearn.metrics import ConfusionMatrixDisplay, average_precision_score, precision_recall_curve, roc_curve
 
-from pawprint.evaluation.examine import Examined
+from pawprint.data.dataset import Split
+from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.metrics import Evaluation, Scores
 from pawprint.image import SIZE
-from pawprint.prepared.read import Side
-from pawprint.runtime import Classifier
+from pawprint.inference.classifier import Classifier
 
 mpl.use("Agg")
 
@@ -52,7 +52,7 @@ def reliability(scores: Scores, path: Path, bins: int = 10) -> None:
     _save(canvas, path)
 
 
-def mistakes(scores: Scores, side: Side, path: Path, most: int = 32) -> None:
+def mistakes(scores: Scores, split: Split, path: Path, most: int = 32) -> None:
     """Contact sheet of the photographs that the model was most wrong about, worst first."""
     wrong = np.flatnonzero(~scores.correct)
     worst = wrong[np.argsort(-scores.losses[wrong], kind="stable")][:most]
@@ -65,7 +65,7 @@ def mistakes(scores: Scores, side: Side, path: Path, most: int = 32) -> None:
     grid = np.atleast_1d(canvas.subplots(rows, columns)).ravel()
     for axes in grid:
         axes.axis("off")
-    for axes, index, pixels in zip(grid, worst, side.images(worst), strict=False):
+    for axes, index, pixels in zip(grid, worst, split.images(worst), strict=False):
         said = scores.probabilities[index]
         axes.imshow(pixels)
         axes.set_title(
@@ -100,12 +100,14 @@ def learning_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> No
     canvas = Canvas(figsize=(10, 4), layout="constrained")
     for axes, what in zip(canvas.subplots(1, 2), ("loss", "accuracy"), strict=True):
         for number, (candidate, metrics) in enumerate(curves.items()):
-            for side, line in (("train", ":"), ("validation", "-")):
-                points = metrics.get(f"{side}_{what}", ())
+            for split, line in (("train", ":"), ("validation", "-")):
+                points = metrics.get(f"{split}_{what}", ())
                 # Candidates train for 5 epochs or 100; a share of the training puts them on one axis.
                 last = max((epoch for epoch, _ in points), default=1)
                 share = [epoch / last for epoch, _ in points]
-                axes.plot(share, [value for _, value in points], line, color=f"C{number}", label=f"{candidate}, {side}")
+                axes.plot(
+                    share, [value for _, value in points], line, color=f"C{number}", label=f"{candidate}, {split}"
+                )
         axes.set(xlabel="share of the training", ylabel=what)
         if what == "loss":
             axes.set_yscale("log")
@@ -113,13 +115,13 @@ def learning_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> No
     _save(canvas, path)
 
 
-def disturbances(examined: Examined, path: Path) -> None:
+def disturbances(report: EvaluationReport, path: Path) -> None:
     """Accuracy as the photographs are and under each disturbance, and by slice."""
-    bars = {"as they are": examined.robustness.accuracy, **examined.robustness.under}
-    bars |= {part.name: part.accuracy.value for part in examined.slices}
+    bars = {"as they are": report.robustness.accuracy, **report.robustness.under}
+    bars |= {part.name: part.accuracy.value for part in report.slices}
     canvas = Canvas(figsize=(6, 0.26 * len(bars) + 0.8), layout="constrained")
     axes = canvas.subplots()
-    split = 1 + len(examined.robustness.under)
+    split = 1 + len(report.robustness.under)
     axes.barh(list(bars), list(bars.values()), color=["C0"] * split + ["C1"] * (len(bars) - split))
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)
@@ -127,7 +129,7 @@ def disturbances(examined: Examined, path: Path) -> None:
     _save(canvas, path)
 
 
-def activations(classifier: Classifier, scores: Scores, side: Side, path: Path, each: int = 6) -> None:
+def activations(classifier: Classifier, scores: Scores, split: Split, path: Path, each: int = 6) -> None:
     """Where the model looked for its answer: the surest right answers above, the worst wrong ones below.
 
     Class-activation maps of Zhou et al. (2016), out of the graph's own `activation`; the hottest place of every
@@ -142,7 +144,7 @@ def activations(classifier: Classifier, scores: Scores, side: Side, path: Path, 
     for row, (indices, word) in enumerate(((right, "right"), (wrong, "wrong"))):
         if not len(indices):
             continue
-        pixels = side.images(indices)
+        pixels = split.images(indices)
         maps = classifier.predict(pixels).activation
         for axes, index, photograph, planes in zip(grid[row], indices, pixels, maps, strict=False):
             said = int(scores.probabilities[index].argmax())
@@ -163,14 +165,14 @@ def heat(planes: NDArray[np.float32], label: int) -> NDArray[np.float32]:
     return np.asarray(np.clip(cv2.resize(warm, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC), 0, 1), np.float32)
 
 
-def first_layer(weights: Path, side: Side, path: Path) -> None:
+def first_layer(weights: Path, split: Split, path: Path) -> None:
     """The filters of `article_cnn`'s one convolution, and what each sees in a photograph of either class.
 
     `weights` is model.safetensors with `conv.weight` [10, 3, 5, 5] and `conv.bias` [10].
     """
     tensors = load_file(weights)
     filters, bias = tensors["conv.weight"].astype(np.float32), tensors["conv.bias"].astype(np.float32)
-    shown = [int(np.flatnonzero(side.labels == label)[0]) for label in np.unique(side.labels)[:2]]
+    shown = [int(np.flatnonzero(split.labels == label)[0]) for label in np.unique(split.labels)[:2]]
     canvas = Canvas(figsize=(1.2 * (len(filters) + 1), 1.25 * (1 + len(shown))), layout="constrained")
     grid = canvas.subplots(1 + len(shown), len(filters) + 1)
     for axes in grid.ravel():
@@ -178,7 +180,7 @@ def first_layer(weights: Path, side: Side, path: Path) -> None:
     low, high = float(filters.min()), float(filters.max())
     for axes, one in zip(grid[0, 1:], filters, strict=True):
         axes.imshow((one.transpose(1, 2, 0) - low) / (high - low))
-    for row, photograph in zip(grid[1:], side.images(shown), strict=True):
+    for row, photograph in zip(grid[1:], split.images(shown), strict=True):
         _maps(row, photograph, filters, bias)
     _save(canvas, path)
 

@@ -1,6 +1,6 @@
 """The same photographs in parts (class, light, sharpness, size, shape, breed): no average hides a weak one.
 
-for part in slices(scores, traits(side, data)):
+for part in slices(scores, traits(split, data)):
     print(part.name, part.accuracy)         # "brightness: dark" 0.97 [0.93, 0.99]
 """
 
@@ -17,11 +17,11 @@ from pydantic import BaseModel, ConfigDict
 from scipy import stats
 
 from pawprint import image
+from pawprint.data.dataset import Split
 from pawprint.evaluation.metrics import LEVEL, Figure, Scores
-from pawprint.prepared.read import Side
 
 _THIRDS = {"brightness": ("dark", "medium", "bright"), "sharpness": ("soft", "medium", "sharp")}
-_SIZES = ((320, "below 320 px"), (640, "320 to 639 px"), (np.inf, "640 px and more"))  # of the longer side
+_SIZES = ((320, "below 320 px"), (640, "320 to 639 px"), (np.inf, "640 px and more"))  # of the longer split
 
 
 class Slice(BaseModel):
@@ -35,28 +35,28 @@ class Slice(BaseModel):
     log_loss: float
 
 
-def traits(side: Side, data: Path) -> dict[str, Sequence[str]]:
+def traits(split: Split, data: Path) -> dict[str, Sequence[str]]:
     """What is known of each photograph, by trait: one word a photograph.
 
     Light and sharpness (the Laplacian's variance; Pech-Pacheco et al., 2000) are of the prepared photographs, in
-    thirds of this side. Size and shape are the originals', read from the headers below `data`; both are left out
+    thirds of this split. Size and shape are the originals', read from the headers below `data`; both are left out
     where one cannot be read. The breed is the beginning of a file's name (`Abyssinian_12.jpg`), where all have one;
     data/origins.csv, where it is there, tells source and breed by the photograph's hash.
     """
-    light, sharp = np.empty(len(side)), np.empty(len(side))
-    for index in range(len(side)):
-        grey = cv2.cvtColor(side.images([index])[0], cv2.COLOR_RGB2GRAY)
+    light, sharp = np.empty(len(split)), np.empty(len(split))
+    for index in range(len(split)):
+        grey = cv2.cvtColor(split.images([index])[0], cv2.COLOR_RGB2GRAY)
         light[index], sharp[index] = grey.mean(), cv2.Laplacian(grey, cv2.CV_64F).var()
-    found: dict[str, Sequence[str]] = {"class": [side.classes[label] for label in side.labels]}
+    found: dict[str, Sequence[str]] = {"class": [split.classes[label] for label in split.labels]}
     found["brightness"] = _thirds(light, _THIRDS["brightness"])
     found["sharpness"] = _thirds(sharp, _THIRDS["sharpness"])
-    if sizes := _sizes(side, data):
+    if sizes := _sizes(split, data):
         found["original"] = [next(word for most, word in _SIZES if max(size) < most) for size in sizes]
         found["shape"] = [_shape(*size) for size in sizes]
-    breeds = [re.match(r"([A-Za-z].*)_\d+$", Path(origin).stem) for origin in side.origins]
+    breeds = [re.match(r"([A-Za-z].*)_\d+$", Path(origin).stem) for origin in split.origins]
     if all(breeds):
         found["breed"] = [breed[1] for breed in breeds if breed]
-    return found | _origins(side, data / "origins.csv")
+    return found | _origins(split, data / "origins.csv")
 
 
 def slices(scores: Scores, traits: Mapping[str, Sequence[str]], least: int) -> list[Slice]:
@@ -86,7 +86,7 @@ def worst(found: Sequence[Slice]) -> Slice | None:
     return min(found, key=lambda part: (part.accuracy.value, -part.log_loss), default=None)
 
 
-def _origins(side: Side, path: Path) -> dict[str, Sequence[str]]:
+def _origins(split: Split, path: Path) -> dict[str, Sequence[str]]:
     """Source and breed of each photograph, "unknown" where a row or its cell is missing; nothing without the file."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
@@ -94,7 +94,7 @@ def _origins(side: Side, path: Path) -> dict[str, Sequence[str]]:
     except (OSError, UnicodeDecodeError, csv.Error):
         return {}
     told = {
-        trait: [(rows.get(name, {}).get(trait) or "unknown").strip() for name in side.hashes]
+        trait: [(rows.get(name, {}).get(trait) or "unknown").strip() for name in split.hashes]
         for trait in ("source", "breed")
     }
     return {trait: words for trait, words in told.items() if set(words) != {"unknown"}}
@@ -105,15 +105,15 @@ def _thirds(values: NDArray[np.float64], words: Sequence[str]) -> list[str]:
     return [words[int(number)] for number in np.digitize(values, edges)]
 
 
-def _sizes(side: Side, data: Path) -> list[tuple[int, int]]:
+def _sizes(split: Split, data: Path) -> list[tuple[int, int]]:
     """(height, width) of every original as a person sees it, or nothing where one is not there."""
     found = []
-    for origin in side.origins:
+    for origin in split.origins:
         try:
             header = image.inspect((data / origin).read_bytes())
         except (OSError, image.BadImage):
             return []
-        lying = header.orientation >= 5  # EXIF: the camera was held on its side
+        lying = header.orientation >= 5  # EXIF: the camera was held on its split
         found.append((header.width, header.height) if lying else (header.height, header.width))
     return found
 

@@ -17,9 +17,9 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from pawprint.config import load_params
 from pawprint.errors import PawprintError
-from pawprint.params import load_params
-from pawprint.runtime import ModelInfo
+from pawprint.inference.classifier import ModelInfo
 
 DRAWN = (
     "These cats and dogs are DRAWN: the sample is there to try the machinery, its figures say nothing of photographs."

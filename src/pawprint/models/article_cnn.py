@@ -6,7 +6,7 @@
 from torch import Tensor, nn
 
 from pawprint import image
-from pawprint.models.network import Network
+from pawprint.models.backbone import Network
 
 FILTERS, KERNEL, POOL, GRID = 10, 5, 2, 4
 SIDE = (image.SIZE - KERNEL + 1) // POOL  # 148

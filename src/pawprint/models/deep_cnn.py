@@ -8,7 +8,7 @@ et al., 2017).
 
 from torch import Tensor, nn
 
-from pawprint.models.network import PooledNetwork
+from pawprint.models.backbone import PooledNetwork
 
 CHANNELS = (32, 64, 128, 240, 256)  # the first is the stem's; the second stands at a quarter of the side
 BLOCKS = (2, 2, 2, 2)  # a stage

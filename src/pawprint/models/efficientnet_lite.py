@@ -16,7 +16,7 @@ from torch.nn import functional as F
 
 from pawprint.errors import PawprintError
 from pawprint.lineage import sha256
-from pawprint.models.network import PooledNetwork
+from pawprint.models.backbone import PooledNetwork
 
 FEATURES = 1280
 

@@ -7,7 +7,7 @@ at 5x5 pixels and costs 76 parameters, a hidden unit looks at all of them and co
 from torch import Tensor, nn
 
 from pawprint import image
-from pawprint.models.network import Network
+from pawprint.models.backbone import Network
 
 HIDDEN, BLOCK = 10, 10
 

@@ -18,15 +18,15 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
 
+from pawprint.config import Serving
 from pawprint.errors import PawprintError
 from pawprint.image import BadImage
-from pawprint.params import Serving
-from pawprint.runtime import NEITHER
+from pawprint.inference.classifier import UNKNOWN
 from pawprint.serving import metrics, openapi
-from pawprint.serving.access import Access, Scope
+from pawprint.serving.auth import Access, Scope
 from pawprint.serving.champion import Champion
 from pawprint.serving.engine import Engine
-from pawprint.serving.http import Part, RefusedError, answer, many_pictures, one_picture, refusal
+from pawprint.serving.middleware import Part, RefusedError, answer, many_pictures, one_picture, refusal
 from pawprint.serving.schema import Batch, BatchItem, Explanation, Feedback, ModelCard, Problem, Thanks
 from pawprint.serving.traffic import TrafficLog
 
@@ -139,7 +139,7 @@ async def feedback(house: House, request: Request) -> Response:
         problem = error.errors()[0]
         field = ".".join(str(part) for part in problem["loc"]) or "the body"
         raise RefusedError(422, "bad_feedback", f"`{field}`: {problem['msg']}") from None
-    labels = (*house.engine.classifier.info.classes, NEITHER)
+    labels = (*house.engine.classifier.info.classes, UNKNOWN)
     if said.label not in labels:
         raise RefusedError(422, "unknown_label", f"{said.label!r} is not one of {', '.join(labels)}")
     assert house.traffic is not None  # there since the engine is

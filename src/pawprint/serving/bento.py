@@ -23,7 +23,7 @@ from bentoml.bentos import build_bentofile
 from bentoml.exceptions import BentoMLException, NotFound
 
 from pawprint.errors import PawprintError
-from pawprint.runtime import verify
+from pawprint.inference.classifier import load_verified
 from pawprint.serving import selftest
 
 NAME = "pawprint"
@@ -45,7 +45,7 @@ def build(folder: Path, champion: Mapping[str, Any], root: Path = _ROOT) -> str:
     Raises:
         PawprintError: the model folder is damaged, or BentoML refused.
     """
-    verify(folder)
+    load_verified(folder)
     with tempfile.TemporaryDirectory(prefix="pawprint-bento-") as scratch:
         context = Path(scratch)
         _stage(context, folder, champion, root)

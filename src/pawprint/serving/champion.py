@@ -11,8 +11,8 @@ from pathlib import Path
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from pawprint.config import Serving, Tokens, load_serving
 from pawprint.errors import PawprintError
-from pawprint.params import Serving, Tokens, load_serving
 
 _HERE = Path(__file__).resolve()
 _HOMES = _HERE.parents[2], _HERE.parents[3]  # a Bento's src, a checkout's root

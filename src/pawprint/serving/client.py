@@ -14,7 +14,7 @@ import httpx
 from pydantic import ValidationError
 
 from pawprint.errors import PawprintError
-from pawprint.runtime import NEITHER, Answer, FileAnswer
+from pawprint.inference.classifier import UNKNOWN, Answer, FileAnswer
 from pawprint.serving.schema import Prediction, Problem
 
 _BUSY = (429, 503)
@@ -97,7 +97,7 @@ def _read(path: Path, response: httpx.Response) -> FileAnswer:
         said = Prediction.model_validate_json(response.content)
     except ValidationError:
         return FileAnswer(path, None, _STRANGE.format(response.status_code))
-    answer = Answer(said.label, said.reason, said.probabilities, said.typicality, said.label != NEITHER)
+    answer = Answer(said.label, said.reason, said.probabilities, said.typicality, said.label != UNKNOWN)
     return FileAnswer(path, answer, "")
 
 

@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from pawprint.config import Serving
 from pawprint.image import BadImage, Pixels
-from pawprint.params import Serving
-from pawprint.runtime import Classifier, Predictions
-from pawprint.serving import explain, metrics, selftest
+from pawprint.inference.backends import cam
+from pawprint.inference.classifier import Classifier, Predictions
+from pawprint.serving import metrics, selftest
 from pawprint.serving.champion import Champion
 from pawprint.serving.schema import Milliseconds, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
@@ -83,7 +84,7 @@ class Engine:
         """A picture's bytes -> (its answer, where the model looked as a PNG); not kept. Raises BadImage."""
         worked = await self._run(data)
         best = int(worked.predictions.probabilities[0].argmax())
-        png = await asyncio.to_thread(explain.overlay, worked.pixels, worked.predictions.activation[0], best)
+        png = await asyncio.to_thread(cam.overlay, worked.pixels, worked.predictions.activation[0], best)
         return self._prediction(worked), png
 
     async def retire(self) -> None:

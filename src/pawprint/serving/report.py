@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
 from pawprint.errors import PawprintError
-from pawprint.runtime import ModelInfo
+from pawprint.inference.classifier import ModelInfo
 from pawprint.serving.champion import Champion
 from pawprint.serving.drift import FEWEST, Drift, compare
 

@@ -22,7 +22,7 @@ from packageurl import PackageURL
 
 from pawprint import lineage
 from pawprint.errors import PawprintError
-from pawprint.runtime import ModelInfo
+from pawprint.inference.classifier import ModelInfo
 
 
 def sbom(tag: str, folder: Path) -> str:

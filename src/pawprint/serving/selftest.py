@@ -12,7 +12,7 @@ import numpy as np
 
 from pawprint import image
 from pawprint.errors import PawprintError
-from pawprint.runtime import Classifier
+from pawprint.inference.classifier import Classifier
 
 FOLDER = "selftest"
 _TOLERANCE = 0.1  # of a probability: bf16 against f32, one CPU against another

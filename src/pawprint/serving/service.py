@@ -13,14 +13,14 @@ from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 
 from pawprint.errors import PawprintError
-from pawprint.runtime import verify
+from pawprint.inference.classifier import load_verified
 from pawprint.serving import traffic
+from pawprint.serving.access_log import Watch, log_as_json
 from pawprint.serving.app import House, create_app
 from pawprint.serving.champion import Champion, model_folder, serving_params
-from pawprint.serving.connection import cut_off_slow_headers
 from pawprint.serving.engine import Engine
-from pawprint.serving.http import Guard
-from pawprint.serving.watch import Watch, log_as_json
+from pawprint.serving.header_timeout import cut_off_slow_headers
+from pawprint.serving.middleware import Guard
 
 try:
     params = serving_params()
@@ -59,7 +59,7 @@ class Pawprint:
     def check() -> None:  # BentoML calls it once, before any worker, without an instance
         """Refuse to start, in one sentence, where there is nothing to serve, it is damaged, or the port is taken."""
         try:
-            verify(model_folder())
+            load_verified(model_folder())
             _refuse_taken_port()
         except PawprintError as error:
             raise BentoMLException(str(error)) from None

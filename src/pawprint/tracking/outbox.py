@@ -23,9 +23,9 @@ from typing import Any, Concatenate, ParamSpec, Protocol, TypeVar
 import requests
 from mlflow.exceptions import MlflowException
 
+from pawprint.dvc import main_workspace
 from pawprint.errors import PawprintError
 from pawprint.tracking.server import Unreachable
-from pawprint.versioning import main_workspace
 
 PAUSE = 5.0, 300.0  # seconds before MLflow is asked again: at first, at most; doubled each time
 _TEMPORARY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")

@@ -21,11 +21,11 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from pydantic import BaseModel, ConfigDict
 
+from pawprint.dvc import main_workspace
 from pawprint.errors import PawprintError
-from pawprint.runtime import ModelInfo
+from pawprint.inference.classifier import ModelInfo
 from pawprint.tracking import server
 from pawprint.tracking.runs import FOLDER, Run
-from pawprint.versioning import main_workspace
 
 CHAMPION = "champion"
 CHALLENGER = "challenger"

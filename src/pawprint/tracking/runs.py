@@ -26,16 +26,16 @@ from mlflow.exceptions import MlflowException
 from mlflow.models.signature import ModelSignature
 from mlflow.types import Schema, TensorSpec
 
+from pawprint.dvc import main_workspace
+from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Lineage, is_manifest
-from pawprint.runtime import ModelInfo
 from pawprint.tracking import experiment, server
 from pawprint.tracking.outbox import Outbox, is_outage, kept
 from pawprint.tracking.records import EVALUATED, Evaluated
 from pawprint.tracking.records import RunRecord as RunRecord
-from pawprint.versioning import main_workspace
 
 FOLDER = "folder"  # the model folder's artifact path in its run
-MANIFEST = "data/manifest.csv"  # which photographs, and on which side: what proves what the model learned from
+MANIFEST = "data/manifest.csv"  # which photographs, and on which split: what proves what the model learned from
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
 

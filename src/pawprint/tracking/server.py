@@ -12,8 +12,8 @@ from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import urlopen
 
+from pawprint.dvc import main_workspace
 from pawprint.errors import PawprintError
-from pawprint.versioning import main_workspace
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # By default MLflow's client tries for four minutes, and a training would stand still for as long.

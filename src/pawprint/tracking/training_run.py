@@ -15,9 +15,9 @@ from typing import Any
 
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+from pawprint.config import Params, flatten
 from pawprint.errors import PawprintError
 from pawprint.lineage import Lineage
-from pawprint.params import Params, flatten
 from pawprint.tracking import experiment, outbox, runs, server
 from pawprint.tracking.outbox import Outbox
 from pawprint.tracking.runs import Run, RunRecord
@@ -43,7 +43,7 @@ def start(
     try:
         with runs.ending(run):
             run.params(candidate_params(params, candidate_name))
-            run.params({f"photographs.{side}": count for side, count in photographs.items()})
+            run.params({f"photographs.{split}": count for split, count in photographs.items()})
             run.tags(runs.lineage_tags(candidate_name, lineage))
             if parent := _pipeline(root, lineage.dataset):
                 run.tags({experiment.PARENT: parent})

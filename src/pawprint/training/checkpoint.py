@@ -1,10 +1,10 @@
 """A training's state on disk, so that a killed one goes on where it was.
 
-    keeper = Keeper(Path("cache/checkpoints"), "deep_cnn", params, data)
-    keeper.run_id                  # of the run that was killed; "" where none was
-    keeper.run_id = run.id         # kept with the next checkpoint
-    fit(name, params, data, run, keeper)
-    keeper.discard()               # when all that follows is done as well
+    checkpoints = CheckpointManager(Path("cache/checkpoints"), "deep_cnn", params, data)
+    checkpoints.run_id                  # of the run that was killed; "" where none was
+    checkpoints.run_id = run.id         # kept with the next checkpoint
+    fit(name, params, data, run, checkpoints)
+    checkpoints.discard()               # when all that follows is done as well
 
 A checkpoint is one safetensors file with JSON in its header, written beside its place and moved into it. It is
 for one candidate, its parameters and these photographs; of others it is refused, and the fields are named.
@@ -19,9 +19,9 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from pawprint.config import Params, flatten
+from pawprint.data.dataset import PreparedDataset
 from pawprint.lineage import sha256
-from pawprint.params import Params, flatten
-from pawprint.prepared.read import PreparedSet
 
 
 @dataclass(frozen=True)
@@ -32,10 +32,10 @@ class Checkpoint:
     values: dict[str, Any]  # plain JSON
 
 
-class Keeper:
+class CheckpointManager:
     """Reads and writes the checkpoint of one candidate's training; see the module."""
 
-    def __init__(self, folder: Path, name: str, params: Params, data: PreparedSet) -> None:
+    def __init__(self, folder: Path, name: str, params: Params, data: PreparedDataset) -> None:
         self.path = folder / f"{name}.safetensors"
         self.made_for = _made_for(name, params, data)
         self.run_id = ""
@@ -79,7 +79,7 @@ class Keeper:
         return ", ".join(f"{key} {theirs.get(key)} (now {self.made_for.get(key)})" for key in different)
 
 
-def _made_for(name: str, params: Params, data: PreparedSet) -> dict[str, Any]:
+def _made_for(name: str, params: Params, data: PreparedDataset) -> dict[str, Any]:
     """What the weights depend on, but the code."""
     shared: dict[str, Any] = {
         "seed": params.seed,

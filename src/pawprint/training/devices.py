@@ -13,8 +13,8 @@ from pathlib import Path
 
 import torch
 
+from pawprint.config import Training
 from pawprint.errors import PawprintError
-from pawprint.params import Training
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _INT_MAX = 2**31 - 1

@@ -25,15 +25,15 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pawprint import image
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.inference import OUTPUTS
+from pawprint.inference.backends import OUTPUTS
+from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Lineage, sha256
-from pawprint.models import catalogue
-from pawprint.models.network import Network
-from pawprint.prepared.read import PreparedSet
-from pawprint.runtime import ModelInfo
-from pawprint.training.fit import Trained
-from pawprint.training.log import RunLogger
+from pawprint.models import registry
+from pawprint.models.backbone import Network
+from pawprint.training.logger import RunLogger
+from pawprint.training.train import Trained
 
 OPSET = 20
 CHECKED = 16  # photographs on which the graph is compared with torch
@@ -54,7 +54,7 @@ class _Served(nn.Module):
         return F.softmax(logits / self.temperature, dim=1), embedding, activation
 
 
-def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, logger: RunLogger) -> ModelInfo:
+def export(trained: Trained, data: PreparedDataset, lineage: Lineage, out: Path, logger: RunLogger) -> ModelInfo:
     """Write the model folder `out`, replacing what is there, and return its model.json.
 
     Raises:
@@ -62,7 +62,7 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
     """
     started = time.perf_counter()
     candidate = trained.params.candidate(trained.candidate)
-    train, validation = data.side("train"), data.side("validation")
+    train, validation = data.split("train"), data.split("validation")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -84,7 +84,7 @@ def export(trained: Trained, data: PreparedSet, lineage: Lineage, out: Path, log
         info = ModelInfo(
             candidate=trained.candidate,
             architecture=candidate.architecture,
-            parameters=catalogue.parameters(trained.network),
+            parameters=registry.parameters(trained.network),
             classes=data.classes,
             fit=trained.params.preprocess.fit,
             quality=trained.params.preprocess.quality,
@@ -114,7 +114,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     """The temperature that makes the log loss of softmax(logits / t) smallest; 1.0 where there are no labels.
 
     Guo et al., On Calibration of Modern Neural Networks (2017), with smoothed targets: of n answers one more could have
-    been wrong (Laplace's rule of succession). Without that a validation side that holds no mistake makes every answer
+    been wrong (Laplace's rule of succession). Without that a validation split that holds no mistake makes every answer
     infinitely sure. Platt's rule, which asks it of each class, was measured too: it makes answers too humble
     (docs/decisions/training.md). `logits` [n, classes], `labels` [n].
     """

@@ -18,24 +18,24 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from pawprint.data.dataset import PreparedDataset, Split
+from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Lineage, sha256
-from pawprint.prepared.read import PreparedSet, Side
-from pawprint.runtime import ModelInfo
-from pawprint.training.batches import split
+from pawprint.training.dataloader import chunks
 from pawprint.training.export import save_typicality
-from pawprint.training.fit import SAMPLE
+from pawprint.training.train import SAMPLE
 
 PHOTOGRAPHS = 130  # that show how large activations get
 BATCH = 2  # calibration keeps every activation: 0.9 GB; with ten at a time 2.5 GB, for the same graph in the same time
 INTEGER = ("Conv", "Add", "Clip", "Relu")
 
 
-def make(folder: Path, data: PreparedSet, lineage: Lineage, name: str, out: Path) -> ModelInfo:
+def make(folder: Path, data: PreparedDataset, lineage: Lineage, name: str, out: Path) -> ModelInfo:
     """Write the twin of `folder` to `out`, whole or not at all, and return its model.json.
 
     The temperature is the float graph's; what is typical is measured anew, on the integers' embeddings.
     """
-    train, validation = data.side("train"), data.side("validation")
+    train, validation = data.split("train"), data.split("validation")
     partial = out.with_name(f".{out.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
@@ -62,8 +62,8 @@ def make(folder: Path, data: PreparedSet, lineage: Lineage, name: str, out: Path
     return info
 
 
-def quantize(path: Path, train: Side) -> None:
-    """Replace the graph at `path`. The photographs are spread evenly over the side, which is sorted by hash."""
+def quantize(path: Path, train: Split) -> None:
+    """Replace the graph at `path`. The photographs are spread evenly over the split, which is sorted by hash."""
     chosen = np.unique(np.linspace(0, len(train) - 1, min(PHOTOGRAPHS, len(train))).astype(np.int64))
     root = logging.getLogger()
     level = root.level
@@ -84,13 +84,13 @@ def quantize(path: Path, train: Side) -> None:
         root.setLevel(level)
 
 
-def embeddings(path: Path, side: Side, count: int) -> NDArray[np.float32]:
-    """float32 [count, d] that the graph at `path` gives for the first `count` photographs of `side`."""
+def embeddings(path: Path, split: Split, count: int) -> NDArray[np.float32]:
+    """float32 [count, d] that the graph at `path` gives for the first `count` photographs of `split`."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    pieces = split(np.arange(count), BATCH)
-    found = [session.run(["embedding"], {"images": side.images(indices)})[0] for indices in pieces]
+    pieces = chunks(np.arange(count), BATCH)
+    found = [session.run(["embedding"], {"images": split.images(indices)})[0] for indices in pieces]
     return np.concatenate([np.empty((0, session.get_outputs()[1].shape[1]), np.float32), *found])
 
 
@@ -115,9 +115,9 @@ def _floating(graph: onnx.GraphProto) -> set[str]:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    def __init__(self, side: Side, chosen: NDArray[np.int64]) -> None:
+    def __init__(self, split: Split, chosen: NDArray[np.int64]) -> None:
         self._batches: Iterator[dict[str, NDArray[np.uint8]]] = (
-            {"images": side.images(indices)} for indices in split(chosen, BATCH)
+            {"images": split.images(indices)} for indices in chunks(chosen, BATCH)
         )
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:

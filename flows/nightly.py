@@ -1,0 +1,98 @@
+"""The pipeline as the worker runs it: the branch's head in, the champion to the service, a word to people.
+
+python -m flows.worker      # starts the worker; from then on runs begin by themselves, or in Prefect's UI
+
+What is imported at the top is as old as the start of the run; what the flow imports later is the branch's head.
+"""
+
+import json
+import os
+import re
+from typing import Any
+
+from prefect import flow, get_run_logger
+from prefect.client.schemas.objects import FlowRun, State
+from prefect.flows import Flow
+
+from flows import ROOT, git_sync, notifications, rollout
+from flows.tasks import step
+from pawprint import dvc
+
+BUSY = 60.0  # seconds to wait for what a killed run left running
+TIMEOUT = 3600 * float(os.environ.get("PAWPRINT_TIMEOUT_HOURS", "12"))
+
+
+def failed(flow: "Flow[..., Any]", flow_run: FlowRun, state: State[Any]) -> None:
+    """Tell people that the run ended badly, and why."""
+    why = re.sub(r"^Flow run encountered an exception: (PawprintError|NotServed): ", "", state.message or "")
+    title = f"pawprint: {flow_run.name} {(state.name or '').lower()}"
+    notifications.send(title, f"{why}\nIts log: {_address(flow_run)}")
+
+
+def _address(run: FlowRun) -> str:
+    from prefect.settings import get_current_settings
+
+    settings = get_current_settings()
+    ui = settings.ui_url or (settings.api.url or "").removesuffix("/api")
+    return f"{ui}/runs/flow-run/{run.id}"
+
+
+@flow(
+    name="scheduled",
+    flow_run_name="scheduled",
+    retries=2,
+    retry_delay_seconds=int(os.environ.get("PAWPRINT_RETRY_SECONDS", "120")),
+    timeout_seconds=TIMEOUT,
+    on_failure=[failed],
+    on_crashed=[failed],
+)
+def scheduled() -> None:
+    """What `make run` does, on the newest commit, and then the champion into service."""
+    with dvc.alone(ROOT, patience=BUSY):
+        # 1. the code, the parameters and the photographs of the branch's head
+        update()
+        pull()
+
+        # 2. whatever is stale, the registry's story, the team's remote
+        from flows.pipeline import pipeline
+
+        pipeline.fn()
+
+        # 3. the champion into service; people hear of a new one
+        deliver()
+        announce()
+
+
+@step(retries=2, delay=10)
+def update() -> None:
+    """The worker's clone to the head of its branch."""
+    commit = git_sync.prepare(git_sync.Settings())
+    get_run_logger().info("at commit %s", commit)
+
+
+@step(retries=2, delay=10)
+def pull() -> None:
+    """The photographs that data.dvc names now."""
+    dvc.pull(ROOT, "data.dvc")
+
+
+@step(retries=5, delay=10)
+def deliver() -> None:
+    """The champion into the service's folder, and taken over."""
+    if (ROOT / "champion").is_dir() and rollout.deliver(ROOT / "champion"):
+        get_run_logger().info("delivered to %s", os.environ["PAWPRINT_DELIVER"])
+
+
+def announce() -> None:
+    """A promotion is told once, also when the run that brought it about was tried again."""
+    champion = json.loads((ROOT / "champion.json").read_bytes())
+    known = ROOT / "cache" / "announced.json"
+    named = {name: champion[name] for name in ("model", "version", "model_digest")}
+    if known.exists() and json.loads(known.read_bytes()) == named:
+        return
+    verdict = json.loads((ROOT / "reports" / "gate.json").read_bytes())
+    title = f"pawprint: {champion['model']} version {champion['version']} is champion"
+    notifications.send(title, f"{champion['candidate']}: {verdict['reason']}", good=True)
+    fresh = known.with_suffix(".new")
+    fresh.write_text(json.dumps(named), encoding="utf-8")
+    fresh.replace(known)

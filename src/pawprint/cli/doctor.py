@@ -1,0 +1,258 @@
+"""What `pawprint doctor` says: is everything here that the project needs, and do the servers answer?
+
+for finding in examine(Path.cwd()):
+    print(finding.state, finding.name, finding.said, finding.remedy)
+
+Which servers there are is read from the environment, as all other commands read it.
+"""
+
+import base64
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Literal
+from urllib.error import HTTPError, URLError
+from urllib.parse import urlsplit
+from urllib.request import Request, urlopen
+
+from pawprint import dvc
+
+TOOLS = ("torch", "dvc", "mlflow", "prefect", "bentoml", "openvino")
+_GB = 1e9
+_WAIT = 5  # seconds for a server's answer
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the report."""
+
+    name: str
+    state: Literal["ok", "warn", "fail"]
+    said: str
+    remedy: str = ""  # what to do; empty where it is ok
+
+
+def examine(root: Path) -> Iterator[Finding]:
+    """Every check, in the order in which a person would mend things."""
+    yield _python()
+    yield from packages(root / "requirements.lock")
+    yield from _commands()
+    yield _gpu()
+    yield _disk(root)
+    ours = {urlsplit(os.environ.get(name, "")).port for name in ("MLFLOW_TRACKING_URI", "PAWPRINT_SERVICE")}
+    yield port(3000, "make serve PORT=3001", ours)
+    yield port(5000, "make ui UI_PORT=5001", ours)
+    yield _mlflow()
+    yield _prefect()
+    yield _service()
+    yield remote(root)
+    yield from _secrets(root / ".env")
+
+
+def _python() -> Finding:
+    said = ".".join(map(str, sys.version_info[:3]))
+    if sys.version_info[:2] == (3, 11):
+        return Finding("python", "ok", said)
+    return Finding("python", "fail", f"{said}; the lock is for 3.11", "make setup PYTHON=python3.11")
+
+
+def packages(lock: Path) -> Iterator[Finding]:
+    """The tools at the versions of the lock; nothing where there is no lock here."""
+    if not lock.exists():
+        return
+    locked = dict(re.findall(r"^([a-z0-9][\w.-]*)==([^\s;\\]+)", lock.read_text(encoding="utf-8"), re.MULTILINE))
+    for name in TOOLS:
+        try:
+            here = version(name)
+        except PackageNotFoundError:
+            yield Finding(name, "fail", "not installed", "make setup")
+            continue
+        if name in locked and locked[name] != here:
+            yield Finding(name, "warn", f"{here}; the lock says {locked[name]}", "make clean setup")
+        else:
+            yield Finding(name, "ok", here)
+
+
+def _commands() -> Iterator[Finding]:
+    for name, without in (("git", "apt install git"), ("make", "apt install make")):
+        found = shutil.which(name)
+        yield Finding(name, "ok" if found else "fail", found or "not installed", "" if found else without)
+    if not shutil.which("docker"):
+        yield Finding("docker", "ok", "not installed; only `make stack` needs it")
+        return
+    done = subprocess.run(["docker", "info", "--format", "{{.ServerVersion}}"], capture_output=True, text=True)
+    if done.returncode == 0:
+        yield Finding("docker", "ok", f"engine {done.stdout.strip()}")
+    else:
+        yield Finding(
+            "docker", "warn", "its engine does not answer", "for `make stack`: start it, or join the group docker"
+        )
+
+
+def _gpu() -> Finding:
+    if not shutil.which("nvidia-smi"):
+        return Finding("gpu", "ok", "none (no nvidia-smi); the CPU is used")
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    if done.returncode != 0:
+        return Finding(
+            "gpu", "warn", "nvidia-smi fails: " + done.stdout.strip()[:100], "mend the driver, or use the CPU"
+        )
+    cards = re.sub(r" \(UUID.*?\)", "", done.stdout.strip()).replace("\n", ", ")
+    if "+cpu" in version("torch"):
+        return Finding("gpu", "warn", f"{cards}, but torch is the CPU build", "make clean setup TORCH=cuda")
+    return Finding("gpu", "ok", cards)
+
+
+def _disk(root: Path) -> Finding:
+    free = shutil.disk_usage(root).free / _GB
+    said = f"{free:,.0f} GB free in {root}"
+    if free < 1:
+        return Finding("disk", "fail", said, "free some: `dvc gc --workspace`, cache/ is safe to delete")
+    if free < 10:
+        return Finding("disk", "warn", said, "a run of some thousand photographs takes a few GB")
+    return Finding("disk", "ok", said)
+
+
+def port(number: int, remedy: str, ours: Collection[int | None]) -> Finding:
+    """Can a server here listen on it? `ours` are those that the environment names servers at."""
+    name = f"port {number}"
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", number))
+        except OSError as error:
+            if number in ours:
+                return Finding(name, "ok", "taken by your own server")
+            return Finding(name, "warn", f"cannot be used ({error.strerror})", remedy)
+    return Finding(name, "ok", "free")
+
+
+def _mlflow() -> Finding:
+    uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    if not uri.startswith(("http://", "https://")):
+        return Finding(
+            "mlflow server", "ok", uri or "none (MLFLOW_TRACKING_URI is unset); runs are kept in mlflow.db here"
+        )
+    user, secret = (os.environ.get(f"MLFLOW_TRACKING_{part}", "") for part in ("USERNAME", "PASSWORD"))
+    finding = _ask("mlflow server", uri, "/health", "", "MLFLOW_TRACKING_URI")
+    if finding.state == "ok":
+        path = "/api/2.0/mlflow/experiments/search?max_results=1"
+        finding = _ask(
+            "mlflow server", uri, path, f"{user}:{secret}" if user else "", "MLFLOW_TRACKING_USERNAME/PASSWORD"
+        )
+    return finding
+
+
+def _prefect() -> Finding:
+    url = os.environ.get("PREFECT_API_URL", "")
+    if not url:
+        return Finding(
+            "prefect server", "ok", "none (PREFECT_API_URL is unset); each `make run` starts a temporary one"
+        )
+    finding = _ask("prefect server", url, "/health", "", "PREFECT_API_URL")
+    if finding.state == "ok":
+        secret = os.environ.get("PREFECT_API_AUTH_STRING", "")
+        finding = _ask("prefect server", url, "/admin/version", secret, "PREFECT_API_AUTH_STRING")
+        theirs, ours = finding.said.rpartition(" ")[2].strip('"'), version("prefect")
+        if finding.state == "ok" and theirs != ours:
+            return Finding(
+                "prefect server", "warn", f"{theirs}, and {ours} here", "make both the same: make stack, or make setup"
+            )
+    return finding
+
+
+def _service() -> Finding:
+    url = os.environ.get("PAWPRINT_SERVICE", "")
+    if not url:
+        return Finding("service", "ok", "none (PAWPRINT_SERVICE is unset)")
+    return _ask("service", url, "/readyz", "", "PAWPRINT_SERVICE")
+
+
+def _ask(name: str, url: str, path: str, user_and_secret: str, variable: str) -> Finding:
+    """Does `url` + `path` answer? A refusal and silence are told apart; no secret is shown."""
+    parts = urlsplit(url)
+    shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "") + parts.path.rstrip("/")
+    secret = user_and_secret or (f"{parts.username}:{parts.password}" if parts.username else "")
+    signed = {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode()} if secret else {}
+    try:
+        with urlopen(Request(shown + path, headers=signed), timeout=_WAIT) as answer:
+            body = answer.read(100).decode(errors="replace").strip()
+            return Finding(name, "ok", f"{shown} answers" + (f" {body}" if path == "/admin/version" else ""))
+    except HTTPError as error:
+        if error.code in (401, 403):
+            why = "wants a user and password" if not secret else "refuses this user and password"
+            return Finding(
+                name, "fail", f"{shown} {why} ({error.code})", f"set {variable} (`deploy/stack.sh client` says them)"
+            )
+        return Finding(name, "fail", f"{shown}{path} answers {error.code}", "its own log says why")
+    except (URLError, OSError, ValueError) as error:
+        reason = error.reason if isinstance(error, URLError) else error
+        return Finding(name, "fail", f"{shown} does not answer ({reason})", f"start it, or correct or unset {variable}")
+
+
+def remote(root: Path) -> Finding:
+    """DVC's default remote: is there one, and does it let us in?"""
+    name = dvc.default_remote(root) if (root / ".dvc").is_dir() else ""
+    if not name:
+        return Finding("dvc remote", "ok", "none; photographs and models stay on this machine")
+    settings = dvc.remote(root, name)
+    url = settings.get("url", "")
+    if url.startswith("s3://"):
+        return bucket(name, settings)
+    if "://" in url:
+        return Finding("dvc remote", "ok", f"{name}: {url} (not asked; `dvc status --cloud` does)")
+    folder = root / ".dvc" / url  # DVC takes a relative one from where its config lies
+    if folder.is_dir() and os.access(folder, os.W_OK):
+        return Finding("dvc remote", "ok", f"{name}: {url}")
+    return Finding("dvc remote", "fail", f"{name}: {url} is not a folder that can be written", "make it, or mount it")
+
+
+def bucket(name: str, settings: dict[str, str]) -> Finding:
+    """Does the bucket of an S3 remote answer to the keys of DVC's configuration or the environment?"""
+    import botocore.session
+    from botocore.config import Config
+    from botocore.exceptions import BotoCoreError, ClientError
+
+    keys = {
+        "aws_access_key_id": settings.get("access_key_id"),
+        "aws_secret_access_key": settings.get("secret_access_key"),
+    }
+    endpoint = settings.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL")
+    where = f"{name}: {settings['url']}" + (f" at {endpoint}" if endpoint else "")
+    try:
+        config = Config(connect_timeout=_WAIT, read_timeout=_WAIT, retries={"total_max_attempts": 1})
+        region = settings.get("region") or os.environ.get("AWS_DEFAULT_REGION", "us-east-1")
+        client = botocore.session.get_session().create_client(
+            "s3", region_name=region, endpoint_url=endpoint, config=config, **keys
+        )
+        client.list_objects_v2(Bucket=urlsplit(settings["url"]).netloc, MaxKeys=1)
+    except (BotoCoreError, ClientError, ValueError) as error:
+        code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
+        if code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "403") or "redentials" in str(error):
+            remedy = "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (`deploy/stack.sh client` says them)"
+            return Finding("dvc remote", "fail", f"{where} refuses these keys ({code or 'there are none'})", remedy)
+        if code == "NoSuchBucket":
+            return Finding("dvc remote", "fail", f"{where}: there is no such bucket", "make it, or correct the url")
+        said = f"{where} does not answer ({str(error).splitlines()[0][:100]})"
+        return Finding("dvc remote", "fail", said, f"start it, or `dvc remote modify --local {name} endpointurl URL`")
+    return Finding("dvc remote", "ok", f"{where} answers")
+
+
+def _secrets(path: Path) -> Iterator[Finding]:
+    if path.exists():
+        open_to_others = path.stat().st_mode & 0o077
+        said = "others on this machine can read the stack's secrets" if open_to_others else "only you can read it"
+        yield Finding(".env", "fail" if open_to_others else "ok", said, "chmod 600 .env" if open_to_others else "")
+
+
+def as_json(findings: list[Finding]) -> str:
+    """The report for machines."""
+    return json.dumps([finding.__dict__ for finding in findings], indent=1)

@@ -1,0 +1,101 @@
+"""`pawprint photos ...`"""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+NEXT = "Next: dvc add data (the way back: git checkout data.dvc && dvc checkout)"
+
+photos_app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in, check and correct them.")
+
+
+@photos_app.callback()
+def _photos() -> None:
+    """Photographs: bring them in, check and correct them."""
+
+
+@photos_app.command(
+    "import",
+    epilog="Examples: pawprint photos import train.zip --name dogs-cats | pawprint photos import oxford-iiit-pet --add",
+)
+def import_(
+    source: Annotated[str, typer.Argument(help="a zip, tar or folder, an http(s) or s3 URL, or a public set's name")],
+    name: Annotated[str | None, typer.Option(help="what to call this data set")] = None,
+    add: Annotated[bool, typer.Option("--add", help="keep what is there, and add to it")] = False,
+    sha256: Annotated[str | None, typer.Option(help="what the archive must have, or it is not taken")] = None,
+) -> None:
+    """Bring the photographs of SOURCE into data/; `dvc add data` then versions them."""
+    from pawprint import dvc
+    from pawprint.data.ingest import take
+
+    taken = take(source, Path("data"), name, add, sha256)
+    if taken.changed:
+        dvc.own(Path())
+    _some(taken.contradictions)
+    print(f"{taken.told()} {NEXT}" if taken.changed else taken.told())
+
+
+def _some(lines: list[str], shown: int = 20) -> None:
+    for line in lines[:shown]:
+        print(line)
+    if len(lines) > shown:
+        print(f"... and {len(lines) - shown:,} more; data/origins.csv has them all")
+
+
+@photos_app.command(epilog="Example: pawprint photos check")
+def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a class")] = Path("data")) -> None:
+    """Say which photographs `preprocess` would leave out, and why; nothing is written. Exit code 1 if there are any."""
+    from pawprint.config import load_params
+    from pawprint.data.class_folders import dataset
+    from pawprint.data.quality import survey
+
+    photographs = dataset(data)
+    bad, flags = survey(photographs, data, load_params())
+    for one in sorted(bad, key=lambda one: one.path):
+        print(f"{one.path}: {one.reason}: {one.message}")
+    converted = ", ".join(f"{count:,} {flag}" for flag, count in sorted(flags.items())) or "none"
+    print(f"{len(photographs.photographs):,} files, {len(bad):,} left out; converted: {converted}")
+    if bad:
+        raise typer.Exit(1)
+
+
+@photos_app.command(
+    epilog="Examples: pawprint photos relabel reports/audit/audit.csv | pawprint photos relabel cat/7.jpg --to dog"
+)
+def relabel(
+    what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or PATH,CLASS a line), or photographs")],
+    to: Annotated[str, typer.Option(help="the class of the photographs that are named")] = "",
+) -> None:
+    """Give photographs of data/ another class, all of them or none."""
+    from pawprint import dvc
+    from pawprint.data import relabel
+
+    data = Path("data")
+    decided = (
+        [relabel.Decision(relabel.below(one, data), to) for one in what]
+        if to
+        else [decision for one in what for decision in relabel.decisions(Path(one), "relabel", data)]
+    )
+    moved = relabel.relabel(decided, data)
+    dvc.own(Path())
+    print(f"{moved:,} of {len(decided):,} photographs have another class now. {NEXT}")
+
+
+@photos_app.command(epilog="Examples: pawprint photos drop reports/audit/audit.csv | pawprint photos drop cat/7.jpg")
+def drop(
+    what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or a path a line), or photographs")],
+) -> None:
+    """Take photographs out of data/, all of them or none; added again, their source does not bring them back."""
+    from pawprint import dvc
+    from pawprint.data import relabel
+
+    data = Path("data")
+    decided: list[relabel.Decision] = []
+    for one in what:
+        file = relabel.below(one, data)
+        named = not Path(file).is_absolute() and (data / file).is_file()
+        decided += [relabel.Decision(file)] if named else relabel.decisions(Path(one), "drop", data)
+    gone = relabel.drop(decided, data)
+    dvc.own(Path())
+    print(f"{gone:,} photographs dropped. {NEXT}")

@@ -1,0 +1,281 @@
+"""params.yaml as frozen, typed, closed models: `load_params()` and every number has a name and a type.
+
+A key that no model knows, a wrong type or a value out of range is refused when the file is read, with the
+key's path in the sentence.
+"""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal, Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from pawprint.errors import PawprintError
+
+Share = Annotated[float, Field(ge=0, le=1)]
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+_Model = TypeVar("_Model", bound=BaseModel)
+
+
+class _Closed(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Preprocess(_Closed):
+    """How a photograph becomes a 300x300 one."""
+
+    fit: Literal["squash", "letterbox", "crop"] = "squash"
+    quality: Annotated[int, Field(ge=1, le=100)] = 95
+    max_pixels: Count = 100_000_000
+    min_side: Count = 16
+    max_bad_share: Share = 0.05
+
+
+class SplitShares(_Closed):
+    """Shares of the three splits; they sum to one."""
+
+    train: Share = 0.70
+    validation: Share = 0.15
+    test: Share = 0.15
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if abs(self.train + self.validation + self.test - 1) > 1e-9 or min(self.train, self.test) == 0:
+            raise ValueError("train, validation and test must sum to 1, train and test above 0")
+        return self
+
+
+class Training(_Closed):
+    """What holds for the training of every candidate."""
+
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
+    deterministic: bool = True
+    checkpoint_seconds: Annotated[int, Field(ge=0)] = 60  # between two checkpoints; each epoch has one anyway
+
+
+class Candidate(_Closed):
+    """One entry under `candidates`: an architecture and how it is trained."""
+
+    architecture: str
+    train: Literal["all", "head", "finetune"] = "all"  # finetune: the head and the last `blocks`
+    blocks: Count = 3  # of a pretrained backbone, that finetune trains
+    backbone_rate: Positive = 0.1  # their learning rate, as a share of the head's
+    epochs: Count = 5
+    batch_size: Count | Literal["auto"] = 128  # photographs a step; auto: 128, in parts where memory is short
+    accumulate: Count = 1  # parts a batch goes through the network in; the step is the same, memory is less
+    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    learning_rate: Positive = 0.001
+    schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    clip_norm: Annotated[float, Field(ge=0)] = 0.0  # of the gradient; 0 is off
+    label_smoothing: Share = 0.0
+    class_weights: Literal["none", "balanced"] = "none"
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the running average of weights; 0 is off
+    early_stopping: Annotated[int, Field(ge=0)] = 0  # epochs without a better validation loss; 0 is off
+    mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of its beta distribution; 0 is off
+    augment: Literal["none", "flip", "standard", "strong"] = "none"
+    compile: bool = False  # torch.compile
+    int8: bool = False  # a twin of another candidate, by `int8` below; never written by hand
+
+
+class Range(_Closed):
+    """Where a parameter may lie: from `low` to `high`, or one of `choices`."""
+
+    model_config = ConfigDict(strict=False)  # YAML has lists, not tuples
+
+    low: int | float | None = None
+    high: int | float | None = None
+    log: bool = False  # as likely between 0.001 and 0.01 as between 0.01 and 0.1
+    choices: tuple[bool | int | float | str, ...] = ()
+
+    @model_validator(mode="after")
+    def _one_way(self) -> Self:
+        if self.choices:
+            if (self.low, self.high, self.log) != (None, None, False):
+                raise ValueError("give `choices`, or `low` and `high`, not both")
+        elif self.low is None or self.high is None or not self.low < self.high:
+            raise ValueError("give `choices`, or `low` and a larger `high`")
+        elif self.log and self.low <= 0:
+            raise ValueError("`log` needs `low` above 0")
+        return self
+
+
+class Sweep(_Closed):
+    """Which parameters of a candidate `python -m flows.sweep` searches, and where."""
+
+    candidate: str = ""
+    trials: Count = 20  # in all, pruned ones too
+    ranges: dict[str, Range] = {}
+
+    @model_validator(mode="after")
+    def _known(self) -> Self:
+        if unknown := set(self.ranges) - set(Candidate.model_fields):
+            raise ValueError(f"`ranges` names {', '.join(sorted(unknown))}, which no candidate has")
+        return self
+
+
+def twin(name: str) -> str:
+    """What the candidate `name` is called in 8-bit integers."""
+    return f"{name}_int8"
+
+
+class Evaluation(_Closed):
+    """How candidates are measured."""
+
+    bootstrap: Annotated[int, Field(ge=100)] = 2000
+    min_slice: Count = 15
+    disturbed: Annotated[int, Field(ge=0)] = 100
+    clutter: Annotated[int, Field(ge=0)] = 100
+
+
+class Gate(_Closed):
+    """When a challenger becomes champion: it must be better, and keep every limit that the champion keeps."""
+
+    max_accuracy_loss: Share = 0.005
+    max_int8_accuracy_loss: Share = 0.005
+    min_photographs: Count = 100
+    max_calibration_error: Share = 0.1
+    min_worst_slice: Share = 0.8
+    max_robustness_loss: Share = 0.25
+    max_refused: Share = 0.1
+    max_latency_ms: Positive = 500
+    max_size_mb: Positive = 200
+
+
+Digests = tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...]
+
+
+class Tokens(_Closed):
+    """SHA-256 (in hex) of the bearer tokens that open a part of the service; without any it is open to all.
+
+    The admin part is the exception: without a token it is closed.
+    """
+
+    model_config = ConfigDict(strict=False)  # YAML has lists, not tuples
+
+    read: Digests = ()
+    feedback: Digests = ()
+    admin: Digests = ()
+
+
+class Serving(_Closed):
+    """Limits of the service."""
+
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    precision: Literal["auto", "bf16", "f32"] = "auto"
+    max_body_mb: Positive = 20
+    max_pixels: Count = 50_000_000
+    body_seconds: Positive = 20
+    max_in_flight: Count = 100
+    max_images: Count = 64
+    requests_per_minute: Annotated[int, Field(ge=0)] = 0
+    traffic_rows: Annotated[int, Field(ge=0)] = 20_000
+    keep_pictures: bool = False
+    tokens: Tokens = Tokens()
+
+    @model_validator(mode="after")
+    def _a_batch_fits(self) -> Self:
+        if self.max_images > self.max_in_flight:
+            raise ValueError(f"max_images ({self.max_images}) must not be larger than max_in_flight")
+        return self
+
+
+class Params(_Closed):
+    """The whole of params.yaml."""
+
+    seed: Annotated[int, Field(ge=0, lt=2**32)]
+    preprocess: Preprocess
+    split: SplitShares
+    training: Training
+    candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
+    int8: tuple[str, ...] = ()  # candidates of which there is a twin in 8-bit integers, `<name>_int8`
+    sweep: Sweep = Sweep()
+    evaluation: Evaluation
+    gate: Gate
+    serving: Serving
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_twins(cls, raw: Any) -> Any:
+        """A twin stands among the candidates, with the entry of the one whose weights it has."""
+        if not isinstance(raw, dict) or not isinstance(raw.get("candidates"), dict) or "int8" not in raw:
+            return raw
+        candidates, names = raw["candidates"], raw["int8"]
+        if not isinstance(names, list) or (unknown := [name for name in names if name not in candidates]):
+            wrong = ", ".join(map(str, unknown)) if isinstance(names, list) else repr(names)
+            raise ValueError(f"`int8` is a list of candidates' names; {wrong} is none")
+        twins = {twin(name): {**candidates[name], "int8": True} for name in names}
+        return {**raw, "candidates": {**candidates, **twins}, "int8": tuple(names)}
+
+    def candidate(self, name: str) -> Candidate:
+        """The candidate called `name`; PawprintError with the known names when there is none."""
+        if name not in self.candidates:
+            raise PawprintError(
+                f"params.yaml has no candidate {name!r}; it has {', '.join(self.candidates)}. "
+                "Add it under `candidates` or use one of these."
+            )
+        return self.candidates[name]
+
+
+def load_params(path: Path = Path("params.yaml")) -> Params:
+    """Read and check params.yaml; PawprintError names the key, what is wrong and what was expected."""
+    return _check(Params, _load_yaml(path), path)
+
+
+def load_serving(path: Path) -> Serving:
+    """The `serving` section alone, which is all that a Bento carries of params.yaml."""
+    raw = _load_yaml(path)
+    return _check(Serving, raw.get("serving", {}) if isinstance(raw, dict) else raw, path)
+
+
+def _load_yaml(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise PawprintError(f"{path} is missing. Run from the project's root, or `git checkout {path}`.") from None
+    except yaml.YAMLError as error:
+        raise PawprintError(f"{path} is not valid YAML: {error}. Mend that line.") from None
+
+
+def _check(model: type[_Model], raw: Any, path: Path) -> _Model:
+    try:
+        return model.model_validate(raw)
+    except ValidationError as error:
+        problems = "; ".join(
+            f"`{'.'.join(str(part) for part in problem['loc']) or 'the file'}`: {_words(problem)}"
+            for problem in error.errors()
+        )
+        raise PawprintError(f"{path}: {problems}.") from None
+
+
+def _words(problem: Any) -> str:
+    if problem["type"] == "extra_forbidden":
+        return "unknown key; correct its spelling or remove it"
+    if problem["type"] == "missing":
+        return "missing; add it (`git diff params.yaml` shows what changed)"
+    return f"{problem['msg']} (found {problem['input']!r})"
+
+
+def flatten(params: BaseModel, prefix: str = "") -> dict[str, Any]:
+    """`{"training.device": "cpu", ...}`: dotted names as DVC and MLflow show them."""
+    flat: dict[str, Any] = {}
+
+    def walk(value: Any, name: str) -> None:
+        if isinstance(value, dict):
+            for key, inner in value.items():
+                walk(inner, f"{name}.{key}" if name else str(key))
+        else:
+            flat[name] = value
+
+    walk(params.model_dump(), prefix)
+    return flat
+
+
+def digest(params: BaseModel) -> str:
+    """SHA-256 of the params as canonical JSON: equal params, equal digest, whatever the file's layout."""
+    canonical = json.dumps(params.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(canonical.encode()).hexdigest()

@@ -1,0 +1,113 @@
+"""prepared/ -> pixels and labels, in any order.
+
+data = PreparedDataset.open(Path("prepared"))
+train = data.split("train")
+train.images([0, 5, 7])          # uint8 [3, 300, 300, 3]
+"""
+
+import csv
+import json
+import os
+from collections.abc import Collection, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import BinaryIO, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pawprint import image
+from pawprint.data.splits import SplitName
+from pawprint.errors import PawprintError
+
+
+@dataclass(frozen=True)
+class Split:
+    """The photographs of one split, sorted by hash."""
+
+    name: str
+    hashes: tuple[str, ...]  # SHA-256 of the original bytes
+    origins: tuple[str, ...]  # path below data/
+    labels: NDArray[np.int64]  # [n], index into `classes`
+    classes: tuple[str, ...]
+    _places: tuple[tuple[str, int, int], ...] = field(repr=False)  # (shard, offset, length)
+    _shards: Path = field(repr=False)
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Pixels of the photographs at `indices`: uint8 RGB [k, 300, 300, 3]."""
+        out = np.empty((len(indices), image.SIZE, image.SIZE, 3), np.uint8)
+
+        def work(row: int) -> None:
+            out[row] = image.unpack(self._packed(int(indices[row])))
+
+        if len(indices) < 8:
+            for row in range(len(indices)):
+                work(row)
+        else:
+            list(self._pool.map(work, range(len(indices))))
+        return out
+
+    def only(self, keep: Collection[str]) -> "Split":
+        """The photographs whose hash is in `keep`, in the same order."""
+        kept = [index for index, name in enumerate(self.hashes) if name in keep]
+        return replace(
+            self,
+            hashes=tuple(self.hashes[index] for index in kept),
+            origins=tuple(self.origins[index] for index in kept),
+            labels=self.labels[kept],
+            _places=tuple(self._places[index] for index in kept),
+        )
+
+    def _packed(self, index: int) -> bytes:
+        shard, offset, length = self._places[index]
+        return os.pread(self._files[shard].fileno(), length, offset)
+
+    @cached_property
+    def _files(self) -> dict[str, BinaryIO]:
+        return {name: (self._shards / name).open("rb") for name in sorted({place[0] for place in self._places})}
+
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="unpack")
+
+
+@dataclass(frozen=True)
+class PreparedDataset:
+    """What preprocess wrote."""
+
+    folder: Path
+    manifest: Path
+    dataset: str
+    drawn: bool
+    classes: tuple[str, ...]
+    _rows: tuple[dict[str, str], ...] = field(repr=False)
+
+    @classmethod
+    def open(cls, folder: Path) -> Self:
+        """PawprintError where `folder` is missing or not whole."""
+        try:
+            report = json.loads((folder / "report.json").read_bytes())
+            with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
+                rows = tuple(csv.DictReader(file))
+            told = report["dataset"], report["drawn"], tuple(report["classes"])
+        except (OSError, ValueError, KeyError, TypeError):
+            raise PawprintError(f"{folder}/ is missing or damaged. Run `dvc repro preprocess`.") from None
+        return cls(folder, folder / "manifest.csv", *told, rows)
+
+    def split(self, name: SplitName) -> Split:
+        """The photographs of a split."""
+        rows = [row for row in self._rows if row["split"] == name]
+        return Split(
+            name=name,
+            hashes=tuple(row["hash"] for row in rows),
+            origins=tuple(row["origin"] for row in rows),
+            labels=np.array([self.classes.index(row["class"]) for row in rows], np.int64),
+            classes=self.classes,
+            _places=tuple((row["shard"], int(row["offset"]), int(row["length"])) for row in rows),
+            _shards=self.folder / "shards",
+        )

@@ -1,0 +1,289 @@
+"""Where photographs come from: a source -> data/<class>/*, all or nothing.
+
+take("train.zip", Path("data"))                            # a zip, a tar, a folder, a URL, a public set's name
+take("more/", Path("data"), add=True)                      # beside what is there
+
+What the files of a source mean is told by layouts.py, how they are read safely by archives.py, how they are fetched
+by download.py, where each came from by origins.py.
+"""
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from typing import IO, Any
+
+from pawprint.data import archives, download, layouts, origins
+from pawprint.data.class_folders import DATASET, NAME, Dataset, class_folders, dataset, described_in, files_in
+from pawprint.data.origins import Origin, Origins
+from pawprint.errors import PawprintError
+from pawprint.files import recover, replacing
+from pawprint.progress import Progress
+
+PIECE = 2**20  # bytes copied at a time
+__all__ = ["Dataset", "Taken", "dataset", "take"]
+
+
+@dataclass
+class Taken:
+    """What an import did."""
+
+    dataset: Dataset
+    changed: bool = True
+    undecided: int = 0  # decisions (relabel, drop) on what was there, which went with it
+    added: int = 0  # photographs that were not there
+    known: int = 0  # files whose content was there already, in the same class
+    dropped: int = 0  # files whose content a person has dropped
+    aside: int = 0  # files that are no pictures, or of no class
+    contradictions: list[str] = field(default_factory=list)  # the same content under another class, a sentence each
+
+    def told(self) -> str:
+        """In one line, for a person."""
+        counts = {
+            "new": self.added, "there already": self.known, "dropped before": self.dropped,
+            "earlier decisions gone (--add keeps them)": self.undecided,
+            "under another class": len(self.contradictions), "left aside": self.aside,
+        }  # fmt: skip
+        said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        files, classes = len(self.dataset.photographs), len(self.dataset.classes)
+        whole = f"{self.dataset.name}: {files:,} files in {classes} classes"
+        return f"{whole} ({said})." if self.changed else f"{whole}, as before: nothing has changed."
+
+
+def take(
+    source: str | Path, data: Path, name: str | None = None, add: bool = False, sha256: str | None = None
+) -> Taken:
+    """Replace `data` by the photographs of `source`, or `add` them; where that fails `data` stays as it was.
+
+    Raises:
+        PawprintError: the source cannot be had, is of no known layout, unsafe or damaged, has not the SHA-256 that
+            is asked for; the set would have fewer than two classes; or the disk is full.
+    """
+    if name is not None and not NAME.fullmatch(name):
+        raise PawprintError(f"{name!r} cannot name a data set: use lower-case letters, digits, dots and dashes.")
+    recover(data)
+    fetched = download.local(source, sha256)
+    with replacing(data) as fresh:
+        before = _before(data, fresh) if add else _Before()
+        with fetched.forgotten_if_damaged(), _opened(fetched.path, fresh.with_name("inner")) as archive:
+            found = layouts.recognise(list(archive.files), str(source))
+            _refuse_empty_classes(found, archive, str(source))
+            if add:
+                _refuse_a_new_class_alone(found, data, str(source))
+            taking = _Taking(fresh, fetched.label, before)
+            taking.copy(found, archive)
+        origins.write(taking.origins, fresh)
+        described: dict[str, Any] = dict(before.described)
+        if not described:
+            described = {"name": _set_name(found, fetched.label), "drawn": False, "source": fetched.label}
+        described |= {"name": name} if name else {}
+        (fresh / DATASET).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
+        _refuse_few_classes(fresh, str(source))
+        taken = taking.taken
+        taken.changed = not _same(data, fresh, before.origins, taking.origins)
+        taken.undecided = 0 if add or not taken.changed else origins.decided(data)
+        if not taken.changed:
+            shutil.rmtree(fresh)  # not even a file's time changes, for which DVC would hash it again
+    taken.dataset, taken.aside = dataset(data), len(found.aside)
+    return taken
+
+
+def everything(data: Path) -> tuple[dict[str, str], Origins]:
+    """(dataset.json, origins.csv) of data/ as it lies, each photograph hashed; those without an origin get one."""
+    described = described_in(data / DATASET)
+    files = [file for folder in class_folders(data) for file in files_in(folder)]
+    return described, origins.read(data, files, str(described.get("source", "data")))
+
+
+def link(data: Path, file: str, fresh: Path, to: str) -> None:
+    """The photograph `file` of `data` as `to` in `fresh`, with no copy of its bytes where the disk knows links."""
+    target = fresh / to
+    target.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        os.link(data / file, target, follow_symlinks=False)
+    except OSError:
+        shutil.copy2(data / file, target, follow_symlinks=False)
+
+
+def free_name(label: str, name: str, digest: str, used: set[str]) -> str:
+    """`label/name`, or with a part of the content hash where another photograph has that name; marks it as used.
+
+    Upper and lower case count as the same, as they are on some disks.
+    """
+    safe = PurePosixPath(_safe(name))
+    for candidate in (safe.name, f"{safe.stem}-{digest[:12]}{safe.suffix}", f"{digest}{safe.suffix}"):
+        path = f"{label}/{candidate}"
+        if path.casefold() not in used:
+            break
+    used.add(path.casefold())
+    return path
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What was there when photographs are added; nothing where they replace it."""
+
+    described: dict[str, str] = field(default_factory=dict)
+    origins: Origins = field(default_factory=Origins)
+
+
+def _before(data: Path, fresh: Path) -> _Before:
+    if not data.exists():
+        return _Before()
+    described, known = everything(data)
+    if described.get("drawn"):
+        raise PawprintError(
+            f"{data}/ holds the drawn sample, and photographs do not belong among drawings. Import without --add first."
+        )
+    for file in {row.file for row in known if row.file}:
+        link(data, file, fresh, file)
+    return _Before(described or {"name": "photos"}, known)
+
+
+class _Taking:
+    """Photographs on their way into `fresh`, one at a time."""
+
+    def __init__(self, fresh: Path, source: str, before: _Before) -> None:
+        self.taken = Taken(Dataset("", False, (), ()))
+        self.origins = Origins(before.origins)
+        self._fresh, self._source = fresh, source
+        self._settled = {row.hash for row in before.origins}
+        self._used = {row.file.casefold() for row in before.origins}
+        self._classes = {folder.name.casefold(): folder.name for folder in class_folders(fresh)}
+
+    def copy(self, found: layouts.Recognised, archive: archives.Source) -> None:
+        """All photographs of the archive."""
+        wanted = {one.name: one for one in found.photographs}
+        archives.enough_room(sum(archive.files[name] for name in wanted), self._fresh, self._source)
+        incoming = self._fresh.with_name("incoming")
+        with Progress(f"taking photographs of {self._source}", len(wanted)) as progress:
+
+            def receive(name: str, stream: IO[bytes]) -> None:
+                self._place(incoming, _write(stream, incoming), wanted[name])
+                progress.advance(1)
+
+            archive.copy(wanted, receive)
+
+    def _place(self, incoming: Path, digest: str, one: layouts.Found) -> None:
+        """Give the photograph in the file `incoming` its place, if it is new."""
+        label = _safe(one.label)
+        label = self._classes.setdefault(label.casefold(), label)
+        original = PurePosixPath(one.name).name
+        files = self.origins.files(digest, f"{label}/{_safe(original)}")
+        same = sorted(file for file in files if file.split("/")[0] == label)
+        file = next(iter(same or sorted(files)), "")
+        others = sorted({other.split("/")[0] for other in files if other} - {label})
+        if files == {""}:
+            self.taken.dropped += 1
+        elif same:
+            self.taken.known += 1
+        elif others and digest in self._settled:
+            self.taken.contradictions.append(f"{one.name} is called {label}; {file} has the same content and stays")
+        else:
+            file = free_name(label, original, digest, self._used)
+            if others:
+                self.taken.contradictions.append(f"{one.name} is called {label}, and {others[0]} too: both are taken")
+            self.taken.added += 1
+            (self._fresh / label).mkdir(exist_ok=True)
+            incoming.rename(self._fresh / file)
+        self.origins.add(Origin(file, label, digest, self._source, one.name, one.breed))
+
+
+def _write(stream: IO[bytes], target: Path) -> str:
+    """Copy a stream; the SHA-256 of what came."""
+    digest = hashlib.sha256()
+    with target.open("wb") as file:
+        while piece := stream.read(PIECE):
+            digest.update(piece)
+            file.write(piece)
+    return digest.hexdigest()
+
+
+@contextmanager
+def _opened(path: Path, scratch: Path) -> Iterator[archives.Source]:
+    """The archive at `path`, or the one of photographs inside it: Kaggle's outer zip holds train.zip."""
+    with archives.opened(path) as outer:
+        pictures = any(PurePosixPath(name).suffix.lower() in layouts.SUFFIXES for name in outer.files)
+        packed = [name for name in outer.files if archives.is_archive(name) and "__MACOSX" not in name]
+        train = [name for name in packed if PurePosixPath(name).name.startswith("train.")] or packed
+        if pictures or len(train) != 1:
+            yield outer
+            return
+        archives.enough_room(outer.files[train[0]], scratch.parent, str(path))
+
+        def receive(_: str, stream: IO[bytes]) -> None:
+            _write(stream, scratch)
+
+        outer.copy(train, receive)
+    with archives.opened(scratch) as inner:
+        yield inner
+
+
+def _refuse_empty_classes(found: layouts.Recognised, archive: archives.Source, source: str) -> None:
+    """A folder beside the class folders that holds no photograph is a class that was forgotten."""
+    if found.set_name:
+        return
+    full = {parent for one in found.photographs for parent in PurePosixPath(one.name).parents}
+    homes = {parent.parent for parent in full if parent.name in {one.label for one in found.photographs}}
+    for folder in map(PurePosixPath, archive.folders):
+        if folder.parent in homes and folder not in full and not folder.name.startswith("."):
+            raise PawprintError(f"{source}: {folder}/ holds no photographs. Add some, or remove the folder.")
+
+
+def _refuse_a_new_class_alone(found: layouts.Recognised, data: Path, source: str) -> None:
+    """Photographs in one folder that is no class of data/ are more often a folder named anyhow than a new class."""
+    there = [folder.name for folder in class_folders(data)] if data.is_dir() else []
+    new = {_safe(one.label) for one in found.photographs}
+    if len(new) == 1 and there and not {name.casefold() for name in new} & {name.casefold() for name in there}:
+        (name,) = new
+        raise PawprintError(
+            f"{source} gives one class, only `{name}`, and {data}/ has {', '.join(there)}. Rename its folder to one of "
+            f"these; or, if it is a new class, `mkdir {data / name}` first."
+        )
+
+
+def _refuse_few_classes(fresh: Path, source: str) -> None:
+    names = [folder.name for folder in class_folders(fresh)]
+    if len(names) < 2:
+        found = f"only `{names[0]}`" if names else "none"
+        raise PawprintError(f"{source} gives fewer than two classes: {found}. Known are {layouts.LAYOUTS}.")
+
+
+def _same(data: Path, fresh: Path, before: Origins, now: Origins) -> bool:
+    """Is what was built what is there? `before` tells hashes of data/ that are known already."""
+
+    def sizes(folder: Path) -> dict[str, int]:
+        return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files_in(folder)}
+
+    def hashes(known: Origins) -> dict[str, str]:
+        return {row.file: row.hash for row in known if row.file}
+
+    if not data.is_dir() or sizes(data) != sizes(fresh):
+        return False
+    if any((data / name).read_bytes() != (fresh / name).read_bytes() for name in (DATASET, origins.ORIGINS)):
+        return False
+    photographs = [file for folder in class_folders(data) for file in files_in(folder)]
+    return (hashes(before) or origins.hash_files(data, photographs)) == hashes(now)
+
+
+def _set_name(found: layouts.Recognised, label: str) -> str:
+    classes = {one.label for one in found.photographs}
+    if found.set_name and classes == {"cat", "dog"}:
+        return found.set_name
+    name = PurePosixPath(label).name.lower()
+    name = re.sub(r"\.(zip|tar|tgz|tar\.\w+)$", "", name)
+    return re.sub(r"[^a-z0-9._-]+", "-", name).strip("-._")[:64] or "photos"
+
+
+def _safe(name: str) -> str:
+    """A file or folder name that every disk can hold: composed, printable, of at most 150 characters."""
+    name = unicodedata.normalize("NFC", name)
+    name = "".join("_" if character in '\\/:*?"<>|' or not character.isprintable() else character for character in name)
+    suffix = PurePosixPath(name).suffix[:20]
+    return (name.removesuffix(suffix)[: 150 - len(suffix)] + suffix).strip(" .") or "photo"

@@ -1,0 +1,157 @@
+"""Which photograph is of which class, told by how the files of a source lie and are called.
+
+recognised = recognise(["train/cat.0.jpg", "train/dog.0.jpg"], "train")
+recognised.photographs        # (Found("train/cat.0.jpg", "cat"), Found("train/dog.0.jpg", "dog"))
+
+A layout is a function from names to a class for each, or None where it is not this one. To know another: write one,
+add it to _LAYOUTS.
+"""
+
+import re
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from pawprint.errors import PawprintError
+
+SUFFIXES = (
+    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
+    ".avif", ".heic", ".heif", ".jp2",
+)  # fmt: skip
+LAYOUTS = (
+    "Kaggle's Dogs vs. Cats (train/cat.0.jpg, or the zip that holds train.zip), Microsoft's (PetImages/Cat/0.jpg), "
+    "Oxford's pets (images/Abyssinian_1.jpg), cats_and_dogs_filtered (train/cats/cat.0.jpg), or a folder a class "
+    "(flowers/rose/1.jpg); as a folder, zip or tar"
+)
+_SIDES = ("train", "training", "valid", "validation", "val", "test", "testing", "eval")
+_BREEDS = frozenset(
+    """Abyssinian Bengal Birman Bombay British_Shorthair Egyptian_Mau Maine_Coon Persian Ragdoll Russian_Blue Siamese
+    Sphynx american_bulldog american_pit_bull_terrier basset_hound beagle boxer chihuahua english_cocker_spaniel
+    english_setter german_shorthaired great_pyrenees havanese japanese_chin keeshond leonberger miniature_pinscher
+    newfoundland pomeranian pug saint_bernard samoyed scottish_terrier shiba_inu staffordshire_bull_terrier
+    wheaten_terrier yorkshire_terrier""".split()  # noqa: SIM905 - readable
+)
+_PLAIN = {"cat": "cat", "cats": "cat", "dog": "dog", "dogs": "dog"}
+
+
+@dataclass(frozen=True)
+class Found:
+    """A photograph of a source."""
+
+    name: str  # in the source
+    label: str
+    breed: str = ""
+
+
+@dataclass(frozen=True)
+class Recognised:
+    """How a source lies."""
+
+    set_name: str  # of a public set; empty for a person's own
+    photographs: tuple[Found, ...]
+    aside: tuple[str, ...]  # files that belong to no class, or are no pictures
+
+
+_Layout = Callable[[Sequence[PurePosixPath]], list[Found] | None]
+
+
+def recognise(names: Sequence[str], source: str) -> Recognised:
+    """The photographs among the files `names` of `source`.
+
+    Raises:
+        PawprintError: their layout is none that is known.
+    """
+    seen = [PurePosixPath(name) for name in names if not _hidden(PurePosixPath(name))]
+    pictures = [path for path in seen if path.suffix.lower() in SUFFIXES]
+    for set_name, layout in _LAYOUTS.items():
+        found = layout(pictures)
+        if found:
+            taken = {one.name for one in found}
+            aside = tuple(str(path) for path in seen if str(path) not in taken)
+            return Recognised(set_name, tuple(found), aside)
+    if pictures:
+        raise PawprintError(f"{source} holds pictures, but nothing says which class they are of. Known are {LAYOUTS}.")
+    raise PawprintError(f"{source} holds no pictures. Known are {LAYOUTS}.")
+
+
+def _kaggle(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+    """train/cat.0.jpg: the name says it. Others (test1/1.jpg has no class) are left aside."""
+    found: dict[PurePosixPath, list[Found]] = defaultdict(list)
+    for path in pictures:
+        if match := re.fullmatch(r"([A-Za-z][\w-]*)\.\d+\.\w+", path.name):
+            found[path.parent].append(Found(str(path), match[1]))
+    if len(found) != 1:
+        return None
+    photographs = found.popitem()[1]
+    return photographs if len({one.label for one in photographs}) > 1 else None
+
+
+def _oxford(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+    """images/Abyssinian_1.jpg: a capital is a cat, the rest of the name its breed."""
+    found = []
+    for path in pictures:
+        match = re.fullmatch(r"([A-Za-z][A-Za-z_-]*)_\d+", path.stem)
+        if path.parent.name != "images" or not match:
+            return None
+        found.append(Found(str(path), "cat" if match[1][0].isupper() else "dog", match[1]))
+    # IMG_1.jpg and dsc_2.jpg in a folder `images` are no cat and dog: some of the names must be breeds.
+    return found if any(one.breed in _BREEDS for one in found) else None
+
+
+def _microsoft(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+    """PetImages/Cat/0.jpg."""
+    inside = [path for path in pictures if path.parent.parent.name == "PetImages"]
+    if {path.parent.name for path in inside} != {"Cat", "Dog"}:
+        return None
+    return [Found(str(path), _PLAIN[path.parent.name.lower()]) for path in inside]
+
+
+def _filtered(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+    """train/cats/cat.0.jpg, validation/cats/cat.2000.jpg: the splits are merged, pawprint draws its own."""
+    found = _sides(pictures)
+    if not found or {one.label for one in found} != {"cats", "dogs"}:
+        return None
+    if not all(re.fullmatch(r"(cat|dog)\.\d+", path.stem) for path in pictures):
+        return None  # somebody's own, with classes of those names
+    return [Found(one.name, _PLAIN[one.label]) for one in found]
+
+
+def _sides(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+    """train/rose/1.jpg, test/rose/2.jpg: a folder a class in a folder a split."""
+    start = _common(pictures)
+    below = [path.parts[start:] for path in pictures]
+    if not below or any(len(parts) < 3 or parts[0].lower() not in _SIDES for parts in below):
+        return None
+    return [Found(str(path), parts[1]) for path, parts in zip(pictures, below, strict=True)]
+
+
+def _folders(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+    """rose/1.jpg, lily/2.jpg, lily/more/3.jpg: a folder a class; a picture beside the folders is left aside."""
+    start = _common(pictures)
+    return [Found(str(path), path.parts[start]) for path in pictures if len(path.parts) > start + 1]
+
+
+def _common(pictures: Sequence[PurePosixPath]) -> int:
+    """How many leading folders all of them share; one folder is always left."""
+    parents = [path.parent.parts for path in pictures]
+    if not parents:
+        return 0
+    first, last = min(parents), max(parents)
+    shared = next((n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), None)
+    if shared is None:
+        shared = min(len(first), len(last))
+    return max(0, shared - 1) if first == last else shared
+
+
+def _hidden(path: PurePosixPath) -> bool:
+    return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
+
+
+_LAYOUTS: dict[str, _Layout] = {
+    "oxford-iiit-pet": _oxford,
+    "microsoft-cats-dogs": _microsoft,
+    "cats-and-dogs-filtered": _filtered,
+    "dogs-cats": _kaggle,
+    "": lambda pictures: _sides(pictures) or _folders(pictures),
+}

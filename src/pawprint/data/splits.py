@@ -1,0 +1,21 @@
+"""Which split a photograph falls on: a function of its own content and the seed, so that it never moves.
+
+    split_of("9f86d0...", seed=2017, split=params.split)     # "train" | "validation" | "test"
+
+Adding or removing other photographs changes nothing for this one.
+"""
+
+import hashlib
+from typing import Literal, get_args
+
+SplitName = Literal["train", "validation", "test"]
+SPLITS: tuple[SplitName, ...] = get_args(SplitName)
+
+
+def split_of(photograph_hash: str, seed: int, shares: SplitShares) -> SplitName:
+    """The split of the photograph with this content hash (hex)."""
+    draw = hashlib.sha256(f"{photograph_hash}:{seed}".encode()).digest()
+    place = int.from_bytes(draw[:8], "big") / 2**64  # uniform in [0, 1)
+    if place < shares.train:
+        return "train"
+    return "validation" if place < shares.train + shares.validation else "test"

@@ -1,0 +1,62 @@
+"""How long an answer takes on this machine, and how large the model is.
+
+speed = measure(classifier, split.images(range(32)))
+speed.latency_p50_ms, speed.size_mb
+"""
+
+import platform
+import re
+import time
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+
+from pawprint.inference.classifier import Classifier
+
+ROUNDS = 50  # of one photograph; the 95th percentile is the third longest
+BATCHES = 3
+
+
+class Speed(BaseModel):
+    """Of the model alone: decoding and HTTP come on top. Comparable on one machine only."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    latency_p50_ms: float  # one photograph
+    latency_p95_ms: float
+    throughput_per_second: float  # photographs, in batches
+    size_mb: float  # model.onnx and typicality.safetensors
+    machine: str
+
+
+def measure(classifier: Classifier, pixels: NDArray[np.uint8]) -> Speed:
+    """`pixels` uint8 [n, 300, 300, 3], n at least one, make the batch; its first is the one photograph."""
+    classifier.predict(pixels[:1])  # the first answer allocates
+    one = [_seconds(classifier, pixels[:1]) for _ in range(ROUNDS)]
+    classifier.predict(pixels)
+    many = min(_seconds(classifier, pixels) for _ in range(BATCHES))
+    p50, p95 = np.quantile(one, [0.5, 0.95])
+    size = sum((classifier.folder / name).stat().st_size for name in ("model.onnx", "typicality.safetensors"))
+    return Speed(
+        latency_p50_ms=round(float(p50) * 1e3, 3),
+        latency_p95_ms=round(float(p95) * 1e3, 3),
+        throughput_per_second=round(len(pixels) / many, 1),
+        size_mb=round(size / 1e6, 3),
+        machine=f"{_cpu()}, {classifier.precision}",
+    )
+
+
+def _seconds(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
+    began = time.perf_counter()
+    classifier.predict(pixels)
+    return time.perf_counter() - began
+
+
+def _cpu() -> str:
+    try:
+        names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
+    except OSError:
+        names = []
+    return f"{len(names)} x {names[0]}" if names else platform.machine()

@@ -1,0 +1,75 @@
+"""Pictures of something else: does the model refuse them, or call them a dog?
+
+    measured = measure(classifier, scores, clutter(100, seed=2017))
+    measured.auroc, measured.false_accept
+
+There are no outside photographs to measure with, so the strangers are drawn: shapes, stripes, noise and gradients.
+They are easier than a real car or a plate of food, so the figures are an upper bound and say so where they are shown.
+"""
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict
+from sklearn.metrics import roc_auc_score
+
+from pawprint import image
+from pawprint.evaluation.metrics import BATCH, Scores
+from pawprint.inference.classifier import Classifier
+
+
+class Neither(BaseModel):
+    """How well the test photographs and drawn clutter are told apart."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    strangers: int  # pictures of clutter
+    auroc: float | None  # by typicality
+    confidence_auroc: float | None  # by the largest probability, the usual way (Hendrycks and Gimpel, 2017)
+    false_accept: float  # share of the clutter that is called a class
+    refused: float  # share of the test photographs that is called "neither"
+
+
+def measure(classifier: Classifier, scores: Scores, strangers: NDArray[np.uint8]) -> Neither:
+    """`strangers` uint8 [m, 300, 300, 3] against the test photographs of `scores`."""
+    parts = [classifier.predict(strangers[start : start + BATCH]) for start in range(0, len(strangers), BATCH)]
+    typicality = np.concatenate([np.empty(0), *(part.typicality for part in parts)])
+    confidence = np.concatenate([np.empty(0), *(part.probabilities.max(axis=1) for part in parts)])
+    return Neither(
+        strangers=len(strangers),
+        auroc=_auroc(scores.typicality, typicality),
+        confidence_auroc=_auroc(scores.probabilities.max(axis=1), confidence),
+        false_accept=float((typicality >= scores.threshold).mean()) if len(strangers) else 0.0,
+        refused=float((scores.typicality < scores.threshold).mean()),
+    )
+
+
+def clutter(count: int, seed: int) -> NDArray[np.uint8]:
+    """Pictures of nothing in particular, uint8 [count, 300, 300, 3]; each depends on its own number and the seed."""
+    pictures = [_clutter(np.random.default_rng([seed, number])) for number in range(count)]
+    return np.stack(pictures) if pictures else np.empty((0, image.SIZE, image.SIZE, 3), np.uint8)
+
+
+def _clutter(rng: np.random.Generator) -> NDArray[np.uint8]:
+    size = image.SIZE
+    coarse = rng.uniform(0, 255, (int(rng.integers(1, 24)),) * 2 + (3,)).astype(np.float32)
+    smooth = cv2.INTER_CUBIC if rng.random() < 0.5 else cv2.INTER_NEAREST
+    canvas = cv2.resize(coarse, (size, size), interpolation=smooth).clip(0, 255)
+    for _ in range(rng.integers(0, 16)):
+        colour = tuple(float(level) for level in rng.uniform(0, 255, 3))
+        a, b = (tuple(int(place) for place in rng.integers(0, size, 2)) for _ in range(2))
+        match rng.integers(3):
+            case 0:
+                cv2.rectangle(canvas, a, b, colour, -1)
+            case 1:
+                cv2.line(canvas, a, b, colour, int(rng.integers(1, 20)))
+            case _:
+                cv2.circle(canvas, a, int(rng.integers(5, 80)), colour, int(rng.choice([-1, 3])))
+    canvas = canvas + rng.normal(0, rng.uniform(0, 25), canvas.shape)
+    return np.asarray(canvas.clip(0, 255).astype(np.uint8))
+
+
+def _auroc(known: NDArray[np.float64], strange: NDArray[np.float64]) -> float | None:
+    if not (len(known) and len(strange)):
+        return None
+    return float(roc_auc_score(np.repeat([1, 0], [len(known), len(strange)]), np.concatenate([known, strange])))

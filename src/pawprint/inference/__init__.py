@@ -1,0 +1,1 @@
+"""A model folder to predictions: classifier, backends, OOD score, heat map."""

@@ -1,0 +1,54 @@
+"""The architectures by name: `build` makes one, `describe` prints its layers.
+
+    pawprint models list
+    pawprint models describe article_cnn
+
+To add an architecture, write one file with a `Network` and one line in CATALOGUE.
+"""
+
+from pawprint import image
+from pawprint.errors import PawprintError
+from pawprint.models.article_cnn import ArticleCNN
+from pawprint.models.backbone import Network
+from pawprint.models.deep_cnn import DeepCNN
+from pawprint.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
+from pawprint.models.mlp import MLP
+
+CATALOGUE: dict[str, type[Network]] = {
+    "article_cnn": ArticleCNN,
+    "deep_cnn": DeepCNN,
+    "efficientnet_lite0": EfficientNetLite0,
+    "efficientnet_lite1": EfficientNetLite1,
+    "efficientnet_lite2": EfficientNetLite2,
+    "mlp": MLP,
+}
+
+
+def create_model(name: str, classes: int = 2) -> Network:
+    """The architecture called `name` with fresh weights; PawprintError with the known names if there is none."""
+    if name not in CATALOGUE:
+        raise PawprintError(
+            f"params.yaml: there is no architecture {name!r}. Known are {', '.join(sorted(CATALOGUE))}."
+        )
+    return CATALOGUE[name](classes)
+
+
+def describe(name: str, classes: int = 2) -> str:
+    """A table of layer, output shape and parameters for one photograph, as torchinfo draws it."""
+    from torchinfo import summary  # not needed to train
+
+    network = create_model(name, classes).eval()
+    table = summary(
+        network,
+        input_size=(1, 3, image.SIZE, image.SIZE),
+        col_names=("output_size", "num_params"),
+        row_settings=("var_names",),
+        device="cpu",
+        verbose=0,
+    )
+    return str(table)
+
+
+def parameters(network: Network) -> int:
+    """Trained and frozen together."""
+    return sum(parameter.numel() for parameter in network.parameters())

@@ -1,0 +1,256 @@
+"""What the frozen part of a network says of photographs, computed once a photograph and kept.
+
+    cached = Features(network, "efficientnet_lite0", params)
+    cached.of(data.split("train"))       # float32 [n, d]: the pooled features, of a head that is trained alone
+    before = Features(network, "efficientnet_lite0", params, blocks=3)
+    rows = before.rows(data.split("train"))
+    rows[np.array([3, 1])]              # float32 [2, c, h, w]: the maps that the last three blocks are given
+
+The cache's key is what the numbers depend on: photograph, frozen weights, transform, precision. So a second run or a
+sweep over heads computes nothing, and new photographs cost only themselves. A folder under cache/features/ is
+one (weights, transform, precision); the files in it are blocks of photographs, each written whole or not at
+all. Pooled features fit into memory; maps stay in their files and are read by the row.
+
+On the CPU the backbone runs in OpenVINO, which is twice as fast here as torch with bfloat16
+(benchmarks/train_features.py), one photograph a request, so that no neighbour can change its bits.
+"""
+
+import hashlib
+import json
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
+from torch import Tensor, nn
+
+from pawprint import image
+from pawprint.config import Params
+from pawprint.data.dataset import Split
+from pawprint.lineage import sha256
+from pawprint.models.backbone import PooledNetwork
+from pawprint.progress import Progress
+from pawprint.training import devices
+from pawprint.training.dataloader import Rows
+
+BLOCK = 1024  # photographs a file at most: what a kill can cost
+BLOCK_BYTES = 2**26  # and so many bytes of maps
+CHUNK = 128  # photographs in memory at a time
+Vectors = NDArray[np.float32]
+
+
+class Features:
+    """Pooled features, or the maps in front of the last `blocks`; of the photographs or their mirror images."""
+
+    def __init__(
+        self, network: PooledNetwork, architecture: str, params: Params, blocks: int = 0, mirrored: bool = False
+    ) -> None:
+        self.architecture, self.mirrored = architecture, mirrored
+        frozen = _Frozen(network, blocks)
+        self.shape = maps_shape(network, blocks) if blocks else (network.head.in_features,)
+        self._engine = _Engine(frozen, self.shape, params)
+        # Of what was computed in bfloat16 float16 keeps every digit, in half the space.
+        self._dtype = np.float16 if blocks and params.training.precision == "bfloat16" else np.float32
+        self._pooled = not blocks
+        self.folder = _folder(network, blocks, mirrored, f"{architecture}-", self._engine.name, params)
+
+    def of(self, split: Split) -> Vectors:
+        """float32 [n, d] of all photographs of `split`, in its order; only missing ones are computed."""
+        self.complete(split)
+        if not len(split):
+            return np.empty((0, *self.shape), np.float32)
+        known = _read(self.folder)
+        return np.stack([known[name] for name in split.hashes])
+
+    def rows(self, split: Split) -> Rows:
+        """The same, float32 [n, ...]; maps are left in their files until they are asked for."""
+        if self._pooled:
+            return self.of(split)
+        self.complete(split)
+        return _Filed(self.folder, split, self.shape)
+
+    def complete(self, split: Split) -> None:
+        """Compute what is missing."""
+        known = _names(self.folder)
+        missing = [index for index, name in enumerate(split.hashes) if name not in known]
+        if not missing:
+            return
+        bytes_each = int(np.prod(self.shape)) * np.dtype(self._dtype).itemsize
+        size = max(1, min(BLOCK, BLOCK_BYTES // bytes_each))
+        with Progress(f"{self.architecture} features, {split.name}", len(missing)) as progress:
+            for start in range(0, len(missing), size):
+                block = missing[start : start + size]
+                values = [part.astype(self._dtype) for part in self._engine.run(split, block, progress, self.mirrored)]
+                _write(self.folder, [split.hashes[index] for index in block], np.concatenate(values))
+
+
+class _Filed:
+    """Arrays of a split's photographs, read from the cache when they are asked for."""
+
+    def __init__(self, folder: Path, split: Split, shape: tuple[int, ...]) -> None:
+        self.shape = shape
+        files = [safe_open(path, "np") for path in sorted(folder.glob("*.safetensors"))]
+        places = {
+            row.tobytes().hex(): (file.get_slice("features"), index)  # type: ignore[no-untyped-call]
+            for file in files
+            for index, row in enumerate(file.get_tensor("hashes"))  # type: ignore[no-untyped-call]
+        }
+        self._places = [places[name] for name in split.hashes]
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+        """float32 [k, ...] at the `indices` [k]."""
+        out = np.empty((len(indices), *self.shape), np.float32)
+        for row, index in enumerate(indices):
+            values, place = self._places[index]
+            out[row] = values[place : place + 1][0]
+        return out
+
+
+def backbone_digest(network: PooledNetwork) -> str:
+    """SHA-256 of all weights but the head's."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        if not name.startswith("head."):
+            digest.update(name.encode())
+            digest.update(value.detach().cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def maps_shape(network: PooledNetwork, blocks: int) -> tuple[int, ...]:
+    """(c, h, w) of what the last `blocks` blocks are given."""
+    where = next(network.parameters()).device
+    with torch.inference_mode():
+        pixels = torch.zeros((1, image.SIZE, image.SIZE, 3), dtype=torch.uint8, device=where)
+        return tuple(_Frozen(network, blocks).eval()(pixels).shape[1:])
+
+
+def cache_root() -> Path:
+    """PAWPRINT_CACHE, or cache/ in the folder where the stage runs."""
+    return Path(os.environ.get("PAWPRINT_CACHE", "cache")) / "features"
+
+
+class _Frozen(nn.Module):
+    def __init__(self, network: PooledNetwork, blocks: int) -> None:
+        super().__init__()
+        self.network, self.blocks = network, blocks
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        inputs = self.network.normalise(pixels)
+        if self.blocks:
+            return self.network.front(inputs, self.blocks)
+        return self.network.embed(self.network.maps(inputs))
+
+
+class _Engine:
+    """Pixels to features by the fastest road whose bits repeat: OpenVINO on the CPU, torch elsewhere."""
+
+    def __init__(self, frozen: nn.Module, shape: tuple[int, ...], params: Params) -> None:
+        self.training = params.training
+        self.device = devices.resolve(params.training)
+        self.backbone = frozen.eval()
+        self.shape = shape
+        if self.device.type == "cpu":
+            import openvino
+
+            self.hint = "bf16" if params.training.precision == "bfloat16" else "f32"
+            self.name = f"openvino {openvino.__version__} {self.hint}"
+        else:
+            self.name = f"torch {torch.__version__} {self.device.type} {params.training.precision}"
+
+    def run(
+        self, split: Split, indices: Sequence[int], progress: Progress, mirrored: bool = False
+    ) -> Iterator[Vectors]:
+        compute = self._by_openvino if self.device.type == "cpu" else self._by_torch
+        for start in range(0, len(indices), CHUNK):
+            chunk = indices[start : start + CHUNK]
+            pixels = split.images(chunk)
+            yield compute(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels)
+            progress.advance(len(chunk))
+
+    def _by_torch(self, pixels: NDArray[np.uint8]) -> Vectors:
+        # Always a full batch: kernels are chosen by shape, and with them the last bits.
+        padded = np.zeros((CHUNK, *pixels.shape[1:]), np.uint8)
+        padded[: len(pixels)] = pixels
+        backbone = self.backbone.to(self.device)
+        with torch.inference_mode(), devices.autocast(self.device, self.training):
+            values = backbone(torch.from_numpy(padded).to(self.device)).float().cpu().numpy()
+        features: Vectors = values[: len(pixels)]
+        return features
+
+    def _by_openvino(self, pixels: NDArray[np.uint8]) -> Vectors:
+        features = np.empty((len(pixels), *self.shape), np.float32)
+
+        def keep(request: Any, index: int) -> None:
+            features[index] = request.get_output_tensor(0).data[0]
+
+        self._requests.set_callback(keep)
+        for index in range(len(pixels)):
+            self._requests.start_async({0: pixels[index : index + 1]}, index)
+        self._requests.wait_all()
+        return features
+
+    @cached_property
+    def _requests(self) -> Any:
+        """OpenVINO's queue of requests, one a core; made when something is missing, for it takes seconds."""
+        import openvino
+
+        shape = [1, image.SIZE, image.SIZE, 3]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of tracing: the padding of a fixed size is rightly a constant
+            model = openvino.convert_model(
+                self.backbone.cpu(),
+                example_input=torch.zeros(shape, dtype=torch.uint8),
+                input=[(shape, openvino.Type.u8)],
+            )
+        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        options = {
+            "INFERENCE_PRECISION_HINT": self.hint,
+            "NUM_STREAMS": cores,
+            "INFERENCE_NUM_THREADS": cores,
+        }
+        return openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", options), cores)
+
+
+def _folder(network: PooledNetwork, blocks: int, mirrored: bool, prefix: str, engine: str, params: Params) -> Path:
+    key = {
+        "backbone": backbone_digest(network),
+        "transform": [params.preprocess.fit, params.preprocess.quality, sha256(Path(image.__file__))],
+        "precision": engine,
+    }
+    if blocks or mirrored:
+        key["part"] = [blocks, mirrored]
+    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    return cache_root() / f"{prefix}{name}"
+
+
+def _names(folder: Path) -> set[str]:
+    """The photographs that are there."""
+    known: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        with safe_open(path, "np") as file:
+            known.update(row.tobytes().hex() for row in file.get_tensor("hashes"))
+    return known
+
+
+def _read(folder: Path) -> dict[str, Vectors]:
+    known: dict[str, Vectors] = {}
+    for path in sorted(folder.glob("*.safetensors")):
+        block = load_file(path)
+        known.update(zip((row.tobytes().hex() for row in block["hashes"]), block["features"], strict=True))
+    return known
+
+
+def _write(folder: Path, names: Sequence[str], values: NDArray[Any]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    rows = np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(len(names), -1)
+    path = folder / f"{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.safetensors"
+    partial = path.with_suffix(f".{os.getpid()}.partial")
+    save_file({"hashes": rows, "features": np.ascontiguousarray(values)}, partial)
+    partial.replace(path)

@@ -1,0 +1,138 @@
+"""Many trainings of one candidate, each with other numbers from the ranges of params.yaml: Optuna's study.
+
+    study = open_study(Path("cache/sweeps"), "efficientnet_lite0", params, data)
+    study.optimize(lambda trial: value(trial, "efficientnet_lite0", params, data, logger), n_trials=20)
+    show(study)
+
+The study is a journal on disk, to which several processes may write. It is for one candidate, its ranges, the other
+parameters and these photographs: with any of them changed another study begins.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import optuna
+import torch
+from optuna.storages import JournalStorage
+from optuna.storages.journal import JournalFileBackend
+from optuna.trial import FrozenTrial, TrialState
+from torch.nn import functional as F
+
+from pawprint.config import Candidate, Params, flatten
+from pawprint.data.dataset import PreparedDataset
+from pawprint.errors import PawprintError
+from pawprint.lineage import sha256
+from pawprint.training.export import fit_temperature
+from pawprint.training.logger import RunLogger
+from pawprint.training.train import fit
+
+STARTUP = 5  # trials before any is pruned
+WORKER = "worker"  # attribute of a trial: the number that its process was given
+DONE = (TrialState.COMPLETE, TrialState.PRUNED)
+
+
+def open_study(folder: Path, name: str, params: Params, data: PreparedDataset, worker: int = 0) -> optuna.Study:
+    """The study of the candidate `name`, gone on with where there is one.
+
+    Each trial's value is the log loss on the validation split. With one worker the same trials come out twice.
+    """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    about = {
+        "candidate": params.candidate(name).model_dump(mode="json"),
+        "ranges": params.sweep.model_dump(mode="json", include={"ranges"}),
+        "shared": [params.seed, flatten(params.preprocess), flatten(params.training)],
+        "photographs": sha256(data.manifest),
+    }
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    folder.mkdir(parents=True, exist_ok=True)
+    return optuna.create_study(
+        storage=JournalStorage(JournalFileBackend(str(folder / f"{name}-{digest}.journal"))),
+        study_name=f"{name}-{digest}",
+        sampler=optuna.samplers.TPESampler(seed=params.seed + worker, constant_liar=True),
+        pruner=optuna.pruners.MedianPruner(STARTUP, n_warmup_steps=params.candidate(name).epochs // 10),
+        load_if_exists=True,
+    )
+
+
+def killed(study: optuna.Study, worker: int | None = None) -> list[FrozenTrial]:
+    """End the trials of processes that were killed, and put their numbers first in the queue.
+
+    All unfinished ones, when nobody else works; or those of `worker`, which knows that it is alone in its name.
+    """
+    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    if worker is not None:
+        left = [trial for trial in left if trial.user_attrs.get(WORKER) == worker]
+    for trial in left:
+        study.tell(trial.number, state=TrialState.FAIL)
+        study.enqueue_trial(trial.params, skip_if_exists=False)
+    return left
+
+
+def done(study: optuna.Study) -> int:
+    """Trials that ran to their end or were pruned."""
+    return len(study.get_trials(deepcopy=False, states=DONE))
+
+
+def suggest(trial: optuna.Trial, params: Params) -> dict[str, Any]:
+    """A number for each range."""
+    chosen: dict[str, Any] = {}
+    for name, range_ in params.sweep.ranges.items():
+        if range_.choices:
+            chosen[name] = trial.suggest_categorical(name, list(range_.choices))
+        elif isinstance(range_.low, int) and isinstance(range_.high, int):
+            chosen[name] = trial.suggest_int(name, range_.low, range_.high, log=range_.log)
+        else:
+            assert range_.low is not None and range_.high is not None  # params.py has seen to it
+            chosen[name] = trial.suggest_float(name, range_.low, range_.high, log=range_.log)
+    return chosen
+
+
+def changed(params: Params, name: str, changes: Mapping[str, Any]) -> Params:
+    """The params with the candidate `name` changed."""
+    candidate = Candidate.model_validate({**params.candidate(name).model_dump(), **changes})
+    return params.model_copy(update={"candidates": {**params.candidates, name: candidate}})
+
+
+def value(trial: optuna.Trial, name: str, params: Params, data: PreparedDataset, logger: RunLogger) -> float:
+    """Train with the numbers of `trial`; the log loss on the validation split, at the temperature fitted there.
+
+    Raises:
+        optuna.TrialPruned: It does worse than most did at the same epoch, or its loss is no number.
+    """
+    labels = data.split("validation").labels
+    if not len(labels):
+        raise PawprintError("A sweep compares on the validation split, which is empty. Set `split.validation` above 0.")
+    try:
+        asked = changed(params, name, suggest(trial, params))
+        trained = fit(name, asked, data, _Pruning(logger, trial, asked.candidate(name).epochs))
+    except PawprintError as error:
+        if "not a number" in str(error):
+            raise optuna.TrialPruned(str(error)) from None
+        raise
+    logits = torch.from_numpy(trained.validation.logits).double()
+    scaled = logits / fit_temperature(trained.validation.logits, labels)
+    loss = float(F.cross_entropy(scaled, torch.from_numpy(labels)))
+    logger.metrics({"validation_log_loss": loss})
+    return loss
+
+
+class _Pruning:
+    """Hands on to a logger, and ends a trial that is not worth its time.
+
+    Of a curve ten points are handed on: a head's epoch takes less time than to log it.
+    """
+
+    def __init__(self, logger: RunLogger, trial: optuna.Trial, epochs: int) -> None:
+        self.logger, self.trial, self.every = logger, trial, max(1, epochs // 10)
+        self.params, self.artifact = logger.params, logger.artifact
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        if step is None or step % self.every == 0:
+            self.logger.metrics(values, step)
+        if step is not None and "validation_loss" in values:
+            self.trial.report(values["validation_loss"], step)
+            if self.trial.should_prune():
+                raise optuna.TrialPruned(f"worse than most at epoch {step}")
