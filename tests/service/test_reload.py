@@ -11,11 +11,11 @@ from pathlib import Path
 import httpx
 import pytest
 
-from conftest import build_toy_model
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier
 from pawprint.serving import selftest
 from service_process import checkout, serving
+from toy import build_toy_model
 
 ADMIN = {"Authorization": "Bearer admin"}
 

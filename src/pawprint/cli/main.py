@@ -206,7 +206,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="the report as J
     """Check tools, versions, GPU, disk, ports, servers and passwords. Exit code 1 where something has to be mended."""
     from rich.markup import escape
 
-    from pawprint.cli.main import doctor as examining
+    from pawprint.cli import doctor as examining
 
     console, colours = (
         Console(width=None if sys.stdout.isatty() else 200),

@@ -31,6 +31,7 @@ import simplejpeg
 from pawprint import image
 from pawprint.config import Params
 from pawprint.data import quality, shards
+from pawprint.data import report as report_page
 from pawprint.data.ingest import Dataset
 from pawprint.data.preprocess import Batch, pack
 from pawprint.data.quality import Bad
@@ -104,7 +105,7 @@ def prepare(
         _write_manifest(placed, partial / "manifest.csv")
         report = _report(photographs, data, good, bad, recipe, partial)
         (partial / "report.json").write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        (partial / "report.html").write_text(report.report(report, data), encoding="utf-8")
+        (partial / "report.html").write_text(report_page.report(report, data), encoding="utf-8")
         # 5. the new for the old
         _replace(out, partial)
     finally:

@@ -8,6 +8,8 @@ Adding or removing other photographs changes nothing for this one.
 import hashlib
 from typing import Literal, get_args
 
+from pawprint.config import SplitShares
+
 SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 

@@ -23,7 +23,8 @@ from safetensors.numpy import load as load_tensors
 
 from pawprint import image
 from pawprint.errors import PawprintError
-from pawprint.inference.backends import Device, Precision, backends
+from pawprint.inference import backends
+from pawprint.inference.backends import Device, Precision
 from pawprint.lineage import Lineage
 
 SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from pawprint.config import Serving
 from pawprint.image import BadImage, Pixels
-from pawprint.inference.backends import cam
+from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier, Predictions
 from pawprint.serving import metrics, selftest
 from pawprint.serving.champion import Champion

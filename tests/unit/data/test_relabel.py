@@ -15,7 +15,7 @@ from pawprint.data.relabel import Decision
 from pawprint.errors import PawprintError
 from photo_sources import contents, pets, small, unpacked
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 HEADER = "rank,file,label,decision,guess,reason,doubt,unlikeness,hash\n"
 
 

@@ -12,7 +12,7 @@ import yaml
 
 from prepared_set import drawings
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 TRAIN = """
 import sys
 from pathlib import Path

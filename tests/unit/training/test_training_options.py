@@ -21,7 +21,7 @@ from pawprint.training import trainer as module
 from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
 
-TESTS = str(Path(__file__).resolve().parents[1])
+TESTS = str(Path(__file__).resolve().parents[2])
 
 
 @pytest.fixture(scope="module")

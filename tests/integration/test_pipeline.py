@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from service_process import free_port
-from workspace import PROJECT, Workspace
+from workspace import PROJECT, Workspace, one_story
 
 # `make test` is what runs this; `make stack` needs an engine (tests/stack); the others have tests of their own below
 ELSEWHERE = {"make run", "make run PHOTOS=train.zip", "make serve", "make stack", "make test"}
@@ -62,22 +62,6 @@ def started(workspace: Workspace, log: Path, url: str, *words: str, **environmen
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
-
-
-def one_story(workspace: Workspace) -> str:
-    """The version that the registry, champion.json, champion/ and the Bento all name."""
-    told = [workspace.json(name) for name in ("champion.json", "champion/champion.json", "bento.json")]
-    (alias,) = workspace.query(
-        f"select version from registered_model_aliases where alias = 'champion' and name = '{told[0]['model']}'"
-    )
-    assert {str(entry["version"]) for entry in told} == {str(alias[0])}
-    assert {entry["model_digest"] for entry in told} == {workspace.json("champion/model.json")["model_digest"]}
-    tag = told[2]["tag"]
-    kept = Path(workspace.environment["BENTOML_HOME"]) / "bentos" / tag.replace(":", "/")
-    packed = json.loads((kept / "src" / "champion" / "champion.json").read_bytes())
-    assert str(packed["version"]) == str(alias[0])
-    assert (kept.parent / "latest").read_text() == tag.split(":")[1]
-    return str(alias[0])
 
 
 def test_the_readme_has_its_two_commands_first() -> None:

@@ -14,7 +14,7 @@ from pawprint.data.ingest import take
 from pawprint.errors import PawprintError
 from photo_sources import KAGGLE, contents, pets, small, unpacked, zipped
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def test_names_never_collide_and_stay_readable(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from pawprint.data.dataset import PreparedDataset
 from pawprint.data.splits import SPLITS, split_of
 from pawprint.errors import PawprintError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 
 
 def params(**changes: object) -> Params:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
-from test_gate import contender
 
+from contenders import contender
 from pawprint import lineage
 from pawprint.config import Gate
 from pawprint.errors import PawprintError

@@ -16,7 +16,7 @@ from pawprint.data import quality
 from pawprint.data.quality import Named
 from pawprint.data.splits import SPLITS, split_of
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 PARAMS = load_params(ROOT / "params.yaml")
 # A picture (which decides the fingerprint), a file of it (which decides the hash), how far its bits are off, a label.
 FILES = st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 3), st.sampled_from(["cat", "dog"]))

@@ -12,7 +12,7 @@ from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.tracking import records, registry, runs, server, training_run
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 
 
 @pytest.fixture(scope="module")

@@ -18,8 +18,8 @@ from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
 
-TESTS = str(Path(__file__).resolve().parents[1])
-SOURCE = str(Path(__file__).resolve().parents[2] / "src")
+TESTS = str(Path(__file__).resolve().parents[2])
+SOURCE = str(Path(__file__).resolve().parents[3] / "src")
 TRAIN = """
 import json
 import sys

@@ -16,7 +16,7 @@ from pawprint.data.ingest import take
 from pawprint.errors import PawprintError
 from photo_sources import KAGGLE, contents, pets, small, tarred, unpacked, zipped
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def outer_zip(folder: Path) -> Path:

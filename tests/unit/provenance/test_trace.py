@@ -21,7 +21,7 @@ from pawprint.serving.traffic import Record, TrafficLog
 from pawprint.tracking import registry, runs, training_run
 from pawprint.tracking.registry import Champion
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 LEARNED = "1" * 64
 
 

@@ -11,7 +11,7 @@ from pawprint.errors import PawprintError
 from pawprint.tracking import registry, server
 from pawprint.tracking.registry import Champion
 
-PROJECT = Path(__file__).parents[2]
+PROJECT = Path(__file__).parents[3]
 NAME = "pawprint-race"
 
 PROMOTE = """

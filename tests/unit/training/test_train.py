@@ -213,7 +213,7 @@ FILES = ("model.onnx", "model.safetensors", "typicality.safetensors", "photograp
 
 def test_two_processes_give_the_same_bytes(data: PreparedDataset, tmp_path: Path) -> None:
     names = ["efficientnet_lite0"]  # article_cnn: test_pipeline, where one of the two is killed
-    tests, source = (str(Path(__file__).resolve().parents[2] / name) for name in ("tests", "src"))
+    tests, source = (str(Path(__file__).resolve().parents[3] / name) for name in ("tests", "src"))
     for turn in ("first", "second"):
         folder = tmp_path / turn
         folder.mkdir()

@@ -7,9 +7,8 @@ import shutil
 from typing import Any
 
 import pytest
-from test_pipeline import one_story
 
-from workspace import Workspace
+from workspace import Workspace, one_story
 
 pytestmark = pytest.mark.slow
 
