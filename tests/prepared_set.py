@@ -1,10 +1,10 @@
 """A small prepared set of drawings, and a logger that remembers: what the tests of training share."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import make_sample
 import torch
 
 from pawprint.config import Candidate, Params, load_params
@@ -15,10 +15,13 @@ from pawprint.data.dataset import PreparedDataset
 torch.set_num_threads(1)  # xdist's workers share the cores; threads that spin for them would be slower
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.append(str(ROOT / "scripts"))  # make_sample, also in a process that a test starts
 
 
 def drawings(folder: Path, per_class: int = 30) -> PreparedDataset:
     """`per_class` drawn cats and as many dogs, prepared under `folder`."""
+    import make_sample
+
     data = folder / "data"
     make_sample.write(data, per_class=per_class)
     prepare(ingest.dataset(data), data, folder / "prepared", load_params(ROOT / "params.yaml"))

@@ -19,9 +19,9 @@ def root(tmp_path: Path) -> Path:
     """A DVC project with one stage and two remotes."""
     folder = tmp_path / "project"
     folder.mkdir()
-    dvc(folder, "init", "--no-scm")
-    dvc(folder, "remote", "add", "sample", str(tmp_path / "sample"))
-    dvc(folder, "remote", "add", "team", str(tmp_path / "team"))
+    run_dvc(folder, "init", "--no-scm")
+    run_dvc(folder, "remote", "add", "sample", str(tmp_path / "sample"))
+    run_dvc(folder, "remote", "add", "team", str(tmp_path / "team"))
     (folder / "dvc.yaml").write_text(
         "stages:\n  copy:\n    cmd: python -c \"print('copying'); open('out', 'w').write(open('data/a').read())\"\n"
         "    deps: [data]\n    outs: [out]\n"

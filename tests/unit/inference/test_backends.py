@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from pawprint.errors import PawprintError
-from pawprint.inference.backends import OnnxRuntime, backends
+from pawprint.inference import backends
+from pawprint.inference.backends import OnnxRuntime
 from pawprint.inference.classifier import Classifier
 
 
