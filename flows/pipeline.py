@@ -55,7 +55,7 @@ def pipeline(photos: str | None = None, name: str | None = None) -> None:
 @step()
 def take(photos: str, name: str | None) -> None:
     """Replace data/ by a person's photographs and let DVC version them."""
-    print(ingest.take(photos, ROOT / "data", name).told(), flush=True)
+    print(ingest.ingest(photos, ROOT / "data", name).summary(), flush=True)
     dvc.add(ROOT, "data")
 
 

@@ -3,35 +3,25 @@
 python -m flows.sweep                                  # what `sweep` in params.yaml says
 python -m flows.sweep --candidate deep_cnn --trials 30
 python -m flows.sweep --jobs 2                         # two processes, on one journal
-python -m flows.sweep --dask-address tcp://10.0.0.5:8786   # each trial a task on a Dask cluster, by prefect-dask
-
-A cluster's workers (one thread each) need this project's code and environment, the project's folder under the same
-path and, on other machines, MLFLOW_TRACKING_URI of one MLflow server.
 """
 
 import argparse
-import fcntl
 import os
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 
 import optuna
 import torch
 import yaml
 from optuna.trial import FrozenTrial, TrialState
-from prefect import flow, task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
+from prefect import flow
 from rich.console import Console
 from rich.table import Table
 
 from flows import ROOT
-from flows.cluster import run_on_dask
 from flows.tasks import run, step
-from pawprint import lineage
+from pawprint import files, lineage
 from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
@@ -44,80 +34,53 @@ RUN = "run_id"  # attribute of the study, and of a trial: its MLflow run
 
 
 @flow(name="sweep", flow_run_name="sweep {name}")
-def search(name: str, trials: int, jobs: int, on_dask: bool = False) -> None:
-    """Train the candidate `trials` times with other numbers; what was killed goes on."""
-    # 1. what is searched
+def search(name: str, trials: int, jobs: int) -> None:
+    """Train the candidate `trials` times with sampled parameters; a sweep that was killed resumes."""
+    # 1. the ranges
     params = load_params(ROOT / "params.yaml")
     if not params.sweep.ranges:
-        raise PawprintError("params.yaml: `tune.ranges` is empty. Name a parameter of the candidate and its range.")
+        raise PawprintError("params.yaml: `sweep.ranges` is empty. Name a parameter of the candidate and its range.")
     data = PreparedDataset.open(ROOT / "prepared")
     study = tune.open_study(FOLDER, name, params, data)
 
-    with alone(study):
-        # 2. what a kill has left: its trials are run again, first
+    busy = "Another sweep of this candidate is running. Wait for it, or end it."
+    with files.lock(FOLDER / f"{study.study_name}.lock", busy):
+        # 2. trials that were killed run again, first
         if tune.killed(study):
             end_children(study)
 
-        # 3. one MLflow run over all trials; what all of them need is made once
+        # 3. one MLflow run over all trials; features are computed once
         begin_parent(study, name, params, data)
         warm(name, params, data)
 
         # 4. the trials
         before = tune.done(study)
-        if on_dask:
-            wait([one_trial.submit(name, trials, number) for number in range(before, trials)])
-            end_children(study)  # of workers that were lost
-        elif jobs == 1:
+        if jobs == 1:
             work(name, trials, worker=0)
         elif before < trials:
             run_workers(name, trials, jobs)
 
-        # 5. what came of it
+        # 5. the result
         print(f"{tune.done(study) - before} trials now, {tune.done(study)} in all")
         show(study)
         end_parent(study)
-
-
-@contextmanager
-def alone(study: optuna.Study) -> Iterator[None]:
-    """One sweep at a time on a study: it takes every unfinished trial for one that was killed."""
-    with (FOLDER / f"{study.study_name}.lock").open("w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise PawprintError("Another sweep of this candidate is running. Wait for it, or end it.") from None
-        yield
 
 
 @step(retries=2, delay=2)
 def begin_parent(study: optuna.Study, name: str, params: Params, data: PreparedDataset) -> None:
     """The run that the trials are children of, begun once a study."""
     known = str(study.user_attrs.get(RUN, ""))
-    record = lineage.read(ROOT, data.dataset, data.manifest, params, devices.describe(params.training))
+    record = lineage.read(
+        ROOT, data.dataset, data.manifest, params, devices.describe(params), devices.execution(params)
+    )
     run_name, tags = f"{name} · sweep", {"sweep": study.study_name, "candidate": name}
     parent = training_run.begin(ROOT, run_name, record.dataset, resume=known, tags=tags)
     parent.artifact(ROOT / "params.yaml")
     study.set_user_attr(RUN, parent.id)
 
 
-@task(name="trial", task_run_name="trial {worker}", cache_policy=NO_CACHE, persist_result=False)
-def one_trial(name: str, trials: int, worker: int) -> None:
-    """One trial, wherever the flow's task runner puts it. Where a worker is lost, another does its task again."""
-    os.environ.setdefault("PAWPRINT_CACHE", str(ROOT / "cache"))  # a cluster's worker may run in any folder
-    params = load_params(ROOT / "params.yaml")
-    study = tune.open_study(FOLDER, name, params, PreparedDataset.open(ROOT / "prepared"), worker)
-    tune.killed(study, worker)
-    work(name, trials, worker, at_most=1)
-
-
-def wait(futures: Sequence[PrefectFuture[None]]) -> None:
-    """To the end of all; raises what one of them raised."""
-    for future in futures:
-        future.result()
-
-
-def work(name: str, trials: int, worker: int, at_most: int | None = None) -> None:
-    """Take trials until there are enough in all, or `at_most` so many."""
+def work(name: str, trials: int, worker: int) -> None:
+    """Run trials until there are enough in all."""
     params = load_params(ROOT / "params.yaml")
     data = PreparedDataset.open(ROOT / "prepared")
     study = tune.open_study(FOLDER, name, params, data, worker)
@@ -146,7 +109,7 @@ def work(name: str, trials: int, worker: int, at_most: int | None = None) -> Non
             study.stop()
 
     if tune.done(study) < trials:
-        study.optimize(one, n_trials=at_most, callbacks=[enough])
+        study.optimize(one, callbacks=[enough])
 
 
 def run_workers(name: str, trials: int, jobs: int) -> None:
@@ -203,14 +166,11 @@ def main() -> None:
     parser.add_argument("--candidate", default=sweep_params.candidate, help="a name under `candidates` in params.yaml")
     parser.add_argument("--trials", type=int, default=sweep_params.trials, help="how many in all, earlier ones too")
     parser.add_argument("--jobs", type=int, default=1, help="processes at once")
-    parser.add_argument("--dask-address", help="of a Dask scheduler, such as tcp://10.0.0.5:8786")
     parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:
         threading.Thread(target=lambda: (sys.stdin.read(), os._exit(1)), daemon=True).start()  # the parent is gone
         work(arguments.candidate, arguments.trials, arguments.worker)
-    elif arguments.dask_address:
-        run_on_dask(search, arguments.dask_address, arguments.candidate, arguments.trials, jobs=1, on_dask=True)
     else:
         run(search, arguments.candidate, arguments.trials, arguments.jobs)
 

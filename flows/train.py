@@ -24,46 +24,45 @@ from pawprint.training.train import fit
 
 @flow(name="train", flow_run_name="train {name}")
 def train(name: str) -> None:
-    """Fit a candidate, export it, and keep what it was given and what it gave."""
-    # 1. what is asked for
+    """Train a candidate, export it, and log parameters, metrics and model."""
+    # 1. the candidate and the photographs
     params = load_params(ROOT / "params.yaml")
+    if name in params.quantized:
+        raise PawprintError(f"{name} is not trained. `python -m flows.quantize --model {name}` makes it.")
     candidate = params.candidate(name)
-    if candidate.int8:
-        raise PawprintError(
-            f"{name} is not trained: `python -m flows.quantize` makes it of the one that it is named by."
-        )
     data = PreparedDataset.open(ROOT / "prepared")
     photographs = {split: len(data.split(split)) for split in ("train", "validation", "test")}
 
-    # 2. where the model will come from, as one record
-    device = devices.describe(params.training)
-    record = lineage.read(ROOT, data.dataset, data.manifest, params, device)
+    # 2. the model's lineage, and what this machine will execute
+    record = lineage.read(
+        ROOT, data.dataset, data.manifest, params, devices.describe(params), devices.execution(params)
+    )
     run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'} · {candidate.train}"
+    executed = devices.resolve_precision(params)
 
-    # 3. where a training that was killed has left off, outside of what DVC deletes when a stage starts
-    checkpoints = CheckpointManager(ROOT / "cache" / "checkpoints", name, params, data)
+    # 3. the checkpoint of a training that was killed, outside of what DVC deletes when a stage starts
+    checkpoints = CheckpointManager(ROOT / "cache" / "checkpoints", name, executed, data)
 
-    if distributed.rank() > 0:  # torchrun started several: all compute, the first alone reports and writes
-        fit(name, params, data, NullLogger(), checkpoints)
+    if distributed.rank() > 0:  # torchrun started several processes: all compute, the first reports and writes
+        fit(name, executed, data, NullLogger(), checkpoints)
         return
 
-    # 4. train, export, log: one MLflow run around them, the killed one's where there is one
+    # 4. train, export, log: one MLflow run, resumed where there is a checkpoint
     out = ROOT / "models" / name
     with training_run.start(ROOT, name, params, record, run_name, photographs, resume=checkpoints.run_id) as mlflow_run:
         checkpoints.run_id = mlflow_run.id
         log_photographs(mlflow_run)
-        fit_and_export(
-            name, params, data, record.model_copy(update={"run_id": mlflow_run.id}), out, mlflow_run, checkpoints
-        )
+        record = record.model_copy(update={"run_id": mlflow_run.id})
+        fit_and_export(name, executed, data, record, out, mlflow_run, checkpoints)
         log_model(mlflow_run, out)
 
-    # 5. all is kept: the checkpoint has done its work
+    # 5. all is kept
     checkpoints.discard()
 
 
 @step(retries=2, delay=2)
 def log_photographs(mlflow_run: runs.Run) -> None:
-    """What preprocess found: which photographs were left out, and why."""
+    """The report of preprocess: which photographs were rejected, and why."""
     for report in ("report.json", "report.html"):
         mlflow_run.artifact(ROOT / "prepared" / report, "photographs")
 
@@ -78,7 +77,7 @@ def fit_and_export(
     logger: runs.Run,
     checkpoints: CheckpointManager,
 ) -> None:
-    """Train and write the model's folder, whole or not at all."""
+    """Train and write the model folder."""
     trained = fit(name, params, data, logger, checkpoints)
     export.export(trained, data, record, out, logger)
 

@@ -1,7 +1,10 @@
-"""params.yaml as frozen, typed, closed models: `load_params()` and every number has a name and a type.
+"""params.yaml as frozen, typed, closed models: every parameter with its default, range and meaning.
 
-A key that no model knows, a wrong type or a value out of range is refused when the file is read, with the
-key's path in the sentence.
+    params = load_params()
+    params.candidate("article_cnn").epochs
+
+An unknown key, a wrong type or a value out of range is refused when the file is read; the error names the key's path.
+params.yaml shows every parameter; a default here holds where an entry leaves one out.
 """
 
 import hashlib
@@ -14,9 +17,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 
 from pawprint.errors import PawprintError
 
+SCHEMA_VERSION = 2  # of params.yaml; version 1 had no such key
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
+NonNegative = Annotated[float, Field(ge=0)]
 Count = Annotated[int, Field(ge=1)]
+CountOrZero = Annotated[int, Field(ge=0)]
 _Model = TypeVar("_Model", bound=BaseModel)
 
 
@@ -25,13 +31,13 @@ class _Closed(BaseModel):
 
 
 class Preprocess(_Closed):
-    """How a photograph becomes a 300x300 one."""
+    """How a photograph becomes 300x300, and which photographs are rejected."""
 
-    fit: Literal["squash", "letterbox", "crop"] = "squash"
-    quality: Annotated[int, Field(ge=1, le=100)] = 95
-    max_pixels: Count = 100_000_000
-    min_side: Count = 16
-    max_bad_share: Share = 0.05
+    fit: Literal["squash", "letterbox", "crop"] = "squash"  # resize without, with, or by cutting to the aspect ratio
+    quality: Annotated[int, Field(ge=1, le=100)] = 95  # JPEG quality of the prepared photograph
+    max_pixels: Count = 100_000_000  # a photograph whose header claims more is rejected
+    min_side: Count = 16  # pixels; a smaller photograph is rejected
+    max_bad_share: Share = 0.05  # of rejected photographs; more fail the stage
 
 
 class SplitShares(_Closed):
@@ -42,7 +48,7 @@ class SplitShares(_Closed):
     test: Share = 0.15
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _sums_to_one(self) -> Self:
         if abs(self.train + self.validation + self.test - 1) > 1e-9 or min(self.train, self.test) == 0:
             raise ValueError("train, validation and test must sum to 1, train and test above 0")
         return self
@@ -52,34 +58,33 @@ class Training(_Closed):
     """What holds for the training of every candidate."""
 
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
-    precision: Literal["bfloat16", "float16", "float32"] = "bfloat16"
-    deterministic: bool = True
-    checkpoint_seconds: Annotated[int, Field(ge=0)] = 60  # between two checkpoints; each epoch has one anyway
+    precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # auto: bfloat16 where the hardware has it
+    deterministic: bool = True  # equal weights from equal inputs; on a GPU at some cost
+    checkpoint_seconds: CountOrZero = 60  # between two checkpoints; each epoch has one anyway
 
 
 class Candidate(_Closed):
     """One entry under `candidates`: an architecture and how it is trained."""
 
-    architecture: str
-    train: Literal["all", "head", "finetune"] = "all"  # finetune: the head and the last `blocks`
+    architecture: str  # `pawprint models list`
+    train: Literal["all", "head", "finetune"] = "all"  # finetune: the head and the last `blocks` of the backbone
     blocks: Count = 3  # of a pretrained backbone, that finetune trains
-    backbone_rate: Positive = 0.1  # their learning rate, as a share of the head's
+    backbone_rate: Positive = 0.1  # learning rate of these blocks, as a share of the head's
     epochs: Count = 5
     batch_size: Count | Literal["auto"] = 128  # photographs a step; auto: 128, in parts where memory is short
-    accumulate: Count = 1  # parts a batch goes through the network in; the step is the same, memory is less
+    accumulate: Count = 1  # parts of a batch that go through the network one by one
     optimizer: Literal["adam", "adamw", "sgd"] = "adam"
     learning_rate: Positive = 0.001
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
-    weight_decay: Annotated[float, Field(ge=0)] = 0.0
-    clip_norm: Annotated[float, Field(ge=0)] = 0.0  # of the gradient; 0 is off
+    weight_decay: NonNegative = 0.0
+    clip_norm: NonNegative = 0.0  # largest norm of the gradient; 0 is off
     label_smoothing: Share = 0.0
     class_weights: Literal["none", "balanced"] = "none"
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0  # decay of the running average of weights; 0 is off
-    early_stopping: Annotated[int, Field(ge=0)] = 0  # epochs without a better validation loss; 0 is off
-    mixup: Annotated[float, Field(ge=0)] = 0.0  # alpha of its beta distribution; 0 is off
+    early_stopping: CountOrZero = 0  # epochs without a better validation loss; 0 is off
+    mixup: NonNegative = 0.0  # alpha of the beta distribution; 0 is off
     augment: Literal["none", "flip", "standard", "strong"] = "none"
     compile: bool = False  # torch.compile
-    int8: bool = False  # a twin of another candidate, by `int8` below; never written by hand
 
 
 class Range(_Closed):
@@ -93,7 +98,7 @@ class Range(_Closed):
     choices: tuple[bool | int | float | str, ...] = ()
 
     @model_validator(mode="after")
-    def _one_way(self) -> Self:
+    def _one_kind(self) -> Self:
         if self.choices:
             if (self.low, self.high, self.log) != (None, None, False):
                 raise ValueError("give `choices`, or `low` and `high`, not both")
@@ -105,7 +110,7 @@ class Range(_Closed):
 
 
 class Sweep(_Closed):
-    """Which parameters of a candidate `python -m flows.sweep` searches, and where."""
+    """Which parameters of a candidate `pawprint sweep` searches, and where."""
 
     candidate: str = ""
     trials: Count = 20  # in all, pruned ones too
@@ -118,31 +123,26 @@ class Sweep(_Closed):
         return self
 
 
-def twin(name: str) -> str:
-    """What the candidate `name` is called in 8-bit integers."""
-    return f"{name}_int8"
-
-
 class Evaluation(_Closed):
     """How candidates are measured."""
 
-    bootstrap: Annotated[int, Field(ge=100)] = 2000
-    min_slice: Count = 15
-    disturbed: Annotated[int, Field(ge=0)] = 100
-    clutter: Annotated[int, Field(ge=0)] = 100
+    bootstrap: Annotated[int, Field(ge=100)] = 2000  # resamples of a 95 % interval
+    min_slice: Count = 15  # photographs; a smaller slice is not judged
+    corruptions: CountOrZero = 100  # test photographs that are also measured blurred, dark, rotated, ...
+    clutter: CountOrZero = 100  # drawn pictures of nothing that should be refused
 
 
 class Gate(_Closed):
-    """When a challenger becomes champion: it must be better, and keep every limit that the champion keeps."""
+    """When a challenger becomes champion: its log loss is better, and it keeps every limit that the champion keeps."""
 
-    max_accuracy_loss: Share = 0.005
-    max_int8_accuracy_loss: Share = 0.005
-    min_photographs: Count = 100
+    max_accuracy_loss: Share = 0.005  # lower end of the paired 95 % interval
+    max_int8_accuracy_loss: Share = 0.005  # of a quantized model, which need only be faster
+    min_photographs: Count = 100  # to compare on, where the champion has seen some of today's test photographs
     max_calibration_error: Share = 0.1
-    min_worst_slice: Share = 0.8
-    max_robustness_loss: Share = 0.25
-    max_refused: Share = 0.1
-    max_latency_ms: Positive = 500
+    min_worst_slice: Share = 0.8  # accuracy
+    max_robustness_loss: Share = 0.25  # accuracy lost under the worst corruption
+    max_refused: Share = 0.1  # share of test photographs that are answered `unknown`
+    max_latency_ms: Positive = 500  # median of one answer
     max_size_mb: Positive = 200
 
 
@@ -163,7 +163,7 @@ class Tokens(_Closed):
 
 
 class Serving(_Closed):
-    """Limits of the service."""
+    """Limits of the service; params.yaml says what each means."""
 
     device: Literal["auto", "cpu", "cuda"] = "auto"
     precision: Literal["auto", "bf16", "f32"] = "auto"
@@ -187,32 +187,35 @@ class Serving(_Closed):
 class Params(_Closed):
     """The whole of params.yaml."""
 
+    schema_version: Literal[2]
     seed: Annotated[int, Field(ge=0, lt=2**32)]
     preprocess: Preprocess
     split: SplitShares
     training: Training
     candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
-    int8: tuple[str, ...] = ()  # candidates of which there is a twin in 8-bit integers, `<name>_int8`
+    quantized: dict[str, str] = {}  # name of an INT8-quantized model -> the candidate that it is made from
     sweep: Sweep = Sweep()
     evaluation: Evaluation
     gate: Gate
     serving: Serving
 
-    @model_validator(mode="before")
-    @classmethod
-    def _with_twins(cls, raw: Any) -> Any:
-        """A twin stands among the candidates, with the entry of the one whose weights it has."""
-        if not isinstance(raw, dict) or not isinstance(raw.get("candidates"), dict) or "int8" not in raw:
-            return raw
-        candidates, names = raw["candidates"], raw["int8"]
-        if not isinstance(names, list) or (unknown := [name for name in names if name not in candidates]):
-            wrong = ", ".join(map(str, unknown)) if isinstance(names, list) else repr(names)
-            raise ValueError(f"`int8` is a list of candidates' names; {wrong} is none")
-        twins = {twin(name): {**candidates[name], "int8": True} for name in names}
-        return {**raw, "candidates": {**candidates, **twins}, "int8": tuple(names)}
+    @model_validator(mode="after")
+    def _quantized_is_known(self) -> Self:
+        for name, source in self.quantized.items():
+            if source not in self.candidates:
+                raise ValueError(f"`quantized.{name}` names {source!r}, which is no candidate")
+            if name in self.candidates:
+                raise ValueError(f"`quantized.{name}` has the name of a candidate; give it another")
+        return self
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """Names of all models that are evaluated: trained candidates and quantized ones."""
+        return (*self.candidates, *self.quantized)
 
     def candidate(self, name: str) -> Candidate:
-        """The candidate called `name`; PawprintError with the known names when there is none."""
+        """The candidate that the model `name` is trained as; PawprintError with the known names where there is none."""
+        name = self.quantized.get(name, name)
         if name not in self.candidates:
             raise PawprintError(
                 f"params.yaml has no candidate {name!r}; it has {', '.join(self.candidates)}. "
@@ -223,7 +226,14 @@ class Params(_Closed):
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; PawprintError names the key, what is wrong and what was expected."""
-    return _check(Params, _load_yaml(path), path)
+    raw = _load_yaml(path)
+    if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
+        raise PawprintError(
+            f"{path} has schema_version {raw.get('schema_version', 1)}; this version of pawprint reads "
+            f"{SCHEMA_VERSION}. Set it, rename `evaluation.disturbed` to `corruptions` and replace `int8: [NAME]` by "
+            "`quantized: {NAME_int8: NAME}`."
+        )
+    return _check(Params, raw, path)
 
 
 def load_serving(path: Path) -> Serving:
@@ -238,7 +248,7 @@ def _load_yaml(path: Path) -> Any:
     except FileNotFoundError:
         raise PawprintError(f"{path} is missing. Run from the project's root, or `git checkout {path}`.") from None
     except yaml.YAMLError as error:
-        raise PawprintError(f"{path} is not valid YAML: {error}. Mend that line.") from None
+        raise PawprintError(f"{path} is not valid YAML: {error}. Correct that line.") from None
 
 
 def _check(model: type[_Model], raw: Any, path: Path) -> _Model:
@@ -246,13 +256,13 @@ def _check(model: type[_Model], raw: Any, path: Path) -> _Model:
         return model.model_validate(raw)
     except ValidationError as error:
         problems = "; ".join(
-            f"`{'.'.join(str(part) for part in problem['loc']) or 'the file'}`: {_words(problem)}"
+            f"`{'.'.join(str(part) for part in problem['loc']) or 'the file'}`: {_explain(problem)}"
             for problem in error.errors()
         )
         raise PawprintError(f"{path}: {problems}.") from None
 
 
-def _words(problem: Any) -> str:
+def _explain(problem: Any) -> str:
     if problem["type"] == "extra_forbidden":
         return "unknown key; correct its spelling or remove it"
     if problem["type"] == "missing":

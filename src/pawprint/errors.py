@@ -7,3 +7,7 @@ class PawprintError(Exception):
     The message names the file or field, says what is wrong with it and what to do, in one or two sentences.
     The command line and the flows print it without a traceback (unless PAWPRINT_DEBUG=1) and exit with 1.
     """
+
+
+class DivergedError(PawprintError):
+    """The loss of a training is not a number."""

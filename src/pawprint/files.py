@@ -1,119 +1,152 @@
-"""A folder is replaced all or nothing, also when the process is killed.
+"""Files and folders that are replaced atomically, and locks between processes.
 
-with replacing(Path("data")) as fresh:       # an empty folder beside it, for this process alone
-    ...                                      # fill it; an exception leaves data/ as it was
-recover(Path("data"))                        # what a kill between two renames left is finished
+write_json(Path("champion.json"), values)        # whole or not at all
+with new_folder(Path("models/mlp")) as fresh:    # an exception leaves models/mlp as it was
+    ...
+with replace_folder(Path("data")) as fresh:      # the same, and what a kill between two renames left is finished
+    ...                                          # by the next `recover(Path("data"))`
+with lock(Path("cache/sweep.lock"), "Another sweep is running."):
+    ...
 
-Beside `data` lies `.data-import/` for as long as it takes: `building` (being filled), then `ready` (renamed when
-whole), then `old` (what was there before). Each step is one rename, so what lies there says how far a killed process
-came: `ready` and no `data` is the one state in which something is missing, and it is finished, not undone.
+A target is never written in place: it may be a link into DVC's cache, or read-only.
 """
 
 import errno
-import fcntl
+import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from pawprint.errors import PawprintError
 
 
 @contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """Give an empty folder that takes the place of `folder` when the block ends without an exception.
+def new_file(path: Path) -> Iterator[Path]:
+    """A path beside `path`, which it replaces when the block ends without an exception. Makes missing folders."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        yield partial
+        partial.replace(path)
+    finally:
+        partial.unlink(missing_ok=True)
 
-    A block that empties its folder away (removes it) leaves `folder` as it is.
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file atomically."""
+    with new_file(path) as partial:
+        partial.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically by `text` in UTF-8, with line feeds as they are."""
+    write_bytes(path, text.encode())
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Replace a file atomically by JSON that a person can read."""
+    write_text(path, json.dumps(values, indent=1) + "\n")
+
+
+@contextmanager
+def new_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, which it replaces when the block ends without an exception.
+
+    A kill between removal and rename leaves no `folder`: for what can be made again.
+    """
+    partial = folder.with_name(f".{folder.name}.partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    try:
+        yield partial
+        shutil.rmtree(folder, ignore_errors=True)
+        partial.rename(folder)
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+
+
+@contextmanager
+def replace_folder(folder: Path) -> Iterator[Path]:
+    """The same for a folder that cannot be made again: no kill at any moment loses the old content and the new.
+
+    Beside `data` lies `.data-import/` meanwhile: `building` (being filled), `ready` (renamed when whole), `old` (the
+    content before). Each step is one rename; `ready` without `data` is the one state in which `data` is missing, and
+    it is finished, not undone. A block that removes its folder leaves `folder` as it is.
 
     Raises:
-        PawprintError: another process is replacing it, or the disk is full.
+        PawprintError: another process replaces it, or the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = _scratch(folder)
-    with _locked(scratch, importing=True) as mine:
-        if not mine:
-            raise PawprintError(f"Another import into {folder}/ is running. Wait for it, or end it.")
+    with lock(_lock_of(folder), f"Another import into {folder}/ is running. Wait for it, or end it."):
         try:
+            scratch.mkdir(exist_ok=True)
             _finish(folder, scratch)
             building = scratch / "building"
             building.mkdir()
-            with _enough_disk(folder):
-                yield building
+            yield building
             if building.exists():
                 building.rename(scratch / "ready")
                 if folder.exists():
                     folder.rename(scratch / "old")
                 (scratch / "ready").rename(folder)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            raise PawprintError(
+                f"No space left on the disk for the photographs of {folder}/. Free some, run again."
+            ) from None
         finally:  # also after Ctrl-C between two renames
             _finish(folder, scratch)
             shutil.rmtree(scratch, ignore_errors=True)
 
 
 def recover(folder: Path) -> None:
-    """Finish a replacement that was killed when `folder` was away; nothing to do at any other time."""
+    """Finish a replacement that was killed while `folder` was away; nothing to do at any other time."""
     if folder.exists() or not (_scratch(folder) / "ready").exists():
         return
-    with _locked(_scratch(folder), importing=False) as mine:
-        if mine:
-            _finish(folder, _scratch(folder))
-            shutil.rmtree(_scratch(folder), ignore_errors=True)
+    with lock(_lock_of(folder), timeout=-1):  # the owner, if it lives, is between two renames
+        _finish(folder, _scratch(folder))
+        shutil.rmtree(_scratch(folder), ignore_errors=True)
+
+
+@contextmanager
+def lock(path: Path, busy: str = "", timeout: float = 0) -> Iterator[FileLock]:
+    """Hold the lock file `path`; the system releases it when the process ends, however it ends.
+
+    Raises:
+        PawprintError: `busy`, where another process holds it still after `timeout` seconds (-1 waits for ever).
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    held = FileLock(path, timeout=timeout)
+    try:
+        held.acquire()
+    except Timeout:
+        raise PawprintError(busy) from None
+    try:
+        yield held
+    finally:
+        held.release()
 
 
 def _scratch(folder: Path) -> Path:
     return folder.with_name(f".{folder.name}-import")
 
 
+def _lock_of(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}-import.lock")
+
+
 def _finish(folder: Path, scratch: Path) -> None:
     if not folder.exists() and (scratch / "ready").exists():
         (scratch / "ready").rename(folder)
-    for leftover in scratch.iterdir():
+    for leftover in scratch.iterdir() if scratch.exists() else ():
         if leftover.is_dir():
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
-
-
-@contextmanager
-def _locked(scratch: Path, importing: bool) -> Iterator[bool]:
-    """Is `scratch` this process's alone? The system gives a killed process's lock back.
-
-    Who imports makes the folder, and does not wait for another import. Who recovers waits: the owner, if it lives, is
-    between two renames.
-    """
-    while True:
-        if importing:
-            scratch.mkdir(exist_ok=True)
-        try:
-            descriptor = os.open(scratch, os.O_RDONLY)
-        except FileNotFoundError:  # its owner has just finished
-            if importing:
-                continue
-            yield False
-            return
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | (fcntl.LOCK_NB if importing else 0))
-        except BlockingIOError:
-            os.close(descriptor)
-            yield False
-            return
-        with suppress(FileNotFoundError):
-            if os.fstat(descriptor).st_ino == scratch.stat().st_ino:
-                break
-        os.close(descriptor)  # the lock of a folder that its owner has just removed
-    try:
-        yield True
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _enough_disk(folder: Path) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        if error.errno != errno.ENOSPC:
-            raise
-        raise PawprintError(
-            f"No space left on the disk for the photographs of {folder}/. Free some, run again."
-        ) from None

@@ -2,9 +2,8 @@
 
     pixels = image.load(Path("cat.jpg").read_bytes())        # uint8 [300, 300, 3]
 
-The road has two halves. `pack` turns any picture into a 300x300 JPEG, `unpack` turns that into pixels. What
-preprocess stores in the shards is the output of `pack`; `load` is one after the other. So a photograph gives
-the model the same tensor, bit for bit, whether it comes from a shard or from a request.
+`pack` turns any picture into a 300x300 JPEG, `unpack` turns that into pixels, and `load` does both. Shards hold the
+output of `pack`. So a photograph gives the model the same tensor, bit for bit, from a shard or from a request.
 """
 
 import io
@@ -22,6 +21,13 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 SIZE = 300
 MAX_PIXELS = 100_000_000
 QUALITY = 95
+SUFFIXES_BY_FORMAT = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png", ".apng"),
+    "GIF": (".gif",), "WEBP": (".webp",), "BMP": (".bmp", ".dib"), "TIFF": (".tif", ".tiff"),
+}  # fmt: skip
+SUFFIXES = frozenset(suffix for of_one in SUFFIXES_BY_FORMAT.values() for suffix in of_one) | {
+    ".avif", ".heic", ".heif", ".jp2",
+}  # fmt: skip
 Fit = Literal["squash", "letterbox", "crop"]
 Pixels = NDArray[np.uint8]
 
@@ -139,13 +145,13 @@ def pack(data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: i
 
 
 def unpack(packed: bytes) -> Pixels:
-    """Second half of the road: a packed photograph -> RGB uint8 [300, 300, 3]."""
+    """A packed photograph -> RGB uint8 [300, 300, 3]."""
     pixels: Pixels = simplejpeg.decode_jpeg(packed, "RGB")
     return pixels
 
 
 def load(data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """The whole road: any picture's bytes -> RGB uint8 [300, 300, 3] as the model sees it. Raises BadImage."""
+    """Any picture's bytes -> RGB uint8 [300, 300, 3] as the model sees it. Raises BadImage."""
     return unpack(pack(data, fit, quality, max_pixels))
 
 

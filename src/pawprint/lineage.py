@@ -34,7 +34,8 @@ class Lineage(BaseModel):
     code_digest: str = ""  # of the code that the stage `train` depends on; "" in a record of before it was kept
     lock_digest: str  # of requirements.lock
     seed: int
-    device: str  # "cpu bfloat16 AMD EPYC", "cuda NVIDIA H100 ..."
+    device: str  # "cpu float32 AMD EPYC, AVX2, 2 threads"
+    execution: dict[str, str] = {}  # what was really executed: precision, instruction set, threads, engine versions
     run_id: str = ""  # the MLflow run that trained it
 
 
@@ -143,7 +144,7 @@ def data_hash(root: Path) -> str:
         ) from None
 
 
-def read(root: Path, dataset: str, manifest: Path, params: Params, device: str) -> Lineage:
+def read(root: Path, dataset: str, manifest: Path, params: Params, device: str, execution: dict[str, str]) -> Lineage:
     """The record of a training that is about to start in the workspace `root`."""
     commit, dirty = git_state(root)
     return Lineage(
@@ -157,6 +158,7 @@ def read(root: Path, dataset: str, manifest: Path, params: Params, device: str) 
         lock_digest=sha256(root / "requirements.lock"),
         seed=params.seed,
         device=device,
+        execution=execution,
     )
 
 

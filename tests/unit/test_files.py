@@ -11,15 +11,15 @@ from pathlib import Path
 import pytest
 
 from pawprint.data.class_folders import dataset
-from pawprint.data.ingest import take
+from pawprint.data.ingest import ingest
 from pawprint.errors import PawprintError
-from pawprint.files import recover, replacing
+from pawprint.files import recover, replace_folder
 from photo_sources import contents, pets, unpacked
 
 ROOT = Path(__file__).resolve().parents[2]
 IMPORT = """
-import sys; from pathlib import Path; from pawprint.data.ingest import take
-take(sys.argv[1], Path("data"))
+import sys; from pathlib import Path; from pawprint.data.ingest import ingest
+ingest(sys.argv[1], Path("data"))
 """
 # Kill this process for real, by signal argv[4], before or after the folder whose path ends in argv[2] is renamed.
 KILLED = """
@@ -49,7 +49,7 @@ def start(work: Path, code: str, *arguments: str) -> subprocess.Popen[bytes]:
 def work(tmp_path: Path) -> Path:
     """work/data with some photographs, and more/ beside it."""
     unpacked(tmp_path / "more", pets(100, 4))
-    take(unpacked(tmp_path / "pets", pets()), tmp_path / "work" / "data")
+    ingest(unpacked(tmp_path / "pets", pets()), tmp_path / "work" / "data")
     return tmp_path / "work"
 
 
@@ -57,7 +57,7 @@ def work(tmp_path: Path) -> Path:
 def test_killed_at_any_rename_data_is_the_old_or_the_new(work: Path, step: str, when: str, by: signal.Signals) -> None:
     data = work / "data"
     old = contents(data)
-    take(work.parent / "more", work.parent / "wanted" / "data")
+    ingest(work.parent / "more", work.parent / "wanted" / "data")
     new = contents(work.parent / "wanted" / "data")
     killed = start(work, KILLED + IMPORT, "../more", step, when, str(by.value))
     assert killed.wait() == -by
@@ -65,22 +65,22 @@ def test_killed_at_any_rename_data_is_the_old_or_the_new(work: Path, step: str, 
     assert dataset(data).classes == ("cat", "dog")
     assert contents(data) in (old, new)
     # 2. the next import goes through and leaves nothing behind
-    take(work.parent / "more", data)
+    ingest(work.parent / "more", data)
     assert contents(data) == new
     assert [entry.name for entry in work.iterdir()] == ["data"]
 
 
 def test_a_second_import_at_the_same_time_is_refused(work: Path) -> None:
-    with replacing(work / "data"):
+    with replace_folder(work / "data"):
         with pytest.raises(PawprintError, match=r"Another import .* is running"):
-            take(work.parent / "more", work / "data")
+            ingest(work.parent / "more", work / "data")
         recover(work / "data")  # and the one that runs is not disturbed
     assert contents(work / "data") == {}
 
 
 def test_a_full_disk_is_a_sentence_and_data_stays(work: Path) -> None:
     before = contents(work / "data")
-    with pytest.raises(PawprintError, match="No space left"), replacing(work / "data") as fresh:
+    with pytest.raises(PawprintError, match="No space left"), replace_folder(work / "data") as fresh:
         (fresh / "full").symlink_to("/dev/full")
         (fresh / "full").write_bytes(b"x")
     assert contents(work / "data") == before
@@ -92,9 +92,9 @@ def test_killed_at_random_moments_again_and_again(work: Path) -> None:
     sets = []
     for number in (0, 1):
         source = unpacked(work.parent / f"set{number}", pets(number * 2000, 150))
-        take(source, work.parent / f"wanted{number}" / "data")
+        ingest(source, work.parent / f"wanted{number}" / "data")
         sets.append(contents(work.parent / f"wanted{number}" / "data"))
-    take(work.parent / "set0", work / "data")
+    ingest(work.parent / "set0", work / "data")
     began = time.monotonic()
     assert start(work, IMPORT, "../set1").wait() == 0
     whole = time.monotonic() - began
@@ -110,6 +110,6 @@ def test_killed_at_random_moments_again_and_again(work: Path) -> None:
         recover(work / "data")
         assert contents(work / "data") in sets
     assert ends > 10
-    take(work.parent / "set0", work / "data")
+    ingest(work.parent / "set0", work / "data")
     assert contents(work / "data") == sets[0]
     assert [entry.name for entry in work.iterdir()] == ["data"]

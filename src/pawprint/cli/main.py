@@ -252,7 +252,7 @@ def models_list() -> None:
     """Every architecture, with a line on what it is."""
     from pawprint.models import registry
 
-    for name, architecture in registry.CATALOGUE.items():
+    for name, architecture in registry.ARCHITECTURES.items():
         print(f"{name:<22}{(architecture.__doc__ or '').splitlines()[0]}")
 
 

@@ -23,17 +23,17 @@ def import_(
     source: Annotated[str, typer.Argument(help="a zip, tar or folder, an http(s) or s3 URL, or a public set's name")],
     name: Annotated[str | None, typer.Option(help="what to call this data set")] = None,
     add: Annotated[bool, typer.Option("--add", help="keep what is there, and add to it")] = False,
-    sha256: Annotated[str | None, typer.Option(help="what the archive must have, or it is not taken")] = None,
+    sha256: Annotated[str | None, typer.Option(help="which the archive must have")] = None,
 ) -> None:
     """Bring the photographs of SOURCE into data/; `dvc add data` then versions them."""
     from pawprint import dvc
-    from pawprint.data.ingest import take
+    from pawprint.data.ingest import ingest
 
-    taken = take(source, Path("data"), name, add, sha256)
-    if taken.changed:
+    result = ingest(source, Path("data"), name, add, sha256)
+    if result.changed:
         dvc.own(Path())
-    _some(taken.contradictions)
-    print(f"{taken.told()} {NEXT}" if taken.changed else taken.told())
+    _some(result.contradictions)
+    print(f"{result.summary()} {NEXT}" if result.changed else result.summary())
 
 
 def _some(lines: list[str], shown: int = 20) -> None:
@@ -45,18 +45,18 @@ def _some(lines: list[str], shown: int = 20) -> None:
 
 @photos_app.command(epilog="Example: pawprint photos check")
 def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a class")] = Path("data")) -> None:
-    """Say which photographs `preprocess` would leave out, and why; nothing is written. Exit code 1 if there are any."""
+    """Say which photographs `preprocess` would reject, and why; nothing is written. Exit code 1 if there are any."""
     from pawprint.config import load_params
     from pawprint.data.class_folders import dataset
     from pawprint.data.quality import survey
 
     photographs = dataset(data)
-    bad, flags = survey(photographs, data, load_params())
-    for one in sorted(bad, key=lambda one: one.path):
+    rejected, flags = survey(photographs, data, load_params())
+    for one in sorted(rejected, key=lambda one: one.path):
         print(f"{one.path}: {one.reason}: {one.message}")
     converted = ", ".join(f"{count:,} {flag}" for flag, count in sorted(flags.items())) or "none"
-    print(f"{len(photographs.photographs):,} files, {len(bad):,} left out; converted: {converted}")
-    if bad:
+    print(f"{len(photographs.photographs):,} files, {len(rejected):,} rejected; converted: {converted}")
+    if rejected:
         raise typer.Exit(1)
 
 

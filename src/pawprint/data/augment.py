@@ -1,13 +1,14 @@
-"""Variations of a training photograph, by albumentations (the one place that imports it); the mirror needs none.
+"""Augmentation of training photographs: one table, by albumentations on the CPU (training/gpu_dataloader.py on a GPU).
 
     vary = augment("standard", seed=2017, epoch=3)
     vary(pixels, photograph_hash)        # uint8 [300, 300, 3] -> the same shape
 
-What a photograph becomes depends on the seed, the epoch and its own hash: not on its place in a batch.
+The result depends on the seed, the epoch and the photograph's hash: not on its place in a batch.
 """
 
 import hashlib
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Literal
 
 import numpy as np
@@ -16,6 +17,28 @@ from numpy.typing import NDArray
 from pawprint import image
 
 Pixels = NDArray[np.uint8]
+Kind = Literal["none", "flip", "standard", "strong"]
+
+
+@dataclass(frozen=True)
+class Augmentation:
+    """A mirror image half the time, then geometry (black beyond the border), then colour."""
+
+    rotate: float  # degrees, at most
+    rotate_chance: float  # of the rotation; of scale and shift too, where there is no crop
+    colour: float  # brightness, contrast and saturation are multiplied by 1 +- this
+    scale: tuple[float, float] = (1.0, 1.0)  # of each axis
+    shift: float = 0.0  # share of the width and height, at most
+    crop: tuple[float, float] | None = None  # share of the area (Szegedy et al., Going Deeper with Convolutions, 2014)
+    ratio: tuple[float, float] = (0.75, 4 / 3)  # of the crop's sides
+    colour_chance: float = 0.8
+    hue: float = 0.02  # of a full turn
+
+
+AUGMENTATIONS = {
+    "standard": Augmentation(rotate=12, rotate_chance=0.8, colour=0.2, scale=(0.85, 1.15), shift=0.06),
+    "strong": Augmentation(rotate=10, rotate_chance=0.5, colour=0.4, crop=(0.35, 1.0)),  # for training from scratch
+}
 
 
 def mirrored(seed: int, epoch: int, photograph_hash: str) -> bool:
@@ -23,29 +46,28 @@ def mirrored(seed: int, epoch: int, photograph_hash: str) -> bool:
     return hashlib.sha256(f"{seed}:{epoch}:{photograph_hash}".encode()).digest()[4] % 2 == 1
 
 
-def augment(
-    kind: Literal["none", "flip", "standard", "strong"], seed: int, epoch: int
-) -> Callable[[Pixels, str], Pixels] | None:
-    """The variation of an epoch; None for "none". "strong" is for a network from scratch."""
+def augment(kind: Kind, seed: int, epoch: int) -> Callable[[Pixels, str], Pixels] | None:
+    """The augmentation of an epoch; None for "none"."""
     if kind == "none":
         return None
     if kind == "flip":
         return lambda pixels, photograph_hash: pixels[:, ::-1] if mirrored(seed, epoch, photograph_hash) else pixels
-    import albumentations
+    import albumentations as A
 
-    steps = [albumentations.HorizontalFlip(p=0.5)]
-    if kind == "standard":
-        steps += [
-            albumentations.Affine(scale=(0.85, 1.15), rotate=(-12, 12), translate_percent=(-0.06, 0.06), p=0.8),
-            albumentations.ColorJitter(brightness=0.2, contrast=0.2, saturation=0.2, hue=0.02, p=0.8),
+    spec = AUGMENTATIONS[kind]
+    if spec.crop:
+        geometry = [
+            A.RandomResizedCrop(size=(image.SIZE, image.SIZE), scale=spec.crop, ratio=spec.ratio),
+            A.Rotate(limit=spec.rotate, p=spec.rotate_chance),
         ]
-    if kind == "strong":
-        steps += [
-            albumentations.RandomResizedCrop(size=(image.SIZE, image.SIZE), scale=(0.35, 1.0)),
-            albumentations.Rotate(limit=10, p=0.5),
-            albumentations.ColorJitter(brightness=0.4, contrast=0.4, saturation=0.4, hue=0.02, p=0.8),
-        ]
-    pipeline = albumentations.Compose(steps)
+    else:
+        shift = (-spec.shift, spec.shift)
+        turn = (-spec.rotate, spec.rotate)
+        geometry = [A.Affine(scale=spec.scale, rotate=turn, translate_percent=shift, p=spec.rotate_chance)]
+    colour = A.ColorJitter(
+        brightness=spec.colour, contrast=spec.colour, saturation=spec.colour, hue=spec.hue, p=spec.colour_chance
+    )
+    pipeline = A.Compose([A.HorizontalFlip(p=0.5), *geometry, colour])
 
     def vary(pixels: Pixels, photograph_hash: str) -> Pixels:
         draw = hashlib.sha256(f"{seed}:{epoch}:{photograph_hash}".encode()).digest()

@@ -1,4 +1,4 @@
-"""prepared/ -> pixels and labels, in any order.
+"""prepared/ -> pixels and labels, in any order; and its manifest, a row a photograph.
 
 data = PreparedDataset.open(Path("prepared"))
 train = data.split("train")
@@ -8,12 +8,12 @@ train.images([0, 5, 7])          # uint8 [3, 300, 300, 3]
 import csv
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,50 @@ from numpy.typing import NDArray
 from pawprint import image
 from pawprint.data.splits import SplitName
 from pawprint.errors import PawprintError
+
+MANIFEST_VERSION = 2  # of the columns below; report.json holds it
+
+
+class ManifestRow(NamedTuple):
+    """A photograph in manifest.csv; the fields are its columns."""
+
+    hash: str  # SHA-256 of the original bytes
+    label: str
+    split: str
+    shard: str
+    offset: int  # of the JPEG in the shard
+    length: int
+    crc32: str  # of the member, in hex
+    origin: str  # path below data/
+    flags: str
+    phash: str  # perceptual hash, in hex
+
+
+def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
+    """Write manifest.csv; rows are sorted by hash."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(ManifestRow._fields)
+        writer.writerows(rows)
+
+
+def read_manifest(path: Path) -> list[ManifestRow]:
+    """Read manifest.csv; PawprintError where it is missing, damaged or of another version."""
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            reader = csv.reader(file)
+            if tuple(next(reader)) != ManifestRow._fields:
+                raise ValueError("other columns")
+            return [ManifestRow(*row[:4], int(row[4]), int(row[5]), *row[6:10]) for row in reader]  # type: ignore[call-arg, arg-type]
+    except (OSError, ValueError, TypeError, IndexError, StopIteration):
+        raise PawprintError(
+            f"{path} is missing, damaged or from another version of pawprint. Run `dvc repro preprocess`."
+        ) from None
+
+
+def learned_hashes(manifest: Path) -> frozenset[str]:
+    """SHA-256 of the photographs that a training on this manifest learns from or is tuned on."""
+    return frozenset(row.hash for row in read_manifest(manifest) if row.split in ("train", "validation"))
 
 
 @dataclass(frozen=True)
@@ -78,36 +122,35 @@ class Split:
 
 @dataclass(frozen=True)
 class PreparedDataset:
-    """What preprocess wrote."""
+    """The output of preprocess."""
 
     folder: Path
     manifest: Path
     dataset: str
     drawn: bool
     classes: tuple[str, ...]
-    _rows: tuple[dict[str, str], ...] = field(repr=False)
+    _rows: tuple[ManifestRow, ...] = field(repr=False)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
-        """PawprintError where `folder` is missing or not whole."""
+        """PawprintError where `folder` is missing, incomplete or of another version."""
+        rows = tuple(read_manifest(folder / "manifest.csv"))
         try:
             report = json.loads((folder / "report.json").read_bytes())
-            with (folder / "manifest.csv").open(newline="", encoding="utf-8") as file:
-                rows = tuple(csv.DictReader(file))
-            told = report["dataset"], report["drawn"], tuple(report["classes"])
+            about = report["dataset"], report["drawn"], tuple(report["classes"])
         except (OSError, ValueError, KeyError, TypeError):
             raise PawprintError(f"{folder}/ is missing or damaged. Run `dvc repro preprocess`.") from None
-        return cls(folder, folder / "manifest.csv", *told, rows)
+        return cls(folder, folder / "manifest.csv", *about, rows)
 
     def split(self, name: SplitName) -> Split:
         """The photographs of a split."""
-        rows = [row for row in self._rows if row["split"] == name]
+        rows = [row for row in self._rows if row.split == name]
         return Split(
             name=name,
-            hashes=tuple(row["hash"] for row in rows),
-            origins=tuple(row["origin"] for row in rows),
-            labels=np.array([self.classes.index(row["class"]) for row in rows], np.int64),
+            hashes=tuple(row.hash for row in rows),
+            origins=tuple(row.origin for row in rows),
+            labels=np.array([self.classes.index(row.label) for row in rows], np.int64),
             classes=self.classes,
-            _places=tuple((row["shard"], int(row["offset"]), int(row["length"])) for row in rows),
+            _places=tuple((row.shard, row.offset, row.length) for row in rows),
             _shards=self.folder / "shards",
         )

@@ -2,13 +2,16 @@
 
 local("oxford-iiit-pet").path                          # cache/downloads/...-images.tar.gz, downloaded once
 local("https://example.org/pets.zip", sha256="9f86d0...")
-local("s3://bucket/pets/")                             # AWS_* variables say where and who, as they do everywhere
+local("s3://bucket/pets/")                             # credentials from AWS_* variables, as everywhere
 
-A download that breaks off goes on where it stopped, in this run and in the next; a file whose checksum is known is
-never taken with another. One without is asked for again when the server says that it has changed.
+A download that breaks off resumes where it stopped, in this run and in the next; a file whose checksum is known is
+never taken with another. A file without a checksum is downloaded again when the server reports a change.
+
+http(s) is read with httpx and not fsspec, which cannot say whether the rest of a file still belongs to its beginning
+(If-Range); docs/decisions/sources.md.
 """
 
-import fcntl
+import errno
 import hashlib
 import json
 import os
@@ -18,19 +21,20 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import tenacity
 
+from pawprint import files
 from pawprint.data import archives
-from pawprint.data.remotes import S3, Again, Http, public_part, read_note
 from pawprint.errors import PawprintError
-from pawprint.lineage import sha256 as sha256_of
 from pawprint.progress import Progress
 
 TRIES = 5  # in a row that bring no byte
 PAUSE = 1.0  # seconds before the second try, doubled each time
+SILENCE = 30.0  # seconds without a byte
+PIECE = 2**23
 
 
 @dataclass(frozen=True)
@@ -58,12 +62,12 @@ class Local:
     """A source on this disk."""
 
     path: Path
-    label: str  # what origins call it: a public set's name, a URL without what is secret in it, a file's name
+    label: str  # as origins.csv names it: a public set's name, a URL without secrets, a file's name
     downloaded: bool = False
 
     @contextmanager
     def forgotten_if_damaged(self) -> Iterator[None]:
-        """A download that turns out to be no archive is not kept: the next import asks for it again."""
+        """A download that turns out to be no archive is not kept: the next import downloads it again."""
         try:
             yield
         except archives.Damaged:
@@ -76,7 +80,7 @@ def local(source: str | Path, sha256: str | None = None) -> Local:
     """Bring a source to this disk, if it is not there.
 
     Raises:
-        PawprintError: it does not exist, cannot be had, or has another SHA-256 than the one that is asked for.
+        PawprintError: it does not exist, cannot be downloaded, or has not the SHA-256.
     """
     if sha256 is not None and not re.fullmatch("[0-9a-fA-F]{64}", sha256):
         raise PawprintError(f"{sha256!r} is no SHA-256: it has 64 hexadecimal digits.")
@@ -91,8 +95,10 @@ def local(source: str | Path, sha256: str | None = None) -> Local:
         raise PawprintError(
             f"{source} does not exist. Name a zip, tar or folder, an http(s) or s3 URL, or one of {', '.join(PUBLIC)}."
         )
+    if checksum and path.is_dir():
+        raise PawprintError(f"{path} is a folder, and a SHA-256 is of one file. Leave it out.")
     if checksum:
-        _verify(path, checksum)
+        _verify(path, checksum, str(path))
     return Local(path, path.resolve().name)
 
 
@@ -103,120 +109,272 @@ def downloads() -> Path:
 
 def _download(url: str, checksum: str | None) -> Path:
     folder = downloads()
-    folder.mkdir(parents=True, exist_ok=True)
     base = re.sub(r"[^\w.-]+", "-", PurePosixPath(urlsplit(url).path).name) or "photographs"
-    name = f"{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}-{base}"
+    target = folder / f"{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}-{base}"
+    remote = S3(url) if url.startswith("s3:") else Http(url)
+    busy = f"{remote.shown} is being downloaded by another process. Wait for it."
     try:
-        if not url.startswith("s3:"):
-            return _download_file(Http(url), folder, name, checksum)
-        bucket = S3(url)
-        if not bucket.is_folder():
-            return _download_file(bucket, folder, name, checksum)
-        if checksum:
-            raise PawprintError(f"{bucket.shown} is a folder, and a SHA-256 is of one file. Leave it out.")
-        target = folder / name
-        _patiently(bucket.shown, lambda: bucket.copy(target), lambda: sum(1 for _ in target.rglob("*")))
-        return target
+        with files.lock(target.with_name(f"{target.name}.lock"), busy):
+            if isinstance(remote, S3) and remote.is_folder():
+                if checksum:
+                    raise PawprintError(f"{remote.shown} is a folder, and a SHA-256 is of one file. Leave it out.")
+                _retry(remote.shown, lambda: remote.copy(target), lambda: sum(1 for _ in target.rglob("*")))
+            else:
+                _download_file(remote, target, checksum)
     except Again as error:
         raise PawprintError(
-            f"{public_part(url)} cannot be had ({error}). What has come is kept: run again, and it goes on there."
+            f"{public_part(url)} cannot be downloaded ({error}). What has arrived is kept: run again to resume."
         ) from None
+    return target
 
 
-def _download_file(remote: Http | S3, folder: Path, name: str, checksum: str | None) -> Path:
-    """By pooch, which keeps what has the right checksum; resumed and tried again by what follows."""
-    import pooch
+def _download_file(remote: "Http | S3", target: Path, checksum: str | None) -> None:
+    note, partial = (target.with_name(f"{target.name}.{kind}") for kind in ("json", "partial"))
+    if target.exists():
+        if not remote.changed(_read_note(note)) if checksum is None else _matches(target, checksum):
+            return
+        target.unlink()
 
-    note = folder / f"{name}.json"
-    if checksum is None and (folder / name).exists() and remote.changed(read_note(note)):
-        (folder / name).unlink()
-
-    def resume(_: str, target: str, __: Any) -> None:
-        def attempt() -> None:
-            try:
-                _attempt(remote, partial, note, bool(checksum))
-            except Again as error:
-                if error.anew:
-                    partial.unlink(missing_ok=True)
-                raise
-
-        _patiently(remote.shown, attempt, lambda: _size(partial))
-        Path(target).unlink(missing_ok=True)
+    def attempt() -> None:
         try:
-            os.link(partial, target)  # `partial` stays until pooch has looked at it: a kill costs no download
-        except OSError:  # a disk that knows no links
-            partial.replace(target)
+            _attempt(remote, partial, note, bool(checksum))
+        except Again as error:
+            if error.anew:
+                partial.unlink(missing_ok=True)
+            raise
 
-    partial = folder / f"{name}.partial"
-    try:
-        pooch.get_logger().setLevel("WARNING")
-        path = Path(pooch.retrieve(remote.url, checksum, name, folder, downloader=resume))
-        partial.unlink(missing_ok=True)
-        return path
-    except ValueError:  # pooch's word for another checksum
-        partial.unlink(missing_ok=True)
-        raise PawprintError(
-            f"{remote.shown} has another checksum than {checksum}: changed or damaged, it is not taken."
-        ) from None
+    _retry(remote.shown, attempt, lambda: _size(partial))
+    if checksum:
+        try:
+            _verify(partial, checksum, remote.shown)
+        except PawprintError:
+            partial.unlink()
+            raise
+    partial.replace(target)
 
 
-def _patiently(shown: str, attempt: Callable[[], None], brought: Callable[[], int]) -> None:
-    """Try until it is done, as long as tries bring something: `brought` says how much is here."""
+def _retry(shown: str, attempt: Callable[[], None], progress: Callable[[], int]) -> None:
+    """Try until it is done, as long as tries bring something: `progress` measures what is here."""
     fruitless = 0
 
     def once() -> None:
         nonlocal fruitless
-        before = brought()
+        before = progress()
         try:
             attempt()
         except Again:
-            fruitless = 0 if brought() > before else fruitless + 1
+            fruitless = 0 if progress() > before else fruitless + 1
             raise
+
+    def report(state: tenacity.RetryCallState) -> None:
+        error = state.outcome.exception() if state.outcome else None
+        print(f"{shown}: {error}; trying again", file=sys.stderr, flush=True)
 
     tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(Again),
         stop=lambda _: fruitless >= TRIES,
         wait=lambda _: PAUSE * 2 ** max(0, fruitless - 1),
-        before_sleep=lambda state: print(f"{shown}: {_error(state)}; trying again", file=sys.stderr, flush=True),
+        before_sleep=report,
         reraise=True,
     )(once)
 
 
-def _attempt(remote: Http | S3, partial: Path, note: Path, vouched: bool) -> None:
-    known = read_note(note)
+def _attempt(remote: "Http | S3", partial: Path, note: Path, has_checksum: bool) -> None:
+    known = _read_note(note)
     # Without a validator or a checksum nobody could say whether the rest belongs to what is here.
-    have = _size(partial) if known.get("validator") or vouched else 0
+    have = _size(partial) if known.get("validator") or has_checksum else 0
     with remote.stream(have, known.get("validator", "")) as (start, total, validator, pieces):
         if (total or 0) > archives.MAX_BYTES:
-            raise PawprintError(f"{remote.shown} has {total:,} bytes: it is not taken.")
+            raise PawprintError(f"{remote.shown} has {total:,} bytes, which is too much.")
         archives.enough_room((total or start) - start, partial.parent, remote.shown)
-        with partial.open("ab") as file, Progress(remote.shown, total, in_bytes=True) as progress:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise PawprintError(f"{remote.shown} is being downloaded by another process. Wait for it.") from None
+        with partial.open("ab") as file, Progress(remote.shown, total, in_bytes=True) as bar:
             file.truncate(start)
-            note.write_text(json.dumps({"url": remote.shown, "validator": validator}), encoding="utf-8")
-            progress.advance(start)
+            files.write_json(note, {"url": remote.shown, "validator": validator})
+            bar.advance(start)
             for piece in pieces:
                 file.write(piece)
-                progress.advance(len(piece))
-                if progress.done > archives.MAX_BYTES:
-                    raise PawprintError(f"{remote.shown} does not end: it is not taken.")
+                bar.advance(len(piece))
+                if bar.done > archives.MAX_BYTES:
+                    raise PawprintError(f"{remote.shown} does not end; nothing of it is taken.")
     if total is not None and _size(partial) != total:
         raise Again(f"it broke off at {_size(partial):,} of {total:,} bytes")
 
 
-def _verify(path: Path, checksum: str) -> None:
-    if path.is_dir():
-        raise PawprintError(f"{path} is a folder, and a SHA-256 is of one file. Leave it out.")
-    if f"sha256:{sha256_of(path)}" != checksum:
-        raise PawprintError(f"{path} has another checksum than {checksum}: it is not taken.")
+def _matches(path: Path, checksum: str) -> bool:
+    kind, _, expected = checksum.partition(":")
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, kind).hexdigest() == expected
+
+
+def _verify(path: Path, checksum: str, shown: str) -> None:
+    if not _matches(path, checksum):
+        raise PawprintError(f"{shown} has another checksum than {checksum}: changed or damaged, it is not taken.")
 
 
 def _size(path: Path) -> int:
     return path.stat().st_size if path.exists() else 0
 
 
-def _error(state: tenacity.RetryCallState) -> BaseException | None:
-    return state.outcome.exception() if state.outcome else None
+class Again(Exception):
+    """A failure that may pass: the next try goes on where this one stopped, or `anew`."""
+
+    def __init__(self, message: str, anew: bool = False) -> None:
+        super().__init__(message)
+        self.anew = anew
+
+
+Stream = tuple[int, int | None, str, Iterator[bytes]]  # first byte, all bytes if known, validator, pieces
+
+
+class Http:
+    """A file on an http(s) server."""
+
+    def __init__(self, url: str) -> None:
+        self.url, self.shown = url, public_part(url)
+
+    def changed(self, known: dict[str, str]) -> bool:
+        """Does the server report another file now? Where it cannot be reached: no."""
+        try:
+            answer = httpx.head(self.url, follow_redirects=True, timeout=SILENCE)
+        except httpx.HTTPError:
+            return False
+        return answer.is_success and _validator(answer) != known.get("validator", "")
+
+    @contextmanager
+    def stream(self, have: int, validator: str) -> Iterator[Stream]:
+        """The bytes after the first `have`, if the file is still the one that `validator` was told for."""
+        headers = {"Accept-Encoding": "identity"}
+        if have:
+            headers["Range"] = f"bytes={have}-"
+            if validator:
+                headers["If-Range"] = validator  # the whole file, where it is another one by now
+        try:
+            with httpx.stream("GET", self.url, headers=headers, follow_redirects=True, timeout=SILENCE) as answer:
+                yield self._read(answer, have, validator)
+        except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.DecodingError) as error:
+            raise PawprintError(f"{self.shown} cannot be downloaded ({error}). CheckResult at the URL.") from None
+        except httpx.TransportError as error:
+            raise Again(str(error) or type(error).__name__) from None
+
+    def _read(self, answer: httpx.Response, have: int, validator: str) -> Stream:
+        status, said = answer.status_code, f"the server answers {answer.status_code} {answer.reason_phrase}"
+        part = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
+        if status == 416:  # nothing follows what is here: it is whole, or another file lies there by now
+            if not part or int(part[2]) != have:
+                raise Again("the server has another file now", anew=True)
+            return have, have, _validator(answer), iter(())
+        if status in (408, 425, 429) or status >= 500:
+            raise Again(said)
+        if status not in (200, 206):
+            raise PawprintError(f"{self.shown} cannot be downloaded: {said}. CheckResult at the URL.")
+        if answer.headers.get("Content-Type", "").startswith("text/html"):
+            raise PawprintError(f"{self.shown} is a web page, not an archive. Behind a login? Download it by hand.")
+        if status == 206:
+            other = validator and validator != _validator(answer)
+            if other or not part or part[1] is None or int(part[1]) != have:
+                raise Again("the server sends a part of something else", anew=True)
+            return have, int(part[2]), _validator(answer), answer.iter_raw()
+        length = answer.headers.get("Content-Length")
+        return 0, int(length) if length else None, _validator(answer), answer.iter_raw()
+
+
+class S3:
+    """A file, or a folder, in a bucket."""
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = self.shown = url
+        with self._explained():
+            self._files = fsspec.filesystem("s3")
+
+    def is_folder(self) -> bool:
+        """Is it a prefix of many files?"""
+        with self._explained():
+            self._files.invalidate_cache()
+            return bool(self._files.isdir(self.url))
+
+    def changed(self, known: dict[str, str]) -> bool:
+        """Is there another file now?"""
+        with self._explained():
+            return self._etag() != known.get("validator", "")
+
+    @contextmanager
+    def stream(self, have: int, validator: str) -> Iterator[Stream]:
+        """The bytes after the first `have`, if the file is still the one that `validator` was told for."""
+        with self._explained():
+            total, etag = int(self._files.info(self.url)["size"]), self._etag()
+            start = have if etag == validator and have <= total else 0
+            with self._files.open(self.url, "rb", cache_type="none", block_size=PIECE) as file:
+                file.seek(start)
+                yield start, total, etag, iter(lambda: file.read(PIECE), b"")
+
+    def copy(self, target: Path) -> None:
+        """The files below it, each whole; those that are here already are not fetched again."""
+        with self._explained():
+            root = self._files._strip_protocol(self.url).rstrip("/")
+            found = self._files.find(root, detail=True)
+            archives.enough_room(sum(int(info["size"]) for info in found.values()), target.parent, self.shown)
+            wanted = {}
+            for key, info in found.items():
+                below = PurePosixPath(key).relative_to(root)
+                if ".." in below.parts:
+                    raise PawprintError(f"{self.shown} names a place outside itself (`{key}`): it is not taken.")
+                etag = str(info.get("ETag", "")).strip('"')
+                wanted[str(below)] = (key, etag)
+            note = target.with_name(f"{target.name}.json")
+            known = _read_note(note)
+            for file in [file for file in target.rglob("*") if file.is_file()]:
+                name = file.relative_to(target).as_posix()
+                if name not in wanted or known.get(name) != wanted[name][1]:
+                    file.unlink()
+            files.write_json(note, {name: etag for name, (_, etag) in wanted.items()})
+            with Progress(f"downloading {self.shown}", len(wanted)) as progress:
+                for name, (key, _) in wanted.items():
+                    if not (target / name).exists():
+                        with files.new_file(target / name) as partial:
+                            self._files.get_file(key, str(partial))
+                    progress.advance(1)
+
+    def _etag(self) -> str:
+        return str(self._files.info(self.url, refresh=True).get("ETag", ""))
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        import aiohttp
+        import botocore.exceptions
+
+        try:
+            yield
+        except FileNotFoundError:
+            raise PawprintError(f"{self.url} does not exist, or you may not list it.") from None
+        except PermissionError as error:
+            raise PawprintError(f"{self.url} may not be read ({error}). CheckResult at AWS_ACCESS_KEY_ID.") from None
+        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
+            raise PawprintError(f"{self.url} cannot be requested ({error}). Set AWS_ACCESS_KEY_ID etc.") from None
+        except (botocore.exceptions.BotoCoreError, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
+            raise Again(str(error)) from None
+        except OSError as error:
+            if error.errno == errno.ENOSPC:
+                raise
+            raise Again(str(error)) from None
+
+
+def _validator(answer: httpx.Response) -> str:
+    """Identifies the bytes of a response; empty where the server sends nothing that does."""
+    etag = str(answer.headers.get("ETag", ""))
+    return etag if etag and not etag.startswith("W/") else str(answer.headers.get("Last-Modified", ""))
+
+
+def public_part(url: str) -> str:
+    """The URL without user, password, query and fragment, where secrets may stand."""
+    parts = urlsplit(url)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
+
+
+def _read_note(note: Path) -> dict[str, str]:
+    """The note of an earlier download; empty where there is none."""
+    try:
+        return dict(json.loads(note.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return {}

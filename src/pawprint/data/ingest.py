@@ -1,10 +1,10 @@
-"""Where photographs come from: a source -> data/<class>/*, all or nothing.
+"""Import of photographs: a source -> data/<class>/*, all or nothing.
 
-take("train.zip", Path("data"))                            # a zip, a tar, a folder, a URL, a public set's name
-take("more/", Path("data"), add=True)                      # beside what is there
+ingest("train.zip", Path("data"))                            # a zip, a tar, a folder, a URL, a public set's name
+ingest("more/", Path("data"), add=True)                      # beside what is there
 
-What the files of a source mean is told by layouts.py, how they are read safely by archives.py, how they are fetched
-by download.py, where each came from by origins.py.
+layouts.py gives each file of a source its class, archives.py reads them safely, download.py fetches them, origins.py
+keeps where each came from.
 """
 
 import hashlib
@@ -19,20 +19,21 @@ from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import IO, Any
 
+from pawprint import image
 from pawprint.data import archives, download, layouts, origins
 from pawprint.data.class_folders import DATASET, NAME, Dataset, class_folders, dataset, described_in, files_in
 from pawprint.data.origins import Origin, Origins
 from pawprint.errors import PawprintError
-from pawprint.files import recover, replacing
+from pawprint.files import recover, replace_folder
 from pawprint.progress import Progress
 
 PIECE = 2**20  # bytes copied at a time
-__all__ = ["Dataset", "Taken", "dataset", "take"]
+__all__ = ["Dataset", "IngestResult", "dataset", "ingest"]
 
 
 @dataclass
-class Taken:
-    """What an import did."""
+class IngestResult:
+    """The result of an import."""
 
     dataset: Dataset
     changed: bool = True
@@ -40,25 +41,25 @@ class Taken:
     added: int = 0  # photographs that were not there
     known: int = 0  # files whose content was there already, in the same class
     dropped: int = 0  # files whose content a person has dropped
-    aside: int = 0  # files that are no pictures, or of no class
+    ignored: int = 0  # files that are no pictures, or of no class
     contradictions: list[str] = field(default_factory=list)  # the same content under another class, a sentence each
 
-    def told(self) -> str:
-        """In one line, for a person."""
+    def summary(self) -> str:
+        """One line for a person."""
         counts = {
             "new": self.added, "there already": self.known, "dropped before": self.dropped,
             "earlier decisions gone (--add keeps them)": self.undecided,
-            "under another class": len(self.contradictions), "left aside": self.aside,
+            "under another class": len(self.contradictions), "ignored": self.ignored,
         }  # fmt: skip
-        said = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
+        parts = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
         files, classes = len(self.dataset.photographs), len(self.dataset.classes)
         whole = f"{self.dataset.name}: {files:,} files in {classes} classes"
-        return f"{whole} ({said})." if self.changed else f"{whole}, as before: nothing has changed."
+        return f"{whole} ({parts})." if self.changed else f"{whole}, as before: nothing has changed."
 
 
-def take(
+def ingest(
     source: str | Path, data: Path, name: str | None = None, add: bool = False, sha256: str | None = None
-) -> Taken:
+) -> IngestResult:
     """Replace `data` by the photographs of `source`, or `add` them; where that fails `data` stays as it was.
 
     Raises:
@@ -68,30 +69,30 @@ def take(
     if name is not None and not NAME.fullmatch(name):
         raise PawprintError(f"{name!r} cannot name a data set: use lower-case letters, digits, dots and dashes.")
     recover(data)
-    fetched = download.local(source, sha256)
-    with replacing(data) as fresh:
+    local = download.local(source, sha256)
+    with replace_folder(data) as fresh:
         before = _before(data, fresh) if add else _Before()
-        with fetched.forgotten_if_damaged(), _opened(fetched.path, fresh.with_name("inner")) as archive:
+        with local.forgotten_if_damaged(), _opened(local.path, fresh.with_name("inner")) as archive:
             found = layouts.recognise(list(archive.files), str(source))
             _refuse_empty_classes(found, archive, str(source))
             if add:
                 _refuse_a_new_class_alone(found, data, str(source))
-            taking = _Taking(fresh, fetched.label, before)
-            taking.copy(found, archive)
-        origins.write(taking.origins, fresh)
+            importer = _Importer(fresh, local.label, before)
+            importer.copy(found, archive)
+        origins.write(importer.origins, fresh)
         described: dict[str, Any] = dict(before.described)
         if not described:
-            described = {"name": _set_name(found, fetched.label), "drawn": False, "source": fetched.label}
+            described = {"name": _set_name(found, local.label), "drawn": False, "source": local.label}
         described |= {"name": name} if name else {}
         (fresh / DATASET).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
         _refuse_few_classes(fresh, str(source))
-        taken = taking.taken
-        taken.changed = not _same(data, fresh, before.origins, taking.origins)
-        taken.undecided = 0 if add or not taken.changed else origins.decided(data)
-        if not taken.changed:
+        result = importer.result
+        result.changed = not _same(data, fresh, before.origins, importer.origins)
+        result.undecided = 0 if add or not result.changed else origins.decided(data)
+        if not result.changed:
             shutil.rmtree(fresh)  # not even a file's time changes, for which DVC would hash it again
-    taken.dataset, taken.aside = dataset(data), len(found.aside)
-    return taken
+    result.dataset, result.ignored = dataset(data), len(found.ignored)
+    return result
 
 
 def everything(data: Path) -> tuple[dict[str, str], Origins]:
@@ -127,7 +128,7 @@ def free_name(label: str, name: str, digest: str, used: set[str]) -> str:
 
 @dataclass(frozen=True)
 class _Before:
-    """What was there when photographs are added; nothing where they replace it."""
+    """The content of data/ that photographs are added to; empty where they replace it."""
 
     described: dict[str, str] = field(default_factory=dict)
     origins: Origins = field(default_factory=Origins)
@@ -146,11 +147,11 @@ def _before(data: Path, fresh: Path) -> _Before:
     return _Before(described or {"name": "photos"}, known)
 
 
-class _Taking:
-    """Photographs on their way into `fresh`, one at a time."""
+class _Importer:
+    """Puts photographs into `fresh`, one at a time."""
 
     def __init__(self, fresh: Path, source: str, before: _Before) -> None:
-        self.taken = Taken(Dataset("", False, (), ()))
+        self.result = IngestResult(Dataset("", False, (), ()))
         self.origins = Origins(before.origins)
         self._fresh, self._source = fresh, source
         self._settled = {row.hash for row in before.origins}
@@ -180,16 +181,16 @@ class _Taking:
         file = next(iter(same or sorted(files)), "")
         others = sorted({other.split("/")[0] for other in files if other} - {label})
         if files == {""}:
-            self.taken.dropped += 1
+            self.result.dropped += 1
         elif same:
-            self.taken.known += 1
+            self.result.known += 1
         elif others and digest in self._settled:
-            self.taken.contradictions.append(f"{one.name} is called {label}; {file} has the same content and stays")
+            self.result.contradictions.append(f"{one.name} is called {label}; {file} has the same content and stays")
         else:
             file = free_name(label, original, digest, self._used)
             if others:
-                self.taken.contradictions.append(f"{one.name} is called {label}, and {others[0]} too: both are taken")
-            self.taken.added += 1
+                self.result.contradictions.append(f"{one.name} is called {label}, and {others[0]} too: both are taken")
+            self.result.added += 1
             (self._fresh / label).mkdir(exist_ok=True)
             incoming.rename(self._fresh / file)
         self.origins.add(Origin(file, label, digest, self._source, one.name, one.breed))
@@ -209,7 +210,7 @@ def _write(stream: IO[bytes], target: Path) -> str:
 def _opened(path: Path, scratch: Path) -> Iterator[archives.Source]:
     """The archive at `path`, or the one of photographs inside it: Kaggle's outer zip holds train.zip."""
     with archives.opened(path) as outer:
-        pictures = any(PurePosixPath(name).suffix.lower() in layouts.SUFFIXES for name in outer.files)
+        pictures = any(PurePosixPath(name).suffix.lower() in image.SUFFIXES for name in outer.files)
         packed = [name for name in outer.files if archives.is_archive(name) and "__MACOSX" not in name]
         train = [name for name in packed if PurePosixPath(name).name.startswith("train.")] or packed
         if pictures or len(train) != 1:

@@ -13,12 +13,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from pawprint import image
 from pawprint.errors import PawprintError
 
-SUFFIXES = (
-    ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff",
-    ".avif", ".heic", ".heif", ".jp2",
-)  # fmt: skip
 LAYOUTS = (
     "Kaggle's Dogs vs. Cats (train/cat.0.jpg, or the zip that holds train.zip), Microsoft's (PetImages/Cat/0.jpg), "
     "Oxford's pets (images/Abyssinian_1.jpg), cats_and_dogs_filtered (train/cats/cat.0.jpg), or a folder a class "
@@ -50,7 +47,7 @@ class Recognised:
 
     set_name: str  # of a public set; empty for a person's own
     photographs: tuple[Found, ...]
-    aside: tuple[str, ...]  # files that belong to no class, or are no pictures
+    ignored: tuple[str, ...]  # files that belong to no class, or are no pictures
 
 
 _Layout = Callable[[Sequence[PurePosixPath]], list[Found] | None]
@@ -63,20 +60,20 @@ def recognise(names: Sequence[str], source: str) -> Recognised:
         PawprintError: their layout is none that is known.
     """
     seen = [PurePosixPath(name) for name in names if not _hidden(PurePosixPath(name))]
-    pictures = [path for path in seen if path.suffix.lower() in SUFFIXES]
+    pictures = [path for path in seen if path.suffix.lower() in image.SUFFIXES]
     for set_name, layout in _LAYOUTS.items():
         found = layout(pictures)
         if found:
             taken = {one.name for one in found}
-            aside = tuple(str(path) for path in seen if str(path) not in taken)
-            return Recognised(set_name, tuple(found), aside)
+            ignored = tuple(str(path) for path in seen if str(path) not in taken)
+            return Recognised(set_name, tuple(found), ignored)
     if pictures:
         raise PawprintError(f"{source} holds pictures, but nothing says which class they are of. Known are {LAYOUTS}.")
     raise PawprintError(f"{source} holds no pictures. Known are {LAYOUTS}.")
 
 
 def _kaggle(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
-    """train/cat.0.jpg: the name says it. Others (test1/1.jpg has no class) are left aside."""
+    """train/cat.0.jpg: the name says it. Others (test1/1.jpg has no class) are left ignored."""
     found: dict[PurePosixPath, list[Found]] = defaultdict(list)
     for path in pictures:
         if match := re.fullmatch(r"([A-Za-z][\w-]*)\.\d+\.\w+", path.name):
@@ -127,7 +124,7 @@ def _sides(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
 
 
 def _folders(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
-    """rose/1.jpg, lily/2.jpg, lily/more/3.jpg: a folder a class; a picture beside the folders is left aside."""
+    """rose/1.jpg, lily/2.jpg, lily/more/3.jpg: a folder a class; a picture beside the folders is left ignored."""
     start = _common(pictures)
     return [Found(str(path), path.parts[start]) for path in pictures if len(path.parts) > start + 1]
 

@@ -1,12 +1,8 @@
-"""Which photographs are bad, by name and reason.
+"""Checks of photographs: which are rejected, and why.
 
-    looked = look(Path("cat.jpg").read_bytes(), ".jpg", params.preprocess)   # pixels, flags, fingerprint; or BadImage
-    kept, bad = copies(named)                                                # the same file twice
-    bad += near_copies(fingerprinted)                                        # the same picture twice
-    survey(dataset(Path("data")), params)                                    # all of it, with nothing written
-
-Bad is what gives no photograph to learn from. What is only unusual (CMYK, a wrong extension) is converted, and
-flagged.
+checked = check(Path("cat.jpg").read_bytes(), ".jpg", params.preprocess)   # pixels, flags, phash; or BadImage
+kept, rejected = copies(photographs)                                       # the same file twice
+rejected += near_copies(kept)                                              # the same picture twice
 """
 
 import hashlib
@@ -23,23 +19,19 @@ from numpy.typing import NDArray
 
 from pawprint import image
 from pawprint.config import Params, Preprocess
-from pawprint.data.ingest import Dataset
+from pawprint.data.class_folders import Dataset
 from pawprint.data.splits import split_of
 
 BLANK = 3.0  # standard deviation of the grey levels; a lens cap has 1 to 2, fog about 8
-BITS = 144  # of a fingerprint: nine words of 16 bits
-NEAR = 8  # bits: with nine words, two fingerprints this close have at least one word in common
-TOLD = 5  # of the others in a group, in a sentence
+BITS = 144  # of a perceptual hash: nine words of 16 bits
+NEAR = 8  # bits: with nine words, two phashes this close have at least one word in common
+LISTED = 5  # of the others in a group, in a sentence
 NEIGHBOURS = 64  # compared with in each word's order: bounds the cost when thousands share a word
-SUFFIXES = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png", ".apng"),
-    "GIF": (".gif",), "WEBP": (".webp",), "BMP": (".bmp", ".dib"), "TIFF": (".tif", ".tiff"),
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
-class Bad:
-    """A photograph that is left out, and why."""
+class Rejected:
+    """A photograph that is not used, and why."""
 
     path: Path
     reason: str  # a short code: BadImage's, or blank, tiny, copy, near_copy, two_labels
@@ -47,16 +39,16 @@ class Bad:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What one photograph is, by itself."""
+class CheckResult:
+    """The check of one photograph by itself."""
 
     pixels: image.Pixels  # uint8 [300, 300, 3]
     flags: str  # what was converted, words with spaces between: "cmyk wrong_extension"
-    fingerprint: str  # hex of BITS bits; near pictures have near fingerprints
+    phash: str  # hex of BITS bits; similar pictures have similar ones
 
 
 @dataclass(frozen=True)
-class Named:
+class Photograph:
     """A photograph in the set."""
 
     hash: str  # SHA-256 of its bytes
@@ -65,10 +57,10 @@ class Named:
     path: Path
     split: str
     flags: str
-    fingerprint: str
+    phash: str
 
 
-def look(data: bytes, suffix: str, preprocess: Preprocess) -> Look:
+def check(data: bytes, suffix: str, preprocess: Preprocess) -> CheckResult:
     """Check and resize one photograph, given its bytes and its file's suffix.
 
     Raises:
@@ -77,7 +69,7 @@ def look(data: bytes, suffix: str, preprocess: Preprocess) -> Look:
     header = image.inspect(data)
     if min(header.width, header.height) < preprocess.min_side:
         raise image.BadImage(
-            "tiny", f"it is {header.width}x{header.height}; a split has at least {preprocess.min_side} pixels"
+            "tiny", f"it is {header.width}x{header.height}; a side has at least {preprocess.min_side} pixels"
         )
     pixels = image.resize(image.decode(data, preprocess.max_pixels), preprocess.fit)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
@@ -85,66 +77,68 @@ def look(data: bytes, suffix: str, preprocess: Preprocess) -> Look:
         grey = cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA)
     if cv2.meanStdDev(grey)[1].item() < BLANK:
         raise image.BadImage("blank", "it shows one colour and nothing else")
-    return Look(pixels, " ".join(_flags(header, suffix)), _fingerprint(grey))
+    return CheckResult(pixels, " ".join(_flags(header, suffix)), _phash(grey))
 
 
-def copies(photographs: Iterable[Named]) -> tuple[list[Named], list[Bad]]:
+def copies(photographs: Iterable[Photograph]) -> tuple[list[Photograph], list[Rejected]]:
     """One of each content and label, sorted by hash, and the rest. Under two labels: `near_copies` sees both."""
-    groups: dict[tuple[str, str], list[Named]] = defaultdict(list)
+    groups: dict[tuple[str, str], list[Photograph]] = defaultdict(list)
     for one in photographs:
         groups[one.hash, one.label].append(one)
     kept, bad = [], []
     for _, (first, *others) in sorted(groups.items()):
         kept.append(first)
-        bad += [Bad(other.path, "copy", f"the same file as {first.origin}") for other in others]
+        bad += [Rejected(other.path, "copy", f"the same file as {first.origin}") for other in others]
     return kept, bad
 
 
-def near_copies(photographs: Sequence[Named]) -> list[Bad]:
-    """Who must be left out because the same picture is there in another file.
+def near_copies(photographs: Sequence[Photograph]) -> list[Rejected]:
+    """Rejections of photographs whose picture is in another file too.
 
-    A group under two labels is left out altogether, for one label is wrong. Of a group that spans splits, what
-    lies on validation and test is left out: the model would be asked what it was told. Nothing is moved.
+    A group under two labels is rejected altogether, for one label is wrong. Of a group that spans splits, the
+    photographs of validation and test are rejected: they would be evaluated on what the model learned. None is moved.
     """
     bad = []
-    for group in _groups([one.fingerprint for one in photographs]):
+    for group in _groups([one.phash for one in photographs]):
         members = [photographs[index] for index in group]
         labels, splits = {one.label for one in members}, {one.split for one in members}
         if len(labels) == 1 and len(splits) == 1:
             continue
         for one in members:
-            others = _some([other for other in members[: TOLD + 2] if other is not one], len(members) - 1)
+            others = _some([other for other in members[: LISTED + 2] if other is not one], len(members) - 1)
             if len(labels) > 1:
-                bad.append(Bad(one.path, "two_labels", f"the same picture has two labels: {one.origin}, {others}"))
+                bad.append(Rejected(one.path, "two_labels", f"the same picture has two labels: {one.origin}, {others}"))
             elif one.split != "train":
-                bad.append(Bad(one.path, "near_copy", f"on {one.split}, and the same picture as {others} elsewhere"))
+                bad.append(
+                    Rejected(one.path, "near_copy", f"in {one.split}, and the same picture as {others}")
+                )
     return bad
 
 
-def _some(photographs: Sequence[Named], count: int) -> str:
-    """The first few by name: thousands may be alike."""
-    more = count - TOLD
-    return ", ".join(one.origin for one in photographs[:TOLD]) + (f" and {more:,} more" if more > 0 else "")
+def _some(photographs: Sequence[Photograph], count: int) -> str:
+    """The first few by name: there may be thousands."""
+    more = count - LISTED
+    return ", ".join(one.origin for one in photographs[:LISTED]) + (f" and {more:,} more" if more > 0 else "")
 
 
-def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Bad], Counter[str]]:
-    """Check the whole set and write nothing: what is bad, and how many carry each flag."""
+def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:
+    """Check the whole set and write nothing: what would be rejected, and how many carry each flag."""
 
-    def work(labelled: tuple[str, Path]) -> Named | Bad:
+    def work(labelled: tuple[str, Path]) -> Photograph | Rejected:
         label, path = labelled
         content = path.read_bytes()
         try:
-            looked = look(content, path.suffix, params.preprocess)
+            checked = check(content, path.suffix, params.preprocess)
         except image.BadImage as error:
-            return Bad(path, error.reason, str(error))
+            return Rejected(path, error.reason, str(error))
         digest = hashlib.sha256(content).hexdigest()
         split, origin = split_of(digest, params.seed, params.split), path.relative_to(data).as_posix()
-        return Named(digest, label, origin, path, split, looked.flags, looked.fingerprint)
+        return Photograph(digest, label, origin, path, split, checked.flags, checked.phash)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         seen = list(pool.map(work, photographs.photographs))
-    good, bad = copies(one for one in seen if isinstance(one, Named))
-    bad += [one for one in seen if isinstance(one, Bad)]
+    good, bad = copies(one for one in seen if isinstance(one, Photograph))
+    bad += [one for one in seen if isinstance(one, Rejected)]
     bad += near_copies(good)
     return bad, Counter(flag for one in good for flag in one.flags.split())
 
@@ -162,11 +156,11 @@ def _flags(header: image.Header, suffix: str) -> Iterable[str]:
         yield "grey"
     if header.orientation not in (0, 1):
         yield "rotated"
-    if suffix.lower() not in SUFFIXES.get(header.format, (suffix.lower(),)):
+    if suffix.lower() not in image.SUFFIXES_BY_FORMAT.get(header.format, (suffix.lower(),)):
         yield "wrong_extension"
 
 
-def _fingerprint(grey: NDArray[np.uint8]) -> str:
+def _phash(grey: NDArray[np.uint8]) -> str:
     """Signs of the 144 lowest frequencies of grey [30, 30]: the same for a copy that was scaled or compressed."""
     frequencies = cv2.dct(grey.astype(np.float32))
     return np.packbits(frequencies.take(_LOWEST) >= 0).tobytes().hex()
@@ -175,19 +169,19 @@ def _fingerprint(grey: NDArray[np.uint8]) -> str:
 _LOWEST = np.argsort(np.indices((30, 30)).sum(0), axis=None, kind="stable")[1 : BITS + 1]  # the first is the mean
 
 
-def _groups(fingerprints: Sequence[str]) -> list[list[int]]:
+def _groups(phashes: Sequence[str]) -> list[list[int]]:
     """Indices of pictures that are near each other, directly or by way of others; groups of two and more.
 
     Two that differ in at most NEAR of BITS bits agree in one of nine words. So each word in turn orders the set,
     and each picture is compared with those that follow it and share the word, NEIGHBOURS at most: the cost grows
     linearly, also where thousands are alike.
     """
-    if len(fingerprints) < 2:
+    if len(phashes) < 2:
         return []
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    words = np.frombuffer(bytes.fromhex("".join(fingerprints)), np.uint16).reshape(len(fingerprints), -1)
+    words = np.frombuffer(bytes.fromhex("".join(phashes)), np.uint16).reshape(len(phashes), -1)
     groups = np.arange(len(words))
     for column in range(words.shape[1]):
         order = np.lexsort((*words.T, words[:, column]))  # then by all of it: equal ones stand side by side

@@ -19,7 +19,7 @@ from pawprint.data.class_folders import class_folders, dataset, files_in
 from pawprint.data.ingest import everything, free_name, link
 from pawprint.data.origins import ORIGINS
 from pawprint.errors import PawprintError
-from pawprint.files import recover, replacing
+from pawprint.files import recover, replace_folder
 
 DROP = "drop"  # what a person writes where a photograph should go
 Verb = Literal["relabel", "drop"]
@@ -107,7 +107,7 @@ def _apply(decided: Sequence[Decision], labels: Mapping[str, str], data: Path) -
     """Write data/ anew with the photographs `labels` under another class, or (at "") without them."""
     recover(data)
     dataset(data)  # names what is wrong with data/ itself
-    with replacing(data) as fresh:
+    with replace_folder(data) as fresh:
         _, known = everything(data)
         hashes = {row.file: row.hash for row in known if row.file}
         for one in decided:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
-from pawprint.data.quality import Named
+from pawprint.data.quality import Photograph
 
 SHARD = 1024  # photographs; as many shards as it takes to stay below, a power of two
 BLOCK = tarfile.BLOCKSIZE
@@ -24,7 +24,7 @@ RUN = 1 << 20  # bytes that are copied at once where members stand side by side
 class Packed:
     """A photograph as a member of a tar."""
 
-    photograph: Named
+    photograph: Photograph
     file: Path  # where the member lies: a shard of the earlier run, or a worker's own file
     start: int  # of the member's header in `file`
     length: int  # of the JPEG behind the header

@@ -1,9 +1,9 @@
-"""How the graph is run: on the CPU by OpenVINO, a picture a core; on a GPU by ONNX Runtime, in batches.
+"""Inference engines: OpenVINO on the CPU, one picture a core; ONNX Runtime on a GPU, in batches.
 
-    network = OnCpu(onnx, "auto")       # or OnGpu(onnx)
-    probabilities, embedding, activation = network(one)    # uint8 [1, 300, 300, 3], from any thread
+    session = load(onnx, "auto", "cpu")
+    probabilities, embedding, activation = session(one)    # uint8 [1, 300, 300, 3], from any thread
 
-Both are asked for one picture at a time, by `at_once` threads; what they make of that company is their own affair.
+One set for features, evaluation and serving. A session takes one picture at a time, from `at_once` threads.
 """
 
 import os
@@ -11,6 +11,7 @@ import queue
 from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
+from functools import cache
 from threading import Lock
 from typing import Any, Literal, Protocol
 
@@ -29,8 +30,8 @@ CUDA = "CUDAExecutionProvider"
 _BATCH = 64  # pictures in one call of a GPU at most
 
 
-class Network(Protocol):
-    """The graph, loaded."""
+class Session(Protocol):
+    """A loaded graph."""
 
     at_once: int  # threads that keep it busy
     precision: Precision
@@ -40,25 +41,64 @@ class Network(Protocol):
         """uint8 [1, 300, 300, 3] -> the outputs of one row; from any thread. RuntimeError where it cannot."""
 
 
-def load(onnx: bytes, precision: Precision, device: Device) -> Network:
+def load(onnx: bytes, precision: Precision, device: Device) -> Session:
     """The graph on `device`; `auto` is the GPU where ONNX Runtime was installed for one and finds it.
 
     Raises:
-        PawprintError: `cuda` is wanted and cannot be had.
+        PawprintError: `cuda` is requested and not available.
         RuntimeError: the graph cannot be run.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     if device == "cpu" or (device == "auto" and not _cuda()):
-        network: Network = OnCpu(onnx, precision, cores)
+        session: Session = OpenVino(onnx, precision)
     elif _cuda():
-        network = OnnxRuntime(onnx, [CUDA], cores)
+        session = OnnxRuntime(onnx, [CUDA])
     else:
         raise PawprintError(
             "serving.device is cuda, but ONNX Runtime finds no GPU here. Install the CUDA driver and "
             "`pip install onnxruntime-gpu[cuda,cudnn]` in place of onnxruntime, or set it to auto or cpu."
         )
-    network(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))  # see OnCpu; and a GPU's first call takes seconds
-    return network
+    session(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))  # see OpenVino; and a GPU's first call takes seconds
+    return session
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def compile_on_cpu(model: openvino.Model, precision: Precision) -> openvino.CompiledModel:
+    """The model with one stream of one thread a core; `auto` is bf16 where the CPU computes in it."""
+    core = openvino.Core()
+    if precision == "auto":
+        precision = "bf16" if "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES") else "f32"
+    config = {
+        "PERFORMANCE_HINT": "THROUGHPUT",
+        "NUM_STREAMS": cores(),
+        "INFERENCE_NUM_THREADS": cores(),
+        "INFERENCE_PRECISION_HINT": precision,
+    }
+    return core.compile_model(model, "CPU", config)
+
+
+def executed_precision(compiled: openvino.CompiledModel) -> Precision:
+    """The precision that a compiled model computes in: bf16 that a CPU lacks is silently executed as f32."""
+    return "bf16" if compiled.get_property("INFERENCE_PRECISION_HINT") == openvino.Type.bf16 else "f32"
+
+
+@cache
+def execution(precision: Precision) -> dict[str, str]:
+    """Engine, version, processor and precision that a model compiled with `precision` executes on."""
+    parameter = openvino.opset13.parameter([1], openvino.Type.f32)
+    smallest = openvino.Model([openvino.opset13.relu(parameter)], [parameter], "smallest")
+    found = {
+        "engine": f"openvino {openvino.__version__}",
+        "device": "cpu",
+        "processor": str(openvino.Core().get_property("CPU", "FULL_DEVICE_NAME")),
+        "precision": executed_precision(compile_on_cpu(smallest, precision)),
+    }
+    if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+        found["instruction_limit"] = limit
+    return found
 
 
 def _cuda() -> bool:
@@ -69,29 +109,21 @@ def _cuda() -> bool:
     return CUDA in onnxruntime.get_available_providers()
 
 
-class OnCpu:
-    """OpenVINO, one stream of one core to a picture and as many streams as cores: faster than batches.
+class OpenVino:
+    """One stream of one core for a picture and as many streams as cores: faster than batches.
 
-    Its binding sets itself up in the first inference of a process. Two threads that meet there lock each other out
-    for good (one waits for the GIL inside a C++ static, the other holds it), so `load` asks it first.
+    OpenVINO's binding initializes itself in the first inference of a process. Two threads that meet there deadlock
+    (one waits for the GIL inside a C++ static, the other holds it), so `load` runs one inference first.
     """
 
     device: Device = "cpu"
 
-    def __init__(self, onnx: bytes, precision: Precision, cores: int) -> None:
-        core = openvino.Core()
-        native_bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
-        self.at_once = cores
-        self.precision: Precision = ("bf16" if native_bf16 else "f32") if precision == "auto" else precision
-        config = {
-            "PERFORMANCE_HINT": "THROUGHPUT",
-            "NUM_STREAMS": cores,
-            "INFERENCE_NUM_THREADS": cores,
-            "INFERENCE_PRECISION_HINT": self.precision,
-        }
-        model = core.compile_model(core.read_model(onnx), "CPU", config)
+    def __init__(self, onnx: bytes, precision: Precision) -> None:
+        model = compile_on_cpu(openvino.Core().read_model(onnx), precision)
+        self.at_once = cores()
+        self.precision = executed_precision(model)
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()  # each holds its own buffers
-        for _ in range(cores):
+        for _ in range(self.at_once):
             self._idle.put(model.create_infer_request())
 
     def __call__(self, one: NDArray[np.uint8]) -> Outputs:
@@ -105,15 +137,15 @@ class OnCpu:
 
 
 class OnnxRuntime:
-    """ONNX Runtime, for a GPU: while one batch is on its way, the pictures that come meanwhile are the next.
+    """ONNX Runtime, for a GPU: pictures that arrive while a batch is computed form the next batch.
 
-    Nothing waits for company: an idle GPU takes a picture alone, a busy one up to 64 together.
+    Nothing waits for a batch to fill: an idle GPU takes one picture, a busy one up to 64 at once.
     """
 
     device: Device = "cuda"
     precision: Precision = "f32"
 
-    def __init__(self, onnx: bytes, providers: Sequence[str], cores: int) -> None:
+    def __init__(self, onnx: bytes, providers: Sequence[str]) -> None:
         import onnxruntime
 
         # Batches come in all sizes, and an exhaustive search would be made for each.
@@ -127,12 +159,12 @@ class OnnxRuntime:
         if not set(providers) <= set(self._session.get_providers()):  # it falls back in silence
             raise PawprintError("ONNX Runtime cannot use the GPU (its log says why). Set serving.device to cpu.")
         self._input = self._session.get_inputs()[0].name
-        self.at_once = _BATCH + cores  # a full batch, and the next being decoded
+        self.at_once = _BATCH + cores()  # a full batch, and the next being decoded
         self._waiting: deque[tuple[NDArray[np.uint8], Future[Outputs]]] = deque()
         self._busy = Lock()
 
     def __call__(self, one: NDArray[np.uint8]) -> Outputs:
-        """One picture, with those that wait."""
+        """One picture, in a batch with those that wait."""
         mine: Future[Outputs] = Future()
         self._waiting.append((one, mine))
         with self._busy:

@@ -1,10 +1,10 @@
-"""A model folder -> answers: ONNX, no torch, no server.
+"""A model folder -> predictions: ONNX, no torch, no server.
 
     classifier = Classifier(Path("models/efficientnet_lite0"))
-    answer = classifier.answer(Path("cat.jpg").read_bytes())
-    answer.label, answer.probabilities
+    result = classifier.classify(Path("cat.jpg").read_bytes())
+    result.label, result.probabilities
 
-Evaluation, `pawprint predict` and the service take this one road: what was evaluated is what is served.
+Evaluation, `pawprint predict` and the service use this class: what is evaluated is what is served.
 """
 
 import hashlib
@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Self
+from typing import Literal, Self
 
 import numpy as np
 import safetensors
@@ -23,35 +23,36 @@ from safetensors.numpy import load as load_tensors
 
 from pawprint import image
 from pawprint.errors import PawprintError
-from pawprint.inference import backends
+from pawprint.inference import backends, ood
 from pawprint.inference.backends import Device, Precision
 from pawprint.lineage import Lineage
 
-SUFFIXES = (".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
-UNKNOWN = "unknown"  # the label of a picture that is like no training photograph
+UNKNOWN = "unknown"  # the label of a picture that is unlike all training photographs; no class may have this name
+OOD_FILE = "ood.safetensors"  # unit embeddings of training photographs, and k
 
 
 class ModelInfo(BaseModel):
-    """model.json: what a model folder says of itself."""
+    """model.json of a model folder."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
+    schema_version: Literal[2]
     candidate: str  # the name in params.yaml
     architecture: str
     parameters: int  # trained and frozen together
     classes: tuple[str, ...]  # sorted; the order of `probabilities`
     fit: image.Fit  # preprocess.fit at training; serving follows it
     quality: int  # preprocess.quality, likewise
-    int8: bool = False  # does the graph compute in 8-bit integers? The weights beside it are as they were trained
+    quantized_from: str = ""  # the candidate whose weights this INT8 graph was made from; "" for a trained model
     temperature: float  # fitted on the validation split, already inside the graph
-    typicality_threshold: float  # below it a picture is like no training photograph
+    ood_threshold: float  # a picture whose kNN similarity is lower is answered `unknown`
     model_digest: str  # SHA-256 of model.onnx
     weights_digest: str  # SHA-256 of model.safetensors
     lineage: Lineage
 
     @classmethod
     def read(cls, folder: Path) -> Self:
-        """model.json of a model folder; PawprintError where it is missing or not one of ours."""
+        """model.json of a model folder; PawprintError where it is missing, damaged or of another version."""
         try:
             return cls.model_validate_json(_read(folder, "model.json"))
         except ValidationError as error:
@@ -59,38 +60,37 @@ class ModelInfo(BaseModel):
             field = ".".join(str(part) for part in problem["loc"]) or "the file"
             raise PawprintError(
                 f"{folder / 'model.json'}: `{field}`: {problem['msg']}. "
-                "It is damaged or from another version; train the model again (`dvc repro`)."
+                "It is damaged or from another version of pawprint; train the model again (`dvc repro`)."
             ) from None
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """What the model says of N pictures."""
+    """A model's outputs for N pictures."""
 
     probabilities: NDArray[np.float32]  # [N, classes], rows sum to one
     embedding: NDArray[np.float32]  # [N, d]
-    typicality: NDArray[np.float32]  # [N], cosine similarity to the nearest training photographs, 1 is alike
+    knn_similarity: NDArray[np.float32]  # [N], cosine similarity to the nearest training photographs, at most 1
     activation: NDArray[np.float32]  # [N, classes or 1, h, w]
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What a person is told of one picture; the command line and the service say the same."""
+class Classification:
+    """The result for one picture; the command line and the service report the same."""
 
     label: str  # a class, or UNKNOWN
     reason: str  # why UNKNOWN; "" otherwise
     probabilities: dict[str, float]  # by class, in the model's order
-    typicality: float
-    typical: bool
+    knn_similarity: float
 
 
 @dataclass(frozen=True)
-class FileAnswer:
-    """One file's answer, or the sentence that says why there is none."""
+class FileResult:
+    """One file's classification, or the sentence that says why there is none."""
 
     path: Path
-    answer: Answer | None
-    error: str  # "" where there is an answer
+    classification: Classification | None
+    error: str  # "" where there is a classification
 
 
 class Classifier:
@@ -115,102 +115,85 @@ class Classifier:
         self.info, onnx = load_verified(folder)
         try:
             # From the very bytes that were hashed, so that nothing can come between check and use.
-            self._network = backends.load(onnx, precision, device)
+            self._session = backends.load(onnx, precision, device)
         except RuntimeError as error:
             raise PawprintError(f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again.") from None
-        self.streams, self.precision, self.device = (
-            self._network.at_once,
-            self._network.precision,
-            self._network.device,
-        )
-        self._bank, self._nearest = _read_typicality(folder)
+        self.streams, self.precision = self._session.at_once, self._session.precision
+        self.device = self._session.device
+        self._bank, self._k = _read_ood_bank(folder)
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
-        """uint8 RGB [N, 300, 300, 3] -> what the model says of each; N of zero is fine."""
+        """uint8 RGB [N, 300, 300, 3] -> the outputs for each; N may be zero."""
         if images.dtype != np.uint8 or images.shape[1:] != (image.SIZE, image.SIZE, 3):
             raise ValueError(f"expected uint8 [N, 300, 300, 3], got {images.dtype} {list(images.shape)}")
         if not len(images):
             return self._none()
         if len(images) == 1:
-            outputs = [self._network(images)]
+            outputs = [self._session(images)]
         else:
             with ThreadPoolExecutor(self.streams) as pool:
-                outputs = list(pool.map(self._network, images[:, None]))
+                outputs = list(pool.map(self._session, images[:, None]))
         probabilities, embedding, activation = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        return Predictions(probabilities, embedding, self._typicality(embedding), activation)
+        similarity = ood.knn_similarity(self._bank, embedding, self._k)
+        return Predictions(probabilities, embedding, similarity, activation)
 
     def read(self, data: bytes, max_pixels: int = image.MAX_PIXELS) -> image.Pixels:
         """A picture's bytes -> uint8 RGB [300, 300, 3], as this model was trained on. Raises BadImage."""
         return image.load(data, self.info.fit, self.info.quality, max_pixels)
 
-    def answer(self, data: bytes) -> Answer:
-        """A picture's bytes -> its answer. Raises BadImage."""
-        return self.answers(self.predict(self.read(data)[None]))[0]
+    def classify(self, data: bytes) -> Classification:
+        """A picture's bytes -> its class. Raises BadImage."""
+        return self.decide(self.predict(self.read(data)[None]))[0]
 
-    def answers(self, predictions: Predictions) -> list[Answer]:
-        """Numbers -> what a person is told, one for each picture."""
+    def decide(self, predictions: Predictions) -> list[Classification]:
+        """Outputs -> the class of each picture, or UNKNOWN."""
         return [
-            self._say(row, float(typicality))
-            for row, typicality in zip(predictions.probabilities, predictions.typicality, strict=True)
+            self._decide(row, float(similarity))
+            for row, similarity in zip(predictions.probabilities, predictions.knn_similarity, strict=True)
         ]
 
-    def files(self, paths: Iterable[Path]) -> Iterator[FileAnswer]:
-        """An answer for every file in order. A file that is no picture gets its sentence, never an exception."""
-        ahead: deque[Future[FileAnswer]] = deque()  # a few only, so that memory does not grow with the folder
-        with ThreadPoolExecutor(self.streams, thread_name_prefix="answer") as pool:
+    def classify_files(self, paths: Iterable[Path]) -> Iterator[FileResult]:
+        """A result for every file, in order. A file that is no picture gets its sentence, never an exception."""
+        pending: deque[Future[FileResult]] = deque()  # a few only, so that memory does not grow with the folder
+        with ThreadPoolExecutor(self.streams, thread_name_prefix="classify") as pool:
             for path in paths:
-                ahead.append(pool.submit(self._answer_file, path))
-                if len(ahead) > 4 * self.streams:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                pending.append(pool.submit(self._classify_file, path))
+                if len(pending) > 4 * self.streams:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
 
-    def _answer_file(self, path: Path) -> FileAnswer:
+    def _classify_file(self, path: Path) -> FileResult:
         try:
-            return FileAnswer(path, self.answer(path.read_bytes()), "")
+            return FileResult(path, self.classify(path.read_bytes()), "")
         except image.BadImage as error:
-            return FileAnswer(path, None, str(error))
+            return FileResult(path, None, str(error))
         except OSError as error:
-            return FileAnswer(path, None, f"the file cannot be read: {error.strerror or error}")
+            return FileResult(path, None, f"the file cannot be read: {error.strerror or error}")
 
-    def _say(self, probabilities: NDArray[np.float32], typicality: float) -> Answer:
-        classes = self.info.classes
-        best = int(np.argmax(probabilities))
-        typical = typicality >= self.info.typicality_threshold
-        reason = (
-            ""
-            if typical
-            else f"it is like none of the training photographs (typicality {typicality:.2f}, at least "
-            f"{self.info.typicality_threshold:.2f} is needed); {classes[best]} is the nearest class"
-        )
-        return Answer(
-            label=classes[best] if typical else UNKNOWN,
-            reason=reason,
-            probabilities={name: float(value) for name, value in zip(classes, probabilities, strict=True)},
-            typicality=typicality,
-            typical=typical,
-        )
-
-    def _typicality(self, embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Mean cosine similarity to the k nearest of the kept training embeddings, [N, d] -> [N]."""
-        length = np.linalg.norm(embedding, axis=1, keepdims=True)
-        cosine = embedding / np.maximum(length, 1e-12) @ self._bank.T
-        nearest = np.partition(cosine, -self._nearest, axis=1)[:, -self._nearest :]
-        mean: NDArray[np.float32] = nearest.mean(axis=1, dtype=np.float32)
-        return mean
+    def _decide(self, probabilities: NDArray[np.float32], similarity: float) -> Classification:
+        classes, threshold = self.info.classes, self.info.ood_threshold
+        label, reason = classes[int(np.argmax(probabilities))], ""
+        if similarity < threshold:
+            reason = (
+                f"it is like none of the training photographs (typicality {similarity:.2f}, at least "
+                f"{threshold:.2f} is needed); {label} is the nearest class"
+            )
+        by_class = {name: float(value) for name, value in zip(classes, probabilities, strict=True)}
+        return Classification(UNKNOWN if reason else label, reason, by_class, similarity)
 
     def _none(self) -> Predictions:
         classes, dimensions = len(self.info.classes), self._bank.shape[1]
         return Predictions(
             probabilities=np.empty((0, classes), np.float32),
             embedding=np.empty((0, dimensions), np.float32),
-            typicality=np.empty(0, np.float32),
+            knn_similarity=np.empty(0, np.float32),
             activation=np.empty((0, classes, 1, 1), np.float32),
         )
 
 
 def load_verified(folder: Path) -> tuple[ModelInfo, bytes]:
-    """(model.json, the bytes of model.onnx); PawprintError unless the one was written for the other."""
+    """(model.json, the bytes of model.onnx); PawprintError unless model.json describes these bytes."""
     info = ModelInfo.read(folder)
     onnx = _read(folder, "model.onnx")
     if hashlib.sha256(onnx).hexdigest() != info.model_digest:
@@ -226,12 +209,16 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+            inside = sorted(
+                file for file in path.rglob("*") if file.suffix.lower() in image.SUFFIXES and file.is_file()
+            )
             if not inside:
-                raise PawprintError(f"{path} holds no pictures ({', '.join(SUFFIXES)}). Name a file or another folder.")
+                raise PawprintError(
+                    f"{path} holds no pictures ({', '.join(sorted(image.SUFFIXES))}). Name a file or another folder."
+                )
             found.extend(inside)
         else:
-            found.append(path)  # one that is not there gets its sentence from `files`
+            found.append(path)  # `classify_files` reports one that is not there
     return found
 
 
@@ -241,17 +228,15 @@ def _read(folder: Path, name: str) -> bytes:
     except OSError as error:
         raise PawprintError(
             f"{folder / name} cannot be read ({error.strerror}). A model folder holds model.onnx, "
-            "model.json and typicality.safetensors; train or package it again (`dvc repro`)."
+            "model.json and ood.safetensors; train or package it again (`dvc repro`)."
         ) from None
 
 
-def _read_typicality(folder: Path) -> tuple[NDArray[np.float32], int]:
-    """([m, d] unit embeddings of training photographs, how many of the nearest count)."""
+def _read_ood_bank(folder: Path) -> tuple[NDArray[np.float32], int]:
+    """([m, d] unit embeddings of training photographs, k of the nearest that count)."""
     try:
-        tensors = load_tensors(_read(folder, "typicality.safetensors"))
+        tensors = load_tensors(_read(folder, OOD_FILE))
         bank = tensors["embeddings"].astype(np.float32)
         return bank, min(int(tensors["k"].reshape(-1)[0]), len(bank))
     except (safetensors.SafetensorError, KeyError, IndexError) as error:
-        raise PawprintError(
-            f"{folder / 'typicality.safetensors'} is damaged ({error}). Train the model again (`dvc repro`)."
-        ) from None
+        raise PawprintError(f"{folder / OOD_FILE} is damaged ({error}). Train the model again (`dvc repro`).") from None

@@ -24,12 +24,12 @@ class ArticleCNN(Network):
         self.dense = nn.Linear(FILTERS * SIDE * SIDE, self.width)
         self.grid = nn.AdaptiveAvgPool2d(GRID)
 
-    def maps(self, inputs: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         """[N, 3, 300, 300] -> [N, 10, 148, 148]."""
         maps: Tensor = self.pool(self.relu(self.conv(inputs)))
         return maps
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """[N, 10, 148, 148] -> [N, width]."""
         last: Tensor = self.dense(self.flatten(maps))
         return last
@@ -39,7 +39,7 @@ class ArticleCNN(Network):
         embedding: Tensor = self.flatten(self.grid(maps))
         return embedding
 
-    def activate(self, maps: Tensor) -> Tensor:
+    def cam(self, maps: Tensor) -> Tensor:
         """[N, 10, 148, 148] -> [N, width, 37, 37]: the dense layer's terms, summed over filters and 4x4 places."""
         weight = self.dense.weight.view(self.width, FILTERS, SIDE, SIDE)
         terms = (maps.unsqueeze(1) * weight).sum(dim=2)

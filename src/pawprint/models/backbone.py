@@ -1,12 +1,12 @@
-"""What every architecture is: photographs in; logits, embedding and class-activation map out.
+"""Base classes of all architectures: photographs to logits, embedding and class-activation map.
 
-    network = catalogue.build("article_cnn", classes=2)
+    network = registry.create_model("article_cnn", classes=2)
     inputs = network.normalise(pixels)      # uint8 [N, 300, 300, 3] -> float [N, 3, 300, 300]
-    logits = network(inputs)                # [N, classes]; what training needs
-    outputs = network.outputs(inputs)       # and with it the embedding and the map; what a model folder holds
+    logits = network(inputs)                # [N, classes]; enough for training
+    outputs = network.outputs(inputs)       # with embedding and map; what a model folder holds
 
-With two classes a network has one output, the log-odds of the second class, and its map has one plane: above
-zero speaks for the second class, below zero for the first.
+With two classes a network has one output, the log-odds of the second class, and its map has one plane: values above
+zero speak for the second class, below zero for the first.
 """
 
 from typing import ClassVar, NamedTuple
@@ -14,9 +14,11 @@ from typing import ClassVar, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from pawprint.errors import PawprintError
+
 
 class Outputs(NamedTuple):
-    """What a network says of N photographs."""
+    """A network's outputs for N photographs."""
 
     logits: Tensor  # [N, classes]
     embedding: Tensor  # [N, d]
@@ -24,46 +26,46 @@ class Outputs(NamedTuple):
 
 
 class Network(nn.Module):
-    """Base of all architectures. A subclass defines `maps`, `classify`, `embed` and `activate`."""
+    """Base of all architectures. A subclass defines `forward_features`, `forward_head`, `embed` and `cam`."""
 
-    mean: ClassVar[float] = 0.0  # of the normalisation, on the scale 0..255
+    mean: ClassVar[float] = 0.0  # of the normalization, on the scale 0..255
     scale: ClassVar[float] = 255.0
-    pretrained: ClassVar[bool] = False  # `head` and `finetune` need a backbone that has learned before
+    pretrained: ClassVar[bool] = False  # `head` and `finetune` need a pretrained backbone
 
     def __init__(self, classes: int) -> None:
         super().__init__()
         self.classes = classes
-        self.width = 1 if classes == 2 else classes  # numbers that come out of the last layer
+        self.width = 1 if classes == 2 else classes  # outputs of the last layer
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [N, height, width, 3] RGB -> float [N, 3, height, width], channels last in memory."""
         inputs = pixels.permute(0, 3, 1, 2).to(torch.float32)
         return inputs.sub_(self.mean).div_(self.scale)  # in place: a batch is 138 MB
 
-    def maps(self, inputs: Tensor) -> Tensor:
-        """Normalised [N, 3, height, width] -> feature maps [N, c, h, w]."""
+    def forward_features(self, inputs: Tensor) -> Tensor:
+        """Normalized [N, 3, height, width] -> feature maps [N, c, h, w]."""
         raise NotImplementedError
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """Feature maps -> [N, width]."""
         raise NotImplementedError
 
     def embed(self, maps: Tensor) -> Tensor:
-        """Feature maps -> [N, d], alike for alike photographs."""
+        """Feature maps -> [N, d], similar for similar photographs."""
         raise NotImplementedError
 
-    def activate(self, maps: Tensor) -> Tensor:
-        """Feature maps -> [N, width, h, w]: how much each place adds to each output."""
+    def cam(self, maps: Tensor) -> Tensor:
+        """Feature maps -> [N, width, h, w]: what each place adds to each output."""
         raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """Normalised [N, 3, height, width] -> logits [N, classes]."""
-        return self.logits(self.classify(self.maps(inputs)))
+        """Normalized [N, 3, height, width] -> logits [N, classes]."""
+        return self.logits(self.forward_head(self.forward_features(inputs)))
 
     def outputs(self, inputs: Tensor) -> Outputs:
         """Logits, embedding and map in one pass."""
-        maps = self.maps(inputs)
-        return Outputs(self.logits(self.classify(maps)), self.embed(maps), self.activate(maps))
+        maps = self.forward_features(inputs)
+        return Outputs(self.logits(self.forward_head(maps)), self.embed(maps), self.cam(maps))
 
     def logits(self, last: Tensor) -> Tensor:
         """[N, width] -> [N, classes]. Log-odds z become (0, z): softmax of that is the sigmoid of z."""
@@ -72,17 +74,18 @@ class Network(nn.Module):
     def load_pretrained(self) -> None:
         """Read pretrained weights, where the architecture has some."""
 
-    def train_last(self, blocks: int) -> list[nn.Parameter]:
-        """Freeze all but the head and the last `blocks` of a pretrained backbone; returns the latter's parameters."""
-        raise NotImplementedError
+    def freeze(self, train: str, blocks: int) -> list[nn.Parameter]:
+        """Leave trainable what `train` (all, head or finetune) names; the trained parameters of a pretrained backbone.
 
-    def front(self, inputs: Tensor, blocks: int) -> Tensor:
-        """What train_last freezes: normalised inputs -> what the last `blocks` are given, [N, c, h, w]."""
-        raise NotImplementedError
+        `finetune` trains the head and the last `blocks` of the backbone.
+        """
+        return [] if train == "all" else self.pooled().freeze(train, blocks)
 
-    def back(self, maps: Tensor, blocks: int) -> Tensor:
-        """What train_last trains, but the head: what `front` gives -> feature maps."""
-        raise NotImplementedError
+    def pooled(self) -> "PooledNetwork":
+        """This network as one whose head alone can be trained; PawprintError where it has no pretrained backbone."""
+        raise PawprintError(
+            f"{type(self).__name__} has no pretrained backbone, which `train: head` and `train: finetune` need."
+        )
 
 
 class PooledNetwork(Network):
@@ -97,19 +100,46 @@ class PooledNetwork(Network):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, self.width)
 
+    def pooled(self) -> "PooledNetwork":
+        """Itself, where it is pretrained."""
+        return self if self.pretrained else super().pooled()
+
     def embed(self, maps: Tensor) -> Tensor:
         """[N, c, h, w] -> [N, c]."""
         return maps.mean(dim=(2, 3))
 
-    def classify(self, maps: Tensor) -> Tensor:
-        """[N, c, h, w] -> [N, width]."""
-        return self.classify_embedding(self.embed(maps))
-
-    def classify_embedding(self, embedding: Tensor) -> Tensor:
-        """[N, c] -> [N, width]: the head alone, for features that were computed before."""
+    def head_of(self, embedding: Tensor) -> Tensor:
+        """[N, c] -> [N, width]: the head alone, for cached features."""
         last: Tensor = self.head(self.dropout(embedding))
         return last
 
-    def activate(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
+        """[N, c, h, w] -> [N, width]."""
+        return self.head_of(self.embed(maps))
+
+    def cam(self, maps: Tensor) -> Tensor:
         """[N, c, h, w] -> [N, width, h, w]."""
         return nn.functional.conv2d(maps, self.head.weight[:, :, None, None])
+
+    def freeze(self, train: str, blocks: int) -> list[nn.Parameter]:
+        """See Network.freeze."""
+        if train == "all":
+            return []
+        self.requires_grad_(False)
+        self.head.requires_grad_(True)
+        backbone = self.unfreeze_last(blocks) if train == "finetune" else []
+        for parameter in backbone:
+            parameter.requires_grad_(True)
+        return backbone
+
+    def unfreeze_last(self, blocks: int) -> list[nn.Parameter]:
+        """The parameters of the last `blocks` of the backbone."""
+        raise NotImplementedError
+
+    def forward_frozen(self, inputs: Tensor, blocks: int) -> Tensor:
+        """Normalized inputs -> the input of the last `blocks`, [N, c, h, w]; the embedding [N, d] for no blocks."""
+        raise NotImplementedError
+
+    def forward_trained(self, maps: Tensor, blocks: int) -> Tensor:
+        """The input of the last `blocks` -> feature maps."""
+        raise NotImplementedError

@@ -62,7 +62,7 @@ class DeepCNN(PooledNetwork):
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
 
-    def maps(self, inputs: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         """[N, 3, 300, 300] -> [N, 256, 10, 10]."""
         maps: Tensor = self.blocks(self.stem(inputs))
         return maps

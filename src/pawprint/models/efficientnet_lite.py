@@ -103,39 +103,33 @@ class EfficientNetLite(PooledNetwork):
         self.blocks = nn.Sequential(*blocks)
         self.last = _unit(inputs, FEATURES, 1)
 
-    def maps(self, inputs: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         """[N, 3, h, w] -> [N, 1280, h / 32, w / 32]."""
         maps: Tensor = self.last(self.blocks(self.stem(inputs)))
         return maps
 
-    def train_last(self, blocks: int) -> list[nn.Parameter]:
-        """Freeze all but the last `blocks` blocks, the last convolution and the head; returns those of the backbone.
-
-        Batch norm keeps ImageNet's statistics: `train` leaves the backbone in evaluation mode.
-        """
-        self.requires_grad_(False)
-        self.head.requires_grad_(True)
+    def unfreeze_last(self, blocks: int) -> list[nn.Parameter]:
+        """Parameters of the last `blocks` blocks and the last convolution; batch norm keeps its statistics."""
         parts = [*list(self.blocks)[-blocks:], self.last]
-        trained = [parameter for part in parts for parameter in part.parameters()]
-        for parameter in trained:
-            parameter.requires_grad_(True)
-        return trained
+        return [parameter for part in parts for parameter in part.parameters()]
 
-    def front(self, inputs: Tensor, blocks: int) -> Tensor:
-        """[N, 3, h, w] -> what the last `blocks` blocks are given."""
+    def forward_frozen(self, inputs: Tensor, blocks: int) -> Tensor:
+        """[N, 3, h, w] -> the input of the last `blocks` blocks, or for none the embedding [N, 1280]."""
+        if not blocks:
+            return self.embed(self.forward_features(inputs))
         maps: Tensor = self.stem(inputs)
         for block in list(self.blocks)[:-blocks]:
             maps = block(maps)
         return maps
 
-    def back(self, maps: Tensor, blocks: int) -> Tensor:
-        """What `front` gives -> [N, 1280, h / 32, w / 32]."""
+    def forward_trained(self, maps: Tensor, blocks: int) -> Tensor:
+        """The output of `forward_frozen` -> [N, 1280, h / 32, w / 32]."""
         for block in list(self.blocks)[-blocks:]:
             maps = block(maps)
         return cast(Tensor, self.last(maps))
 
     def train(self, mode: bool = True) -> Self:
-        """Training mode, which here is dropout alone; see train_last."""
+        """Training mode of the dropout alone: the backbone stays in evaluation mode."""
         super().train(mode)
         for part in (self.stem, self.blocks, self.last):
             part.eval()

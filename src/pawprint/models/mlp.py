@@ -22,7 +22,7 @@ class MLP(Network):
         self.relu = nn.ReLU()
         self.dense = nn.Linear(HIDDEN, self.width)
 
-    def maps(self, inputs: Tensor) -> Tensor:
+    def forward_features(self, inputs: Tensor) -> Tensor:
         """There are none: the pixels themselves, [N, 3, 300, 300]."""
         return inputs
 
@@ -31,12 +31,12 @@ class MLP(Network):
         embedding: Tensor = self.relu(self.hidden(self.flatten(maps)))
         return embedding
 
-    def classify(self, maps: Tensor) -> Tensor:
+    def forward_head(self, maps: Tensor) -> Tensor:
         """[N, 3, 300, 300] -> [N, width]."""
         last: Tensor = self.dense(self.embed(maps))
         return last
 
-    def activate(self, maps: Tensor) -> Tensor:
+    def cam(self, maps: Tensor) -> Tensor:
         """[N, 3, 300, 300] -> [N, width, 30, 30]: what the pixels of each 10x10 block add through the active units."""
         active = (self.embed(maps) > 0).to(maps.dtype)
         weight = (active.unsqueeze(1) * self.dense.weight) @ self.hidden.weight  # [N, width, 3 * 300 * 300]

@@ -1,9 +1,9 @@
-"""The architectures by name: `build` makes one, `describe` prints its layers.
+"""The architectures by name: `create_model` makes one, `describe` prints its layers.
 
     pawprint models list
     pawprint models describe article_cnn
 
-To add an architecture, write one file with a `Network` and one line in CATALOGUE.
+To add an architecture, write one file with a subclass of `Network` and one line in ARCHITECTURES.
 """
 
 from pawprint import image
@@ -14,7 +14,7 @@ from pawprint.models.deep_cnn import DeepCNN
 from pawprint.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 from pawprint.models.mlp import MLP
 
-CATALOGUE: dict[str, type[Network]] = {
+ARCHITECTURES: dict[str, type[Network]] = {
     "article_cnn": ArticleCNN,
     "deep_cnn": DeepCNN,
     "efficientnet_lite0": EfficientNetLite0,
@@ -26,11 +26,11 @@ CATALOGUE: dict[str, type[Network]] = {
 
 def create_model(name: str, classes: int = 2) -> Network:
     """The architecture called `name` with fresh weights; PawprintError with the known names if there is none."""
-    if name not in CATALOGUE:
+    if name not in ARCHITECTURES:
         raise PawprintError(
-            f"params.yaml: there is no architecture {name!r}. Known are {', '.join(sorted(CATALOGUE))}."
+            f"params.yaml: there is no architecture {name!r}. Known are {', '.join(sorted(ARCHITECTURES))}."
         )
-    return CATALOGUE[name](classes)
+    return ARCHITECTURES[name](classes)
 
 
 def describe(name: str, classes: int = 2) -> str:

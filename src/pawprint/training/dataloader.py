@@ -1,4 +1,4 @@
-"""What the loop is fed: batches in a seeded order, the next one made ready while this one is computed."""
+"""Batches in a seeded order; the next one is prepared while the current one is computed."""
 
 import queue
 import threading
@@ -14,13 +14,11 @@ from pawprint.data.dataset import Split
 from pawprint.training import distributed
 
 T = TypeVar("T")
-Augment = Callable[[NDArray[np.uint8], str], NDArray[np.uint8]]
-Draw = Callable[[str], bool]
-AHEAD = 2  # batches kept ready
+PREFETCH = 2  # batches
 
 
 class Rows(Protocol):
-    """An array, or what is read from a file when it is asked for."""
+    """An array, or one that is read from a file row by row."""
 
     def __getitem__(self, indices: NDArray[np.int64], /) -> NDArray[np.float32]:
         """float32 [k, ...], a copy."""
@@ -46,45 +44,51 @@ def chunks(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
 
 
 def photographs(
-    split: Split, pieces: list[NDArray[np.int64]], augment: Augment | None, alone: bool = False
+    split: Split,
+    order: list[NDArray[np.int64]],
+    augment: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None,
+    alone: bool = False,
 ) -> Iterator[Batch]:
-    """Batches of pixels, this process's share of each piece, or the whole where it works `alone`.
+    """Batches of pixels: this process's share of each, or the whole where it works `alone`.
 
-    `augment` is given each photograph and its hash.
+    `augment` takes a photograph and its hash.
     """
 
     def make() -> Iterator[Batch]:
-        for piece in pieces:
-            indices = piece if alone else distributed.share(piece)
+        for batch in order:
+            indices = batch if alone else distributed.share(batch)
             pixels = split.images(indices)
             if augment is not None:
-                pixels = np.stack(
-                    [augment(one, split.hashes[index]) for one, index in zip(pixels, indices, strict=True)]
-                )
-            yield Batch(torch.from_numpy(pixels), torch.from_numpy(split.labels[indices]), indices, len(piece))
+                pairs = zip(pixels, indices, strict=True)
+                pixels = np.stack([augment(one, split.hashes[index]) for one, index in pairs])
+            yield Batch(torch.from_numpy(pixels), torch.from_numpy(split.labels[indices]), indices, len(batch))
 
-    return ahead(make())
+    return prefetch(make())
 
 
-def kept(
-    split: Split, pieces: list[NDArray[np.int64]], plain: Rows, mirrored: Rows | None = None, draw: Draw | None = None
+def features(
+    split: Split,
+    order: list[NDArray[np.int64]],
+    rows: Rows,
+    flipped: Rows | None = None,
+    flip: Callable[[str], bool] | None = None,
 ) -> Iterator[Batch]:
-    """Batches of what was computed before, this process's share of each piece.
+    """Batches of cached features, this process's share of each.
 
-    Where there are mirror images too, `draw` says of a photograph's hash whether it is their turn.
+    With the features of mirror images, `flipped`, `flip` says of a photograph's hash whether they are taken.
     """
-    for piece in pieces:
-        indices = distributed.share(piece)
-        inputs = plain[indices]
-        if mirrored is not None and draw is not None:
-            turned = np.array([draw(split.hashes[index]) for index in indices], bool)
-            inputs[turned] = mirrored[indices[turned]]
-        yield Batch(torch.from_numpy(inputs), torch.from_numpy(split.labels[indices]), indices, len(piece))
+    for batch in order:
+        indices = distributed.share(batch)
+        inputs = rows[indices]
+        if flipped is not None and flip is not None:
+            chosen = np.array([flip(split.hashes[index]) for index in indices], bool)
+            inputs[chosen] = flipped[indices[chosen]]
+        yield Batch(torch.from_numpy(inputs), torch.from_numpy(split.labels[indices]), indices, len(batch))
 
 
-def ahead(items: Iterator[T]) -> Iterator[T]:
-    """The same items, up to AHEAD of them made ready by a thread. An error in the thread is raised here."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(AHEAD)
+def prefetch(items: Iterator[T]) -> Iterator[T]:
+    """The same items, up to PREFETCH of them prepared by a thread. An error in the thread is raised here."""
+    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(PREFETCH)
     stop = threading.Event()
 
     def put(item: tuple[T | None, BaseException | None]) -> None:

@@ -1,4 +1,4 @@
-"""Where the arithmetic runs, and that it runs the same twice.
+"""Where the arithmetic runs and in which precision, and that it gives the same result twice.
 
 device = devices.prepare(params.training, params.seed)
 with devices.autocast(device, params.training): ...
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from pawprint.config import Training
+from pawprint.config import Params, Training
 from pawprint.errors import PawprintError
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -24,7 +24,7 @@ def resolve(training: Training) -> torch.device:
     """The device that `training.device` names; `auto` takes cuda, else mps, else the CPU.
 
     Raises:
-        PawprintError: A device was asked for by name and is not there.
+        PawprintError: A device was requested by name and is not there.
     """
     present = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if training.device == "auto":
@@ -37,6 +37,28 @@ def resolve(training: Training) -> torch.device:
     return torch.device(training.device)
 
 
+def resolve_precision(params: Params) -> Params:
+    """The params with `training.precision: auto` replaced by what this machine computes in.
+
+    bfloat16 where the GPU or the CPU has instructions for it (AVX512-bf16, AMX), float32 elsewhere: emulated bfloat16
+    is several times slower than float32.
+    """
+    if params.training.precision != "auto":
+        return params
+    device = resolve(params.training).type
+    if device == "cuda":
+        native = torch.cuda.is_bf16_supported(including_emulation=False)
+    else:
+        native = device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_instructions()
+    precision = "bfloat16" if native else "float32"
+    return params.model_copy(update={"training": params.training.model_copy(update={"precision": precision})})
+
+
+def _has_bf16_instructions() -> bool:
+    found = torch.cpu.get_capabilities()
+    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))  # the last is Arm's
+
+
 def prepare(training: Training, seed: int) -> torch.device:
     """Set up the process for training: device, allocator, seed, deterministic algorithms. Returns the device."""
     device = resolve(training)
@@ -44,18 +66,15 @@ def prepare(training: Training, seed: int) -> torch.device:
     torch.manual_seed(seed)
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA matmul runs
-        torch.use_deterministic_algorithms(True)
-        torch.backends.cudnn.benchmark = False
-    else:
-        torch.use_deterministic_algorithms(False)
-        torch.backends.cudnn.benchmark = True
+    torch.use_deterministic_algorithms(training.deterministic)
+    torch.backends.cudnn.benchmark = not training.deterministic
     return device
 
 
 def keep_memory() -> None:
     """Let glibc keep large buffers. By default it returns every one to the kernel and pays for it page by page.
 
-    benchmarks/train_step.py measures what that is worth. Other C libraries have no mallopt; there it does nothing.
+    benchmarks/train_step.py measures the difference. Other C libraries have no mallopt; there it does nothing.
     """
     if platform.libc_ver()[0] == "glibc":
         libc = ctypes.CDLL(None)
@@ -64,10 +83,10 @@ def keep_memory() -> None:
 
 
 def autocast(device: torch.device, training: Training) -> contextlib.AbstractContextManager[object]:
-    """Mixed precision where `training.precision` asks for it; weights stay float32."""
-    if training.precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, {"bfloat16": torch.bfloat16, "float16": torch.float16}[training.precision])
+    """Mixed precision where `training.precision` is lower than float32; weights stay float32."""
+    kinds = {"bfloat16": torch.bfloat16, "float16": torch.float16}
+    kind = kinds.get(training.precision)
+    return torch.autocast(device.type, kind) if kind else contextlib.nullcontext()
 
 
 @contextlib.contextmanager
@@ -81,13 +100,26 @@ def one_thread() -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def describe(training: Training) -> str:
-    """What a run says of its machine: "cpu bfloat16 AMD EPYC, 2 threads" or "cuda bfloat16 NVIDIA H100"."""
+def execution(params: Params) -> dict[str, str]:
+    """What a training of `params` executes on here: everything but the inputs that equal weights depend on."""
+    training = resolve_precision(params).training
     device = resolve(training)
     if device.type == "cuda":
-        return f"cuda {training.precision} {torch.cuda.get_device_name(device)}"
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
-    return f"{device.type} {training.precision} {_processor()}{threads}"
+        where = {"processor": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
+    else:
+        where = {
+            "processor": _processor(),
+            "instruction_set": torch.backends.cpu.get_cpu_capability(),
+            "threads": str(torch.get_num_threads()),
+        }
+    return {"device": device.type, "precision": training.precision, **where, "torch": str(torch.__version__)}
+
+
+def describe(params: Params) -> str:
+    """One line of `execution`: "cpu float32 AMD EPYC, AVX2, 2 threads" or "cuda bfloat16 NVIDIA H100"."""
+    found = execution(params)
+    line = f"{found['device']} {found['precision']} {found['processor']}"
+    return line if "threads" not in found else f"{line}, {found['instruction_set']}, {found['threads']} threads"
 
 
 def _processor() -> str:

@@ -1,15 +1,13 @@
-"""A trained network -> a model folder: model.onnx, weights, what is typical, model.json, photographs.txt.
+"""A trained network -> a model folder: model.onnx, weights, OOD bank, model.json, photographs.txt.
 
     info = export(trained, data, lineage, Path("models/article_cnn"), logger)
 
-The ONNX graph takes uint8 [N, 300, 300, 3] RGB, so that no caller can get the normalisation wrong, and gives
+The ONNX graph takes uint8 [N, 300, 300, 3] RGB, so that no caller can get the normalization wrong, and gives
 `probabilities` (softmax at the fitted temperature), `embedding` and `activation`. Its bytes depend on nothing
-but the weights, so equal weights are equal files. The folder is written beside its place and moved into it:
-there is a whole one or none.
+but the weights: equal weights are equal files.
 """
 
 import logging
-import shutil
 import time
 import warnings
 from pathlib import Path
@@ -24,11 +22,12 @@ from safetensors.torch import save_file as save_tensors
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pawprint import image
+from pawprint import files, image
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
+from pawprint.inference import ood
 from pawprint.inference.backends import OUTPUTS
-from pawprint.inference.classifier import ModelInfo
+from pawprint.inference.classifier import OOD_FILE, ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
 from pawprint.models.backbone import Network
@@ -39,11 +38,11 @@ OPSET = 20
 CHECKED = 16  # photographs on which the graph is compared with torch
 MAX_DIFFERENCE = 1e-3  # float32 in both, summed in another order
 NEIGHBOURS = 10
-PASS = 0.99  # share of validation photographs that must count as typical
+PASS = 0.99  # share of validation photographs above the OOD threshold
 
 
 class _Served(nn.Module):
-    """The network as it is served: pixels in, probabilities at a temperature out."""
+    """The served network: pixels to probabilities at a temperature, embedding and map."""
 
     def __init__(self, network: Network, temperature: float) -> None:
         super().__init__()
@@ -63,25 +62,21 @@ def export(trained: Trained, data: PreparedDataset, lineage: Lineage, out: Path,
     started = time.perf_counter()
     candidate = trained.params.candidate(trained.candidate)
     train, validation = data.split("train"), data.split("validation")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with files.new_folder(out) as folder:
         temperature = fit_temperature(trained.validation.logits, validation.labels)
         served = _Served(trained.network, temperature).eval()
-        save_onnx(served, partial / "model.onnx")
+        save_onnx(served, folder / "model.onnx")
         checked = validation if len(validation) else train
-        difference = compare(served, partial / "model.onnx", checked.images(range(min(CHECKED, len(checked)))))
+        difference = compare(served, folder / "model.onnx", checked.images(range(min(CHECKED, len(checked)))))
         save_tensors(
             {name: value.contiguous() for name, value in trained.network.state_dict().items()},
-            partial / "model.safetensors",
+            folder / "model.safetensors",
         )
-        threshold = save_typicality(
-            trained.sample.embedding, trained.validation.embedding, partial / "typicality.safetensors"
-        )
+        threshold = save_ood_bank(trained.sample.embedding, trained.validation.embedding, folder)
         hashes = sorted({*train.hashes, *validation.hashes})
-        (partial / "photographs.txt").write_text("".join(f"{name}\n" for name in hashes), encoding="ascii")
+        (folder / "photographs.txt").write_text("".join(f"{name}\n" for name in hashes), encoding="ascii")
         info = ModelInfo(
+            schema_version=2,
             candidate=trained.candidate,
             architecture=candidate.architecture,
             parameters=registry.parameters(trained.network),
@@ -89,20 +84,16 @@ def export(trained: Trained, data: PreparedDataset, lineage: Lineage, out: Path,
             fit=trained.params.preprocess.fit,
             quality=trained.params.preprocess.quality,
             temperature=temperature,
-            typicality_threshold=threshold,
-            model_digest=sha256(partial / "model.onnx"),
-            weights_digest=sha256(partial / "model.safetensors"),
+            ood_threshold=threshold,
+            model_digest=sha256(folder / "model.onnx"),
+            weights_digest=sha256(folder / "model.safetensors"),
             lineage=lineage,
         )
-        (partial / "model.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (folder / "model.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     logger.metrics(
         {
             "temperature": temperature,
-            "typicality_threshold": threshold,
+            "ood_threshold": threshold,
             "onnx_max_difference": difference,
             "export_seconds": time.perf_counter() - started,
         }
@@ -115,7 +106,7 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 
     Guo et al., On Calibration of Modern Neural Networks (2017), with smoothed targets: of n answers one more could have
     been wrong (Laplace's rule of succession). Without that a validation split that holds no mistake makes every answer
-    infinitely sure. Platt's rule, which asks it of each class, was measured too: it makes answers too humble
+    infinitely sure. Platt's rule, with one doubtful answer a class, was measured too: it makes answers too unsure
     (docs/decisions/training.md). `logits` [n, classes], `labels` [n].
     """
     if not len(labels):
@@ -186,30 +177,19 @@ def compare(served: nn.Module, path: Path, pixels: NDArray[np.uint8]) -> float:
     return difference
 
 
-def save_typicality(sample: NDArray[np.float32], validation: NDArray[np.float32], path: Path) -> float:
-    """Store the sample's directions and the threshold: mean cosine similarity to the k nearest of them.
+def save_ood_bank(sample: NDArray[np.float32], validation: NDArray[np.float32], folder: Path) -> float:
+    """Write ood.safetensors: directions of the sample's embeddings; returns the threshold of the kNN similarity.
 
-    Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors (2022). Returns the threshold, which
-    99 % of the validation photographs pass; without any it is -1, which all pass. Both are embeddings [n, d].
+    99 % of the validation photographs pass it; without any it is -1, which all pass. Both are embeddings [n, d].
     """
-    directions = _directions(sample).astype(np.float16)
-    k = min(NEIGHBOURS, len(directions))
+    bank = ood.unit(sample).astype(np.float16)
+    k = min(NEIGHBOURS, len(bank))
     threshold = -1.0
     if len(validation):
-        similarity = _directions(validation) @ directions.astype(np.float32).T
-        nearest = np.sort(similarity, axis=1)[:, -k:].mean(axis=1)
-        threshold = float(np.float32(np.quantile(nearest, 1 - PASS)))
-    save_arrays(
-        {"embeddings": directions, "threshold": np.array([threshold], np.float32), "k": np.array([k], np.int64)},
-        path,
-    )
+        similarity = ood.knn_similarity(bank.astype(np.float32), validation, k)
+        threshold = float(np.float32(np.quantile(similarity, 1 - PASS)))
+    save_arrays({"embeddings": bank, "k": np.array([k], np.int64)}, folder / OOD_FILE)
     return threshold
-
-
-def _directions(embedding: NDArray[np.float32]) -> NDArray[np.float32]:
-    lengths = np.linalg.norm(embedding, axis=1, keepdims=True)
-    directions: NDArray[np.float32] = embedding / np.maximum(lengths, 1e-12)
-    return directions
 
 
 def _strip(graph: onnx.GraphProto) -> None:

@@ -1,18 +1,18 @@
-"""What the frozen part of a network says of photographs, computed once a photograph and kept.
+"""Features of photographs from the frozen part of a network, computed once a photograph and kept.
 
-    cached = Features(network, "efficientnet_lite0", params)
-    cached.of(data.split("train"))       # float32 [n, d]: the pooled features, of a head that is trained alone
-    before = Features(network, "efficientnet_lite0", params, blocks=3)
-    rows = before.rows(data.split("train"))
-    rows[np.array([3, 1])]              # float32 [2, c, h, w]: the maps that the last three blocks are given
+    cache = FeatureCache(network, "efficientnet_lite0", params)
+    cache.of(data.split("train"))       # float32 [n, d]: embeddings, for a head that is trained alone
+    cache = FeatureCache(network, "efficientnet_lite0", params, blocks=3)
+    rows = cache.rows(data.split("train"))
+    rows[np.array([3, 1])]              # float32 [2, c, h, w]: the input of the last three blocks
 
-The cache's key is what the numbers depend on: photograph, frozen weights, transform, precision. So a second run or a
-sweep over heads computes nothing, and new photographs cost only themselves. A folder under cache/features/ is
-one (weights, transform, precision); the files in it are blocks of photographs, each written whole or not at
-all. Pooled features fit into memory; maps stay in their files and are read by the row.
+The key holds all that the numbers depend on: photograph, frozen weights, transform, and the execution (engine, version,
+precision that it really computes in). So a second run or a sweep over heads computes nothing, and new photographs cost
+only themselves. A folder under cache/features/ is one (weights, transform, execution); its files are blocks of
+photographs, each written atomically. Embeddings fit into memory; maps stay in their files and are read by the row.
 
-On the CPU the backbone runs in OpenVINO, which is twice as fast here as torch with bfloat16
-(benchmarks/train_features.py), one photograph a request, so that no neighbour can change its bits.
+On the CPU the backbone runs in OpenVINO (benchmarks/train_features.py), one photograph a request, so that no neighbour
+can change its bits.
 """
 
 import hashlib
@@ -31,9 +31,11 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 from torch import Tensor, nn
 
-from pawprint import image
+from pawprint import files, image
 from pawprint.config import Params
 from pawprint.data.dataset import Split
+from pawprint.inference import backends
+from pawprint.inference.backends import Precision
 from pawprint.lineage import sha256
 from pawprint.models.backbone import PooledNetwork
 from pawprint.progress import Progress
@@ -46,31 +48,43 @@ CHUNK = 128  # photographs in memory at a time
 Vectors = NDArray[np.float32]
 
 
-class Features:
-    """Pooled features, or the maps in front of the last `blocks`; of the photographs or their mirror images."""
+class FeatureCache:
+    """Embeddings, or the maps in front of the last `blocks`; of the photographs or their mirror images.
+
+    `params.training.precision` must be resolved (devices.resolve_precision).
+    """
 
     def __init__(
         self, network: PooledNetwork, architecture: str, params: Params, blocks: int = 0, mirrored: bool = False
     ) -> None:
         self.architecture, self.mirrored = architecture, mirrored
-        frozen = _Frozen(network, blocks)
         self.shape = maps_shape(network, blocks) if blocks else (network.head.in_features,)
-        self._engine = _Engine(frozen, self.shape, params)
+        self._engine = _Engine(_FrozenPart(network, blocks), self.shape, params)
         # Of what was computed in bfloat16 float16 keeps every digit, in half the space.
         self._dtype = np.float16 if blocks and params.training.precision == "bfloat16" else np.float32
         self._pooled = not blocks
-        self.folder = _folder(network, blocks, mirrored, f"{architecture}-", self._engine.name, params)
+        key: dict[str, Any] = {
+            "backbone": backbone_digest(network),
+            "transform": [params.preprocess.fit, params.preprocess.quality, sha256(Path(image.__file__))],
+            "execution": self._engine.execution,
+            "part": [blocks, mirrored],
+        }
+        name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+        self.folder = cache_root() / f"{architecture}-{name}"
 
     def of(self, split: Split) -> Vectors:
         """float32 [n, d] of all photographs of `split`, in its order; only missing ones are computed."""
         self.complete(split)
         if not len(split):
             return np.empty((0, *self.shape), np.float32)
-        known = _read(self.folder)
+        known: dict[str, Vectors] = {}
+        for path in sorted(self.folder.glob("*.safetensors")):
+            block = load_file(path)
+            known.update(zip((row.tobytes().hex() for row in block["hashes"]), block["features"], strict=True))
         return np.stack([known[name] for name in split.hashes])
 
     def rows(self, split: Split) -> Rows:
-        """The same, float32 [n, ...]; maps are left in their files until they are asked for."""
+        """The same, float32 [n, ...]; maps are left in their files until they are read."""
         if self._pooled:
             return self.of(split)
         self.complete(split)
@@ -78,7 +92,10 @@ class Features:
 
     def complete(self, split: Split) -> None:
         """Compute what is missing."""
-        known = _names(self.folder)
+        known: set[str] = set()
+        for path in self.folder.glob("*.safetensors"):
+            with safe_open(path, "np") as file:
+                known.update(row.tobytes().hex() for row in file.get_tensor("hashes"))
         missing = [index for index, name in enumerate(split.hashes) if name not in known]
         if not missing:
             return
@@ -88,11 +105,17 @@ class Features:
             for start in range(0, len(missing), size):
                 block = missing[start : start + size]
                 values = [part.astype(self._dtype) for part in self._engine.run(split, block, progress, self.mirrored)]
-                _write(self.folder, [split.hashes[index] for index in block], np.concatenate(values))
+                self._write([split.hashes[index] for index in block], np.concatenate(values))
+
+    def _write(self, names: Sequence[str], values: NDArray[Any]) -> None:
+        rows = np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(len(names), -1)
+        path = self.folder / f"{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.safetensors"
+        with files.new_file(path) as partial:
+            save_file({"hashes": rows, "features": np.ascontiguousarray(values)}, partial)
 
 
 class _Filed:
-    """Arrays of a split's photographs, read from the cache when they are asked for."""
+    """Arrays of a split's photographs, read from the cache row by row."""
 
     def __init__(self, folder: Path, split: Split, shape: tuple[int, ...]) -> None:
         self.shape = shape
@@ -124,11 +147,11 @@ def backbone_digest(network: PooledNetwork) -> str:
 
 
 def maps_shape(network: PooledNetwork, blocks: int) -> tuple[int, ...]:
-    """(c, h, w) of what the last `blocks` blocks are given."""
-    where = next(network.parameters()).device
+    """(c, h, w) of the input of the last `blocks` blocks."""
+    device = next(network.parameters()).device
     with torch.inference_mode():
-        pixels = torch.zeros((1, image.SIZE, image.SIZE, 3), dtype=torch.uint8, device=where)
-        return tuple(_Frozen(network, blocks).eval()(pixels).shape[1:])
+        pixels = torch.zeros((1, image.SIZE, image.SIZE, 3), dtype=torch.uint8, device=device)
+        return tuple(_FrozenPart(network, blocks).eval()(pixels).shape[1:])
 
 
 def cache_root() -> Path:
@@ -136,37 +159,35 @@ def cache_root() -> Path:
     return Path(os.environ.get("PAWPRINT_CACHE", "cache")) / "features"
 
 
-class _Frozen(nn.Module):
+class _FrozenPart(nn.Module):
+    """uint8 [n, 300, 300, 3] -> features."""
+
     def __init__(self, network: PooledNetwork, blocks: int) -> None:
         super().__init__()
         self.network, self.blocks = network, blocks
 
     def forward(self, pixels: Tensor) -> Tensor:
-        inputs = self.network.normalise(pixels)
-        if self.blocks:
-            return self.network.front(inputs, self.blocks)
-        return self.network.embed(self.network.maps(inputs))
+        return self.network.forward_frozen(self.network.normalise(pixels), self.blocks)
 
 
 class _Engine:
-    """Pixels to features by the fastest road whose bits repeat: OpenVINO on the CPU, torch elsewhere."""
+    """Pixels to features by the fastest engine whose bits repeat: OpenVINO on the CPU, torch elsewhere."""
 
     def __init__(self, frozen: nn.Module, shape: tuple[int, ...], params: Params) -> None:
         self.training = params.training
         self.device = devices.resolve(params.training)
-        self.backbone = frozen.eval()
-        self.shape = shape
+        self.frozen, self.shape = frozen.eval(), shape
         if self.device.type == "cpu":
-            import openvino
-
-            self.hint = "bf16" if params.training.precision == "bfloat16" else "f32"
-            self.name = f"openvino {openvino.__version__} {self.hint}"
+            self.precision: Precision = "bf16" if params.training.precision == "bfloat16" else "f32"
+            self.execution = backends.execution(self.precision)
         else:
-            self.name = f"torch {torch.__version__} {self.device.type} {params.training.precision}"
+            self.execution = {
+                "engine": f"torch {torch.__version__}",
+                "device": self.device.type,
+                "precision": params.training.precision,
+            }
 
-    def run(
-        self, split: Split, indices: Sequence[int], progress: Progress, mirrored: bool = False
-    ) -> Iterator[Vectors]:
+    def run(self, split: Split, indices: Sequence[int], progress: Progress, mirrored: bool) -> Iterator[Vectors]:
         compute = self._by_openvino if self.device.type == "cpu" else self._by_torch
         for start in range(0, len(indices), CHUNK):
             chunk = indices[start : start + CHUNK]
@@ -178,9 +199,9 @@ class _Engine:
         # Always a full batch: kernels are chosen by shape, and with them the last bits.
         padded = np.zeros((CHUNK, *pixels.shape[1:]), np.uint8)
         padded[: len(pixels)] = pixels
-        backbone = self.backbone.to(self.device)
+        frozen = self.frozen.to(self.device)
         with torch.inference_mode(), devices.autocast(self.device, self.training):
-            values = backbone(torch.from_numpy(padded).to(self.device)).float().cpu().numpy()
+            values = frozen(torch.from_numpy(padded).to(self.device)).float().cpu().numpy()
         features: Vectors = values[: len(pixels)]
         return features
 
@@ -198,59 +219,15 @@ class _Engine:
 
     @cached_property
     def _requests(self) -> Any:
-        """OpenVINO's queue of requests, one a core; made when something is missing, for it takes seconds."""
+        """OpenVINO's queue of requests, one a core; made when a feature is missing, for it takes seconds."""
         import openvino
 
         shape = [1, image.SIZE, image.SIZE, 3]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the padding of a fixed size is rightly a constant
             model = openvino.convert_model(
-                self.backbone.cpu(),
+                self.frozen.cpu(),
                 example_input=torch.zeros(shape, dtype=torch.uint8),
                 input=[(shape, openvino.Type.u8)],
             )
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        options = {
-            "INFERENCE_PRECISION_HINT": self.hint,
-            "NUM_STREAMS": cores,
-            "INFERENCE_NUM_THREADS": cores,
-        }
-        return openvino.AsyncInferQueue(openvino.Core().compile_model(model, "CPU", options), cores)
-
-
-def _folder(network: PooledNetwork, blocks: int, mirrored: bool, prefix: str, engine: str, params: Params) -> Path:
-    key = {
-        "backbone": backbone_digest(network),
-        "transform": [params.preprocess.fit, params.preprocess.quality, sha256(Path(image.__file__))],
-        "precision": engine,
-    }
-    if blocks or mirrored:
-        key["part"] = [blocks, mirrored]
-    name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-    return cache_root() / f"{prefix}{name}"
-
-
-def _names(folder: Path) -> set[str]:
-    """The photographs that are there."""
-    known: set[str] = set()
-    for path in folder.glob("*.safetensors"):
-        with safe_open(path, "np") as file:
-            known.update(row.tobytes().hex() for row in file.get_tensor("hashes"))
-    return known
-
-
-def _read(folder: Path) -> dict[str, Vectors]:
-    known: dict[str, Vectors] = {}
-    for path in sorted(folder.glob("*.safetensors")):
-        block = load_file(path)
-        known.update(zip((row.tobytes().hex() for row in block["hashes"]), block["features"], strict=True))
-    return known
-
-
-def _write(folder: Path, names: Sequence[str], values: NDArray[Any]) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(len(names), -1)
-    path = folder / f"{hashlib.sha256(rows.tobytes()).hexdigest()[:16]}.safetensors"
-    partial = path.with_suffix(f".{os.getpid()}.partial")
-    save_file({"hashes": rows, "features": np.ascontiguousarray(values)}, partial)
-    partial.replace(path)
+        return openvino.AsyncInferQueue(backends.compile_on_cpu(model, self.precision), backends.cores())

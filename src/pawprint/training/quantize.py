@@ -1,10 +1,10 @@
-"""A model folder -> its twin in 8-bit integers: the same weights, calibrated on training photographs.
+"""A model folder -> an INT8-quantized one: the same weights, calibrated on training photographs.
 
     info = make(Path("models/deep_cnn"), data, lineage, "deep_cnn_int8", Path("models/deep_cnn_int8"))
 
-Static quantization by ONNX Runtime in QDQ form, which OpenVINO and ONNX Runtime both compute in integers. Weights have
-a scale a channel. Pixels' normalisation, the head, the softmax and the map stay in floating point: they cost nothing,
-and the answer is made of them.
+Static quantization by ONNX Runtime in QDQ form, which OpenVINO and ONNX Runtime both execute in integers. Weights have
+a scale a channel. Normalization, head, softmax and map stay in floating point: they cost little, and they decide the
+answer.
 """
 
 import logging
@@ -18,11 +18,12 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
+from pawprint import files
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.training.dataloader import chunks
-from pawprint.training.export import save_typicality
+from pawprint.training.export import save_ood_bank
 from pawprint.training.train import SAMPLE
 
 PHOTOGRAPHS = 130  # that show how large activations get
@@ -30,35 +31,29 @@ BATCH = 2  # calibration keeps every activation: 0.9 GB; with ten at a time 2.5 
 INTEGER = ("Conv", "Add", "Clip", "Relu")
 
 
-def make(folder: Path, data: PreparedDataset, lineage: Lineage, name: str, out: Path) -> ModelInfo:
-    """Write the twin of `folder` to `out`, whole or not at all, and return its model.json.
+def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: Path) -> ModelInfo:
+    """Write the INT8 model `name`, made from the model folder `source`, to `out`; returns its model.json.
 
-    The temperature is the float graph's; what is typical is measured anew, on the integers' embeddings.
+    The temperature is the source's; the OOD bank and threshold are measured anew, on the INT8 graph's embeddings.
     """
     train, validation = data.split("train"), data.split("validation")
-    partial = out.with_name(f".{out.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
+    with files.new_folder(out) as folder:
         for kept in ("model.onnx", "model.safetensors", "photographs.txt"):
-            shutil.copy(folder / kept, partial)
-        quantize(partial / "model.onnx", train)
-        sample = embeddings(partial / "model.onnx", train, min(SAMPLE, len(train)))
-        tuned = embeddings(partial / "model.onnx", validation, len(validation))
-        info = ModelInfo.read(folder).model_copy(
+            shutil.copy(source / kept, folder)
+        quantize(folder / "model.onnx", train)
+        sample = embeddings(folder / "model.onnx", train, min(SAMPLE, len(train)))
+        tuned = embeddings(folder / "model.onnx", validation, len(validation))
+        info = ModelInfo.read(source)
+        info = info.model_copy(
             update={
                 "candidate": name,
-                "int8": True,
-                "typicality_threshold": save_typicality(sample, tuned, partial / "typicality.safetensors"),
-                "model_digest": sha256(partial / "model.onnx"),
+                "quantized_from": info.candidate,
+                "ood_threshold": save_ood_bank(sample, tuned, folder),
+                "model_digest": sha256(folder / "model.onnx"),
                 "lineage": lineage,
             }
         )
-        (partial / "model.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
-        shutil.rmtree(out, ignore_errors=True)
-        partial.replace(out)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
+        (folder / "model.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
     return info
 
 
@@ -100,7 +95,7 @@ def _floating(graph: onnx.GraphProto) -> set[str]:
     floating: set[str] = set()
 
     def back(name: str) -> None:
-        """From an output back to what makes the maps; the convolution that makes them stays in integers."""
+        """From an output back to the feature maps; the convolution that computes them stays in integers."""
         node = made_by.get(name)
         if node is None or node.name in floating or (node.op_type in INTEGER and name not in last):
             return

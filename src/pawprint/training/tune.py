@@ -1,4 +1,4 @@
-"""Many trainings of one candidate, each with other numbers from the ranges of params.yaml: Optuna's study.
+"""Many trainings of one candidate with parameters from the ranges of params.yaml: a study of Optuna.
 
     study = open_study(Path("cache/sweeps"), "efficientnet_lite0", params, data)
     study.optimize(lambda trial: value(trial, "efficientnet_lite0", params, data, logger), n_trials=20)
@@ -23,7 +23,7 @@ from torch.nn import functional as F
 
 from pawprint.config import Candidate, Params, flatten
 from pawprint.data.dataset import PreparedDataset
-from pawprint.errors import PawprintError
+from pawprint.errors import DivergedError, PawprintError
 from pawprint.lineage import sha256
 from pawprint.training.export import fit_temperature
 from pawprint.training.logger import RunLogger
@@ -57,14 +57,12 @@ def open_study(folder: Path, name: str, params: Params, data: PreparedDataset, w
     )
 
 
-def killed(study: optuna.Study, worker: int | None = None) -> list[FrozenTrial]:
-    """End the trials of processes that were killed, and put their numbers first in the queue.
+def killed(study: optuna.Study) -> list[FrozenTrial]:
+    """End the unfinished trials of processes that were killed, and put their parameters first in the queue.
 
-    All unfinished ones, when nobody else works; or those of `worker`, which knows that it is alone in its name.
+    Only the process that holds the sweep's lock may call it.
     """
     left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
-    if worker is not None:
-        left = [trial for trial in left if trial.user_attrs.get(WORKER) == worker]
     for trial in left:
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, skip_if_exists=False)
@@ -85,7 +83,7 @@ def suggest(trial: optuna.Trial, params: Params) -> dict[str, Any]:
         elif isinstance(range_.low, int) and isinstance(range_.high, int):
             chosen[name] = trial.suggest_int(name, range_.low, range_.high, log=range_.log)
         else:
-            assert range_.low is not None and range_.high is not None  # params.py has seen to it
+            assert range_.low is not None and range_.high is not None  # config.py checks it
             chosen[name] = trial.suggest_float(name, range_.low, range_.high, log=range_.log)
     return chosen
 
@@ -108,10 +106,8 @@ def value(trial: optuna.Trial, name: str, params: Params, data: PreparedDataset,
     try:
         asked = changed(params, name, suggest(trial, params))
         trained = fit(name, asked, data, _Pruning(logger, trial, asked.candidate(name).epochs))
-    except PawprintError as error:
-        if "not a number" in str(error):
-            raise optuna.TrialPruned(str(error)) from None
-        raise
+    except DivergedError as error:
+        raise optuna.TrialPruned(str(error)) from None
     logits = torch.from_numpy(trained.validation.logits).double()
     scaled = logits / fit_temperature(trained.validation.logits, labels)
     loss = float(F.cross_entropy(scaled, torch.from_numpy(labels)))
@@ -120,9 +116,9 @@ def value(trial: optuna.Trial, name: str, params: Params, data: PreparedDataset,
 
 
 class _Pruning:
-    """Hands on to a logger, and ends a trial that is not worth its time.
+    """Passes metrics on to a logger, and ends a trial that does worse than most.
 
-    Of a curve ten points are handed on: a head's epoch takes less time than to log it.
+    Ten points of a curve are logged: a head's epoch takes less time than to log it.
     """
 
     def __init__(self, logger: RunLogger, trial: optuna.Trial, epochs: int) -> None:

@@ -10,7 +10,7 @@ import pytest
 from pawprint.config import load_params
 from pawprint.data import quality
 from pawprint.data.class_folders import dataset
-from pawprint.data.ingest import take
+from pawprint.data.ingest import ingest
 from pawprint.errors import PawprintError
 from photo_sources import KAGGLE, contents, pets, small, unpacked, zipped
 
@@ -23,7 +23,7 @@ def test_names_never_collide_and_stay_readable(tmp_path: Path) -> None:
     unpacked(source / "dog", {"1.JPG": small(501), "deep/1.jpg": small(502), "x: y?.jpg": small(503)})
     unpacked(source / "dog", {"long" * 50 + ".jpg": small(504)})
     data = tmp_path / "data"
-    taken = take(source, data)
+    taken = ingest(source, data)
     names = [file.relative_to(data).as_posix() for _, file in taken.dataset.photographs]
     assert len(names) == 9
     assert len({name.casefold() for name in names}) == 9
@@ -35,13 +35,13 @@ def test_names_never_collide_and_stay_readable(tmp_path: Path) -> None:
 
 def test_added_photographs_join_those_there(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    take(zipped(tmp_path / "train.zip", KAGGLE), data)
+    ingest(zipped(tmp_path / "train.zip", KAGGLE), data)
     before = {name: data_ for name, data_ in contents(data).items() if name.endswith(".jpg")}
     more = zipped(
         tmp_path / "more.zip",
         {"Cat/cat.0.jpg": small(70), "Cat/known.jpg": KAGGLE["train/cat.1.jpg"], "Dog/dog.9.jpg": small(571)},
     )
-    taken = take(more, data, add=True)
+    taken = ingest(more, data, add=True)
     assert (taken.added, taken.known, taken.contradictions) == (2, 1, [])
     assert taken.dataset.classes == ("cat", "dog")  # `Cat` is the `cat` that is there
     assert taken.dataset.name == "dogs-cats"
@@ -50,31 +50,31 @@ def test_added_photographs_join_those_there(tmp_path: Path) -> None:
     assert sorted(set(after) - set(before) - {"dataset.json", "origins.csv"})[1] == "dog/dog.9.jpg"
     origins = (data / "origins.csv").read_text()
     assert "more.zip,Cat/known.jpg" in origins
-    assert not take(more, data, add=True).changed
+    assert not ingest(more, data, add=True).changed
     assert contents(data) == after
 
 
 def test_one_class_is_added_where_it_belongs_or_is_meant_to_be_new(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    take(unpacked(tmp_path / "pets", pets()), data)
-    assert take(unpacked(tmp_path / "more", {"cat/9.jpg": small(70)}), data, add=True).added == 1
+    ingest(unpacked(tmp_path / "pets", pets()), data)
+    assert ingest(unpacked(tmp_path / "more", {"cat/9.jpg": small(70)}), data, add=True).added == 1
     foxes = unpacked(tmp_path / "fox", {"9.jpg": small(71)})
     with pytest.raises(PawprintError, match=r"mkdir .*fox"):
-        take(foxes, data, add=True)
+        ingest(foxes, data, add=True)
     (data / "fox").mkdir()
-    assert take(foxes, data, add=True).dataset.classes == ("cat", "dog", "fox")
+    assert ingest(foxes, data, add=True).dataset.classes == ("cat", "dog", "fox")
 
 
 def test_the_same_content_under_another_class_is_told(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    take(unpacked(tmp_path / "pets", pets()), data)
+    ingest(unpacked(tmp_path / "pets", pets()), data)
     more = unpacked(tmp_path / "more", {"dog/9.jpg": pets()["cat/1.jpg"], "dog/8.jpg": small(77)})
-    taken = take(more, data, add=True)
+    taken = ingest(more, data, add=True)
     assert taken.added == 1
     assert taken.contradictions == ["more/dog/9.jpg is called dog; cat/1.jpg has the same content and stays"]
     assert not (data / "dog" / "9.jpg").exists()
     # In one import nobody can say which is right: both are taken, and the check leaves both out by name.
-    both = take(unpacked(tmp_path / "both", pets() | {"dog/9.jpg": pets()["cat/1.jpg"]}), data)
+    both = ingest(unpacked(tmp_path / "both", pets() | {"dog/9.jpg": pets()["cat/1.jpg"]}), data)
     assert len(both.contradictions) == 1
     bad, _ = quality.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
     assert {(one.path.name, one.reason) for one in bad} == {("1.jpg", "two_labels"), ("9.jpg", "two_labels")}
@@ -83,12 +83,12 @@ def test_the_same_content_under_another_class_is_told(tmp_path: Path) -> None:
 def test_photographs_without_origins_get_one_when_others_are_added(tmp_path: Path) -> None:
     """Put there by hand, or before there were origins: known by content all the same."""
     data = unpacked(tmp_path / "data", pets() | {"dataset.json": b'{"name": "mine", "source": "camera"}'})
-    taken = take(unpacked(tmp_path / "more", pets() | {"cat/new.jpg": small(99)}), data, add=True)
+    taken = ingest(unpacked(tmp_path / "more", pets() | {"cat/new.jpg": small(99)}), data, add=True)
     assert (taken.added, taken.known, taken.dataset.name) == (1, 6, "mine")
     rows = (data / "origins.csv").read_text().splitlines()
     assert sum(",camera,cat/" in row for row in rows) == 3
     (data / "cat" / "0.jpg").unlink()  # a person's own hand; its origin goes with it
-    take(unpacked(tmp_path / "last", {"cat/last.jpg": small(98), "dog/last.jpg": small(598)}), data, add=True)
+    ingest(unpacked(tmp_path / "last", {"cat/last.jpg": small(98), "dog/last.jpg": small(598)}), data, add=True)
     assert not any(row.startswith("cat/0.jpg") for row in (data / "origins.csv").read_text().splitlines())
 
 
@@ -96,29 +96,29 @@ def test_photographs_are_not_added_to_drawings(tmp_path: Path) -> None:
     data = tmp_path / "data"
     make_sample.write(data, per_class=1)
     with pytest.raises(PawprintError, match="drawn sample"):
-        take(unpacked(tmp_path / "pets", pets()), data, add=True)
+        ingest(unpacked(tmp_path / "pets", pets()), data, add=True)
 
 
 def test_damaged_origins_are_named_where_they_are_needed(tmp_path: Path) -> None:
     data = tmp_path / "data"
     source = unpacked(tmp_path / "pets", pets())
-    take(source, data)
+    ingest(source, data)
     (data / "origins.csv").write_text("what,is,this\n")
     with pytest.raises(PawprintError, match=r"origins\.csv is damaged"):
-        take(source, data, add=True)
-    assert take(source, data).changed
+        ingest(source, data, add=True)
+    assert ingest(source, data).changed
 
 
 def test_a_folder_s_links_and_hidden_files_do_no_harm(tmp_path: Path) -> None:
     source = unpacked(tmp_path / "pets", pets() | {"cat/.hidden.jpg": b"x", ".git/x/1.jpg": b"x", "cat/a.jpg.txt": b""})
     (source / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (source / "dog" / "linked.jpg").symlink_to(unpacked(tmp_path, {"else.jpg": small(42)}) / "else.jpg")
-    taken = take(source, tmp_path / "data")
+    taken = ingest(source, tmp_path / "data")
     names = {file.name for _, file in taken.dataset.photographs}
     assert names == {"0.jpg", "1.jpg", "2.jpg", "linked.jpg"}
     assert not any(file.is_symlink() for _, file in taken.dataset.photographs)
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["source"] == "pets"
-    assert taken.aside == 1
+    assert taken.ignored == 1
 
 
 def test_a_large_import_tells_how_far_it_is(
@@ -128,6 +128,6 @@ def test_a_large_import_tells_how_far_it_is(
     monkeypatch.setattr("sys.stderr", io.StringIO())
     import sys
 
-    take(unpacked(tmp_path / "pets", pets()), tmp_path / "data")
+    ingest(unpacked(tmp_path / "pets", pets()), tmp_path / "data")
     assert isinstance(sys.stderr, io.StringIO)
     assert "taking photographs of pets: 1 of 6" in sys.stderr.getvalue()

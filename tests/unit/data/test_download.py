@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from pawprint.data import archives, download
-from pawprint.data.ingest import take
+from pawprint.data.ingest import ingest
 from pawprint.errors import PawprintError
 from photo_sources import KAGGLE, pets, tarred, unpacked, zipped
 
@@ -102,66 +102,66 @@ def digest(server: Server) -> str:
 
 def test_an_archive_is_downloaded_once_and_again_when_it_has_changed(server: Server, tmp_path: Path) -> None:
     data = tmp_path / "data"
-    taken = take(f"{server.url}?token=secret", data)
+    taken = ingest(f"{server.url}?token=secret", data)
     assert (taken.dataset.name, taken.added) == ("dogs-cats", 6)
     assert "secret" not in (data / "origins.csv").read_text() + (data / "dataset.json").read_text()
     assert f"{server.url}," in (data / "origins.csv").read_text()
-    assert not take(f"{server.url}?token=secret", data).changed
+    assert not ingest(f"{server.url}?token=secret", data).changed
     assert len(server.asked) == 1
     server.body, server.etag = zipped(tmp_path / "b.zip", pets(50, 5)).read_bytes(), '"2"'
-    assert take(f"{server.url}?token=secret", data).added == 10
+    assert ingest(f"{server.url}?token=secret", data).added == 10
     server.status = [500] * 100  # what is here is used while the server is ill
-    assert not take(f"{server.url}?token=secret", data).changed
+    assert not ingest(f"{server.url}?token=secret", data).changed
 
 
 @pytest.mark.parametrize("etag", ['"1"', ""])
 def test_a_download_that_breaks_off_goes_on_where_it_stopped(server: Server, tmp_path: Path, etag: str) -> None:
     server.etag = etag
     server.cuts = [2**20, 2**19, 10]
-    assert take(server.url, tmp_path / "data", sha256=digest(server)).added == 6
+    assert ingest(server.url, tmp_path / "data", sha256=digest(server)).added == 6
     assert server.asked == ["", f"bytes={2**20}-", f"bytes={2**20 + 2**19}-", f"bytes={2**20 + 2**19 + 10}-"]
     assert server.sent == len(server.body)
 
 
 def test_without_checksum_and_validator_it_starts_anew(server: Server, tmp_path: Path) -> None:
     server.etag, server.cuts = "", [2**20]
-    assert take(server.url, tmp_path / "data").added == 6
+    assert ingest(server.url, tmp_path / "data").added == 6
     assert server.asked == ["", ""]
 
 
 def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server: Server, tmp_path: Path) -> None:
     server.cuts = [2**20, 0, 0, 0, 0, 0, 0, 0, 0]
     with pytest.raises(PawprintError, match="run again, and it goes on there"):
-        take(server.url, tmp_path / "data")
+        ingest(server.url, tmp_path / "data")
     assert not (tmp_path / "data").exists()
     server.cuts, server.asked = [], []
-    assert take(server.url, tmp_path / "data").added == 6
+    assert ingest(server.url, tmp_path / "data").added == 6
     assert server.asked == [f"bytes={2**20}-"]
 
 
 def test_what_changed_in_the_meantime_is_not_mixed(server: Server, tmp_path: Path) -> None:
     server.cuts = [2**20, *[0] * 8]
     with pytest.raises(PawprintError):
-        take(server.url, tmp_path / "data")
+        ingest(server.url, tmp_path / "data")
     server.cuts, server.etag = [], '"2"'
     server.body = zipped(tmp_path / "other.zip", pets(50, 2) | {"padding.bin": PADDING[::-1]}).read_bytes()
-    assert take(server.url, tmp_path / "data").added == 4
+    assert ingest(server.url, tmp_path / "data").added == 4
 
 
 def test_a_server_that_knows_no_ranges_sends_it_whole_again(server: Server, tmp_path: Path) -> None:
     server.ranges, server.cuts = False, [2**20, 2**21]
-    assert take(server.url, tmp_path / "data").added == 6
+    assert ingest(server.url, tmp_path / "data").added == 6
     assert server.sent == 2**20 + 2**21 + len(server.body)
 
 
 def test_a_download_that_was_killed_when_it_was_whole_is_not_repeated(server: Server, tmp_path: Path) -> None:
     server.cuts = [len(server.body) - 5, *[0] * 8]
     with pytest.raises(PawprintError):
-        take(server.url, tmp_path / "data")
+        ingest(server.url, tmp_path / "data")
     partial = next((tmp_path / "cache" / "downloads").glob("*.partial"))
     partial.write_bytes(server.body)
     server.cuts, server.sent = [], 0
-    assert take(server.url, tmp_path / "data").added == 6
+    assert ingest(server.url, tmp_path / "data").added == 6
     assert server.sent == 0
 
 
@@ -181,7 +181,7 @@ def test_what_cannot_be_had_is_a_sentence_and_data_stays(server: Server, tmp_pat
         setattr(server, key, value)
     unpacked(tmp_path / "data", pets())
     with pytest.raises(PawprintError, match=said) as refused:
-        take(server.url, tmp_path / "data")
+        ingest(server.url, tmp_path / "data")
     assert "\n" not in str(refused.value)
     assert len(server.asked) == (download.TRIES if "503" in name else 1)
     assert not (tmp_path / "data" / "dataset.json").exists()
@@ -189,24 +189,24 @@ def test_what_cannot_be_had_is_a_sentence_and_data_stays(server: Server, tmp_pat
 
 def test_a_server_that_is_ill_for_a_moment_is_asked_again(server: Server, tmp_path: Path) -> None:
     server.status = [503, 429]
-    assert take(server.url, tmp_path / "data").added == 6
+    assert ingest(server.url, tmp_path / "data").added == 6
 
 
 def test_what_turned_out_to_be_no_archive_is_asked_for_again(server: Server, tmp_path: Path) -> None:
     right, server.body = server.body, b"busy, come back later"
     with pytest.raises(PawprintError, match="no zip or tar"):
-        take(server.url, tmp_path / "data")
+        ingest(server.url, tmp_path / "data")
     server.body = right  # under the same ETag
-    assert take(server.url, tmp_path / "data").added == 6
+    assert ingest(server.url, tmp_path / "data").added == 6
 
 
 def test_wrong_bytes_are_not_taken_and_not_kept(server: Server, tmp_path: Path) -> None:
     right, server.body = digest(server), server.body[:-9] + b"\0" + server.body[-8:]
     with pytest.raises(PawprintError, match="another checksum"):
-        take(server.url, tmp_path / "data", sha256=right)
+        ingest(server.url, tmp_path / "data", sha256=right)
     assert not (tmp_path / "data").exists()
     server.body = (tmp_path / "served.zip").read_bytes()
-    assert take(server.url, tmp_path / "data", sha256=right).added == 6
+    assert ingest(server.url, tmp_path / "data", sha256=right).added == 6
 
 
 def test_a_public_set_knows_its_url_and_checksum(
@@ -220,9 +220,9 @@ def test_a_public_set_knows_its_url_and_checksum(
     assert real.url.startswith("https://www.robots.ox.ac.uk/") and real.checksum
     monkeypatch.setitem(download.PUBLIC, "oxford-iiit-pet", download.Public(server.url, real.checksum))
     with pytest.raises(PawprintError, match="another checksum than md5:5c4f3ee8"):
-        take("oxford-iiit-pet", tmp_path / "data")
+        ingest("oxford-iiit-pet", tmp_path / "data")
     monkeypatch.setitem(download.PUBLIC, "oxford-iiit-pet", download.Public(server.url, f"sha256:{digest(server)}"))
-    assert take("oxford-iiit-pet", tmp_path / "data").dataset.name == "oxford-iiit-pet"
+    assert ingest("oxford-iiit-pet", tmp_path / "data").dataset.name == "oxford-iiit-pet"
     assert "oxford-iiit-pet,images/Bengal_1.jpg,Bengal" in (tmp_path / "data" / "origins.csv").read_text()
 
 
@@ -232,11 +232,11 @@ def test_nobody_there_and_no_room_are_sentences(
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
         with pytest.raises(PawprintError, match="cannot be had"):
-            take(f"http://127.0.0.1:{closed.getsockname()[1]}/pets.zip", tmp_path / "data")
+            ingest(f"http://127.0.0.1:{closed.getsockname()[1]}/pets.zip", tmp_path / "data")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage)
     with pytest.raises(PawprintError, match="the disk has 1,000 left"):
-        take(server.url, tmp_path / "data")
+        ingest(server.url, tmp_path / "data")
 
 
 @contextmanager
@@ -276,26 +276,26 @@ def test_archives_and_folders_come_from_s3(tmp_path: Path, monkeypatch: pytest.M
         monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
         monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
-        assert take("s3://photos/train.zip", data).dataset.name == "dogs-cats"
-        assert not take("s3://photos/train.zip", data).changed
+        assert ingest("s3://photos/train.zip", data).dataset.name == "dogs-cats"
+        assert not ingest("s3://photos/train.zip", data).changed
         # what is here is not fetched again: nothing of the first half is looked at, so zeros in it stay
         whole = download.local("s3://photos/train.zip").path
         half = len(content := whole.read_bytes()) // 2
         whole.rename(f"{whole}.partial").write_bytes(bytes(half))
         assert download.local("s3://photos/train.zip").path.read_bytes() == bytes(half) + content[half:]
         whole.unlink()
-        taken = take("s3://photos/garden", data)
+        taken = ingest("s3://photos/garden", data)
         assert (taken.dataset.name, taken.added) == ("garden", 6)
         unpacked(bucket / "garden", {"cat/0.jpg": pets(40)["cat/0.jpg"]})  # changed there
         (bucket / "garden" / "dog" / "2.jpg").unlink()
-        assert take("s3://photos/garden/", data).added == 5
+        assert ingest("s3://photos/garden/", data).added == 5
         assert (data / "cat" / "0.jpg").read_bytes() == pets(40)["cat/0.jpg"]
         with pytest.raises(PawprintError, match="does not exist"):
-            take("s3://photos/nothing.zip", data)
+            ingest("s3://photos/nothing.zip", data)
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
         import s3fs
 
         s3fs.S3FileSystem.clear_instance_cache()
         with pytest.raises(PawprintError, match="AWS_ACCESS_KEY_ID"):
-            take("s3://photos/train.zip", data)
+            ingest("s3://photos/train.zip", data)
     s3fs.S3FileSystem.clear_instance_cache()

@@ -12,7 +12,7 @@ from odd_pictures import saved, two_colours
 from pawprint.config import load_params
 from pawprint.data import archives, quality
 from pawprint.data.class_folders import dataset
-from pawprint.data.ingest import take
+from pawprint.data.ingest import ingest
 from pawprint.errors import PawprintError
 from photo_sources import KAGGLE, contents, pets, small, tarred, unpacked, zipped
 
@@ -103,14 +103,14 @@ def test_a_layout_is_known_by_what_is_in_it(tmp_path: Path, name: str) -> None:
     make, called, expected = TAKEN[name]
     data = tmp_path / "work" / "data"
     source = make(tmp_path)
-    taken = take(source, data)
+    taken = ingest(source, data)
     found = {file.relative_to(data).as_posix() for _, file in taken.dataset.photographs}
     plain = {one for one in expected if "*" not in one}
     assert plain <= found
     assert len(found) == len(expected)  # a `*` is a second photograph of the same name
     assert taken.dataset.name == called
     before = {file: file.stat().st_mtime_ns for file in data.rglob("*")}
-    again = take(source, data)
+    again = ingest(source, data)
     assert not again.changed
     assert {file: file.stat().st_mtime_ns for file in data.rglob("*")} == before
     assert [entry.name for entry in data.parent.iterdir()] == ["data"]
@@ -118,7 +118,7 @@ def test_a_layout_is_known_by_what_is_in_it(tmp_path: Path, name: str) -> None:
 
 def test_a_breed_and_where_each_came_from_are_kept(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    take(tarred(tmp_path / "images.tar.gz", OXFORD), data)
+    ingest(tarred(tmp_path / "images.tar.gz", OXFORD), data)
     with (data / "origins.csv").open(newline="") as file:
         rows = {row["file"]: row for row in csv.DictReader(file)}
     assert rows["dog/american_bulldog_7.jpg"]["breed"] == "american_bulldog"
@@ -131,7 +131,7 @@ def test_a_breed_and_where_each_came_from_are_kept(tmp_path: Path) -> None:
 
 def test_empty_and_non_jpeg_files_are_taken_and_then_named_by_the_check(tmp_path: Path) -> None:
     data = tmp_path / "data"
-    take(zipped(tmp_path / "pets.zip", MICROSOFT), data)
+    ingest(zipped(tmp_path / "pets.zip", MICROSOFT), data)
     bad, flags = quality.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
     assert {(one.path.relative_to(data).as_posix(), one.reason) for one in bad} == {
         ("cat/666.jpg", "empty"), ("dog/11702.jpg", "empty"),
@@ -258,11 +258,11 @@ def test_what_is_unsafe_or_damaged_is_refused_and_data_stays(tmp_path: Path, nam
     before = contents(tmp_path / "deep")
     source = make(tmp_path)
     with pytest.raises(PawprintError, match=said) as refused:
-        take(source, data)
+        ingest(source, data)
     assert "\n" not in str(refused.value)
     assert contents(tmp_path / "deep") == before
     with pytest.raises(PawprintError, match=said):
-        take(source, data, add=True)
+        ingest(source, data, add=True)
     assert contents(tmp_path / "deep") == before
     assert [entry.name for entry in work.iterdir()] == ["data"]
 
@@ -271,17 +271,17 @@ def test_too_many_files_and_too_many_bytes_have_a_limit(tmp_path: Path, monkeypa
     source = zipped(tmp_path / "pets.zip", pets())
     monkeypatch.setattr(archives, "MAX_FILES", 5)
     with pytest.raises(PawprintError, match="more than 5 files"):
-        take(source, tmp_path / "data")
+        ingest(source, tmp_path / "data")
     monkeypatch.undo()
     monkeypatch.setattr(archives, "MAX_PHOTOGRAPH", 100)
     with pytest.raises(PawprintError, match=r"a file of .* bytes \(`cat/0.jpg`\)"):
-        take(source, tmp_path / "data")
+        ingest(source, tmp_path / "data")
     assert not (tmp_path / "data").exists()
 
 
 def test_another_checksum_than_the_one_asked_for_is_refused(tmp_path: Path) -> None:
     source = zipped(tmp_path / "pets.zip", pets())
     with pytest.raises(PawprintError, match="another checksum"):
-        take(source, tmp_path / "data", sha256="0" * 64)
+        ingest(source, tmp_path / "data", sha256="0" * 64)
     with pytest.raises(PawprintError, match="64 hexadecimal digits"):
-        take(source, tmp_path / "data", sha256="abc")
+        ingest(source, tmp_path / "data", sha256="abc")

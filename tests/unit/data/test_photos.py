@@ -48,7 +48,7 @@ def test_kaggle_s_zip_becomes_a_folder_a_class(tmp_path: Path, data: Path) -> No
         tmp_path / "train.zip",
         {f"train/{kind}.{n}.jpg": photograph(n + 50 * (kind == "dog")) for kind in ("cat", "dog") for n in range(3)},
     )
-    taken = ingest.take(source, data).dataset
+    taken = ingest.ingest(source, data).dataset
     assert (taken.name, taken.classes, taken.drawn) == ("dogs-cats", ("cat", "dog"), False)
     assert [kind for kind, _ in taken.photographs] == ["cat"] * 3 + ["dog"] * 3
     assert all(file.is_relative_to(data) and file.is_file() for _, file in taken.photographs)
@@ -58,10 +58,10 @@ def test_kaggle_s_zip_becomes_a_folder_a_class(tmp_path: Path, data: Path) -> No
 
 
 def test_a_folder_with_a_folder_a_class_keeps_any_number_of_classes(tmp_path: Path, data: Path) -> None:
-    taken = ingest.take(folders(tmp_path / "My Flowers", rose=2, tulip=3, lily=1), data).dataset
+    taken = ingest.ingest(folders(tmp_path / "My Flowers", rose=2, tulip=3, lily=1), data).dataset
     assert (taken.name, taken.classes) == ("my-flowers", ("lily", "rose", "tulip"))
     assert len(taken.photographs) == 6
-    assert ingest.take(tmp_path / "My Flowers", data, name="garden").dataset.name == "garden"
+    assert ingest.ingest(tmp_path / "My Flowers", data, name="garden").dataset.name == "garden"
     assert ingest.dataset(data).name == "garden"
 
 
@@ -81,7 +81,7 @@ def test_what_cannot_be_taken_is_refused_by_name_and_changes_nothing(tmp_path: P
     make, said = REFUSED[name]
     before = contents(data)
     with pytest.raises(PawprintError, match=said):
-        ingest.take(make(tmp_path), data)
+        ingest.ingest(make(tmp_path), data)
     assert contents(data) == before
     assert [entry.name for entry in data.parent.iterdir()] == ["data"]
 
@@ -89,7 +89,7 @@ def test_what_cannot_be_taken_is_refused_by_name_and_changes_nothing(tmp_path: P
 def test_a_name_that_is_none_is_refused(tmp_path: Path, data: Path) -> None:
     before = contents(data)
     with pytest.raises(PawprintError, match="cannot name a data set"):
-        ingest.take(folders(tmp_path / "pets", cat=1, dog=1), data, name="My Pets!")
+        ingest.ingest(folders(tmp_path / "pets", cat=1, dog=1), data, name="My Pets!")
     assert contents(data) == before
 
 

@@ -57,7 +57,7 @@ def pets(folder: Path, count: int = 40) -> Path:
 
 
 def reasons(report: Report) -> dict[str, str]:
-    return {one["path"]: one["reason"] for one in report["bad"]}
+    return {one["path"]: one["reason"] for one in report["rejected"]}
 
 
 def test_each_bad_file_is_left_out_by_name_and_reason(tmp_path: Path) -> None:
@@ -98,7 +98,7 @@ def test_what_is_converted_is_flagged_and_counted(tmp_path: Path) -> None:
     }
     data = write(tmp_path / "data", {name: content for name, (content, _) in flagged.items()})
     report = made(data, tmp_path / "out")
-    assert report["bad"] == [] or reasons(report) == {"dog/e.jpg": "near_copy"}  # the GIF shows the same colours
+    assert report["rejected"] == [] or reasons(report) == {"dog/e.jpg": "near_copy"}  # the GIF shows the same colours
     with (tmp_path / "out" / "manifest.csv").open(newline="") as file:
         found = {row["origin"]: row["flags"] for row in csv.DictReader(file)}
     for name, flags in found.items():
@@ -275,7 +275,7 @@ def test_thousands_that_are_all_alike_are_one_group_and_told_in_short_sentences(
     prints = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
     splits = ["train", "test"]
     alike = [
-        quality.Named(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), splits[n % 2], "", one)
+        quality.Photograph(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), splits[n % 2], "", one)
         for n, one in enumerate(prints)
     ]
     bad = quality.near_copies(alike)

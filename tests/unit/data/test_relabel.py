@@ -10,7 +10,7 @@ import pytest
 
 from pawprint import dvc
 from pawprint.data import relabel
-from pawprint.data.ingest import take
+from pawprint.data.ingest import ingest
 from pawprint.data.relabel import Decision
 from pawprint.errors import PawprintError
 from photo_sources import contents, pets, small, unpacked
@@ -22,7 +22,7 @@ HEADER = "rank,file,label,decision,guess,reason,doubt,unlikeness,hash\n"
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """data/ with three cats and three dogs, their origins known."""
-    take(unpacked(tmp_path / "pets", pets()), tmp_path / "work" / "data")
+    ingest(unpacked(tmp_path / "pets", pets()), tmp_path / "work" / "data")
     return tmp_path / "work" / "data"
 
 
@@ -66,7 +66,7 @@ def test_the_audit_s_list_with_decisions_is_applied_and_dvc_takes_it_back(data: 
     assert (known["pets/cat/1.jpg"]["file"], known["pets/cat/1.jpg"]["class"]) == (moved, "cat")
     assert known["pets/dog/0.jpg"]["file"] == ""
     # the same source, added again, undoes nothing
-    again = take(tmp_path / "pets", data, add=True)
+    again = ingest(tmp_path / "pets", data, add=True)
     assert (again.changed, again.dropped, len(again.contradictions)) == (False, 1, 1)
     dvc.add(work, "data")
     assert "data.dvc" in subprocess.run([*git, "diff", "--name-only"], cwd=work, capture_output=True, text=True).stdout
@@ -127,7 +127,7 @@ def test_a_list_that_is_none_is_named(data: Path) -> None:
 def test_decisions_hold_for_photographs_that_never_had_an_origin(tmp_path: Path) -> None:
     data = unpacked(tmp_path / "data", pets() | {"cat/odd.jpg": small(77)})
     assert relabel.drop([Decision("cat/odd.jpg")], data) == 1
-    assert take(
+    assert ingest(
         unpacked(tmp_path / "more", {"cat/odd2.jpg": small(77), "dog/n.jpg": small(78)}), data, add=True
     ).dropped
 
@@ -135,8 +135,8 @@ def test_decisions_hold_for_photographs_that_never_had_an_origin(tmp_path: Path)
 def test_an_import_in_their_place_says_that_decisions_go(data: Path, tmp_path: Path) -> None:
     relabel.relabel([Decision("cat/0.jpg", "dog")], data)
     relabel.drop([Decision("dog/1.jpg")], data)
-    assert "2 earlier decisions gone (--add keeps them)" in take(tmp_path / "pets", data).told()
-    assert "gone" not in take(tmp_path / "pets", data).told()
+    assert "2 earlier decisions gone (--add keeps them)" in ingest(tmp_path / "pets", data).summary()
+    assert "gone" not in ingest(tmp_path / "pets", data).summary()
 
 
 def test_what_replaces_the_sample_no_longer_points_at_its_remote(data: Path, tmp_path: Path) -> None:

@@ -13,16 +13,16 @@ from hypothesis import strategies as st
 
 from pawprint.config import load_params
 from pawprint.data import quality
-from pawprint.data.quality import Named
+from pawprint.data.quality import Photograph
 from pawprint.data.splits import SPLITS, split_of
 
 ROOT = Path(__file__).parents[3]
 PARAMS = load_params(ROOT / "params.yaml")
-# A picture (which decides the fingerprint), a file of it (which decides the hash), how far its bits are off, a label.
+# A picture (which decides the phash), a file of it (which decides the hash), how far its bits are off, a label.
 FILES = st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 3), st.sampled_from(["cat", "dog"]))
 
 
-def photograph(picture: int, file: int, off: int, label: str) -> Named:
+def photograph(picture: int, file: int, off: int, label: str) -> Photograph:
     """Files of one picture lie at most 6 bits from each other, those of another about 72."""
     rng = np.random.default_rng((picture, 99))
     bits = rng.integers(0, 2, quality.BITS, np.uint8)
@@ -30,10 +30,10 @@ def photograph(picture: int, file: int, off: int, label: str) -> Named:
     digest = hashlib.sha256(f"{picture} {file} {off}".encode()).hexdigest()
     path = Path(label) / f"{picture}-{file}-{off}.jpg"
     split = split_of(digest, PARAMS.seed, PARAMS.split)
-    return Named(digest, label, path.as_posix(), path, split, "", np.packbits(bits).tobytes().hex())
+    return Photograph(digest, label, path.as_posix(), path, split, "", np.packbits(bits).tobytes().hex())
 
 
-def settled(photographs: list[Named]) -> tuple[dict[Path, str], set[Path]]:
+def settled(photographs: list[Photograph]) -> tuple[dict[Path, str], set[Path]]:
     """(split of each that is used, those that are left out), as preprocess does it."""
     kept, bad = quality.copies(photographs)
     bad += quality.near_copies(kept)

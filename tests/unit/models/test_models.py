@@ -82,7 +82,7 @@ def test_describe_prints_the_table() -> None:
         assert words in table
 
 
-@pytest.mark.parametrize("name", sorted(registry.CATALOGUE))
+@pytest.mark.parametrize("name", sorted(registry.ARCHITECTURES))
 @pytest.mark.parametrize("classes", [2, 5])
 def test_outputs_have_their_shapes(name: str, classes: int) -> None:
     network = registry.create_model(name, classes).eval()

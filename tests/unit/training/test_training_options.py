@@ -57,7 +57,7 @@ def test_memory_that_is_short_is_met_by_parts_when_the_batch_is_auto(
         return forward(self, inputs)
 
     expected = losses(exact(batch_size=128), data)
-    monkeypatch.setattr(registry.CATALOGUE["article_cnn"], "maps", small)
+    monkeypatch.setattr(registry.ARCHITECTURES["article_cnn"], "maps", small)
     np.testing.assert_allclose(losses(exact(batch_size="auto"), data), expected, rtol=1e-4)
     with pytest.raises(PawprintError, match=r"memory is short for 16.*accumulate"):
         losses(exact(accumulate=1), data)

@@ -1,0 +1,218 @@
+"""One update of the weights from one batch: forward in parts, mixup, loss, gradient, optimizer, schedule, EMA."""
+
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from typing import Any, cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.parallel import DistributedDataParallel
+from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
+from torch.optim.swa_utils import AveragedModel
+
+from pawprint.config import Candidate, Params
+from pawprint.errors import PawprintError
+from pawprint.models.backbone import Network
+from pawprint.training import distributed
+from pawprint.training.checkpoint import prefixed, without_prefix
+from pawprint.training.dataloader import Batch
+
+OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+    "sgd": lambda groups, **rest: torch.optim.SGD(groups, momentum=0.9, nesterov=True, **rest),
+}
+
+
+class NonFiniteLoss(Exception):
+    """The loss of some photographs is not a number; `indices` are their places in the split."""
+
+    def __init__(self, indices: NDArray[np.int64]) -> None:
+        super().__init__()
+        self.indices = indices
+
+
+class TrainingStep:
+    """Network, optimizer and all that changes with a step.
+
+    Args:
+        module: its forward takes a batch's inputs to logits [n, classes]; wrapped for several processes.
+        labels: int64 [n] of the whole training split, for class weights.
+        backbone: parameters of the backbone that are trained, at `backbone_rate` of the learning rate.
+        steps: updates in the whole training, for the schedule.
+    """
+
+    def __init__(
+        self, name: str, params: Params, network: Network, module: nn.Module, labels: NDArray[np.int64],
+        backbone: list[nn.Parameter], steps: int, device: torch.device,
+    ) -> None:  # fmt: skip
+        self.name, self.params, self.candidate = name, params, params.candidate(name)
+        self.network, self.module, self.device = network, module, device
+        self.compiled = torch.compile(module) if self.candidate.compile else module
+        self.optimizer = build_optimizer(self.candidate, network, backbone)
+        self.schedule = build_schedule(self.candidate, self.optimizer, steps)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=params.training.precision == "float16")
+        decay = self.candidate.ema
+        self.average = AveragedModel(network, avg_fn=_ema(decay), use_buffers=True) if decay else None
+        self.class_weights = _class_weights(self.candidate, labels, network.classes).to(device)
+        self.parts = self.candidate.accumulate
+
+    @property
+    def evaluated(self) -> Network:
+        """The network that is validated and kept: the running average where there is one."""
+        return self.network if self.average is None else cast(Network, self.average.module)
+
+    def __call__(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
+        """Update the weights; (losses [n], logits [n, classes]) of the batch, detached.
+
+        Where memory is short and `batch_size` is auto, the batch is halved until it fits; the result stays the same.
+
+        Raises:
+            NonFiniteLoss: before any weight has changed.
+            PawprintError: memory is short.
+        """
+        while True:
+            try:
+                return self._update(batch, epoch, number)
+            except (torch.OutOfMemoryError, RuntimeError) as error:
+                if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
+                    raise
+                if self.candidate.batch_size != "auto" or self.parts >= len(batch.labels):
+                    raise PawprintError(
+                        f"{self.name}: memory is short for {-(-len(batch.labels) // self.parts)} photographs at once. "
+                        f"Raise `candidates.{self.name}.accumulate` (found {self.candidate.accumulate}; the result "
+                        "stays the same), lower `batch_size`, or set `batch_size: auto`."
+                    ) from None
+            self.parts *= 2
+            self.optimizer.zero_grad()
+            if self.device.type == "cuda":
+                torch.cuda.empty_cache()
+
+    def _update(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
+        inputs, labels = batch.inputs.to(self.device, non_blocking=True), batch.labels.to(self.device)
+        inputs, other_labels, kept = self._mixup(inputs, labels, epoch, number)
+        losses, logits = [], []
+        parts = [part for part in torch.arange(len(labels)).tensor_split(self.parts) if len(part)]
+        for index, part in enumerate(parts):
+            rows = slice(int(part[0]), int(part[-1]) + 1)
+            with self._synchronized(last=index == len(parts) - 1):
+                output = self.compiled(inputs[rows])
+                loss = self._loss(output, labels[rows])
+                if other_labels is not None:
+                    loss = kept * loss + (1 - kept) * self._loss(output, other_labels[rows])
+                if not torch.isfinite(loss).all():
+                    raise NonFiniteLoss(batch.indices[rows][(~torch.isfinite(loss)).nonzero()[:, 0].cpu().numpy()])
+                # The mean over the whole batch of all processes; DDP itself divides by their number.
+                self.scaler.scale(loss.sum() * distributed.world() / batch.whole).backward()  # type: ignore[no-untyped-call]
+            losses.append(loss.detach())
+            logits.append(output.detach())
+        if self.candidate.clip_norm:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.network.parameters(), self.candidate.clip_norm)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad()
+        self.schedule.step()
+        if self.average is not None:
+            self.average.update_parameters(self.network)
+        return torch.cat(losses), torch.cat(logits)
+
+    def _synchronized(self, last: bool) -> Any:
+        """Processes exchange gradients with the last part of a batch only."""
+        if last or not isinstance(self.module, DistributedDataParallel):
+            return nullcontext()
+        return self.module.no_sync()
+
+    def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
+        """Cross-entropy of each photograph, [n]."""
+        smoothing = self.candidate.label_smoothing
+        return F.cross_entropy(logits, labels, self.class_weights, reduction="none", label_smoothing=smoothing)
+
+    def _mixup(self, inputs: Tensor, labels: Tensor, epoch: int, number: int) -> tuple[Tensor, Tensor | None, float]:
+        """Mixup (Zhang et al., 2018): mixed inputs, labels of the photographs mixed in, share kept of each."""
+        if not self.candidate.mixup:
+            return inputs, None, 1.0
+        rng = np.random.default_rng((self.params.seed, epoch, number))
+        kept = float(rng.beta(self.candidate.mixup, self.candidate.mixup))
+        other = torch.from_numpy(rng.permutation(len(labels))).to(self.device)
+        return inputs.float().lerp(inputs[other].float(), 1 - kept), labels[other], kept
+
+    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """(tensors, plain values) that a checkpoint keeps of the step."""
+        tensors = prefixed("network", trained_tensors(self.network))
+        if self.average is not None:
+            tensors |= prefixed("average", self.average.state_dict())
+        for index, slots in (state := self.optimizer.state_dict())["state"].items():
+            tensors |= prefixed(f"optimizer.{index}", {key: slot for key, slot in slots.items() if slot is not None})
+        return tensors, {
+            "parts": self.parts,
+            "groups": state["param_groups"],
+            "schedule": self.schedule.state_dict(),
+            "scaler": self.scaler.state_dict(),
+        }
+
+    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
+        """Take up what `state` gave."""
+        self.network.load_state_dict(without_prefix("network", tensors), strict=False)  # frozen tensors are not in it
+        if self.average is not None:
+            self.average.load_state_dict(without_prefix("average", tensors))
+        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+        state: dict[int, dict[str, Tensor]] = {}
+        for index, parameter in enumerate(parameters):
+            for key, value in without_prefix(f"optimizer.{index}", tensors).items():
+                # In the parameter's own memory format, which the file does not keep.
+                slot = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
+                state.setdefault(index, {})[key] = slot
+        self.optimizer.load_state_dict({"state": state, "param_groups": values["groups"]})
+        self.schedule.load_state_dict(values["schedule"])
+        self.scaler.load_state_dict(values["scaler"])
+        self.parts = values["parts"]
+
+
+def build_optimizer(candidate: Candidate, network: Network, backbone: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """All trained parameters at the learning rate; those of the pretrained `backbone` at its share of it."""
+    slow = {id(parameter) for parameter in backbone}
+    rest = [one for one in network.parameters() if one.requires_grad and id(one) not in slow]
+    groups: list[dict[str, Any]] = [{"params": rest, "lr": candidate.learning_rate}]
+    if backbone:
+        groups.append({"params": backbone, "lr": candidate.learning_rate * candidate.backbone_rate})
+    return OPTIMIZERS[candidate.optimizer](groups, lr=candidate.learning_rate, weight_decay=candidate.weight_decay)
+
+
+def build_schedule(candidate: Candidate, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
+    """The learning rate's schedule over `steps` updates."""
+    if candidate.schedule == "one_cycle":
+        rates = [group["lr"] for group in optimizer.param_groups]
+        rise = max(0.2, 1.5 / (steps + 1))  # of a very short training it must be more than one step
+        return OneCycleLR(optimizer, rates, total_steps=steps + 1, pct_start=rise)
+    if candidate.schedule == "cosine":
+        return CosineAnnealingLR(optimizer, steps)
+    return ConstantLR(optimizer, factor=1.0)
+
+
+def trained_tensors(network: Network) -> dict[str, Tensor]:
+    """The state that training changes: all but frozen parameters."""
+    frozen = {name for name, parameter in network.named_parameters() if not parameter.requires_grad}
+    return {name: value for name, value in network.state_dict().items() if name not in frozen}
+
+
+def _ema(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
+    """The running average, quicker at the start, so that the random weights are soon forgotten."""
+
+    def average(kept: Tensor, new: Tensor, count: Tensor | int) -> Tensor:
+        if not kept.is_floating_point():
+            return new.clone()
+        return torch.lerp(new, kept, min(decay, (1 + float(count)) / (10 + float(count))))
+
+    return average
+
+
+def _class_weights(candidate: Candidate, labels: NDArray[np.int64], classes: int) -> Tensor:
+    """Weights of the loss; balanced: every class weighs the same in sum, and the mean over the split is 1."""
+    if candidate.class_weights == "none":
+        return torch.ones(classes)
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    return torch.from_numpy(len(labels) / (classes * counts)).float()
