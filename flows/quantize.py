@@ -14,7 +14,7 @@ from pawprint import lineage
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.tracking import training_run
+from pawprint.tracking.tracker import Tracker
 from pawprint.training import devices, quantize
 
 
@@ -36,7 +36,7 @@ def quantize_model(name: str) -> None:
     run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'}"
 
     # 3. quantize, log: one MLflow run
-    with training_run.start(ROOT, name, params, record, run_name, photographs) as mlflow_run:
+    with Tracker(ROOT).start_training(name, params, record, run_name, photographs) as mlflow_run:
         mlflow_run.tags({"quantized_from": params.quantized[name]})
         step()(quantize.make)(source, data, record.model_copy(update={"run_id": mlflow_run.id}), name, out)
         log_model(mlflow_run, out)

@@ -1,10 +1,9 @@
-"""The best candidate against the reigning champion -> the alias, champion.json and reports/gate.md.
+"""The best model of this pipeline against the current champion -> the alias, champion.json and reports/gate.md.
 
 python -m flows.register
 """
 
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from prefect import flow
@@ -13,89 +12,98 @@ from rich.table import Table
 
 from flows import ROOT
 from flows.tasks import run, step
-from pawprint.config import Params, load_params, twin
+from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, model_card, release
-from pawprint.evaluation.evaluator import Evaluator
+from pawprint.evaluation.evaluator import EvaluationReport, Evaluator
 from pawprint.evaluation.gate import Contender, Verdict
-from pawprint.inference.classifier import Classifier, load_verified
-from pawprint.tracking import registry, runs, training_run
-from pawprint.tracking.registry import Champion
+from pawprint.evaluation.metrics import Scores
+from pawprint.files import write_text
+from pawprint.inference.classifier import load_verified
+from pawprint.lineage import Champion
+from pawprint.tracking.registry import model_name
+from pawprint.tracking.run import MANIFEST
+from pawprint.tracking.tracker import Tracker
 
-ATTEMPTS = 5  # a registration that is overtaken compares again, with the new champion
+ATTEMPTS = 5  # a registration that another one overtakes compares again, with the new champion
 
 
 @flow(name="register", flow_run_name="register")
 def register() -> None:
     """Move the alias `champion` only for a reason that can be stated."""
-    # 1. who challenges: the lowest log loss on the validation split, so that the test split stays unseen
+    # 1. the challenger: the lowest log loss on the validation split, so that the test split stays unseen
     params = load_params(ROOT / "params.yaml")
     data = PreparedDataset.open(ROOT / "prepared")
-    candidate, because = challenger_of(params)
+    tracker = Tracker(ROOT)
+    name, why_quantized = choose_challenger(params)
 
-    # 2. every candidate becomes a registered version, known by its digest
-    versions = {name: register_version(name) for name in params.candidates}
-    entry = versions[candidate]
-    registry.challenge(ROOT, entry)
+    # 2. every model becomes a registered version, known by its digest
+    tracker.sync()
+    versions = {each: register_version(tracker, each) for each in params.models}
+    entry = versions[name]
+    tracker.registry.challenge(entry)
 
-    # 3. the gate: challenger and champion on the same test photographs, through the runtime that serves;
-    # 4. the alias moves, or stays
-    evaluator = Evaluator.of(data.split("test"), ROOT / "data", params)
-    fair_photographs(entry, evaluator.test.hashes, len(evaluator.test), candidate)
-    challenger = examine(entry, evaluator)
-    reigning, verdict = contest(params, entry, challenger, evaluator)
-    verdict = gate.in_integers(verdict, because)
-    show(entry, reigning, verdict)
+    # 3. the gate: challenger and champion on the same test photographs
+    challenger = read_evaluation(name, entry)
+    unseen(tracker, entry, challenger.scores.hashes, len(challenger.scores.hashes), name)
+    champion, verdict = judge_and_promote(tracker, params, data, entry, challenger)
+    verdict = verdict.because("" if champion and verdict.reason.startswith("the champion quantized") else why_quantized)
+    show(entry, champion, verdict)
 
-    # 5. what the next stage packages, and why
-    write_decision(entry, reigning, verdict)
-    log_decision(entry, challenger, verdict, data.drawn)
+    # 4. the decision, for the next stage and for people
+    log_decision(tracker, entry, champion, challenger, verdict, data.drawn)
 
 
-def challenger_of(params: Params) -> tuple[str, str | None]:
-    """The candidate to put forward, and why its twin in 8-bit integers where that one stands in for it."""
+def choose_challenger(params: Params) -> tuple[str, str]:
+    """The model to put forward, and why a quantized one is put forward in place of its source ("" where it is not)."""
     figures: dict[str, Any] = json.loads((ROOT / "reports" / "metrics.json").read_text(encoding="utf-8"))
-    trained = [name for name, candidate in params.candidates.items() if not candidate.int8]
-    best = min(trained, key=lambda name: float(figures[name]["validation"]["log_loss"]["value"]))
-    if best in params.int8 and (because := gate.stands_in(figures[twin(best)], figures[best], params.gate)):
-        return twin(best), because
-    return best, None
+    best = min(params.candidates, key=lambda name: float(figures[name]["validation"]["log_loss"]["value"]))
+    for name, source in params.quantized.items():
+        if source == best and (why := gate.prefer_quantized(figures[name], figures[source], params.gate)):
+            return name, why
+    return best, ""
 
 
 @step(retries=2, delay=2)
-def register_version(candidate: str) -> Champion:
-    """The registry's entry for the candidate's model, which MLflow must hold first."""
-    training_run.sync(ROOT)
-    folder = ROOT / "models" / candidate
+def register_version(tracker: Tracker, name: str) -> Champion:
+    """The registry's entry of a model, which MLflow must hold first."""
+    folder = ROOT / "models" / name
     info, _ = load_verified(folder)
-    with runs.reopen(ROOT, runs.RunRecord.read(folder / "run.json"), folder) as mlflow_run:
-        return registry.register(ROOT, registry.model_name(info.lineage.dataset), mlflow_run, info)
+    with tracker.restored_run(folder) as mlflow_run:
+        return tracker.registry.register(model_name(info.lineage.dataset), mlflow_run, info)
 
 
-@step()
-def examine(entry: Champion, evaluator: Evaluator) -> Contender:
-    """A registered version on test photographs."""
-    return Contender(*evaluator.examine(Classifier(registry.folder(ROOT, entry))))
+def read_evaluation(name: str, entry: Champion) -> Contender:
+    """The evaluation that the stage `evaluate` left of a model: it is not measured twice."""
+    folder = ROOT / "reports" / "evaluation" / name
+    try:
+        report = EvaluationReport.model_validate_json((folder / release.EVALUATION).read_bytes())
+        if report.model_digest != entry.model_digest:
+            raise ValueError("another model")
+        return Contender(report, Scores.load(folder / release.SCORES))
+    except (OSError, ValueError):
+        raise PawprintError(f"{folder}/ does not hold the evaluation of {name}. Run `dvc repro evaluate`.") from None
 
 
-def fair_photographs(entry: Champion, tested: Sequence[str], least: int, who: str) -> tuple[str, ...]:
-    """Those of the test photographs that the version's lineage proves it does not know; refused where too few."""
-    folder = registry.folder(ROOT, entry)
-    kept = runs.artifact(ROOT, entry.run_id, runs.MANIFEST)
+def unseen(tracker: Tracker, entry: Champion, tested: tuple[str, ...], least: int, who: str) -> tuple[str, ...]:
+    """Those of the test photographs that the version provably did not learn from; PawprintError where too few."""
+    folder = tracker.registry.folder(entry)
+    kept = tracker.artifact(entry.run_id, MANIFEST)
     manifests = [ROOT / "prepared" / "manifest.csv", *([kept] if kept else [])]
-    return gate.fair(tested, gate.known_to(folder, load_verified(folder)[0].lineage, manifests, who), least, who)
+    seen = gate.seen_hashes(folder, load_verified(folder)[0].lineage, manifests, who)
+    return gate.exclude_seen(tested, seen, least, who)
 
 
-def contest(
-    params: Params, entry: Champion, challenger: Contender, evaluator: Evaluator
+def judge_and_promote(
+    tracker: Tracker, params: Params, data: PreparedDataset, entry: Champion, challenger: Contender
 ) -> tuple[Champion | None, Verdict]:
     """Judge, and promote if that is the verdict; judge again where another registration was faster."""
     for _ in range(ATTEMPTS):
-        reigning = registry.champion(ROOT, entry.model)
-        verdict = judge(params, entry, reigning, challenger, evaluator)
-        if verdict.outcome != "promoted" or registry.promote(ROOT, entry, verdict.reason, over=reigning):
-            return reigning, verdict
+        champion = tracker.registry.current_champion(entry.model)
+        verdict = judge(tracker, params, data, entry, champion, challenger)
+        if verdict.outcome != "promoted" or tracker.registry.promote(entry, verdict.reason, over=champion):
+            return champion, verdict
     raise PawprintError(
         f"Other registrations keep moving the champion of {entry.model}. Run `dvc repro` when they end."
     )
@@ -103,73 +111,87 @@ def contest(
 
 @step()
 def judge(
-    params: Params, entry: Champion, reigning: Champion | None, challenger: Contender, evaluator: Evaluator
+    tracker: Tracker,
+    params: Params,
+    data: PreparedDataset,
+    entry: Champion,
+    champion: Champion | None,
+    challenger: Contender,
 ) -> Verdict:
-    """What the gate says; a champion of an earlier run is fetched and report again on today's photographs."""
-    if because := registry.rolled_back(ROOT, entry):
-        return gate.rolled_back(entry.version, because, challenger, params.gate)
-    if reigning is None:
-        return gate.first(challenger, params.gate)
-    if reigning.model_digest == entry.model_digest:
-        return gate.same(challenger, params.gate)
-    theirs, ours = (load_verified(registry.folder(ROOT, one))[0] for one in (reigning, entry))
+    """The gate's verdict; a champion of an earlier run is evaluated again on today's photographs."""
+    registry, rules = tracker.registry, params.gate
+    if when_and_why := registry.rolled_back(entry):
+        reason = (
+            f"version {entry.version} was rolled back ({when_and_why}) and is not promoted again by itself; "
+            "remove its tag `rolled_back` in MLflow to let it compete"
+        )
+        return gate.uncompared("kept", reason, challenger, None, rules)
+    if champion is None:
+        return gate.first(challenger, rules)
+    if champion.model_digest == entry.model_digest:
+        reason = "the best candidate is the champion itself, byte for byte"
+        return gate.uncompared("kept", reason, challenger, challenger, rules)
+    theirs, ours = (load_verified(registry.folder(one))[0] for one in (champion, entry))
     if theirs.classes != ours.classes:
-        return gate.other_classes(theirs.classes, ours.classes, challenger, params.gate)
-    tested, who = evaluator.test.hashes, f"the champion {reigning.model} version {reigning.version}"
-    left = fair_photographs(reigning, tested, params.gate.min_photographs, who)
-    if left != tested:  # its seed, split or photographs were others: both answer again, on what neither knows
-        evaluator = Evaluator.of(evaluator.test.only(left), ROOT / "data", params)
-        challenger = examine(entry, evaluator)
-    champion = examine(reigning, evaluator)
-    is_twin = ours.int8 and not theirs.int8 and ours.weights_digest == theirs.weights_digest
-    compare = gate.twin if is_twin else gate.decide
-    verdict = compare(challenger, champion, params.gate, params.evaluation.bootstrap, params.seed)
-    return gate.on_a_part(verdict, len(left), len(tested))
+        reason = (
+            f"the classes are now {', '.join(ours.classes)} (the champion knew {', '.join(theirs.classes)}): a new model"
+        )
+        return gate.uncompared("promoted", reason, challenger, None, rules)
+    test, tested = data.split("test"), challenger.scores.hashes
+    who = f"the champion {champion.model} version {champion.version}"
+    left = unseen(tracker, champion, tested, rules.min_photographs, who)
+    evaluator = Evaluator.of(test if left == tested else test.only(left), ROOT / "data", params)
+    if left != tested:  # seed, split or photographs were others: both are evaluated on what neither has seen
+        challenger = Contender(*evaluator.evaluate(registry.folder(entry)))
+    quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
+    verdict = gate.decide(
+        challenger,
+        Contender(*evaluator.evaluate(registry.folder(champion))),
+        rules,
+        params.evaluation.bootstrap,
+        params.seed,
+        quantized,
+    )
+    return gate.on_subset(verdict, len(left), len(tested))
 
 
-def show(entry: Champion, reigning: Champion | None, verdict: Verdict) -> None:
-    """The gate's table on the terminal."""
-    table = Table("rule", f"challenger {_name(entry)}", f"champion {_name(reigning)}", "", title_justify="left")
+def show(entry: Champion, champion: Champion | None, verdict: Verdict) -> None:
+    """Print the gate's table."""
+    table = Table("rule", f"challenger {_name(entry)}", f"champion {_name(champion)}", "", title_justify="left")
     for rule in verdict.rules:
         table.add_row(rule.rule, rule.challenger, rule.champion, gate.MARKS[rule.passed])
-    console = Console(width=120)
-    console.print(table)
+    Console(width=120).print(table)
     print(f"gate: {verdict.outcome} ({verdict.reason})")
 
 
-@step()
-def write_decision(entry: Champion, reigning: Champion | None, verdict: Verdict) -> None:
-    """champion.json (what reigns now), reports/gate.json and reports/gate.md (why)."""
-    now = registry.champion(ROOT, entry.model)
-    assert now is not None  # the first model of a data set is always promoted
-    (ROOT / "champion.json").write_text(now.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    reports = ROOT / "reports"
-    (reports / release.GATE).write_text(verdict.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (reports / release.TABLE).write_text(verdict.markdown(_name(entry), _name(reigning)), encoding="utf-8")
-
-
 @step(retries=2, delay=2)
-def log_decision(entry: Champion, challenger: Contender, verdict: Verdict, drawn: bool) -> None:
-    """The verdict on the challenger's run, and on its version what a person wants to know of it."""
-    test = challenger.report.test
+def log_decision(
+    tracker: Tracker,
+    entry: Champion,
+    champion: Champion | None,
+    challenger: Contender,
+    verdict: Verdict,
+    drawn: bool,
+) -> None:
+    """champion.json, reports/gate.json and gate.md; the verdict on the challenger's run and on its version."""
+    registry, reports, test = tracker.registry, ROOT / "reports", challenger.report.test
+    registry.record_metrics(entry, {"accuracy": test.accuracy.value, "log_loss": test.log_loss.value})
+    current = registry.current_champion(entry.model)
+    assert current is not None  # the first model of a data set is always promoted
+    write_text(ROOT / "champion.json", current.model_dump_json(indent=1) + "\n")
+    write_text(reports / release.GATE, verdict.model_dump_json(indent=1) + "\n")
+    write_text(reports / release.TABLE, verdict.markdown(_name(entry), _name(champion)))
+
     folder = "release" if verdict.outcome == "promoted" else "gate"  # a later verdict never replaces a promotion's
-    mlflow_run = runs.Run(entry.run_id)
+    mlflow_run = tracker.run(entry.run_id)
     for name in (release.TABLE, release.GATE):
-        mlflow_run.artifact(ROOT / "reports" / name, folder)
+        mlflow_run.artifact(reports / name, folder)
     mlflow_run.text(challenger.report.model_dump_json(indent=1) + "\n", f"{folder}/{release.EVALUATION}")
-    mlflow_run.tags({"gate": verdict.outcome, "gate_reason": verdict.reason, "drawn": drawn})
-    info, _ = load_verified(registry.folder(ROOT, entry))
-    registry.describe(
-        ROOT,
-        entry,
-        model_card.summary(info, challenger.report, drawn),
-        {
-            "gate": verdict.outcome,
-            "gate_reason": verdict.reason,
-            "test_accuracy": f"{test.accuracy.value:.4f}",
-            "test_log_loss": f"{test.log_loss.value:.4f}",
-        },
-    )
+    tags = {"gate": verdict.outcome, "gate_reason": verdict.reason}
+    mlflow_run.tags({**tags, "drawn": drawn})
+    info, _ = load_verified(registry.folder(entry))
+    figures = {"test_accuracy": f"{test.accuracy.value:.4f}", "test_log_loss": f"{test.log_loss.value:.4f}"}
+    registry.describe(entry, model_card.summary(info, challenger.report, drawn), tags | figures)
 
 
 def _name(champion: Champion | None) -> str:

@@ -25,7 +25,8 @@ from pawprint import files, lineage
 from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.tracking import runs, training_run
+from pawprint.tracking.journal import JournaledRun
+from pawprint.tracking.tracker import Tracker
 from pawprint.training import devices, tune
 from pawprint.training.train import warm
 
@@ -74,7 +75,7 @@ def begin_parent(study: optuna.Study, name: str, params: Params, data: PreparedD
         ROOT, data.dataset, data.manifest, params, devices.describe(params), devices.execution(params)
     )
     run_name, tags = f"{name} · sweep", {"sweep": study.study_name, "candidate": name}
-    parent = training_run.begin(ROOT, run_name, record.dataset, resume=known, tags=tags)
+    parent = Tracker(ROOT).begin(run_name, record.dataset, resume=known, tags=tags)
     parent.artifact(ROOT / "params.yaml")
     study.set_user_attr(RUN, parent.id)
 
@@ -84,12 +85,12 @@ def work(name: str, trials: int, worker: int) -> None:
     params = load_params(ROOT / "params.yaml")
     data = PreparedDataset.open(ROOT / "prepared")
     study = tune.open_study(FOLDER, name, params, data, worker)
-    parent = str(study.user_attrs[RUN])
+    parent, tracker = str(study.user_attrs[RUN]), Tracker(ROOT)
 
     def one(trial: optuna.Trial) -> float:
         trial.set_user_attr(tune.WORKER, worker)
         label = f"{name} · trial {trial.number}"
-        child = training_run.begin(ROOT, label, data.dataset, tags={"mlflow.parentRunId": parent, "candidate": name})
+        child = tracker.begin(label, data.dataset, tags={"mlflow.parentRunId": parent, "candidate": name})
         trial.set_user_attr(RUN, child.id)
         child.params(tune.suggest(trial, params))
         outcome = "FAILED"
@@ -124,7 +125,7 @@ def run_workers(name: str, trials: int, jobs: int) -> None:
         workers.append(subprocess.Popen([*command, str(number)], cwd=ROOT, env=environment, stdin=subprocess.PIPE))
     codes = [worker.wait() for worker in workers]
     if any(codes):
-        raise PawprintError("A worker of the sweep failed; the lines above say why. The same command goes on.")
+        raise PawprintError("A worker of the sweep failed; the lines above say why. The same command resumes.")
 
 
 def show(study: optuna.Study) -> None:
@@ -146,14 +147,15 @@ def show(study: optuna.Study) -> None:
 def end_children(study: optuna.Study) -> None:
     """A trial that was killed leaves a run that says it is running."""
     below = f"tags.`mlflow.parentRunId` = '{study.user_attrs.get(RUN)}' and attributes.status = 'RUNNING'"
-    for run_id in runs.search(ROOT, below):
-        training_run.resumed(ROOT, run_id).status("KILLED")
+    tracker = Tracker(ROOT)
+    for run_id in tracker.search_runs(below):
+        tracker.run(run_id).status("KILLED")
 
 
 @step(retries=2, delay=2)
 def end_parent(study: optuna.Study) -> None:
-    """What the sweep found, on its own run."""
-    parent = training_run.resumed(ROOT, str(study.user_attrs[RUN]))
+    """Log the best parameters to the sweep's own run."""
+    parent = JournaledRun(Tracker(ROOT), str(study.user_attrs[RUN]), "", "")
     if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         parent.tags({f"best.{key}": value for key, value in study.best_params.items()} | {"best": study.best_value})
     parent.status("FINISHED")

@@ -15,7 +15,9 @@ from pawprint import lineage
 from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.tracking import runs, training_run
+from pawprint.files import write_text
+from pawprint.tracking.journal import JournaledRun
+from pawprint.tracking.tracker import Tracker
 from pawprint.training import devices, distributed, export
 from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.logger import NullLogger
@@ -49,7 +51,8 @@ def train(name: str) -> None:
 
     # 4. train, export, log: one MLflow run, resumed where there is a checkpoint
     out = ROOT / "models" / name
-    with training_run.start(ROOT, name, params, record, run_name, photographs, resume=checkpoints.run_id) as mlflow_run:
+    start = Tracker(ROOT).start_training
+    with start(name, params, record, run_name, photographs, resume=checkpoints.run_id) as mlflow_run:
         checkpoints.run_id = mlflow_run.id
         log_photographs(mlflow_run)
         record = record.model_copy(update={"run_id": mlflow_run.id})
@@ -61,7 +64,7 @@ def train(name: str) -> None:
 
 
 @step(retries=2, delay=2)
-def log_photographs(mlflow_run: runs.Run) -> None:
+def log_photographs(mlflow_run: JournaledRun) -> None:
     """The report of preprocess: which photographs were rejected, and why."""
     for report in ("report.json", "report.html"):
         mlflow_run.artifact(ROOT / "prepared" / report, "photographs")
@@ -74,7 +77,7 @@ def fit_and_export(
     data: PreparedDataset,
     record: lineage.Lineage,
     out: Path,
-    logger: runs.Run,
+    logger: JournaledRun,
     checkpoints: CheckpointManager,
 ) -> None:
     """Train and write the model folder."""
@@ -83,12 +86,13 @@ def fit_and_export(
 
 
 @step(retries=2, delay=2)
-def log_model(mlflow_run: runs.Run, out: Path) -> None:
-    """Send the folder to MLflow, then write run.json: it is complete only when MLflow has it or its outbox keeps it."""
+def log_model(mlflow_run: JournaledRun, out: Path) -> None:
+    """Log the model folder, then write run.json, from which the run can be restored."""
     mlflow_run.model(out)
     record = mlflow_run.record()
     mlflow_run.metrics({"seconds": record.seconds})
-    (out / "run.json").write_text(record.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(out / "run.json", record.model_dump_json(indent=1) + "\n")
+    mlflow_run.flush()
 
 
 if __name__ == "__main__":

@@ -25,6 +25,7 @@ def contender(
     names = tuple(f"{hashes}{i}" for i in range(N))
     scores = Scores(names, names, labels, probabilities, ("cat", "dog"), np.ones(N), 0.5)
     report = EvaluationReport(
+        model_digest="",
         test=measure(scores, 200, seed=1),
         slices=slices(scores, {"half": ["first" if i < N // 2 else "second" for i in range(N)]}, least=20),
         robustness=Robustness(photographs=N, accuracy=1.0, under={"blur": 0.9}),

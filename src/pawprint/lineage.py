@@ -5,7 +5,6 @@ record.model_copy(update={"run_id": run_id})
 Release(**record.model_dump(), model="pawprint-sample", version="3", ...)   # when it is packaged
 """
 
-import csv
 import hashlib
 import io
 import subprocess
@@ -40,13 +39,27 @@ class Lineage(BaseModel):
 
 
 class Release(Lineage):
-    """The whole of it: what was packaged, and everything that it was made from. lineage.json of a release dossier."""
+    """What was packaged, and everything it was made from: lineage.json of a release."""
 
     model: str  # registered model
     version: str
     model_digest: str  # of model.onnx
     bento: str  # tag
     bento_digest: str  # of the Bento's files, as `folder_digest` counts them
+
+
+class Champion(BaseModel):
+    """champion.json: the registered version that the alias `champion` points at."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model: str  # registered model, e.g. pawprint-sample
+    version: str
+    run_id: str
+    candidate: str
+    model_digest: str
+    dataset: str
+    metrics: dict[str, float] = {}  # on the test photographs
 
 
 def sha256(path: Path) -> str:
@@ -163,25 +176,12 @@ def read(root: Path, dataset: str, manifest: Path, params: Params, device: str, 
 
 
 def is_manifest(path: Path, record: Lineage) -> bool:
-    """Is this the very manifest that the model of `record` was trained from?"""
+    """Is this the manifest that the model of `record` was trained on?"""
     return path.is_file() and sha256(path) == record.manifest_digest
 
 
-def learned(manifest: Path) -> frozenset[str]:
-    """SHA-256 of the photographs that a training on `manifest` learns from or is tuned on."""
-    with manifest.open(newline="", encoding="utf-8") as file:
-        return frozenset(row["hash"] for row in csv.DictReader(file) if row["split"] in ("train", "validation"))
-
-
-def set_aside(manifest: Path) -> frozenset[str]:
-    """SHA-256 of the photographs that were on no split: near-copies of what the training learned from."""
-    with manifest.open(newline="", encoding="utf-8") as file:
-        splits = ("train", "validation", "test")
-        return frozenset(row["hash"] for row in csv.DictReader(file) if row["split"] not in splits)
-
-
 def claimed(folder: Path) -> frozenset[str]:
-    """What photographs.txt in a model folder names; empty where it is missing."""
+    """The hashes in photographs.txt of a model folder; empty where it is missing."""
     try:
         return frozenset((folder / "photographs.txt").read_text(encoding="ascii").split())
     except (OSError, ValueError):

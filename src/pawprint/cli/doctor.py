@@ -1,9 +1,9 @@
-"""What `pawprint doctor` says: is everything here that the project needs, and do the servers answer?
+"""`pawprint doctor`: is everything here that the project needs, and do the servers answer?
 
-for finding in examine(Path.cwd()):
-    print(finding.state, finding.name, finding.said, finding.remedy)
+for finding in checks(Path.cwd()):
+    print(finding.state, finding.name, finding.found, finding.remedy)
 
-Which servers there are is read from the environment, as all other commands read it.
+The servers are those that the environment names, as for all other commands.
 """
 
 import base64
@@ -18,12 +18,14 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
-from pawprint import dvc
+import typer
+
+from pawprint.cli.common import ROOT, console, examples
 
 TOOLS = ("torch", "dvc", "mlflow", "prefect", "bentoml", "openvino")
 _GB = 1e9
@@ -36,12 +38,31 @@ class Finding:
 
     name: str
     state: Literal["ok", "warn", "fail"]
-    said: str
+    found: str
     remedy: str = ""  # what to do; empty where it is ok
 
 
-def examine(root: Path) -> Iterator[Finding]:
-    """Every check, in the order in which a person would mend things."""
+@examples("pawprint doctor")
+def doctor(as_json: Annotated[bool, typer.Option("--json", help="the report as JSON")] = False) -> None:
+    """Check tools, versions, GPU, disk, ports, servers and passwords. Exit code 1 where something must be put right."""
+    from rich.markup import escape
+
+    output, colours = console(200), {"ok": "green", "warn": "yellow", "fail": "red"}
+    findings = []
+    for finding in checks(ROOT):
+        findings.append(finding)
+        if not as_json:
+            remedy = f" → {finding.remedy}" if finding.remedy else ""
+            mark = f"[{colours[finding.state]}]{finding.state:<4}[/]"
+            output.print(f"{mark} {finding.name:<15}{escape(finding.found + remedy)}", highlight=False, soft_wrap=True)
+    if as_json:
+        print(json.dumps([{"said" if k == "found" else k: v for k, v in vars(one).items()} for one in findings], indent=1))
+    if any(finding.state == "fail" for finding in findings):
+        raise typer.Exit(1)
+
+
+def checks(root: Path) -> Iterator[Finding]:
+    """Every check, in the order in which a person would put things right."""
     yield _python()
     yield from packages(root / "requirements.lock")
     yield from _commands()
@@ -58,10 +79,10 @@ def examine(root: Path) -> Iterator[Finding]:
 
 
 def _python() -> Finding:
-    said = ".".join(map(str, sys.version_info[:3]))
+    found = ".".join(map(str, sys.version_info[:3]))
     if sys.version_info[:2] == (3, 11):
-        return Finding("python", "ok", said)
-    return Finding("python", "fail", f"{said}; the lock is for 3.11", "make setup PYTHON=python3.11")
+        return Finding("python", "ok", found)
+    return Finding("python", "fail", f"{found}; the lock is for 3.11", "make setup PYTHON=python3.11")
 
 
 def packages(lock: Path) -> Iterator[Finding]:
@@ -103,7 +124,7 @@ def _gpu() -> Finding:
     done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
     if done.returncode != 0:
         return Finding(
-            "gpu", "warn", "nvidia-smi fails: " + done.stdout.strip()[:100], "mend the driver, or use the CPU"
+            "gpu", "warn", "nvidia-smi fails: " + done.stdout.strip()[:100], "repair the driver, or use the CPU"
         )
     cards = re.sub(r" \(UUID.*?\)", "", done.stdout.strip()).replace("\n", ", ")
     if "+cpu" in version("torch"):
@@ -113,12 +134,12 @@ def _gpu() -> Finding:
 
 def _disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free / _GB
-    said = f"{free:,.0f} GB free in {root}"
+    found = f"{free:,.0f} GB free in {root}"
     if free < 1:
-        return Finding("disk", "fail", said, "free some: `dvc gc --workspace`, cache/ is safe to delete")
+        return Finding("disk", "fail", found, "free some: `dvc gc --workspace`, cache/ is safe to delete")
     if free < 10:
-        return Finding("disk", "warn", said, "a run of some thousand photographs takes a few GB")
-    return Finding("disk", "ok", said)
+        return Finding("disk", "warn", found, "a run of some thousand photographs takes a few GB")
+    return Finding("disk", "ok", found)
 
 
 def port(number: int, remedy: str, ours: Collection[int | None]) -> Finding:
@@ -161,7 +182,7 @@ def _prefect() -> Finding:
     if finding.state == "ok":
         secret = os.environ.get("PREFECT_API_AUTH_STRING", "")
         finding = _ask("prefect server", url, "/admin/version", secret, "PREFECT_API_AUTH_STRING")
-        theirs, ours = finding.said.rpartition(" ")[2].strip('"'), version("prefect")
+        theirs, ours = finding.found.rpartition(" ")[2].strip('"'), version("prefect")
         if finding.state == "ok" and theirs != ours:
             return Finding(
                 "prefect server", "warn", f"{theirs}, and {ours} here", "make both the same: make stack, or make setup"
@@ -200,6 +221,8 @@ def _ask(name: str, url: str, path: str, user_and_secret: str, variable: str) ->
 
 def remote(root: Path) -> Finding:
     """DVC's default remote: is there one, and does it let us in?"""
+    from pawprint import dvc
+
     name = dvc.default_remote(root) if (root / ".dvc").is_dir() else ""
     if not name:
         return Finding("dvc remote", "ok", "none; photographs and models stay on this machine")
@@ -241,18 +264,13 @@ def bucket(name: str, settings: dict[str, str]) -> Finding:
             return Finding("dvc remote", "fail", f"{where} refuses these keys ({code or 'there are none'})", remedy)
         if code == "NoSuchBucket":
             return Finding("dvc remote", "fail", f"{where}: there is no such bucket", "make it, or correct the url")
-        said = f"{where} does not answer ({str(error).splitlines()[0][:100]})"
-        return Finding("dvc remote", "fail", said, f"start it, or `dvc remote modify --local {name} endpointurl URL`")
+        found = f"{where} does not answer ({str(error).splitlines()[0][:100]})"
+        return Finding("dvc remote", "fail", found, f"start it, or `dvc remote modify --local {name} endpointurl URL`")
     return Finding("dvc remote", "ok", f"{where} answers")
 
 
 def _secrets(path: Path) -> Iterator[Finding]:
     if path.exists():
         open_to_others = path.stat().st_mode & 0o077
-        said = "others on this machine can read the stack's secrets" if open_to_others else "only you can read it"
-        yield Finding(".env", "fail" if open_to_others else "ok", said, "chmod 600 .env" if open_to_others else "")
-
-
-def as_json(findings: list[Finding]) -> str:
-    """The report for machines."""
-    return json.dumps([finding.__dict__ for finding in findings], indent=1)
+        found = "others on this machine can read the stack's secrets" if open_to_others else "only you can read it"
+        yield Finding(".env", "fail" if open_to_others else "ok", found, "chmod 600 .env" if open_to_others else "")

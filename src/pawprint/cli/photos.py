@@ -1,4 +1,4 @@
-"""`pawprint photos ...`"""
+"""`pawprint photos`: import, check and correct photographs."""
 
 from pathlib import Path
 from typing import Annotated
@@ -7,15 +7,10 @@ import typer
 
 NEXT = "Next: dvc add data (the way back: git checkout data.dvc && dvc checkout)"
 
-photos_app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in, check and correct them.")
+app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in, check and correct them.")
 
 
-@photos_app.callback()
-def _photos() -> None:
-    """Photographs: bring them in, check and correct them."""
-
-
-@photos_app.command(
+@app.command(
     "import",
     epilog="Examples: pawprint photos import train.zip --name dogs-cats | pawprint photos import oxford-iiit-pet --add",
 )
@@ -43,7 +38,7 @@ def _some(lines: list[str], shown: int = 20) -> None:
         print(f"... and {len(lines) - shown:,} more; data/origins.csv has them all")
 
 
-@photos_app.command(epilog="Example: pawprint photos check")
+@app.command(epilog="Example: pawprint photos check")
 def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a class")] = Path("data")) -> None:
     """Say which photographs `preprocess` would reject, and why; nothing is written. Exit code 1 if there are any."""
     from pawprint.config import load_params
@@ -60,7 +55,7 @@ def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a cl
         raise typer.Exit(1)
 
 
-@photos_app.command(
+@app.command(
     epilog="Examples: pawprint photos relabel reports/audit/audit.csv | pawprint photos relabel cat/7.jpg --to dog"
 )
 def relabel(
@@ -82,7 +77,7 @@ def relabel(
     print(f"{moved:,} of {len(decided):,} photographs have another class now. {NEXT}")
 
 
-@photos_app.command(epilog="Examples: pawprint photos drop reports/audit/audit.csv | pawprint photos drop cat/7.jpg")
+@app.command(epilog="Examples: pawprint photos drop reports/audit/audit.csv | pawprint photos drop cat/7.jpg")
 def drop(
     what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or a path a line), or photographs")],
 ) -> None:
@@ -99,3 +94,18 @@ def drop(
     gone = relabel.drop(decided, data)
     dvc.own(Path())
     print(f"{gone:,} photographs dropped. {NEXT}")
+
+
+@app.command(epilog="Example: pawprint photos audit --top 40")
+def audit(
+    top: Annotated[int, typer.Option(min=1, help="how many photographs to list")] = 200,
+    out: Annotated[Path, typer.Option(help="where audit.csv and audit.html go")] = Path("reports/audit"),
+) -> None:
+    """List photographs whose label is probably wrong, and outliers, for a person to decide on."""
+    from pawprint.config import load_params
+    from pawprint.data.dataset import PreparedDataset
+    from pawprint.evaluation import label_audit
+
+    found = label_audit.audit(PreparedDataset.open(Path("prepared")), load_params(), top)
+    label_audit.write(found, out)
+    print(f"{len(found):,} photographs to look at in {out}/audit.html; your decisions go into {out}/audit.csv")

@@ -1,6 +1,6 @@
-"""Runs side by side on a terminal: what differs in their parameters first, then the figures.
+"""Runs side by side on a terminal: parameters that differ first, then the figures.
 
-for row in differences(given): ...
+for row in differences(params): ...
 significant(ours, theirs, resamples=2000, seed=2017)      # from two test.csv
 """
 
@@ -18,10 +18,10 @@ FIGURES = (
 )  # fmt: skip
 
 
-def differences(given: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
+def differences(params: Sequence[Mapping[str, str]]) -> list[tuple[str, list[str]]]:
     """(parameter, its value in each run) of those that are not the same in all."""
-    names = sorted({name for params in given for name in params})
-    rows = [(name, [params.get(name, "") for params in given]) for name in names]
+    names = sorted({name for one in params for name in one})
+    rows = [(name, [one.get(name, "") for one in params]) for name in names]
     return [row for row in rows if len(set(row[1])) > 1]
 
 

@@ -1,6 +1,6 @@
-"""The same photographs, harder to see: how much accuracy each disturbance costs.
+"""Corrupted photographs: how much accuracy each corruption costs.
 
-    for name, pixels in disturbed(split.images(range(100)), seed=2017):   # uint8 [100, 300, 300, 3]
+    for name, pixels in corrupt(split.images(range(100)), seed=2017):   # uint8 [100, 300, 300, 3]
         classifier.predict(pixels)
 
 The kinds follow Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions (2019), at
@@ -20,18 +20,18 @@ from pawprint.evaluation.metrics import BATCH
 from pawprint.inference.classifier import Classifier
 
 
-class Robustness(BaseModel):
-    """Accuracy on a part of the test photographs, as they are and disturbed."""
+class CorruptionReport(BaseModel):
+    """Accuracy on a part of the test photographs, as they are and corrupted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     photographs: int
     accuracy: float  # as they are
-    under: dict[str, float]  # accuracy by disturbance
+    under: dict[str, float]  # accuracy by corruption
 
     @property
     def worst(self) -> tuple[str, float]:
-        """(disturbance, accuracy lost) of the one that costs most; ("none", 0) where nothing was measured."""
+        """(corruption, accuracy lost) of the worst; ("none", 0) where nothing was measured."""
         if not self.under:
             return "none", 0.0
         name = min(self.under, key=lambda one: self.under[one])
@@ -39,7 +39,7 @@ class Robustness(BaseModel):
 
 
 class Corruptions:
-    """The first `most` photographs of a split in all their disturbances, made once and asked of every model.
+    """The first `most` photographs of a split under every corruption, made once for all models.
 
     A split is sorted by content hash, so the first ones are a fair sample of it. 100 photographs take 216 MB.
     """
@@ -47,23 +47,23 @@ class Corruptions:
     def __init__(self, split: Split, most: int, seed: int) -> None:
         plain = split.images(range(min(most, len(split))))
         self.labels = split.labels[: len(plain)]
-        self.pictures = {"none": plain, **dict(disturbed(plain, seed))}
+        self.pictures = {"none": plain, **dict(corrupt(plain, seed))}
 
-    def measure(self, classifier: Classifier) -> Robustness:
-        """Accuracy of the model under each."""
+    def measure(self, classifier: Classifier) -> CorruptionReport:
+        """Accuracy of the model under each corruption."""
         accuracy = {name: self._accuracy(classifier, pixels) for name, pixels in self.pictures.items()}
-        return Robustness(photographs=len(self.labels), accuracy=accuracy.pop("none"), under=accuracy)
+        return CorruptionReport(photographs=len(self.labels), accuracy=accuracy.pop("none"), under=accuracy)
 
     def _accuracy(self, classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
         if not len(pixels):
             return 0.0
         parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-        said = np.concatenate([classifier.predict(part).probabilities.argmax(axis=1) for part in parts])
-        return float((said == self.labels).mean())
+        predicted = np.concatenate([classifier.predict(part).probabilities.argmax(axis=1) for part in parts])
+        return float((predicted == self.labels).mean())
 
 
-def disturbed(pixels: NDArray[np.uint8], seed: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """(name, uint8 [n, 300, 300, 3]) of each disturbance; the same ones from the same seed."""
+def corrupt(pixels: NDArray[np.uint8], seed: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
+    """(name, uint8 [n, 300, 300, 3]) under each corruption; the same from the same seed."""
     # Imported here: the gate's arithmetic and the tables need none of it. Where torch is not loaded yet, albumentations
     # is kept from loading it for a transform that is not used here: seconds of every evaluation.
     if "torch" not in sys.modules:

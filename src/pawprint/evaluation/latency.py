@@ -1,4 +1,4 @@
-"""How long an answer takes on this machine, and how large the model is.
+"""Latency and throughput of a model on this machine, and its size.
 
 speed = measure(classifier, split.images(range(32)))
 speed.latency_p50_ms, speed.size_mb
@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from pawprint.inference.classifier import Classifier
+from pawprint.inference.classifier import OOD_FILE, Classifier
 
 ROUNDS = 50  # of one photograph; the 95th percentile is the third longest
 BATCHES = 3
@@ -27,7 +27,7 @@ class Speed(BaseModel):
     latency_p50_ms: float  # one photograph
     latency_p95_ms: float
     throughput_per_second: float  # photographs, in batches
-    size_mb: float  # model.onnx and typicality.safetensors
+    size_mb: float  # model.onnx and the OOD bank
     machine: str
 
 
@@ -38,13 +38,13 @@ def measure(classifier: Classifier, pixels: NDArray[np.uint8]) -> Speed:
     classifier.predict(pixels)
     many = min(_seconds(classifier, pixels) for _ in range(BATCHES))
     p50, p95 = np.quantile(one, [0.5, 0.95])
-    size = sum((classifier.folder / name).stat().st_size for name in ("model.onnx", "typicality.safetensors"))
+    size = sum((classifier.folder / name).stat().st_size for name in ("model.onnx", OOD_FILE))
     return Speed(
         latency_p50_ms=round(float(p50) * 1e3, 3),
         latency_p95_ms=round(float(p95) * 1e3, 3),
         throughput_per_second=round(len(pixels) / many, 1),
         size_mb=round(size / 1e6, 3),
-        machine=f"{_cpu()}, {classifier.precision}",
+        machine=f"{cpu()}, {classifier.precision}",
     )
 
 
@@ -54,7 +54,8 @@ def _seconds(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
     return time.perf_counter() - began
 
 
-def _cpu() -> str:
+def cpu() -> str:
+    """Cores and name of this machine's processor."""
     try:
         names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
     except OSError:

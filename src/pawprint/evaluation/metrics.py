@@ -6,6 +6,7 @@ print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
 """
 
 import csv
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
+from safetensors import safe_open
+from safetensors.numpy import save_file
 from scipy import stats
 from sklearn import metrics as sk
 
@@ -27,15 +30,15 @@ SORTED = 500  # resamples of what has to sort in each
 
 @dataclass(frozen=True)
 class Scores:
-    """What a model said of each photograph of a split."""
+    """A model's outputs for each photograph of a split."""
 
     hashes: tuple[str, ...]
     origins: tuple[str, ...]
     labels: NDArray[np.int64]  # [n]
     probabilities: NDArray[np.float64]  # [n, classes], rows sum to one
     classes: tuple[str, ...]
-    typicality: NDArray[np.float64]  # [n], cosine similarity to the nearest training photographs
-    threshold: float  # a picture below it is refused as "neither"
+    knn_similarity: NDArray[np.float64]  # [n], cosine similarity to the nearest training photographs
+    threshold: float  # of the similarity; a lower one is answered `unknown`
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -52,13 +55,32 @@ class Scores:
         """One line a photograph, for a person and for plots."""
         with path.open("w", newline="", encoding="utf-8") as file:
             rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["photograph", "hash", "class", "predicted", "log_loss", "typicality", *self.classes])
-            for origin, digest, label, row, loss, typicality in zip(
-                self.origins, self.hashes, self.labels, self.probabilities, self.losses, self.typicality, strict=True
+            rows.writerow(["photograph", "hash", "class", "predicted", "log_loss", "knn_similarity", *self.classes])
+            for origin, digest, label, row, loss, similarity in zip(
+                self.origins, self.hashes, self.labels, self.probabilities, self.losses, self.knn_similarity, strict=True
             ):
                 predicted = self.classes[int(row.argmax())]
-                numbers = (f"{number:.6f}" for number in (loss, typicality, *row))
+                numbers = (f"{number:.6f}" for number in (loss, similarity, *row))
                 rows.writerow([origin, digest, self.classes[label], predicted, *numbers])
+
+    def save(self, path: Path) -> None:
+        """All of it in safetensors, without loss."""
+        hashes = np.frombuffer(bytes.fromhex("".join(self.hashes)), np.uint8).reshape(len(self.hashes), -1)
+        arrays = {name: getattr(self, name) for name in ("labels", "probabilities", "knn_similarity")}
+        about = {"classes": list(self.classes), "origins": list(self.origins), "threshold": self.threshold}
+        save_file({"hashes": hashes, **arrays}, path, {"scores": json.dumps(about)})
+
+    @classmethod
+    def load(cls, path: Path) -> "Scores":
+        """What `save` wrote; OSError or SafetensorError where it is missing or damaged."""
+        with safe_open(path, "np") as file:
+            about = json.loads(file.metadata()["scores"])
+            arrays = {name: file.get_tensor(name) for name in ("labels", "probabilities", "knn_similarity")}
+            hashes = tuple(row.tobytes().hex() for row in file.get_tensor("hashes"))
+        return cls(
+            hashes=hashes, origins=tuple(about["origins"]), classes=tuple(about["classes"]),
+            threshold=about["threshold"], **arrays,
+        )  # fmt: skip
 
 
 class Figure(BaseModel):
@@ -105,7 +127,7 @@ class Evaluation(BaseModel):
 
 
 def score(classifier: Classifier, split: Split) -> Scores:
-    """Ask the model about every photograph of a split, through the runtime that will serve it."""
+    """The model's outputs for every photograph of a split, by the engine that serves it."""
     batches = [range(start, min(start + BATCH, len(split))) for start in range(0, len(split), BATCH)]
     answers = [classifier.predict(split.images(batch)) for batch in batches]
     classes = len(classifier.info.classes)
@@ -115,8 +137,8 @@ def score(classifier: Classifier, split: Split) -> Scores:
         split.labels,
         np.concatenate([np.empty((0, classes)), *(answer.probabilities for answer in answers)]),
         split.classes,
-        np.concatenate([np.empty(0), *(answer.typicality for answer in answers)]),
-        classifier.info.typicality_threshold,
+        np.concatenate([np.empty(0), *(answer.knn_similarity for answer in answers)]),
+        classifier.info.ood_threshold,
     )
 
 

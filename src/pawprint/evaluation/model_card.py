@@ -1,11 +1,13 @@
-"""What is said of a model in words: on its MLflow run, on its version, and in the release dossier.
+"""Descriptions of a model: on its MLflow run, on its registered version, and in the release.
 
-card.run_name("mlp · 400 drawings · all", report)                      # "mlp · 400 drawings · all · 98.1 %"
-card.summary(info, report, drawn=True)                                 # Markdown
-card.model_card(info, report, True, "pawprint-sample version 3", "better, and no less accurate")
+run_name("mlp · 400 drawings · all", report)                      # "mlp · 400 drawings · all · 98.1 %"
+summary(info, report, drawn=True)                                 # Markdown
+model_card(info, report, True, "pawprint-sample version 3", "better, and no less accurate")
 """
 
 from collections.abc import Mapping
+
+import jinja2
 
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.metrics import Figure
@@ -13,7 +15,7 @@ from pawprint.inference.classifier import ModelInfo
 
 
 def run_name(base: str, report: EvaluationReport) -> str:
-    """`base` is what training called the run: what it is, on how much, which part learned. Accuracy comes last."""
+    """The name that training gave the run (candidate, photographs, trained part), and the accuracy."""
     return f"{base} · {100 * report.test.accuracy.value:.1f} %"
 
 
@@ -21,8 +23,8 @@ def summary(info: ModelInfo, report: EvaluationReport, drawn: bool, pictures: tu
     """Markdown for MLflow: the figures, then where the pictures are."""
     test = report.test
     lines = [
-        f"**{info.candidate}** ({info.architecture}, {info.parameters:,} parameters) tells "
-        f"{', '.join(info.classes)} apart: **{_percent(test.accuracy)}** of {test.photographs} test photographs right, "
+        f"**{info.candidate}** ({info.architecture}, {info.parameters:,} parameters) distinguishes "
+        f"{', '.join(info.classes)}: **{_percent(test.accuracy)}** of {test.photographs} test photographs right, "
         f"{test.mistakes} wrong.",
         "",
         *figures(report),
@@ -53,8 +55,8 @@ def pipeline(candidates: Mapping[str, tuple[str, EvaluationReport]]) -> str:
 
 def figures(report: EvaluationReport) -> list[str]:
     """The table of figures, as Markdown lines."""
-    test, neither, speed = report.test, report.neither, report.speed
-    disturbance, lost = report.robustness.worst
+    test, ood, speed = report.test, report.ood, report.speed
+    corruption, lost = report.corruptions.worst
     rows = [
         ("accuracy", _percent(test.accuracy)),
         ("balanced accuracy", _percent(test.balanced_accuracy)),
@@ -67,9 +69,9 @@ def figures(report: EvaluationReport) -> list[str]:
     if worst := report.worst_slice:
         rows.append((f"worst slice ({worst.name}, {worst.photographs} photographs)", _percent(worst.accuracy)))
     rows += [
-        (f"accuracy lost to the worst disturbance ({disturbance})", f"{100 * lost:.1f} points"),
-        ("test photographs refused as neither", f"{100 * neither.refused:.1f} %"),
-        ("drawn clutter taken for a class", f"{100 * neither.false_accept:.1f} % of {neither.strangers}"),
+        (f"accuracy lost to the worst corruption ({corruption})", f"{100 * lost:.1f} points"),
+        ("test photographs answered `unknown`", f"{100 * ood.refused:.1f} %"),
+        ("drawn clutter answered with a class", f"{100 * ood.false_accept:.1f} % of {ood.clutter}"),
         ("one answer, median and 95th percentile", f"{speed.latency_p50_ms:.1f} ms, {speed.latency_p95_ms:.1f} ms"),
         ("in batches", f"{speed.throughput_per_second:.0f} a second on {speed.machine}"),
         ("size", f"{speed.size_mb:.1f} MB"),
@@ -80,72 +82,13 @@ def figures(report: EvaluationReport) -> list[str]:
 def model_card(info: ModelInfo, report: EvaluationReport, drawn: bool, version: str, why: str) -> str:
     """MODEL_CARD.md of a release, after Mitchell et al., Model Cards for Model Reporting (2019).
 
-    `why` is the gate's reason; "" for a version that never stood before it.
+    `why` is the gate's reason; "" for a version that the gate never judged.
     """
-    lineage, test, kept = info.lineage, report.test, report.robustness
-    slices = [
-        f"| {part.name} | {part.photographs} | {_percent(part.accuracy)} | {part.log_loss:.4f} |"
-        for part in report.slices
-    ]
-    under = [f"| {name} | {100 * accuracy:.1f} % |" for name, accuracy in kept.under.items()]
-    machine = "drawn pictures, which only try the machinery" if drawn else f"photographs of `{lineage.dataset}`"
-    return "\n".join(
-        [
-            f"# {version}: {info.candidate}",
-            "",
-            f"An image classifier ({info.architecture}, {info.parameters:,} parameters) that tells "
-            f"{', '.join(info.classes)} apart, made from {machine}.",
-            "",
-            f"Promoted because: {why}." if why else "It reigns by a person's choice: it never stood before the gate.",
-            "",
-            "## Intended use",
-            "",
-            f"One picture with one of {', '.join(info.classes)} as its subject. The answer is a probability for each, "
-            "or `neither` where the picture is like no training photograph. Not for identifying single animals, "
-            "and not where a wrong answer does harm without a person looking at it.",
-            "",
-            "## Data",
-            "",
-            f"Data set `{lineage.dataset}`, DVC hash `{lineage.data_hash}`; {test.photographs} test "
-            "photographs. Every photograph's split (training, validation, test) is a function of its content and the "
-            "seed. The model learned from the training split; temperature and thresholds come from the "
-            "validation split; "
-            "all figures below are of the test split.",
-            "",
-            "## Figures",
-            "",
-            *figures(report),
-            "",
-            "## Slices",
-            "",
-            "| part | photographs | accuracy [95 % interval] | log loss |",
-            "|---|---|---|---|",
-            *slices,
-            "",
-            f"## Disturbances ({kept.photographs} photographs)",
-            "",
-            f"As they are: {100 * kept.accuracy:.1f} % right.",
-            "",
-            "| under | accuracy |",
-            "|---|---|",
-            *under,
-            "",
-            "## Limits",
-            "",
-            "- The test photographs come from the same source as the training photographs: others may be harder.",
-            "- `neither` was measured against drawn clutter only, which is easier than a photograph of something else.",
-            "- Two animals in one picture get one answer.",
-            "- Times are of the model alone, on the machine that judged it.",
-            "",
-            "## Lineage",
-            "",
-            f"Commit `{lineage.git_commit or 'none'}`"
-            f"{' with uncommitted changes' if lineage.git_dirty else ''}, seed {lineage.seed}, {lineage.device}, "
-            f"MLflow run `{lineage.run_id}`, model `{info.model_digest}`. lineage.json has all of it, sbom.cdx.json "
-            "the packages that answer with it.",
-            "",
-        ]
-    )
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("pawprint.evaluation"), keep_trailing_newline=True)
+    return environment.get_template("model_card.md").render(
+        info=info, lineage=info.lineage, report=report, drawn=drawn, version=version, why=why, percent=_percent,
+        figures="\n".join(figures(report)),
+    )  # fmt: skip
 
 
 def _percent(figure: Figure) -> str:

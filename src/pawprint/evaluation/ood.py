@@ -1,10 +1,10 @@
-"""Pictures of something else: does the model refuse them, or call them a dog?
+"""Out-of-distribution pictures: does the model answer `unknown`, or a class?
 
     measured = measure(classifier, scores, clutter(100, seed=2017))
     measured.auroc, measured.false_accept
 
-There are no outside photographs to measure with, so the strangers are drawn: shapes, stripes, noise and gradients.
-They are easier than a real car or a plate of food, so the figures are an upper bound and say so where they are shown.
+The pictures are drawn: shapes, stripes, noise and gradients. They are easier than a real car or a plate of food, so
+the figures are an upper bound and are shown as one.
 """
 
 import cv2
@@ -18,29 +18,29 @@ from pawprint.evaluation.metrics import BATCH, Scores
 from pawprint.inference.classifier import Classifier
 
 
-class Neither(BaseModel):
-    """How well the test photographs and drawn clutter are told apart."""
+class OODReport(BaseModel):
+    """How well the OOD score separates the test photographs from drawn clutter."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    strangers: int  # pictures of clutter
-    auroc: float | None  # by typicality
-    confidence_auroc: float | None  # by the largest probability, the usual way (Hendrycks and Gimpel, 2017)
-    false_accept: float  # share of the clutter that is called a class
-    refused: float  # share of the test photographs that is called "neither"
+    clutter: int  # pictures
+    auroc: float | None  # of the kNN similarity
+    confidence_auroc: float | None  # of the largest probability (Hendrycks and Gimpel, 2017)
+    false_accept: float  # share of the clutter that is answered with a class
+    refused: float  # share of the test photographs that is answered `unknown`
 
 
-def measure(classifier: Classifier, scores: Scores, strangers: NDArray[np.uint8]) -> Neither:
-    """`strangers` uint8 [m, 300, 300, 3] against the test photographs of `scores`."""
-    parts = [classifier.predict(strangers[start : start + BATCH]) for start in range(0, len(strangers), BATCH)]
-    typicality = np.concatenate([np.empty(0), *(part.typicality for part in parts)])
+def measure(classifier: Classifier, scores: Scores, pictures: NDArray[np.uint8]) -> OODReport:
+    """Drawn `pictures` uint8 [m, 300, 300, 3] against the test photographs of `scores`."""
+    parts = [classifier.predict(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
+    similarity = np.concatenate([np.empty(0), *(part.knn_similarity for part in parts)])
     confidence = np.concatenate([np.empty(0), *(part.probabilities.max(axis=1) for part in parts)])
-    return Neither(
-        strangers=len(strangers),
-        auroc=_auroc(scores.typicality, typicality),
+    return OODReport(
+        clutter=len(pictures),
+        auroc=_auroc(scores.knn_similarity, similarity),
         confidence_auroc=_auroc(scores.probabilities.max(axis=1), confidence),
-        false_accept=float((typicality >= scores.threshold).mean()) if len(strangers) else 0.0,
-        refused=float((scores.typicality < scores.threshold).mean()),
+        false_accept=float((similarity >= scores.threshold).mean()) if len(pictures) else 0.0,
+        refused=float((scores.knn_similarity < scores.threshold).mean()),
     )
 
 

@@ -1,4 +1,4 @@
-"""Pictures of an evaluation, as PNG files: figures, photographs it got wrong, and where the model looks.
+"""Plots of an evaluation, as PNG files: figures, mistakes, and heat maps.
 
 plots.confusion(report.test, classes, Path("confusion.png"))
 """
@@ -18,7 +18,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, average_precision_score, pre
 from pawprint.data.dataset import Split
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.metrics import Evaluation, Scores
-from pawprint.image import SIZE
+from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier
 
 mpl.use("Agg")
@@ -35,7 +35,7 @@ def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> N
 
 
 def reliability(scores: Scores, path: Path, bins: int = 10) -> None:
-    """How often the model is right against how sure it was; on the diagonal it can be taken at its word."""
+    """Share of right answers by confidence; on the diagonal the model is calibrated."""
     confidence = scores.probabilities.max(axis=1)
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     canvas = Canvas(figsize=(4, 4), layout="constrained")
@@ -66,10 +66,10 @@ def mistakes(scores: Scores, split: Split, path: Path, most: int = 32) -> None:
     for axes in grid:
         axes.axis("off")
     for axes, index, pixels in zip(grid, worst, split.images(worst), strict=False):
-        said = scores.probabilities[index]
+        predicted = scores.probabilities[index]
         axes.imshow(pixels)
         axes.set_title(
-            f"{Path(scores.origins[index]).name}\nsaid {scores.classes[int(said.argmax())]} {said.max():.0%}",
+            f"{Path(scores.origins[index]).name}\n{scores.classes[int(predicted.argmax())]} {predicted.max():.0%}",
             fontsize=6,
         )
     _save(canvas, path)
@@ -81,13 +81,13 @@ def roc_and_precision(scores: Scores, path: Path) -> None:
     left, right = canvas.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="grey", linewidth=1)
     for label in range(len(scores.classes)) if len(scores.classes) > 2 else (1,):
-        truth, said = scores.labels == label, scores.probabilities[:, label]
+        truth, predicted = scores.labels == label, scores.probabilities[:, label]
         if truth.all() or not truth.any():
             continue
-        false_positive, true_positive, _ = roc_curve(truth, said)
-        precision, recall, _ = precision_recall_curve(truth, said)
+        false_positive, true_positive, _ = roc_curve(truth, predicted)
+        precision, recall, _ = precision_recall_curve(truth, predicted)
         left.plot(false_positive, true_positive, label=scores.classes[label])
-        right.plot(recall, precision, label=f"AP {average_precision_score(truth, said):.4f}")
+        right.plot(recall, precision, label=f"AP {average_precision_score(truth, predicted):.4f}")
     left.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     right.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
     for axes in (left, right):
@@ -115,13 +115,13 @@ def learning_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> No
     _save(canvas, path)
 
 
-def disturbances(report: EvaluationReport, path: Path) -> None:
-    """Accuracy as the photographs are and under each disturbance, and by slice."""
-    bars = {"as they are": report.robustness.accuracy, **report.robustness.under}
+def corruptions(report: EvaluationReport, path: Path) -> None:
+    """Accuracy as the photographs are and under each corruption, and by slice."""
+    bars = {"as they are": report.corruptions.accuracy, **report.corruptions.under}
     bars |= {part.name: part.accuracy.value for part in report.slices}
     canvas = Canvas(figsize=(6, 0.26 * len(bars) + 0.8), layout="constrained")
     axes = canvas.subplots()
-    split = 1 + len(report.robustness.under)
+    split = 1 + len(report.corruptions.under)
     axes.barh(list(bars), list(bars.values()), color=["C0"] * split + ["C1"] * (len(bars) - split))
     axes.invert_yaxis()
     axes.tick_params(axis="y", labelsize=7)
@@ -130,7 +130,7 @@ def disturbances(report: EvaluationReport, path: Path) -> None:
 
 
 def activations(classifier: Classifier, scores: Scores, split: Split, path: Path, each: int = 6) -> None:
-    """Where the model looked for its answer: the surest right answers above, the worst wrong ones below.
+    """Heat maps: the surest right answers above, the worst wrong ones below.
 
     Class-activation maps of Zhou et al. (2016), out of the graph's own `activation`; the hottest place of every
     picture is red.
@@ -147,22 +147,11 @@ def activations(classifier: Classifier, scores: Scores, split: Split, path: Path
         pixels = split.images(indices)
         maps = classifier.predict(pixels).activation
         for axes, index, photograph, planes in zip(grid[row], indices, pixels, maps, strict=False):
-            said = int(scores.probabilities[index].argmax())
+            predicted = int(scores.probabilities[index].argmax())
             axes.imshow(photograph)
-            axes.imshow(heat(planes, said), cmap="turbo", alpha=0.45, vmin=0, vmax=1)
-            axes.set_title(f"{word}: {scores.classes[said]} {scores.probabilities[index].max():.0%}", fontsize=7)
+            axes.imshow(cam.heat_map(planes, predicted), cmap="turbo", alpha=0.45, vmin=0, vmax=1)
+            axes.set_title(f"{word}: {scores.classes[predicted]} {scores.probabilities[index].max():.0%}", fontsize=7)
     _save(canvas, path)
-
-
-def heat(planes: NDArray[np.float32], label: int) -> NDArray[np.float32]:
-    """[classes or 1, h, w] -> what speaks for class `label`, [300, 300] in 0..1.
-
-    One plane is the log-odds of the second of two classes: for the first it is turned round.
-    """
-    plane = planes[label] if len(planes) > 1 else planes[0] * (1 if label else -1)
-    warm = np.maximum(plane, 0).astype(np.float32)
-    warm /= max(float(warm.max()), 1e-6)
-    return np.asarray(np.clip(cv2.resize(warm, (SIZE, SIZE), interpolation=cv2.INTER_CUBIC), 0, 1), np.float32)
 
 
 def first_layer(weights: Path, split: Split, path: Path) -> None:

@@ -1,9 +1,9 @@
-"""A release dossier: what a person who was not there needs to know of a model that is served.
+"""The files of a release: everything about a model that is served.
 
 reports/releases/<data set>-v<version>/ holds MODEL_CARD.md, evaluation.json, gate.md, gate.json, lineage.json and
 sbom.cdx.json; the run in MLflow keeps the same files under `release/`.
 
-    write(folder, Dossier(info, evidence, drawn, release, sbom))
+    write(folder, ReleaseFiles(info, evidence, drawn, release, sbom))
 """
 
 import shutil
@@ -17,15 +17,17 @@ from pawprint.errors import PawprintError
 from pawprint.evaluation import model_card
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.gate import Verdict
+from pawprint.files import new_folder, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Release
 
 EVALUATION, GATE, TABLE = "evaluation.json", "gate.json", "gate.md"
+SCORES = "test.safetensors"  # predictions photograph by photograph, beside EVALUATION
 
 
 @dataclass(frozen=True)
-class Dossier:
-    """What it is written from."""
+class ReleaseFiles:
+    """The input of `write`."""
 
     info: ModelInfo
     evidence: Mapping[str, Path]  # EVALUATION, GATE, TABLE -> file, as far as the run keeps them
@@ -34,13 +36,13 @@ class Dossier:
     sbom: str
 
 
-def write(folder: Path, dossier: Dossier) -> None:
-    """Fill `folder`, whole or not at all; one that was there is replaced.
+def write(folder: Path, files: ReleaseFiles) -> None:
+    """Fill `folder`, replacing what was there.
 
     Raises:
         PawprintError: nothing is kept of the model's evaluation, or it is damaged.
     """
-    release, evidence = dossier.release, dossier.evidence
+    release, evidence = files.release, files.evidence
     version = f"{release.model} version {release.version}"
     try:
         report = EvaluationReport.model_validate_json(evidence[EVALUATION].read_bytes())
@@ -50,15 +52,10 @@ def write(folder: Path, dossier: Dossier) -> None:
             f"The run {release.run_id} of {version} keeps no evaluation (or a damaged one), so it cannot be released. "
             "Run `dvc repro --force evaluate register`, or `pawprint rollback` to an older version."
         ) from None
-    fresh = folder.with_name(f".{folder.name}.new")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    for name, path in evidence.items():
-        shutil.copyfile(path, fresh / name)
-    why = verdict.reason if verdict else ""
-    said = model_card.model_card(dossier.info, report, dossier.drawn, version, why)
-    (fresh / "MODEL_CARD.md").write_text(said, encoding="utf-8")
-    (fresh / "lineage.json").write_text(release.model_dump_json(indent=1) + "\n", encoding="utf-8")
-    (fresh / "sbom.cdx.json").write_text(dossier.sbom, encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    fresh.rename(folder)
+    card = model_card.model_card(files.info, report, files.drawn, version, verdict.reason if verdict else "")
+    with new_folder(folder) as fresh:
+        for name, path in evidence.items():
+            shutil.copyfile(path, fresh / name)
+        write_text(fresh / "MODEL_CARD.md", card)
+        write_text(fresh / "lineage.json", release.model_dump_json(indent=1) + "\n")
+        write_text(fresh / "sbom.cdx.json", files.sbom)

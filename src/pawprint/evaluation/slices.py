@@ -1,4 +1,4 @@
-"""The same photographs in parts (class, light, sharpness, size, shape, breed): no average hides a weak one.
+"""Slices of the photographs (class, light, sharpness, size, shape, breed): no average hides a weak one.
 
 for part in slices(scores, traits(split, data)):
     print(part.name, part.accuracy)         # "brightness: dark" 0.97 [0.93, 0.99]
@@ -21,11 +21,11 @@ from pawprint.data.dataset import Split
 from pawprint.evaluation.metrics import LEVEL, Figure, Scores
 
 _THIRDS = {"brightness": ("dark", "medium", "bright"), "sharpness": ("soft", "medium", "sharp")}
-_SIZES = ((320, "below 320 px"), (640, "320 to 639 px"), (np.inf, "640 px and more"))  # of the longer split
+_SIZES = ((320, "below 320 px"), (640, "320 to 639 px"), (np.inf, "640 px and more"))  # of the longer side
 
 
 class Slice(BaseModel):
-    """One part of the test photographs."""
+    """One slice of the test photographs."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -36,12 +36,12 @@ class Slice(BaseModel):
 
 
 def traits(split: Split, data: Path) -> dict[str, Sequence[str]]:
-    """What is known of each photograph, by trait: one word a photograph.
+    """Traits of each photograph: one word a photograph and trait.
 
     Light and sharpness (the Laplacian's variance; Pech-Pacheco et al., 2000) are of the prepared photographs, in
-    thirds of this split. Size and shape are the originals', read from the headers below `data`; both are left out
+    thirds of this split. Size and shape are the originals', read from the headers below `data`; both are omitted
     where one cannot be read. The breed is the beginning of a file's name (`Abyssinian_12.jpg`), where all have one;
-    data/origins.csv, where it is there, tells source and breed by the photograph's hash.
+    data/origins.csv, where it is there, gives source and breed by the photograph's hash.
     """
     light, sharp = np.empty(len(split)), np.empty(len(split))
     for index in range(len(split)):
@@ -60,7 +60,7 @@ def traits(split: Split, data: Path) -> dict[str, Sequence[str]]:
 
 
 def slices(scores: Scores, traits: Mapping[str, Sequence[str]], least: int) -> list[Slice]:
-    """Every part with at least `least` photographs; a trait that is the same for all has no parts."""
+    """Every slice with at least `least` photographs; a trait that is the same for all has no slices."""
     found = []
     for trait, words in traits.items():
         counted = Counter(words)
@@ -82,7 +82,7 @@ def slices(scores: Scores, traits: Mapping[str, Sequence[str]], least: int) -> l
 
 
 def worst(found: Sequence[Slice]) -> Slice | None:
-    """The part with the lowest accuracy; among equals the one with the highest log loss."""
+    """The slice with the lowest accuracy; among equals the one with the highest log loss."""
     return min(found, key=lambda part: (part.accuracy.value, -part.log_loss), default=None)
 
 
@@ -93,11 +93,11 @@ def _origins(split: Split, path: Path) -> dict[str, Sequence[str]]:
             rows = {row.get("hash", ""): row for row in csv.DictReader(file)}
     except (OSError, UnicodeDecodeError, csv.Error):
         return {}
-    told = {
+    known = {
         trait: [(rows.get(name, {}).get(trait) or "unknown").strip() for name in split.hashes]
         for trait in ("source", "breed")
     }
-    return {trait: words for trait, words in told.items() if set(words) != {"unknown"}}
+    return {trait: words for trait, words in known.items() if set(words) != {"unknown"}}
 
 
 def _thirds(values: NDArray[np.float64], words: Sequence[str]) -> list[str]:
@@ -113,8 +113,8 @@ def _sizes(split: Split, data: Path) -> list[tuple[int, int]]:
             header = image.inspect((data / origin).read_bytes())
         except (OSError, image.BadImage):
             return []
-        lying = header.orientation >= 5  # EXIF: the camera was held on its split
-        found.append((header.width, header.height) if lying else (header.height, header.width))
+        sideways = header.orientation >= 5  # EXIF: the camera was held on its side
+        found.append((header.width, header.height) if sideways else (header.height, header.width))
     return found
 
 

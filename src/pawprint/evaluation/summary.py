@@ -1,4 +1,4 @@
-"""What came out, as one table: on the terminal after `make run`, and in docs/RESULTS.md.
+"""The results as one table: on the terminal after `make run`, and in docs/RESULTS.md.
 
 show(Path("."), Console())
 write_results(Path("."), Path("docs/RESULTS.md"))
@@ -22,7 +22,7 @@ from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 
 DRAWN = (
-    "These cats and dogs are DRAWN: the sample is there to try the machinery, its figures say nothing of photographs."
+    "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
 )
 
 
@@ -58,7 +58,7 @@ def show(root: Path, console: Console) -> None:
         console.print(f"\n{DRAWN}", style="yellow", highlight=False, soft_wrap=True)
     console.print("\nNext:", highlight=False)
     for command, what in (
-        ("make serve", "answer photographs on http://127.0.0.1:3000"),
+        ("make serve", "classify photographs on http://127.0.0.1:3000"),
         ("make ui", "compare the runs on http://127.0.0.1:5000"),
         ("make run PHOTOS=<train.zip or folder>", "the same on real photographs, a folder a class"),
     ):
@@ -90,7 +90,7 @@ def _collect(root: Path) -> dict[str, Any]:
     packaged = _need(root / "bento.json")
     report = _need(root / "prepared" / "report.json")
     rows = []
-    for name in params.candidates:
+    for name in params.models:
         info = ModelInfo.read(root / "models" / name)
         record = _need(root / "models" / name / "run.json")
         test = figures[name]["test"]

@@ -1,7 +1,7 @@
 """`pawprint verify RUN`: train a run again from its own record, and compare the weights.
 
-    outcome = verify(Path("."), "3f2a")
-    outcome.same, outcome.said
+    outcome = reproduce(Path("."), "3f2a")
+    outcome.same, outcome.message
 
 The commit's code runs in a git worktree under the system's temporary folder, on the photographs that data.dvc of that
 commit names, brought from DVC's cache. Nothing of the first training is used, and its MLflow gets no second run.
@@ -18,30 +18,31 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pawprint import dvc
-from pawprint.config import twin
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import data_hash
-from pawprint.tracking import registry, runs
+from pawprint.tracking.run import FOLDER
+from pawprint.tracking.tracker import Tracker
 
 
 class Outcome(NamedTuple):
-    """What came of it."""
+    """The result."""
 
     same: bool  # are the weights the same, byte for byte?
-    said: str
+    message: str
 
 
-def verify(root: Path, word: str) -> Outcome:
+def reproduce(root: Path, word: str) -> Outcome:
     """Train the run that `word` names again; progress goes to the terminal.
 
     Raises:
-        PawprintError: There is no such run, or its record does not tell what to train from.
+        PawprintError: There is no such run, or its record does not say what to train from.
     """
     # 1. the run's own record
-    version = registry.find(root, word)
-    run_id = version.run_id if version else runs.find(root, word)
-    folder = runs.artifact(root, run_id, runs.FOLDER) if run_id else None
+    tracker = Tracker(root)
+    version = tracker.registry.find(word)
+    run_id = version.run_id if version else tracker.find_run(word)
+    folder = tracker.artifact(run_id, FOLDER) if run_id else None
     if run_id is None or folder is None:
         raise PawprintError(f"There is no run {word!r} here that keeps a model. `make ui` lists all runs; take an id.")
     first = ModelInfo.read(folder)
@@ -58,25 +59,25 @@ def verify(root: Path, word: str) -> Outcome:
     with _worktree(root, record.git_commit) as there:
         if data_hash(there) != record.data_hash:
             raise PawprintError(
-                f"Run {run_id[:8]} says that it learned from data {record.data_hash}, but data.dvc of its commit names "
+                f"Run {run_id[:8]} records data {record.data_hash}, but data.dvc of its commit names "
                 f"{data_hash(there)}. Its record is broken: `pawprint trace {run_id[:8]}` shows where."
             )
         dvc.pull_elsewhere(root, there)
 
         # 3. train
         _run(there, "flows.preprocess")
-        name = first.candidate.removesuffix(twin("")) if first.int8 else first.candidate  # a twin has its weights
+        name = first.quantized_from or first.candidate  # a quantized model has the weights of its source
         _run(there, "flows.train", "--candidate", name)
         again = ModelInfo.read(there / "models" / name)
 
     # 4. compare
     if again.weights_digest == first.weights_digest:
         return Outcome(True, f"run {run_id[:8]}: trained again, the weights are the same ({first.weights_digest[:12]})")
-    reasons = "; ".join(_differences(first, again, (runs.tags(root, run_id) or {}).get("packages", "")))
+    reasons = "; ".join(_differences(first, again, (tracker.run_tags(run_id) or {}).get("packages", "")))
     return Outcome(
         False,
         f"run {run_id[:8]}: trained again, the weights are {again.weights_digest[:12]} and not "
-        f"{first.weights_digest[:12]}; {reasons or 'nothing on record tells why'}",
+        f"{first.weights_digest[:12]}; {reasons or 'nothing on record explains it'}",
     )
 
 
@@ -89,9 +90,9 @@ def _worktree(root: Path, commit: str) -> Iterator[Path]:
             [*git, "add", "--detach", str(there), commit], capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            said = done.stderr.strip().splitlines()[-1:]
+            message = done.stderr.strip().splitlines()[-1:]
             raise PawprintError(
-                f"Commit {commit[:8]} cannot be checked out ({''.join(said)}). `git fetch` may bring it."
+                f"Commit {commit[:8]} cannot be checked out ({''.join(message)}). `git fetch` may bring it."
             )
         try:
             yield there
@@ -108,10 +109,12 @@ def _run(there: Path, module: str, *words: str) -> None:
 
 
 def _differences(first: ModelInfo, again: ModelInfo, packages: str) -> Iterator[str]:
-    for name in ("device", "manifest_digest", "params_digest", "lock_digest"):
-        before, now = getattr(first.lineage, name), getattr(again.lineage, name)
-        if before != now:
-            yield f"{name} was {before} and is {now}"
+    fields = ("manifest_digest", "params_digest", "lock_digest")
+    then, today = ({name: str(getattr(one.lineage, name)) for name in fields} for one in (first, again))
+    then, today = then | first.lineage.execution, today | again.lineage.execution
+    for name in then:
+        if then[name] != today.get(name, ""):
+            yield f"{name} was {then[name]} and is {today.get(name, 'not on record')}"
     for package in packages.split():
         name, _, before = package.partition("==")
         now = metadata.version(name)

@@ -1,11 +1,10 @@
-"""`pawprint trace X`: from an answer down to its photographs, and from a photograph up to its models and Bentos.
+"""`pawprint trace X`: from a prediction down to its photographs, and from a photograph up to its models and Bentos.
 
-    tree = trace(Path("."), "pawprint-sample@champion", Served(bento.folder, find_answer))
+    tree = trace(Path("."), "pawprint-sample@champion", Served(bento.folder, find_prediction))
     list(tree.broken())                             # every link whose digest does not match
 
-X is the id of an answer, a Bento tag, a model version (`pawprint-sample/3`) or alias (`pawprint-sample@champion`), a
-run id or its first letters, a photograph's path or SHA-256, or a git commit. It lies above the rooms that it reads,
-beside the command line.
+X is the id of a prediction, a Bento tag, a model version (`pawprint-sample/3`) or alias (`pawprint-sample@champion`), a
+run id or its first letters, a photograph's path or SHA-256, or a git commit.
 """
 
 import hashlib
@@ -20,11 +19,12 @@ from typing import Literal
 from pydantic import BaseModel
 
 from pawprint import lineage
-from pawprint.data.dataset import PreparedDataset
+from pawprint.data.dataset import PreparedDataset, learned_hashes
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
-from pawprint.tracking import registry, runs
-from pawprint.tracking.registry import Champion
+from pawprint.lineage import Champion
+from pawprint.tracking.run import FOLDER, MANIFEST
+from pawprint.tracking.tracker import Tracker
 
 State = Literal["proved", "broken", "unproved"]  # unproved: nothing here to prove it with
 
@@ -32,10 +32,10 @@ State = Literal["proved", "broken", "unproved"]  # unproved: nothing here to pro
 class Link(BaseModel):
     """One thing in the chain, what is known of it, what it was made from and what was made of it."""
 
-    kind: str  # "answer", "Bento", "version", "run", "commit", "data", "photographs", "photograph", ...
+    kind: str  # "prediction", "Bento", "version", "run", "commit", "data", "photographs", "photograph", ...
     name: str
     state: State = "proved"
-    said: str = ""  # why it is broken or unproved, or a word on it
+    note: str = ""  # why it is broken or unproved, or a word on it
     links: list["Link"] = []  # down: what it was made from
     led_to: list["Link"] = []  # up: what was made of it
 
@@ -49,10 +49,10 @@ class Link(BaseModel):
 
 @dataclass(frozen=True)
 class Served:
-    """What only the service's room knows; the command line hands it in."""
+    """Look-ups that only the serving package has; the command line passes them in."""
 
     bento: Callable[[str], Path | None]  # the folder of a Bento tag
-    answer: Callable[[str], Mapping[str, str] | None]  # what is kept of an answer, by its id
+    prediction: Callable[[str], Mapping[str, str] | None]  # a row of the traffic log, by its id
 
 
 def trace(root: Path, word: str, served: Served) -> Link:
@@ -61,47 +61,48 @@ def trace(root: Path, word: str, served: Served) -> Link:
     Raises:
         PawprintError: It names nothing that is known here.
     """
+    tracker = Tracker(root)
     if ":" in word and not word.startswith("models:") and (folder := served.bento(word)):
-        return _bento(root, word, folder)
-    if version := registry.find(root, word):
-        return _version(root, version, served)
-    if answer := served.answer(word):
-        return _answer(root, answer, served)
-    if photograph := _photograph_hash(root, word):
-        return _photograph(root, *photograph, served)
+        return _bento(tracker, word, folder)
+    if version := tracker.registry.find(word):
+        return _version(tracker, version, served)
+    if prediction := served.prediction(word):
+        return _prediction(tracker, prediction, served)
+    if photograph := _photograph_hash(tracker, word):
+        return _photograph(tracker, *photograph, served)
     if re.fullmatch(r"[0-9a-f]{4,64}", word):
-        if found := runs.find(root, word):
-            return _run(root, found, served=served)
-        if commit := lineage.commit_of(root, word):
-            trained = [_run(root, id, served=served) for id in runs.search(root, f"tags.git_commit = '{commit}'")]
+        if found := tracker.find_run(word):
+            return _run(tracker, found, served=served)
+        if commit := lineage.commit_of(tracker.root, word):
+            trained = [_run(tracker, id, served=served) for id in tracker.search_runs(f"tags.git_commit = '{commit}'")]
             made = f"{len(trained)} run{'s' * (len(trained) != 1)} made from it"
-            return Link(kind="commit", name=commit, said=made, led_to=trained)
+            return Link(kind="commit", name=commit, note=made, led_to=trained)
     raise PawprintError(
-        f"{word!r} is no answer, Bento tag, model version, alias, run, photograph or commit that is known here. "
-        "`pawprint trace pawprint-<data set>@champion` traces what reigns."
+        f"{word!r} is no prediction, Bento tag, model version, alias, run, photograph or commit that is known here. "
+        "`pawprint trace pawprint-<data set>@champion` traces the current champion."
     )
 
 
-def _answer(root: Path, answer: Mapping[str, str], served: Served) -> Link:
-    """An answer of the service, the picture where it is one of ours, and the version that gave it."""
-    link = Link(kind="answer", name=answer["id"], said=f"{answer['label']}, {answer['time']}")
-    said = _known(root, answer["picture_sha256"]) or "none of the prepared photographs"
-    link.links.append(Link(kind="picture", name=answer["picture_sha256"], said=said))
-    named, digest = f"{answer['model']}/{answer['model_version']}", answer["model_digest"]
-    version = registry.find(root, named)
+def _prediction(tracker: Tracker, prediction: Mapping[str, str], served: Served) -> Link:
+    """A prediction of the service, the picture where it is one of the prepared set, and the model version."""
+    link = Link(kind="prediction", name=prediction["id"], note=f"{prediction['label']}, {prediction['time']}")
+    note = _known(tracker, prediction["picture_sha256"]) or "none of the prepared photographs"
+    link.links.append(Link(kind="picture", name=prediction["picture_sha256"], note=note))
+    named, digest = f"{prediction['model']}/{prediction['model_version']}", prediction["model_digest"]
+    version = tracker.registry.find(named)
     if version is None:
-        link.links.append(Link(kind="version", name=named, state="unproved", said="not registered here"))
+        link.links.append(Link(kind="version", name=named, state="unproved", note="not registered here"))
         return link
-    below = _version(root, version, served)
+    below = _version(tracker, version, served)
     if version.model_digest != digest:
         below.state = "broken"
-        below.said = f"the registry says model {version.model_digest[:12]}, the answer came from {digest[:12]}"
+        below.note = f"the registry says model {version.model_digest[:12]}, the prediction came from {digest[:12]}"
     link.links.append(below)
     return link
 
 
-def _bento(root: Path, tag: str, folder: Path) -> Link:
-    """A Bento and the version in it, each against what the registry wrote down of it."""
+def _bento(tracker: Tracker, tag: str, folder: Path) -> Link:
+    """A Bento and the version in it, each against its record in the registry."""
     link = Link(kind="Bento", name=tag)
     inside = folder / "src" / "champion"
     try:
@@ -109,52 +110,52 @@ def _bento(root: Path, tag: str, folder: Path) -> Link:
         info = ModelInfo.read(inside)
         held = lineage.sha256(inside / "model.onnx")
     except (OSError, ValueError, PawprintError) as error:
-        return link.model_copy(update={"state": "broken", "said": str(error)})
+        return link.model_copy(update={"state": "broken", "note": str(error)})
     if not held == info.model_digest == champion.model_digest:
         link.state = "broken"
-        link.said = f"it holds model {held[:12]} but names {champion.model_digest[:12]}"
-    version = registry.find(root, f"{champion.model}/{champion.version}")
+        link.note = f"it holds model {held[:12]} but names {champion.model_digest[:12]}"
+    version = tracker.registry.find(f"{champion.model}/{champion.version}")
     if version is None:
         name = f"{champion.model}/{champion.version}"
-        link.links.append(Link(kind="version", name=name, state="unproved", said="not registered"))
+        link.links.append(Link(kind="version", name=name, state="unproved", note="not registered"))
         return link
     if link.state == "proved":
-        _check_bento(link, folder, registry.bentos(root, version).get(tag, ""))
-    below = _version(root, version)
+        _check_bento(link, folder, tracker.registry.bentos(version).get(tag, ""))
+    below = _version(tracker, version)
     if version.model_digest != champion.model_digest:
         below.state = "broken"
-        below.said = f"the registry says {version.model_digest[:12]}, the Bento {champion.model_digest[:12]}"
+        below.note = f"the registry says {version.model_digest[:12]}, the Bento {champion.model_digest[:12]}"
     link.links.append(below)
     return link
 
 
-def _check_bento(link: Link, folder: Path, written_down: str) -> None:
+def _check_bento(link: Link, folder: Path, recorded: str) -> None:
     found = lineage.bento_digest(folder)
-    if not written_down:
-        link.state, link.said = "unproved", f"digest {found[:12]}, which nobody wrote down"
-    elif found != written_down:
+    if not recorded:
+        link.state, link.note = "unproved", f"digest {found[:12]}, which the registry does not record"
+    elif found != recorded:
         link.state = "broken"
-        link.said = f"its files have digest {found[:12]}, at its build it was {written_down[:12]}"
+        link.note = f"its files have digest {found[:12]}, at its build it was {recorded[:12]}"
     else:
-        link.said = f"digest {found[:12]}, as at its build"
+        link.note = f"digest {found[:12]}, as at its build"
 
 
-def _version(root: Path, version: Champion, served: Served | None = None) -> Link:
+def _version(tracker: Tracker, version: Champion, served: Served | None = None) -> Link:
     """A registered version, its run, and (where `served` tells) the Bentos that were made of it."""
-    marks = [f"@{alias}" for alias in registry.aliases(root, version)]
-    if because := registry.rolled_back(root, version):
+    marks = [f"@{alias}" for alias in tracker.registry.aliases(version)]
+    if because := tracker.registry.rolled_back(version):
         marks.append(f"rolled back {because}")
-    link = Link(kind="version", name=f"{version.model}/{version.version}", said=", ".join([version.candidate, *marks]))
-    link.links.append(_run(root, version.run_id, expected=version.model_digest))
-    link.led_to += _bentos_of(root, version, served)
+    link = Link(kind="version", name=f"{version.model}/{version.version}", note=", ".join([version.candidate, *marks]))
+    link.links.append(_run(tracker, version.run_id, expected=version.model_digest))
+    link.led_to += _bentos_of(tracker, version, served)
     return link
 
 
-def _bentos_of(root: Path, version: Champion, served: Served | None) -> list[Link]:
+def _bentos_of(tracker: Tracker, version: Champion, served: Served | None) -> list[Link]:
     found = []
-    for tag, digest in registry.bentos(root, version).items() if served else ():
+    for tag, digest in tracker.registry.bentos(version).items() if served else ():
         folder = served.bento(tag) if served else None
-        link = Link(kind="Bento", name=tag, state="unproved", said="not in BentoML's store here")
+        link = Link(kind="Bento", name=tag, state="unproved", note="not in BentoML's store here")
         if folder:
             link = Link(kind="Bento", name=tag)
             _check_bento(link, folder, digest)
@@ -162,30 +163,30 @@ def _bentos_of(root: Path, version: Champion, served: Served | None) -> list[Lin
     return found
 
 
-def _run(root: Path, run_id: str, expected: str = "", served: Served | None = None) -> Link:
+def _run(tracker: Tracker, run_id: str, expected: str = "", served: Served | None = None) -> Link:
     """A run, its model and what both were made from; `expected` is the digest that the registry names.
 
     Where `served` is given, what was made of the run too: versions and their Bentos.
     """
-    tags = runs.tags(root, run_id)
+    tags = tracker.run_tags(run_id)
     if tags is None:
-        return Link(kind="run", name=run_id, state="broken", said="MLflow has no such run")
-    link = Link(kind="run", name=run_id, said=tags.get("mlflow.runName", ""))
-    for version in registry.versions(root, f"run_id = '{run_id}'") if served else ():
-        up = Link(kind="version", name=f"{version.model}/{version.version}", said=version.candidate)
-        up.led_to += _bentos_of(root, version, served)
+        return Link(kind="run", name=run_id, state="broken", note="MLflow has no such run")
+    link = Link(kind="run", name=run_id, note=tags.get("mlflow.runName", ""))
+    for version in tracker.registry.versions(f"run_id = '{run_id}'") if served else ():
+        up = Link(kind="version", name=f"{version.model}/{version.version}", note=version.candidate)
+        up.led_to += _bentos_of(tracker, version, served)
         link.led_to.append(up)
-    folder = runs.artifact(root, run_id, runs.FOLDER)
+    folder = tracker.artifact(run_id, FOLDER)
     if folder is None:
-        link.links.append(Link(kind="model", name=expected[:12], state="unproved", said="the run keeps no model"))
+        link.links.append(Link(kind="model", name=expected[:12], state="unproved", note="the run keeps no model"))
         return link
     try:
         info = ModelInfo.read(folder)
     except PawprintError as error:
-        link.links.append(Link(kind="model", name=expected[:12], state="broken", said=str(error)))
+        link.links.append(Link(kind="model", name=expected[:12], state="broken", note=str(error)))
         return link
     record = info.lineage
-    model = Link(kind="model", name=info.model_digest, said=f"{info.candidate}, {', '.join(info.classes)}")
+    model = Link(kind="model", name=info.model_digest, note=f"{info.candidate}, {', '.join(info.classes)}")
     problems = [
         f"{name} is not the file that model.json describes"
         for name, digest in (("model.onnx", info.model_digest), ("model.safetensors", info.weights_digest))
@@ -195,38 +196,38 @@ def _run(root: Path, run_id: str, expected: str = "", served: Served | None = No
         problems.append(f"the registry names model {expected[:12]}")
     if run_id not in (record.run_id, "") and tags.get("restored_from", "") != record.run_id:
         problems.append(f"model.json names run {record.run_id[:12]}")
-    said = {name: str(value) for name, value in record.model_dump(exclude={"run_id"}).items()}
+    note = {name: str(value) for name, value in record.model_dump(exclude={"run_id"}).items()}
     problems += [
         f"the run says {name} {tags[name][:12]}, the model {value[:12]}"
-        for name, value in said.items()
+        for name, value in note.items()
         if tags.get(name, value) != value
     ]
     if problems:
-        model.state, model.said = "broken", "; ".join(problems)
-    link.links += [model, _commit(root, run_id, record), _photographs(root, run_id, folder, record)]
+        model.state, model.note = "broken", "; ".join(problems)
+    link.links += [model, _commit(tracker, run_id, record), _photographs(tracker, run_id, folder, record)]
     return link
 
 
-def _commit(root: Path, run_id: str, record: lineage.Lineage) -> Link:
+def _commit(tracker: Tracker, run_id: str, record: lineage.Lineage) -> Link:
     """The commit, and what the record names by digest: data, code, parameters, packages, each against that commit."""
     link = Link(kind="commit", name=record.git_commit or "none")
-    known = bool(lineage.commit_of(root, record.git_commit)) if record.git_commit else False
+    known = bool(lineage.commit_of(tracker.root, record.git_commit)) if record.git_commit else False
     if not known:
-        link.state, link.said = "unproved", "not in this repository"
+        link.state, link.note = "unproved", "not in this repository"
     elif record.git_dirty:
-        link.said = "with uncommitted changes"
-    at = partial(lineage.at_commit, root, record.git_commit) if known else lambda path: None
+        link.note = "with uncommitted changes"
+    at = partial(lineage.at_commit, tracker.root, record.git_commit) if known else lambda path: None
     link.links.append(_data(record, at("data.dvc")))
     if record.code_digest:
-        code = lineage.code_at(root, record.git_commit) if known else ""
+        code = lineage.code_at(tracker.root, record.git_commit) if known else ""
         link.links.append(_same("code", record.code_digest, code, record.git_dirty))
-    kept = {path: runs.artifact(root, run_id, path) for path in ("params.yaml", "environment/requirements.lock")}
+    kept = {path: tracker.artifact(run_id, path) for path in ("params.yaml", "environment/requirements.lock")}
     for kind, (path, copy), named in zip(("params", "packages"), kept.items(), ("", record.lock_digest), strict=True):
         there = at(Path(path).name)
         held = lineage.sha256(copy) if copy else ""
         if named and held and held != named:
-            said = f"the run keeps {held[:12]}, the lineage names {named[:12]}"
-            link.links.append(Link(kind=kind, name=named, state="broken", said=said))
+            note = f"the run keeps {held[:12]}, the lineage names {named[:12]}"
+            link.links.append(Link(kind=kind, name=named, state="broken", note=note))
         else:
             committed = hashlib.sha256(there).hexdigest() if there is not None else ""
             link.links.append(_same(kind, named or held, committed, record.git_dirty))
@@ -237,13 +238,13 @@ def _data(record: lineage.Lineage, pointer: bytes | None) -> Link:
     link = Link(kind="data", name=f"{record.dataset} {record.data_hash}")
     named = re.findall(r"md5: (\S+)", pointer.decode(errors="replace")) if pointer is not None else []
     if pointer is None:
-        link.state, link.said = "unproved", "only its commit could prove it"
+        link.state, link.note = "unproved", "only its commit could prove it"
     elif record.data_hash in named:
-        link.said = "as data.dvc of that commit names it"
+        link.note = "as data.dvc of that commit names it"
     elif record.git_dirty:
-        link.state, link.said = "unproved", "data.dvc was changed and not committed"
+        link.state, link.note = "unproved", "data.dvc was changed and not committed"
     else:
-        link.state, link.said = "broken", f"data.dvc of that commit names {', '.join(named) or 'nothing'}"
+        link.state, link.note = "broken", f"data.dvc of that commit names {', '.join(named) or 'nothing'}"
     return link
 
 
@@ -251,48 +252,48 @@ def _same(kind: str, named: str, committed: str, dirty: bool) -> Link:
     """What has digest `named` against the digest that the commit gives it ("": nothing to compare with)."""
     link = Link(kind=kind, name=named[:12] or "none")
     if not committed or not named:
-        link.state, link.said = "unproved", "only its commit could prove it"
+        link.state, link.note = "unproved", "only its commit could prove it"
     elif named == committed:
-        link.said = "as in that commit"
+        link.note = "as in that commit"
     elif dirty:
-        link.state, link.said = "unproved", "changed and not committed"
+        link.state, link.note = "unproved", "changed and not committed"
     else:
-        link.state, link.said = "broken", f"that commit has {committed[:12]}"
+        link.state, link.note = "broken", f"that commit has {committed[:12]}"
     return link
 
 
-def _photographs(root: Path, run_id: str, folder: Path, record: lineage.Lineage) -> Link:
+def _photographs(tracker: Tracker, run_id: str, folder: Path, record: lineage.Lineage) -> Link:
     claimed = lineage.claimed(folder)
     link = Link(kind="photographs", name=f"{len(claimed)} learned from")
-    kept = runs.artifact(root, run_id, runs.MANIFEST)
+    kept = tracker.artifact(run_id, MANIFEST)
     if kept is not None and not lineage.is_manifest(kept, record):
-        link.state, link.said = "broken", "the run's manifest is not the one that the lineage names"
+        link.state, link.note = "broken", "the run's manifest is not the one that the lineage names"
         return link
-    here = root / "prepared" / "manifest.csv"
+    here = tracker.root / "prepared" / "manifest.csv"
     manifest = kept or (here if lineage.is_manifest(here, record) else None)
     if manifest is None:
-        link.state, link.said = "unproved", f"manifest {record.manifest_digest[:12]} is not kept"
-    elif lineage.learned(manifest) != claimed:
-        link.state, link.said = "broken", "photographs.txt does not name what the manifest says"
+        link.state, link.note = "unproved", f"manifest {record.manifest_digest[:12]} is not kept"
+    elif learned_hashes(manifest) != claimed:
+        link.state, link.note = "broken", "photographs.txt does not name what the manifest says"
     else:
-        link.said = f"as manifest {record.manifest_digest[:12]} says"
+        link.note = f"as manifest {record.manifest_digest[:12]} says"
     return link
 
 
-def _photograph_hash(root: Path, word: str) -> tuple[str, str] | None:
-    """(SHA-256, what is said of it) of a photograph's path or hash."""
+def _photograph_hash(tracker: Tracker, word: str) -> tuple[str, str] | None:
+    """(SHA-256, what is note of it) of a photograph's path or hash."""
     path = Path(word)
     digest = lineage.sha256(path) if path.is_file() else word if re.fullmatch(r"[0-9a-f]{64}", word) else ""
     if not digest:
         return None
-    said = _known(root, digest)
-    return (digest, said or "not among the prepared photographs") if said or path.is_file() else None
+    note = _known(tracker, digest)
+    return (digest, note or "not among the prepared photographs") if note or path.is_file() else None
 
 
-def _known(root: Path, digest: str) -> str:
+def _known(tracker: Tracker, digest: str) -> str:
     """What the prepared set says of a photograph; "" where it does not know it, or is not there."""
     try:
-        data = PreparedDataset.open(root / "prepared")
+        data = PreparedDataset.open(tracker.root / "prepared")
     except PawprintError:
         return ""
     for split in (data.split("train"), data.split("validation"), data.split("test")):
@@ -301,18 +302,23 @@ def _known(root: Path, digest: str) -> str:
     return ""
 
 
-def _photograph(root: Path, digest: str, said: str, served: Served) -> Link:
+def _photograph(tracker: Tracker, digest: str, note: str, served: Served) -> Link:
     """Up from one photograph: every registered version that learned from it, each with its chain and its Bentos."""
-    link = Link(kind="photograph", name=digest, said=said)
-    for version in registry.versions(root):
-        names = runs.artifact(root, version.run_id, f"{runs.FOLDER}/photographs.txt")
+    link = Link(kind="photograph", name=digest, note=note)
+    for version in tracker.registry.versions():
+        names = tracker.artifact(version.run_id, f"{FOLDER}/photographs.txt")
         if names and digest in names.read_text(encoding="ascii").split():
-            link.led_to.append(_version(root, version, served))
+            link.led_to.append(_version(tracker, version, served))
     learned = len(link.led_to)
-    link.said += f"; {learned} registered version{'s' * (learned != 1)} learned from it"
+    link.note += f"; {learned} registered version{'s' * (learned != 1)} learned from it"
     return link
 
 
 def as_json(link: Link) -> str:
-    """The tree for a machine, with `intact` on top."""
-    return json.dumps({"intact": not any(link.broken()), **link.model_dump()}, indent=1)
+    """The tree as JSON, with `intact` on top; `note` is called `said` there, as before."""
+
+    def plain(one: Link) -> dict[str, object]:
+        below = {name: [plain(each) for each in getattr(one, name)] for name in ("links", "led_to")}
+        return {"kind": one.kind, "name": one.name, "state": one.state, "said": one.note, **below}
+
+    return json.dumps({"intact": not any(link.broken()), **plain(link)}, indent=1)

@@ -1,6 +1,6 @@
 """Where the runs are kept: `mlflow.db` beside the project, or the server that MLFLOW_TRACKING_URI names.
 
-connect(root)          # before anything else of this room
+connect(root)          # Tracker.client calls it
 serve(root, port=5000) # the MLflow UI over the same runs
 """
 
@@ -21,11 +21,11 @@ os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
 
 
-_welcomed: set[str] = set()  # servers that have taken this process's password
+_authorized: set[str] = set()  # servers that have accepted this process's password
 
 
 class Unreachable(PawprintError):
-    """The MLflow server does not answer; it may another time."""
+    """The MLflow server does not answer; it may at another time."""
 
 
 def uri(root: Path) -> str:
@@ -48,13 +48,13 @@ def connect(root: Path) -> None:
     """Point MLflow at the runs; Unreachable at once, not after minutes of retries, when nobody answers.
 
     Raises:
-        PawprintError: The server does not take the password.
+        PawprintError: The server refuses the password.
     """
     address = uri(root)
     if address.startswith(("http://", "https://")):
-        _answers(address)
-        if address not in _welcomed:
-            _welcomes(address)
+        _check_health(address)
+        if address not in _authorized:
+            check_auth(address)
     import mlflow
 
     mlflow.set_tracking_uri(address)
@@ -76,8 +76,12 @@ def _shown(address: str) -> str:
     return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
 
 
-def _welcomes(address: str) -> None:
-    """Once a process: /health is open to all, so one call says whether the password is right."""
+def check_auth(address: str) -> None:
+    """Check the password, once a process: /health is open to all, so one call of the API is made.
+
+    Raises:
+        PawprintError: The server refuses the password, or answers 500.
+    """
     from mlflow.utils.credentials import get_default_host_creds
     from mlflow.utils.rest_utils import http_request
 
@@ -85,7 +89,7 @@ def _welcomes(address: str) -> None:
     answer = http_request(creds, endpoint, "GET", max_retries=0, timeout=30, raise_on_status=False)
     if answer.status_code in (401, 403):
         raise PawprintError(
-            f"The MLflow server at {_shown(address)} does not take the name and password (HTTP {answer.status_code}). "
+            f"The MLflow server at {_shown(address)} refuses the name and password (HTTP {answer.status_code}). "
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that it has."
         )
     if answer.status_code >= 500:
@@ -93,15 +97,15 @@ def _welcomes(address: str) -> None:
             f"The MLflow server at {_shown(address)} answers HTTP {answer.status_code}: it has lost its database. "
             "Look at its log, then run again."
         )
-    _welcomed.add(address)
+    _authorized.add(address)
 
 
-def _answers(address: str) -> None:
+def _check_health(address: str) -> None:
     shown, path = _shown(address), urlsplit(address).path.rstrip("/")
     try:
         urlopen(f"{shown}{path}/health", timeout=10).close()
     except HTTPError:
-        return  # somebody is there; what it wants, MLflow's own client will say
+        return  # a server answers; MLflow's own client reports the rest
     except (URLError, OSError) as error:
         raise Unreachable(
             f"The MLflow server at {shown} does not answer ({getattr(error, 'reason', error)}). "

@@ -1,0 +1,55 @@
+"""`pawprint predict`: pictures to classes, by a model folder or by a running service."""
+
+import json
+import sys
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from pawprint.cli.common import examples
+
+
+@examples(
+    "pawprint predict cat.jpg | pawprint predict --json pictures/ > predictions.jsonl | "
+    "pawprint predict --url http://localhost:3000 pictures/"
+)
+def predict(
+    paths: Annotated[list[Path], typer.Argument(help="pictures, and folders of them")],
+    as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
+    model: Annotated[Path, typer.Option(help="a model folder")] = Path("champion"),
+    url: Annotated[str, typer.Option(help="use this running service instead of a model folder")] = "",
+    token: Annotated[str, typer.Option(envvar="PAWPRINT_TOKEN", help="the service's bearer token")] = "",
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="pictures on their way to the service")] = 8,
+) -> None:
+    """Classify pictures. Exit code 1 when one of them has no prediction."""
+    from pawprint.inference.classifier import Classifier, FileResult, find_pictures
+
+    pictures = find_pictures(paths)
+    results: Iterable[FileResult]
+    if url:
+        from pawprint.serving import client
+
+        results = client.predict(url, pictures, token, concurrency)
+    else:
+        results = Classifier(model).classify_files(pictures)
+    if len(pictures) > 50 and sys.stderr.isatty():
+        from rich.progress import track
+
+        results = track(results, total=len(pictures), console=Console(stderr=True), description="predicting")
+    failed = False
+    for result in results:
+        found = result.classification
+        failed = failed or found is None
+        if as_json:
+            values = {"label": found.label, "probabilities": found.probabilities} if found else {"error": result.error}
+            print(json.dumps({"path": str(result.path), **values}), flush=True)
+        elif found is None:
+            print(f"{result.path}: error: {result.error}", file=sys.stderr)
+        else:
+            shares = ", ".join(f"{label} {p:.1%}" for label, p in found.probabilities.items())
+            print(f"{result.path}: {found.label} ({shares})", flush=True)
+    if failed:
+        raise typer.Exit(1)

@@ -1,0 +1,50 @@
+"""Commands that start flows or the service of the current project."""
+
+from typing import Annotated
+
+import typer
+
+from pawprint.cli.common import examples, start
+
+
+@examples("pawprint run | pawprint run --photos train.zip --name dogs-cats | pawprint run --photos oxford-iiit-pet")
+def run(
+    photos: Annotated[str, typer.Option(help="a zip, tar or folder, an http(s) or s3 URL, or a public set")] = "",
+    name: Annotated[str, typer.Option(help="name of the data set; default: from the photographs")] = "",
+) -> None:
+    """Photographs -> models -> champion -> Bento: whatever is stale, then a table of results."""
+    start("flows.pipeline", "run", *(["--photos", photos] if photos else []), *(["--name", name] if name else []))
+
+
+@examples("pawprint train article_cnn")
+def train(candidate: Annotated[str, typer.Argument(help="a name under `candidates` in params.yaml")]) -> None:
+    """Train one candidate on the prepared photographs."""
+    start("flows.train", "--candidate", candidate)
+
+
+@examples("pawprint sweep | pawprint sweep --candidate deep_cnn --trials 30 --jobs 2")
+def sweep(
+    candidate: Annotated[str, typer.Option(help="default: `sweep.candidate` of params.yaml")] = "",
+    trials: Annotated[int, typer.Option(help="in all, earlier ones too; default: `sweep.trials`")] = 0,
+    jobs: Annotated[int, typer.Option(min=1, help="processes at once")] = 1,
+) -> None:
+    """Train one candidate many times with parameters from the ranges of params.yaml; resumes."""
+    words = ["--jobs", str(jobs)]
+    words += ["--candidate", candidate] if candidate else []
+    words += ["--trials", str(trials)] if trials else []
+    start("flows.sweep", *words)
+
+
+@examples("pawprint serve --port 3001")
+def serve(
+    port: Annotated[int, typer.Option(help="where to listen")] = 3000,
+    host: Annotated[str, typer.Option(help="the address to bind")] = "127.0.0.1",
+) -> None:
+    """Serve the champion: a page and an HTTP API."""
+    start("bentoml", "serve", "--host", host, "--port", str(port))
+
+
+@examples("PREFECT_API_URL=http://127.0.0.1:4200/api pawprint worker")
+def worker() -> None:
+    """Run the pipeline every night and for new photographs, on a Prefect server (docs/operations.md)."""
+    start("flows.worker")

@@ -1,0 +1,45 @@
+"""`pawprint traffic`: what the service was requested and what it predicted."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pawprint.cli.common import ROOT
+
+app = typer.Typer(no_args_is_help=True, help="Requests and predictions of the service.")
+
+
+@app.callback()
+def _group() -> None:
+    pass  # so that the one command keeps its name
+
+
+@app.command(epilog="Example: pawprint traffic report --days 7")
+def report(
+    model: Annotated[Path, typer.Option(help="the model folder that is served")] = Path("champion"),
+    log: Annotated[Path | None, typer.Option(help="the traffic log; default: the service's own")] = None,
+    out: Annotated[Path, typer.Option(help="the page")] = Path("traffic.html"),
+    days: Annotated[float, typer.Option(min=0, help="how far back to look; 0 is all")] = 0,
+    mlflow: Annotated[bool, typer.Option(help="keep it as an MLflow run too")] = True,
+) -> None:
+    """Volumes, classes, confidence, drift against the training photographs, accuracy where people gave feedback."""
+    import time
+
+    from pawprint.config import load_params
+    from pawprint.files import write_text
+    from pawprint.inference.classifier import ModelInfo
+    from pawprint.serving import report, traffic
+    from pawprint.serving.champion import registered_model
+
+    log = log or traffic.path(registered_model(model))
+    seed = load_params(ROOT / "params.yaml").seed if (ROOT / "params.yaml").exists() else 0
+    found = report.summarize(log, model, time.time() - 86_400 * days if days else 0, seed)
+    write_text(out, report.page(found))
+    verdict = report.verdict(found.drift)
+    print(f"{found.model}: {len(found.labels):,} predictions. {verdict}\nwrote {out}")
+    if mlflow:
+        from pawprint.tracking.tracker import Tracker
+
+        dataset, params = ModelInfo.read(model).lineage.dataset, report.as_parameters(found, log)
+        print(f"MLflow run {Tracker(ROOT).log_traffic_report(dataset, params, found.figures(), out, verdict)}")

@@ -1,0 +1,209 @@
+"""Local first: a run is written to disk as it goes, and one uploader brings MLflow level with it.
+
+    run = JournaledRun(tracker, run_id, folder, "sample", "mlp · head")
+    run.metrics({"train_loss": 0.3}, step=1)     # on disk now, in MLflow within seconds if it answers
+    run.flush()                                  # False: MLflow is away; `pawprint sync` uploads later
+
+`journal.jsonl` is append-only: a line is one call of a method of run.Run with its time. `uploaded` counts the lines that
+MLflow has. Uploading a line twice changes nothing in MLflow (a metric is known by name, step, time and value), so a kill
+between an upload and its count does no harm. A training that resumes appends to the same journal and repeats no epoch.
+"""
+
+import json
+import os
+import shutil
+import threading
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import requests
+from mlflow.exceptions import MlflowException
+
+from pawprint import files
+from pawprint.errors import PawprintError
+from pawprint.tracking.run import RunRecord
+from pawprint.tracking.server import Unreachable
+
+if TYPE_CHECKING:
+    from pawprint.tracking.tracker import Tracker
+
+UPLOAD_SECONDS = 3.0
+LONGEST_PAUSE = 300.0  # seconds between two tries while MLflow is away
+LINKED = 2**20  # bytes; a larger file is linked and not copied, because it is replaced as a whole and not edited
+_TEMPORARY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
+
+
+def is_outage(error: BaseException) -> bool:
+    """Will the same call succeed another time?"""
+    if isinstance(error, MlflowException):
+        return error.error_code in _TEMPORARY
+    return isinstance(error, Unreachable | requests.RequestException | ConnectionError | TimeoutError)
+
+
+class Journal:
+    """The calls of one run on disk; see the module. One process appends, any may upload."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def append(self, method: str, arguments: Mapping[str, Any], path: Path | None = None) -> None:
+        """Add a call; the file or folder `path`, its argument of that name, is kept as it is now."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if path is not None:
+            copy = self.folder / "files" / f"{time.time_ns()}" / path.name
+            copy.parent.mkdir(parents=True)
+            (shutil.copytree if path.is_dir() else _keep)(path, copy, **({"copy_function": _keep} if path.is_dir() else {}))
+            arguments = {**arguments, "path": str(copy)}
+        line = json.dumps({"method": method, "arguments": arguments}, default=str) + "\n"
+        with (self.folder / "journal.jsonl").open("ab") as file:
+            file.write(line.encode())
+            file.flush()
+            os.fsync(file.fileno())
+
+    def calls(self) -> list[dict[str, Any]]:
+        """All calls in order; a line that a kill has cut off is not one."""
+        try:
+            lines = (self.folder / "journal.jsonl").read_bytes().split(b"\n")
+        except FileNotFoundError:
+            return []
+        return [json.loads(line) for line in lines[:-1]]
+
+    def waiting(self) -> list[dict[str, Any]]:
+        """Calls that MLflow does not have."""
+        return self.calls()[self._uploaded() :]
+
+    def upload(self, call: Callable[[str, dict[str, Any]], None]) -> None:
+        """Make the waiting calls in order. An outage is raised; a call that MLflow refuses is reported and skipped."""
+        if not self.waiting():
+            return
+        with files.lock(self.folder / "lock", timeout=-1):
+            for number, entry in enumerate(self.waiting(), start=self._uploaded() + 1):
+                arguments = dict(entry["arguments"])
+                if "path" in arguments and entry["method"] in ("artifact", "model"):
+                    arguments["path"] = Path(arguments["path"])
+                try:
+                    call(entry["method"], arguments)
+                except (MlflowException, PawprintError, OSError) as error:
+                    if is_outage(error):
+                        raise
+                    print(f"MLflow refuses {entry['method']} of run {self.folder.name}: {error}", flush=True)
+                files.write_text(self.folder / "uploaded", str(number))
+
+    def remove(self) -> None:
+        """Delete the journal."""
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _uploaded(self) -> int:
+        try:
+            return int((self.folder / "uploaded").read_text())
+        except (FileNotFoundError, ValueError):
+            return 0
+
+
+class JournaledRun:
+    """A run that is written to its journal first. It is the logger that training/ is handed."""
+
+    def __init__(self, tracker: "Tracker", run_id: str, name: str, experiment: str) -> None:
+        self.tracker, self.id, self.name, self.experiment = tracker, run_id, name, experiment
+        self.journal = Journal(tracker.journals / run_id)
+        self._logged = {
+            (name, call["arguments"]["step"])
+            for call in self.journal.calls()
+            if call["method"] == "metrics"
+            for name in call["arguments"]["values"]
+        }
+        self._began = time.monotonic()
+        self._one = threading.Lock()
+        self._stop, self._away = threading.Event(), False
+        self._uploader = threading.Thread(target=self._upload, name="mlflow", daemon=True)
+        self._uploader.start()
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Log numbers; a metric that has a value at this step keeps it."""
+        fresh = {name: float(value) for name, value in values.items() if (name, step) not in self._logged}
+        self._logged |= {(name, step) for name in fresh}
+        if fresh:
+            self.journal.append("metrics", {"values": fresh, "step": step, "at": time.time()})
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters."""
+        self.journal.append("params", {"values": {name: str(value) for name, value in values.items()}})
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Label the run."""
+        self.journal.append("tags", {"values": {name: str(value) for name, value in values.items()}})
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Keep a file, or all files of a folder, with the run."""
+        self.journal.append("artifact", {"folder": folder}, path)
+
+    def dataset(self, name: str, data: Path, digest: str) -> None:
+        """Log the photographs as an MLflow dataset."""
+        self.journal.append("dataset", {"name": name, "data": str(data), "digest": digest})
+
+    def model(self, folder: Path) -> None:
+        """Log the model folder."""
+        self.journal.append("model", {}, folder)
+
+    def status(self, status: str) -> None:
+        """RUNNING, FINISHED, FAILED or KILLED. The end of a run is uploaded before this returns, if MLflow answers."""
+        self.journal.append("status", {"status": status})
+        if status != "RUNNING":
+            self.close(finished=status == "FINISHED")
+
+    def record(self) -> RunRecord:
+        """The content of run.json."""
+        params: dict[str, str] = {}
+        curves: dict[str, list[tuple[int, float]]] = {}
+        for call in self.journal.calls():
+            if call["method"] == "params":
+                params |= call["arguments"]["values"]
+            elif call["method"] == "metrics":
+                for name, value in call["arguments"]["values"].items():
+                    curves.setdefault(name, []).append((call["arguments"]["step"] or 0, value))
+        seconds = round(time.monotonic() - self._began, 1)
+        return RunRecord(
+            run_id=self.id, run_name=self.name, experiment=self.experiment, seconds=seconds, params=params, curves=curves
+        )
+
+    def flush(self) -> bool:
+        """Upload all that waits; False where MLflow is away."""
+        with self._one:
+            try:
+                self.journal.upload(self.tracker.caller(self.id))
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                if not self._away:
+                    where = self.journal.folder
+                    print(f"MLflow does not answer. The run's log is kept in {where} until it does.", flush=True)
+                self._away = True
+                return False
+            self._away = False
+            return True
+
+    def close(self, finished: bool) -> None:
+        """Upload the rest. The journal of a run that is to be resumed stays."""
+        self._stop.set()
+        if not self.flush():
+            left = len(self.journal.waiting())
+            print(f"MLflow is away: {left} entries of run {self.id} wait. `pawprint sync` uploads them.", flush=True)
+        elif finished:
+            self.journal.remove()
+
+    def _upload(self) -> None:
+        pause = UPLOAD_SECONDS
+        while not self._stop.wait(pause):
+            pause = UPLOAD_SECONDS if self.flush() else min(2 * pause, LONGEST_PAUSE)
+
+
+def _keep(source: str | Path, target: str | Path) -> None:
+    """Copy a small file; link a large one."""
+    if Path(source).stat().st_size > LINKED:
+        try:
+            return os.link(source, target)
+        except OSError:
+            pass
+    shutil.copy2(source, target)

@@ -1,0 +1,187 @@
+"""One MLflow run, written to; and the two files from which a run can be restored: run.json and evaluated.json."""
+
+import contextlib
+import json
+import time
+from collections.abc import Iterator, Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import mlflow
+import numpy as np
+import onnx
+from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, RunStatus, RunTag
+from mlflow.models.signature import ModelSignature
+from mlflow.types import Schema, TensorSpec
+from pydantic import BaseModel, ConfigDict
+
+from pawprint.errors import PawprintError
+from pawprint.inference.classifier import ModelInfo
+
+FOLDER = "folder"  # artifact path of the model folder
+MANIFEST = "data/manifest.csv"  # artifact path of the manifest: which photographs the model learned from
+EVALUATED = "evaluated.json"  # beside a model's predictions, under reports/evaluation/<name>/
+NOTE = "mlflow.note.content"  # Markdown that the UI shows as a description
+RESTORED = "restored_from"  # tag: the id of the run that this one stands for
+_SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
+
+
+class RunRecord(BaseModel):
+    """run.json of a model folder: its MLflow run, with what is needed to restore it."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    run_id: str
+    run_name: str
+    experiment: str
+    seconds: float  # of the whole training
+    params: dict[str, str] = {}
+    curves: dict[str, list[tuple[int, float]]] = {}  # metric -> (epoch, value)
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunRecord":
+        """run.json of a model folder; PawprintError where it is missing or damaged."""
+        path = folder / "run.json"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValueError):
+            raise PawprintError(f"{path} is missing or damaged. Run `dvc repro` to train the candidate again.") from None
+
+
+class Evaluated(BaseModel):
+    """evaluated.json: what evaluation logs to a model's run."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    model_digest: str
+    name: str  # of the run
+    description: str  # Markdown
+    drawn: bool
+    metrics: dict[str, float]
+
+
+class Run:
+    """An MLflow run. Each method changes nothing when it is called again with the same arguments."""
+
+    def __init__(self, client: mlflow.MlflowClient, run_id: str) -> None:
+        self.client, self.id = client, run_id
+
+    def metrics(
+        self,
+        values: Mapping[str, float],
+        step: int | None = None,
+        at: float | None = None,
+        dataset: tuple[str, str] = ("", ""),
+    ) -> None:
+        """Log numbers, of an epoch or of the whole run, at a time in seconds since 1970 (default: now).
+
+        With `dataset` (name, digest) they are also figures of the run's logged model on it.
+        """
+        about: dict[str, Any] = {}
+        if dataset[0] and (model_id := self.model_uri.removeprefix("models:/")).startswith("m-"):
+            about = {"model_id": model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1], "run_id": self.id}
+        when = int((at or time.time()) * 1000)
+        entries = [Metric(name, float(value), when, step or 0, **about) for name, value in values.items()]
+        self.client.log_batch(self.id, metrics=entries)
+
+    def params(self, values: Mapping[str, Any]) -> None:
+        """Log parameters."""
+        entries = [Param(name, str(value)) for name, value in values.items()]
+        for start in range(0, len(entries), 100):  # the server's limit for one call
+            self.client.log_batch(self.id, params=entries[start : start + 100])
+
+    def tags(self, values: Mapping[str, Any]) -> None:
+        """Label the run."""
+        self.client.log_batch(self.id, tags=[RunTag(name, str(value)) for name, value in values.items()])
+
+    def artifact(self, path: Path, folder: str = "") -> None:
+        """Keep a file, or all files of a folder, with the run."""
+        log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
+        log(self.id, str(path), folder or None)
+
+    def text(self, content: str, path: str) -> None:
+        """Keep a text as the artifact `path`."""
+        self.client.log_text(self.id, content, path)
+
+    def status(self, status: str) -> None:
+        """RUNNING, FINISHED, FAILED or KILLED, as MLflow names them."""
+        if status == "RUNNING":
+            self.client.update_run(self.id, status=status)
+        else:
+            self.client.set_terminated(self.id, status)
+
+    def rename(self, name: str) -> None:
+        """Give the run another name."""
+        self.client.update_run(self.id, name=name)
+
+    def describe(self, markdown: str) -> None:
+        """Set the run's description."""
+        self.tags({NOTE: markdown})
+
+    def dataset(self, name: str, data: Path, digest: str) -> None:
+        """Log the photographs as an MLflow dataset: their name and DVC's hash of them."""
+        entry = Dataset(name, digest, source_type="local", source=json.dumps({"uri": str(data)}))
+        self.client.log_inputs(self.id, [DatasetInput(entry, [InputTag("mlflow.data.context", "training")])])
+
+    @property
+    def model_uri(self) -> str:
+        """MLflow's address of the run's logged ONNX model; "" where there is none."""
+        return str(self.client.get_run(self.id).data.tags.get("model_uri", ""))
+
+    def model(self, folder: Path) -> None:
+        """Log the model folder as it is, and its ONNX model as an MLflow model with signature and example."""
+        info = ModelInfo.read(folder)
+        self.artifact(folder, FOLDER)
+        uri = self._logged_model(info.model_digest) or self._log_onnx(folder, info)
+        self.tags({"model_digest": info.model_digest, "model_uri": uri})
+
+    def _log_onnx(self, folder: Path, info: ModelInfo) -> str:
+        graph = onnx.load(folder / "model.onnx")
+        outputs = []
+        for output in graph.graph.output:
+            dims = [d.dim_value if d.HasField("dim_value") else -1 for d in output.type.tensor_type.shape.dim]
+            outputs.append(TensorSpec(np.dtype(np.float32), (-1, *dims[1:]), output.name))
+        inputs = [TensorSpec(np.dtype(np.uint8), (-1, 300, 300, 3), graph.graph.input[0].name)]
+        with self._active():
+            logged = mlflow.onnx.log_model(
+                graph,
+                name=info.candidate,
+                signature=ModelSignature(inputs=Schema(inputs), outputs=Schema(outputs)),
+                input_example=np.random.default_rng(0).integers(0, 256, (1, 300, 300, 3), np.uint8),
+                pip_requirements=[f"{package}=={version(package)}" for package in _SERVING],
+                onnx_execution_providers=["CPUExecutionProvider"],
+                save_as_external_data=False,
+                metadata={"classes": list(info.classes), "model_digest": info.model_digest},
+                tags={"model_digest": info.model_digest},
+            )
+        return str(logged.model_uri)
+
+    def _logged_model(self, digest: str) -> str:
+        """The address of this model where an earlier call has logged it completely; "" elsewhere."""
+        experiment = self.client.get_run(self.id).info.experiment_id
+        for model in self.client.search_logged_models([experiment], f"source_run_id = '{self.id}'"):
+            if model.tags.get("model_digest") == digest and model.status == LoggedModelStatus.READY:
+                return str(model.model_uri)
+        return ""
+
+    @contextlib.contextmanager
+    def _active(self) -> Iterator[None]:
+        """Make this the active run, the only one that MLflow's log_model knows, without ending it."""
+        status = self.client.get_run(self.id).info.status
+        mlflow.start_run(self.id)
+        try:
+            yield
+        finally:
+            mlflow.end_run(status)
+
+
+@contextlib.contextmanager
+def ending(run: Any) -> Iterator[None]:
+    """Set the run's status: FINISHED at the end, FAILED when the body raises."""
+    try:
+        yield
+    except BaseException:
+        run.status(RunStatus.to_string(RunStatus.FAILED))
+        raise
+    run.status(RunStatus.to_string(RunStatus.FINISHED))

@@ -1,0 +1,397 @@
+"""MLflow for one project: runs, experiments and, by `tracker.registry`, registered models. Opened once.
+
+tracker = Tracker(root)
+with tracker.start_training("mlp", params, lineage, "mlp · 60 photos", {"train": 40}) as run:
+    run.metrics({"train_loss": 0.3}, step=1)
+    run.model(folder)
+with tracker.restored_run(folder) as run:       # the run that a model folder came from, to add to it
+    run.metrics({"test_accuracy": 0.99})
+tracker.sync()                                  # what MLflow could not be sent before
+"""
+
+import contextlib
+import os
+import platform
+import sys
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from functools import cached_property
+from importlib.metadata import version
+from importlib.resources import files as resources
+from pathlib import Path
+from typing import Any
+
+import mlflow
+from mlflow.entities import RunStatus
+from mlflow.exceptions import MlflowException
+from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+
+from pawprint.config import Params, flatten
+from pawprint.dvc import main_workspace
+from pawprint.errors import PawprintError
+from pawprint.inference.classifier import ModelInfo
+from pawprint.lineage import Lineage, is_manifest
+from pawprint.tracking import server
+from pawprint.tracking.journal import Journal, JournaledRun, is_outage
+from pawprint.tracking.registry import Registry
+from pawprint.tracking.run import EVALUATED, MANIFEST, NOTE, RESTORED, Evaluated, Run, RunRecord, ending
+
+PARENT = "mlflow.parentRunId"
+FINISHED = RunStatus.to_string(RunStatus.FINISHED)
+UNUSED = ("candidates.", "gate.", "quantized", "serving.", "sweep.", "schema_version")  # sections that no training reads
+_PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
+
+
+class Tracker:
+    """The project at `root`; see the module. MLflow is connected at the first use of `client`."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.workspace = root, main_workspace(root)
+        self.journals = self.workspace / "cache" / "journals"
+        self._client: mlflow.MlflowClient | None = None
+
+    @property
+    def client(self) -> mlflow.MlflowClient:
+        """Raises Unreachable at once, not after minutes of retries, where no server answers."""
+        if self._client is None:
+            server.connect(self.root)
+            self._client = mlflow.MlflowClient()
+        return self._client
+
+    @cached_property
+    def registry(self) -> Registry:
+        """The registered models."""
+        return Registry(self)
+
+    # runs
+
+    @contextlib.contextmanager
+    def start_training(
+        self,
+        candidate: str,
+        params: Params,
+        lineage: Lineage,
+        run_name: str,
+        photographs: Mapping[str, int],
+        resume: str = "",
+    ) -> Iterator[JournaledRun]:
+        """A run with parameters, lineage, data set and environment; FINISHED at the end, FAILED when the body raises.
+
+        With `resume`, the id of a run that was killed, that one goes on; a new one where it no longer exists.
+        """
+        run = self.begin(run_name, lineage.dataset, resume)
+        with ending(run):
+            run.params(training_params(params, candidate))
+            run.params({f"photographs.{split}": count for split, count in photographs.items()})
+            given = params.candidate(candidate)
+            run.tags(
+                lineage_tags(candidate, lineage)
+                | ({PARENT: parent} if (parent := self._pipeline_id(lineage.dataset)) else {})
+                | {"architecture": given.architecture, "train": given.train}
+            )
+            run.dataset(lineage.dataset, self.root / "data", lineage.data_hash)
+            if is_manifest(manifest := self.root / "prepared" / "manifest.csv", lineage):
+                run.artifact(manifest, MANIFEST.rpartition("/")[0])
+            run.artifact(self.root / "params.yaml")
+            run.artifact(self.root / "requirements.lock", "environment")
+            with self._system_metrics(run.id, lineage.device, bool(resume)):
+                yield run
+
+    def begin(
+        self, run_name: str, dataset: str, resume: str = "", tags: Mapping[str, str] | None = None
+    ) -> JournaledRun:
+        """The run to write to: `resume` or a new one; where MLflow is away it is made there when it answers."""
+        begun = {"dataset": dataset, "run_name": run_name, "started": int(time.time() * 1000)}
+        known: str | None
+        try:
+            self.sync()
+            known = self.known_run(resume) if resume else None
+            run_id = resume if known else self._create_run(dataset, run_name)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            known, run_id = resume, resume or uuid.uuid4().hex
+            if not known:
+                Journal(self.journals / run_id).append("begin", begun)
+        run = JournaledRun(self, run_id, run_name, dataset)
+        if known:
+            run.status("RUNNING")
+        elif tags:
+            run.tags(tags)
+        return run
+
+    def run(self, run_id: str) -> Run:
+        """A run that exists."""
+        return Run(self.client, run_id)
+
+    def caller(self, run_id: str) -> Callable[[str, dict[str, Any]], None]:
+        """What a journal's calls are made by: on the run in MLflow, which is created where it was begun offline."""
+        found: list[Run] = []
+
+        def call(method: str, arguments: dict[str, Any]) -> None:
+            try:
+                if not found:
+                    known = self.known_run(run_id)
+                    if known is None and method == "begin":
+                        about = {"start_time": arguments["started"], "tags": {RESTORED: run_id}}
+                        known = self._create_run(arguments["dataset"], arguments["run_name"], **about)
+                    if known is None:
+                        raise PawprintError(f"MLflow no longer has the run {run_id}; somebody deleted it.")
+                    found.append(self.run(known))
+                if method == "model":
+                    found[0].model(arguments["path"])
+                elif method != "begin":
+                    getattr(found[0], method)(**arguments)
+            except Exception as error:
+                if is_outage(error):
+                    self._client = None  # the next call connects again
+                    found.clear()
+                raise
+
+        return call
+
+    def sync(self) -> tuple[int, int]:
+        """Upload what waits in journals; (runs that are complete now, runs of which something still waits)."""
+        journals = [Journal(path) for path in sorted(self.journals.glob("*"))]
+        waiting = [journal for journal in journals if journal.waiting()]
+        left = 0
+        for journal in waiting:
+            try:
+                journal.upload(self.caller(journal.folder.name))
+            except Exception as error:
+                if not is_outage(error):
+                    raise
+                left += 1
+                continue
+            if journal.calls()[-1] == {"method": "status", "arguments": {"status": FINISHED}}:
+                journal.remove()
+        return len(waiting) - left, left
+
+    @contextlib.contextmanager
+    def restored_run(self, folder: Path) -> Iterator[Run]:
+        """The run that a model folder came from, to add to it.
+
+        Where MLflow does not hold it (another server, a new mlflow.db, a model that DVC brought from its cache) it is
+        made again from run.json and the folder, tagged `restored_from` with the run that trained the model.
+        """
+        record, info = RunRecord.read(folder), ModelInfo.read(folder)
+        run_id = self.known_run(record.run_id)
+        if run_id is None:
+            journal = Journal(self.journals / record.run_id)
+            journal.remove()
+            journal.append(
+                "begin", {"dataset": record.experiment, "run_name": record.run_name, "started": int(time.time() * 1000)}
+            )
+            journal.append("tags", {"values": lineage_tags(info.candidate, info.lineage)})
+            dataset = {"name": info.lineage.dataset, "data": self.root / "data", "digest": info.lineage.data_hash}
+            journal.append("dataset", dataset)
+            if is_manifest(manifest := self.root / "prepared" / "manifest.csv", info.lineage):
+                journal.append("artifact", {"folder": MANIFEST.rpartition("/")[0]}, manifest)
+            journal.append("params", {"values": record.params})
+            for name, points in record.curves.items():
+                for step, value in points:
+                    journal.append("metrics", {"values": {name: value}, "step": step, "at": time.time()})
+            journal.append("model", {}, folder)
+            journal.append("status", {"status": FINISHED})
+            journal.upload(self.caller(record.run_id))
+            journal.remove()
+            run_id = self.known_run(record.run_id)
+            assert run_id is not None
+            self.log_evaluation(self.run(run_id), info)
+        yield self.run(run_id)
+
+    def restore_run(self, folder: Path) -> str:
+        """The id of the run of a model folder, restored where MLflow does not hold it."""
+        with self.restored_run(folder) as run:
+            return run.id
+
+    def log_evaluation(self, run: Run, info: ModelInfo) -> None:
+        """Log what the stage `evaluate` left of this model: figures, predictions, plots, name and description."""
+        reports = self.root / "reports"
+        try:
+            path = reports / "evaluation" / info.candidate / EVALUATED
+            evaluated = Evaluated.model_validate_json(path.read_bytes())
+        except (OSError, ValueError):
+            return
+        if evaluated.model_digest != info.model_digest:
+            return
+        run.metrics(evaluated.metrics, dataset=(info.lineage.dataset, info.lineage.data_hash))
+        shown = [reports / folder / info.candidate for folder in ("evaluation", "plots")]
+        for path in (*shown, reports / "plots" / "learning_curves.png"):
+            if path.exists():
+                run.artifact(path, "evaluation")
+        run.tags({"drawn": evaluated.drawn, NOTE: evaluated.description})
+        run.rename(evaluated.name)
+
+    def known_run(self, run_id: str) -> str | None:
+        """`run_id` where MLflow has that run, or the run that was restored for it; None where it has neither."""
+        try:
+            found = self.client.get_run(run_id)
+            if found.info.lifecycle_stage == "active":
+                return str(found.info.run_id)
+        except MlflowException as error:
+            if is_outage(error):
+                raise
+        return next(iter(self.search_runs(f"tags.{RESTORED} = '{run_id}'")), None)
+
+    def find_run(self, word: str) -> str | None:
+        """The id of the run that a person means by an id, the first letters of one, or a run's name."""
+        for run in self._all_runs():
+            if run.info.run_id.startswith(word) or word in (run.info.run_name, run.data.tags.get(RESTORED)):
+                return str(run.info.run_id)
+        return None
+
+    def search_runs(self, filter_: str) -> list[str]:
+        """The ids of the runs that MLflow's `filter_` matches, newest first."""
+        return [str(run.info.run_id) for run in self._all_runs(filter_)]
+
+    def run_tags(self, run_id: str) -> dict[str, str] | None:
+        """A run's tags; None where there is no such run."""
+        run = self._get_run(run_id)
+        return dict(run.data.tags) if run else None
+
+    def params_and_metrics(self, run_id: str) -> tuple[dict[str, str], dict[str, float]]:
+        """(params, last metrics) of a run; both empty where there is no such run."""
+        run = self._get_run(run_id)
+        return (dict(run.data.params), dict(run.data.metrics)) if run else ({}, {})
+
+    def artifact(self, run_id: str, path: str) -> Path | None:
+        """A file or folder that a run keeps, fetched to cache/runs/<run>/; None where the run does not have it."""
+        out = self.workspace / "cache" / "runs" / run_id
+        out.mkdir(parents=True, exist_ok=True)
+        _ = self.client
+        try:
+            return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(out)))
+        except (MlflowException, OSError):
+            return None
+
+    def _get_run(self, run_id: str) -> mlflow.entities.Run | None:
+        try:
+            return self.client.get_run(run_id)
+        except MlflowException:
+            return None
+
+    def _all_runs(self, filter_: str = "") -> Iterator[mlflow.entities.Run]:
+        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
+        token: str | None = None
+        while True:
+            page = self.client.search_runs(experiments, filter_, max_results=500, page_token=token)
+            yield from page
+            token = page.token
+            if not token:
+                return
+
+    def _create_run(self, dataset: str, run_name: str, **about: Any) -> str:
+        return str(self.client.create_run(self.experiment(dataset), run_name=run_name, **about).info.run_id)
+
+    @contextlib.contextmanager
+    def _system_metrics(self, run_id: str, device: str, resumed: bool) -> Iterator[None]:
+        """On a GPU: its memory and utilization, and the machine's, every ten seconds, as MLflow's system metrics.
+
+        They show how a training goes while it goes; where MLflow is away they are not kept.
+        """
+        if not device.startswith("cuda"):
+            yield
+            return
+        monitor = SystemMetricsMonitor(run_id, resume_logging=resumed)
+        monitor.start()
+        try:
+            yield
+        finally:
+            monitor.finish()
+
+    # experiments
+
+    def experiment(self, name: str, note: str = "experiment.md") -> str:
+        """The id of the experiment of a data set, created where it does not exist: one table to compare in."""
+        found = self.client.get_experiment_by_name(name)
+        if found is None:
+            base = server.artifact_root(self.root)
+            location = f"{base}/{name.replace(' ', '-')}" if base else None
+            try:
+                made = str(self.client.create_experiment(name, artifact_location=location))
+            except MlflowException:  # another stage created it meanwhile
+                found = self.client.get_experiment_by_name(name)
+                if found is None:
+                    raise
+            else:
+                if note:
+                    text = (resources("pawprint.tracking") / "templates" / note).read_text(encoding="utf-8")
+                    self.client.set_experiment_tag(made, NOTE, text.format(dataset=name))
+                    self.client.set_experiment_tag(made, "mlflow.experimentPrimaryMetricName", "test_log_loss")
+                    self.client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
+                return made
+        if found.lifecycle_stage == "deleted":
+            self.client.restore_experiment(found.experiment_id)
+        return str(found.experiment_id)
+
+    def pipeline_run(self, dataset: str) -> Run | None:
+        """The run of the pipeline run that this process belongs to, created by the first who asks; None by hand.
+
+        It is finished from the start: its children have states of their own.
+        """
+        pipeline = pipeline_id()
+        if not pipeline:
+            return None
+        home = self.experiment(dataset)
+        filter_ = f"tags.pipeline_run = '{pipeline}' and tags.kind = 'pipeline'"
+        if found := self.client.search_runs([home], filter_, max_results=1):
+            return self.run(str(found[0].info.run_id))
+        name = f"pipeline · {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
+        run = self.run(self._create_run(dataset, name, tags={"pipeline_run": pipeline, "kind": "pipeline"}))
+        run.status(FINISHED)
+        return run
+
+    def _pipeline_id(self, dataset: str) -> str:
+        try:
+            run = self.pipeline_run(dataset)
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            return ""
+        return run.id if run else ""
+
+    def log_traffic_report(
+        self, dataset: str, params: Mapping[str, str], figures: Mapping[str, float], page: Path, description: str
+    ) -> str:
+        """Log a traffic report as a run of the experiment `<dataset> traffic`; the run's id."""
+        home = self.experiment(f"{dataset} traffic", note="")
+        run = self.run(str(self.client.create_run(home, run_name=f"traffic of {params['model']}").info.run_id))
+        run.params(params)
+        run.metrics(figures)
+        run.artifact(page)
+        run.describe(description)
+        run.status(FINISHED)
+        return run.id
+
+
+def pipeline_id() -> str:
+    """The id of the pipeline run of this process (Prefect's flow run id); "" where a stage was started by hand."""
+    return os.environ.get("PAWPRINT_PIPELINE_RUN", "").removeprefix("pipeline ")
+
+
+def training_params(params: Params, name: str) -> dict[str, Any]:
+    """The parameters of one candidate by the names of params.yaml; its own entry without `candidates.<name>.`, so that
+    the same parameter of two candidates is on one line of a comparison."""
+    shared = {k: v for k, v in flatten(params).items() if not k.startswith(UNUSED)}
+    return flatten(params.candidate(name)) | shared
+
+
+def lineage_tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
+    """The lineage and the environment, as tags to filter runs by."""
+    executed = {f"execution.{name}": value for name, value in lineage.execution.items()}
+    return (
+        lineage.model_dump(exclude={"run_id", "execution"})
+        | executed
+        | {
+            "candidate": candidate,
+            "pipeline_run": pipeline_id() or "by hand",
+            "python": platform.python_version(),
+            "platform": platform.platform(),
+            "packages": " ".join(f"{package}=={version(package)}" for package in _PACKAGES),
+            "mlflow.source.name": " ".join([Path(sys.executable).name, *sys.argv[:1]]) if sys.argv[0] else "python",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": lineage.git_commit,
+        }
+    )
