@@ -48,7 +48,7 @@ def _address(run: FlowRun) -> str:
 )
 def scheduled() -> None:
     """What `make run` does, on the newest commit, and then the champion into service."""
-    with dvc.alone(ROOT, patience=BUSY):
+    with dvc.lock(ROOT, patience=BUSY):
         # 1. the code, the parameters and the photographs of the branch's head
         update()
         pull()

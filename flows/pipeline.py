@@ -1,25 +1,23 @@
-"""The whole: photographs in, `dvc repro`, push, and a table of what came out.
+"""The whole pipeline: photographs, `dvc repro`, push, and a table of results.
 
 python -m flows.pipeline run                                  what `make run` does
 python -m flows.pipeline run --photos train.zip --name pets   on your own photographs
-python -m flows.worker                                    by itself, every night and for new photographs
+python -m flows.pipeline repair                               package the version that the registry's alias points at
 """
 
 import argparse
 import os
-import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 # Prefect gives its temporary server 20 s to start; a busy laptop needs more, once for a new database.
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
-from prefect import flow, get_run_logger, runtime
+from prefect import flow, runtime
 from prefect.client.orchestration import get_client
 from rich.console import Console
 
@@ -31,21 +29,21 @@ from pawprint import dvc
 from pawprint.config import load_params
 from pawprint.data import ingest
 from pawprint.evaluation import summary
-from pawprint.files import recover
+from pawprint.files import recover, write_text
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
 def pipeline(photos: str | None = None, name: str | None = None) -> None:
-    """From photographs to a packaged champion; what is up to date is not done again."""
+    """From photographs to a packaged champion; up-to-date stages are not run again."""
     # 1. which photographs
     if photos is not None:
-        take(photos, name)
-    bring()
+        import_photos(photos, name)
+    pull_photos()
 
     # 2. preprocess, train, evaluate, register, package: whatever is stale, in DVC's order
     reproduce()
 
-    # 3. the registry, champion.json and the Bento tell one story, also after a rollback by hand
+    # 3. registry, champion.json and Bento name the same version, also after a rollback by hand
     repair()
 
     # 4. to the team's remote, where there is one
@@ -53,14 +51,14 @@ def pipeline(photos: str | None = None, name: str | None = None) -> None:
 
 
 @step()
-def take(photos: str, name: str | None) -> None:
+def import_photos(photos: str, name: str | None) -> None:
     """Replace data/ by a person's photographs and let DVC version them."""
     print(ingest.ingest(photos, ROOT / "data", name).summary(), flush=True)
     dvc.add(ROOT, "data")
 
 
 @step(retries=2, delay=5)
-def bring() -> None:
+def pull_photos() -> None:
     """The photographs that data.dvc names, where they are not in the workspace."""
     recover(ROOT / "data")
     if not (ROOT / "data").exists():
@@ -69,45 +67,37 @@ def bring() -> None:
 
 @step()
 def reproduce() -> None:
-    """`dvc repro`, its stages as runs on this flow's server and a line each in this flow's log."""
-    logger = get_run_logger()
+    """`dvc repro`, its stages as runs on this flow's server."""
     environment = {
         "PREFECT_API_URL": str(get_client(sync_client=True).api_url),
         "PAWPRINT_PIPELINE_RUN": f"pipeline {runtime.flow_run.id}",
         "PYTHONUNBUFFERED": "1",
     }
-    stage, began = "", time.monotonic()
-
-    def finished() -> None:
-        if stage:
-            logger.info("stage %s: %.1f s", stage, time.monotonic() - began)
-
     for line in dvc.repro(ROOT, environment=environment):
         print(line, flush=True)
-        if started := re.match(r"Running stage '(.+)':", line):
-            finished()
-            stage, began = started[1], time.monotonic()
-    finished()
 
 
 def repair() -> None:
-    """Package the version that the alias points at where champion.json or the Bento say otherwise."""
+    """Package the version that the alias points at where champion.json or the Bento differ from it."""
     from pawprint.serving import bento
-    from pawprint.tracking import registry
+    from pawprint.tracking.tracker import Tracker
 
     packaged = summary.read_json(ROOT / "bento.json")
-    champion = registry.champion(ROOT, packaged["model"]) if packaged else None
-    if packaged and champion is None:  # a registry that was lost, or another server: enter what there is
-        register.fn()
-        champion = registry.champion(ROOT, packaged["model"])
-    if packaged is None or champion is None:
+    if packaged is None:
         return
-    told = (ROOT / "champion.json", ROOT / "champion" / "champion.json", ROOT / "bento.json")
-    same = all(champion.model_dump().items() <= (summary.read_json(path) or {}).items() for path in told)
+    registry = Tracker(ROOT).registry
+    champion = registry.current_champion(packaged["model"])
+    if champion is None:  # a registry that was lost, or another server: register what there is
+        register.fn()
+        champion = registry.current_champion(packaged["model"])
+    if champion is None:
+        return
+    records = (ROOT / "champion.json", ROOT / "champion" / "champion.json", ROOT / "bento.json")
+    same = all(champion.model_dump().items() <= (summary.read_json(path) or {}).items() for path in records)
     if same and bento.exists(packaged["tag"]):
         return
     print(f"The registry's champion is {champion.model} version {champion.version}: packaging it.", flush=True)
-    (ROOT / "champion.json").write_text(champion.model_dump_json(indent=1) + "\n", encoding="utf-8")
+    write_text(ROOT / "champion.json", champion.model_dump_json(indent=1) + "\n")
     package.fn()
     dvc.commit(ROOT, "register", "package")
 
@@ -121,22 +111,27 @@ def push() -> None:
 
 @contextmanager
 def prepared_runs() -> Iterator[None]:
-    """A new mlflow.db gets its tables beside the start of Prefect's server; MLflow locks out who comes meanwhile."""
+    """Create the tables of a new mlflow.db while Prefect's server starts; MLflow locks out concurrent users."""
     code = "import pathlib; from pawprint.tracking import server; server.prepare(pathlib.Path.cwd())"
     environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
     with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL):
-        yield  # a failure is the stages' to tell
+        yield  # the stages report a failure
 
 
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    once = parser.add_subparsers(dest="verb", required=True).add_parser("run", help="run it now")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    once = verbs.add_parser("run", help="run it now")
     once.add_argument("--photos", help="a zip, tar or folder, an http(s) or s3 URL, or a public set's name")
-    once.add_argument("--name", help="what to call this data set (default: from the photographs)")
+    once.add_argument("--name", help="name of the data set (default: from the photographs)")
+    verbs.add_parser("repair", help="package the registry's current champion, after a rollback or a move by hand")
     options = parser.parse_args()
-    with explained(), dvc.alone(ROOT):
-        load_params(ROOT / "params.yaml")  # before DVC reads it: it would say less clearly what is wrong
+    with explained(), dvc.lock(ROOT):
+        load_params(ROOT / "params.yaml")  # before DVC reads it, whose errors say less
+        if options.verb == "repair":
+            repair()
+            return
         if options.photos is None and (ROOT / "data").exists() and not dvc.status(ROOT):
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
         else:

@@ -133,9 +133,8 @@ def judge(
         return gate.uncompared("kept", reason, challenger, challenger, rules)
     theirs, ours = (load_verified(registry.folder(one))[0] for one in (champion, entry))
     if theirs.classes != ours.classes:
-        reason = (
-            f"the classes are now {', '.join(ours.classes)} (the champion knew {', '.join(theirs.classes)}): a new model"
-        )
+        names = ", ".join(ours.classes), ", ".join(theirs.classes)
+        reason = f"the classes are now {names[0]} (the champion knew {names[1]}): a new model"
         return gate.uncompared("promoted", reason, challenger, None, rules)
     test, tested = data.split("test"), challenger.scores.hashes
     who = f"the champion {champion.model} version {champion.version}"

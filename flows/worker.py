@@ -127,7 +127,7 @@ def settle(client: SyncPrefectClient, deployment: UUID, settings: git_sync.Setti
     Nobody else works in the workspace, so no process of theirs lives. They would hold the pool's one place for ever.
     """
     try:
-        with dvc.alone(settings.root):
+        with dvc.lock(settings.root):
             for run in unfinished(client, deployment):
                 if run.state_type == StateType.CANCELLING:
                     client.set_flow_run_state(run.id, Cancelled(message="The worker was gone before it could."), True)

@@ -1,13 +1,12 @@
 """The few calls to DVC: add, pull, repro, push, status. All of them are the `dvc` of this environment.
 
-with versioning.alone(root):                     # no other pipeline works here meanwhile
-    versioning.pull(root, "data.dvc")
-    for line in versioning.repro(root): print(line)
+with dvc.lock(root):                             # no other pipeline works here meanwhile
+    dvc.pull(root, "data.dvc")
+    for line in dvc.repro(root): print(line)
 """
 
 import configparser
 import contextlib
-import fcntl
 import json
 import os
 import shutil
@@ -18,18 +17,20 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 import yaml
+from filelock import FileLock
 
+from pawprint import files
 from pawprint.errors import PawprintError
 
 SAMPLE_REMOTE = "sample"  # ships with the project: read from, never written to
 TEAM_REMOTE = "team"  # what `use_remote` calls the remote that the environment names
 PATIENCE = 15.0  # seconds that DVC and its stage have to end by themselves when a run is stopped
 
-_held: dict[Path, IO[str]] = {}  # the workspaces that this process has to itself
+_held: dict[Path, FileLock] = {}  # the workspaces whose lock this process holds
 
 
 def main_workspace(folder: Path) -> Path:
@@ -118,47 +119,30 @@ def push(root: Path, remote: str | None = None) -> str:
 
 
 @contextlib.contextmanager
-def alone(root: Path, patience: float = 0.0) -> Iterator[None]:
-    """Have the workspace to oneself, and rid of what a killed run has left in DVC's way.
+def lock(root: Path, patience: float = 0.0) -> Iterator[None]:
+    """Hold the workspace's lock, and remove what a killed run has left in DVC's way.
 
-    DVC's stages hold on to it too: where only the pipeline itself was killed, what it started still counts.
+    DVC's stages inherit it: where only the pipeline itself was killed, what it started still holds it.
 
     Raises:
-        PawprintError: Another pipeline works here still after `patience` seconds.
+        PawprintError: Another pipeline still runs here after `patience` seconds.
     """
     root = root.resolve()
     if root in _held:
         yield
         return
     path = root / ".dvc" / "tmp" / "pawprint.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a+", encoding="ascii") as file:
-        deadline = time.monotonic() + patience
-        while not _locked(file):
-            if time.monotonic() >= deadline:
-                file.seek(0)
-                who = file.read().strip() or "?"
-                raise PawprintError(
-                    f"Another run of the pipeline (process {who}) works in {root}. Wait until it has ended, or end it."
-                )
-            time.sleep(0.5)
-        file.truncate(0)
-        file.write(str(os.getpid()))
-        file.flush()
-        _held[root] = file
+    owner = path.with_suffix(".pid")
+    who = owner.read_text(encoding="ascii") if owner.exists() else "?"
+    busy = f"Another run of the pipeline (process {who}) works in {root}. Wait until it has ended, or end it."
+    with files.lock(path, busy, timeout=patience) as held:
+        files.write_text(owner, str(os.getpid()))
+        _held[root] = held
         try:
             _forget_the_dead(root)
             yield
         finally:
             del _held[root]
-
-
-def _locked(file: IO[str]) -> bool:
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        return False
-    return True
 
 
 def _forget_the_dead(root: Path) -> None:
@@ -195,10 +179,8 @@ def use_remote(root: Path, url: str) -> None:
     config.read_dict({"core": {"remote": TEAM_REMOTE}, f"'remote \"{TEAM_REMOTE}\"'": {"url": url}})
     if {name: dict(section) for name, section in config.items()} == before:
         return
-    fresh = path.with_suffix(".new")
-    with fresh.open("w", encoding="utf-8") as file:
+    with files.new_file(path) as fresh, fresh.open("w", encoding="utf-8") as file:
         config.write(file)
-    fresh.replace(path)
 
 
 def repro(root: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[str]:
@@ -212,7 +194,7 @@ def repro(root: Path, *arguments: str, environment: dict[str, str] | None = None
         text=True,
         bufsize=1,
         start_new_session=True,  # so that it and its stages can be ended together, whoever else shares our group
-        pass_fds=[file.fileno() for file in _held.values()],
+        pass_fds=[held._context.lock_file_fd for held in _held.values() if held._context.lock_file_fd is not None],
     )
     assert process.stdout is not None
     try:

@@ -95,22 +95,22 @@ def test_a_repository_that_is_not_there_is_a_sentence_without_its_password(tmp_p
 
 def test_the_workspace_is_for_one_and_what_the_dead_left_is_removed(tmp_path: Path) -> None:
     code = "import pathlib, time; from pawprint import versioning\n"
-    code += "with dvc.alone(pathlib.Path('.')): print('in', flush=True); time.sleep(60)"
+    code += "with dvc.lock(pathlib.Path('.')): print('in', flush=True); time.sleep(60)"
     environment = os.environ | {"PYTHONPATH": str(Path(dvc.__file__).parents[1])}
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as other:
         assert other.stdout is not None
         assert other.stdout.readline() == b"in\n"
-        with pytest.raises(PawprintError, match=rf"process {other.pid}\) works in"), dvc.alone(tmp_path):
+        with pytest.raises(PawprintError, match=rf"process {other.pid}\) works in"), dvc.lock(tmp_path):
             pass
         other.kill()
     rwlock = tmp_path / ".dvc" / "tmp" / "rwlock"
     for left in ('{"write": {"data": {"pid": 1', json.dumps({"write": {"data": {"pid": other.pid, "cmd": "dvc"}}})):
         rwlock.write_text(left)
-        with dvc.alone(tmp_path, patience=5):
+        with dvc.lock(tmp_path, patience=5):
             assert not rwlock.exists()
     mine = json.dumps({"read": {"data": [{"pid": os.getpid(), "cmd": "dvc"}]}})
     rwlock.write_text(mine)
-    with dvc.alone(tmp_path), dvc.alone(tmp_path):
+    with dvc.lock(tmp_path), dvc.lock(tmp_path):
         assert rwlock.read_text() == mine
 
 

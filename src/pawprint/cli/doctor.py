@@ -56,7 +56,9 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="the report as J
             mark = f"[{colours[finding.state]}]{finding.state:<4}[/]"
             output.print(f"{mark} {finding.name:<15}{escape(finding.found + remedy)}", highlight=False, soft_wrap=True)
     if as_json:
-        print(json.dumps([{"said" if k == "found" else k: v for k, v in vars(one).items()} for one in findings], indent=1))
+        print(
+            json.dumps([{"said" if k == "found" else k: v for k, v in vars(one).items()} for one in findings], indent=1)
+        )
     if any(finding.state == "fail" for finding in findings):
         raise typer.Exit(1)
 

@@ -109,9 +109,7 @@ def near_copies(photographs: Sequence[Photograph]) -> list[Rejected]:
             if len(labels) > 1:
                 bad.append(Rejected(one.path, "two_labels", f"the same picture has two labels: {one.origin}, {others}"))
             elif one.split != "train":
-                bad.append(
-                    Rejected(one.path, "near_copy", f"in {one.split}, and the same picture as {others}")
-                )
+                bad.append(Rejected(one.path, "near_copy", f"in {one.split}, and the same picture as {others}"))
     return bad
 
 

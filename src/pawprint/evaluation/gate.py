@@ -107,7 +107,9 @@ def decide(
     if quantized:
         speeds = challenger.report.speed.throughput_per_second, champion.report.speed.throughput_per_second
         shown = (f"{speed:.1f}" for speed in speeds)
-        faster = Rule(rule="answers a second: more", challenger=next(shown), champion=next(shown), passed=speeds[0] > speeds[1])
+        faster = Rule(
+            rule="answers a second: more", challenger=next(shown), champion=next(shown), passed=speeds[0] > speeds[1]
+        )
         table = [accuracy, faster, loss, *kept]
         reason = f"the champion quantized to INT8: {speeds[0] / speeds[1]:.2f} times as many answers a second"
         if missed := _missed(table):
@@ -187,9 +189,9 @@ def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> li
         ),
         rule(
             f"accuracy lost to a corruption at most {rules.max_robustness_loss:g}",
-            lambda e: e.robustness.worst[1],
+            lambda e: e.corruptions.worst[1],
             rules.max_robustness_loss,
-            lambda e: f"{e.robustness.worst[1]:.4f} ({e.robustness.worst[0]})",
+            lambda e: f"{e.corruptions.worst[1]:.4f} ({e.corruptions.worst[0]})",
         ),
         rule(
             f"test photographs refused at most {rules.max_refused:g}",

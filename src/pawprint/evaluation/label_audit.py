@@ -73,8 +73,7 @@ def audit(data: PreparedDataset, params: Params, top: int) -> list[LabelIssue]:
     usual = float(np.median(distance))
     places = [(split, index) for split in splits for index in range(len(split))]
     return [
-        _issue(*places[one], why, probabilities[one], float(distance[one]), usual, data.classes)
-        for one, why in chosen
+        _issue(*places[one], why, probabilities[one], float(distance[one]), usual, data.classes) for one, why in chosen
     ]
 
 
@@ -160,7 +159,9 @@ def _issue(
     label, guess = classes[split.labels[index]], classes[int(probabilities.argmax())]
     sure = f"({probabilities.max():.0%})"
     words = {
-        "label": f"called {label}, looks like {guess} {sure}" if guess != label else f"hardly looks like {label} {sure}",
+        "label": f"called {label}, looks like {guess} {sure}"
+        if guess != label
+        else f"hardly looks like {label} {sure}",
         "outlier": f"unlike the others (distance {distance:.2f}, usual {usual:.2f})",
     }
     small = cv2.resize(split.images([index])[0], (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)

@@ -57,7 +57,13 @@ class Scores:
             rows = csv.writer(file, lineterminator="\n")
             rows.writerow(["photograph", "hash", "class", "predicted", "log_loss", "knn_similarity", *self.classes])
             for origin, digest, label, row, loss, similarity in zip(
-                self.origins, self.hashes, self.labels, self.probabilities, self.losses, self.knn_similarity, strict=True
+                self.origins,
+                self.hashes,
+                self.labels,
+                self.probabilities,
+                self.losses,
+                self.knn_similarity,
+                strict=True,
             ):
                 predicted = self.classes[int(row.argmax())]
                 numbers = (f"{number:.6f}" for number in (loss, similarity, *row))

@@ -21,9 +21,7 @@ from pawprint.config import load_params
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 
-DRAWN = (
-    "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
-)
+DRAWN = "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
 
 
 def read_json(path: Path) -> dict[str, Any] | None:

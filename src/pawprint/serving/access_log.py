@@ -1,4 +1,4 @@
-"""Who asked what, how long it took and what became of it: request ids, one JSON line a request, counters.
+"""Request ids, one JSON log line a request, and counters.
 
     {"time": "2026-01-02T03:04:05.678+00:00", "level": "INFO", "logger": "pawprint.access", "message": "POST /predict",
      "request_id": "3f2a...", "status": 200, "ms": 14.2, "client": "127.0.0.1"}
@@ -19,7 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pawprint.serving import metrics
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
-_QUIET = ("/healthz", "/livez", "/readyz", "/metrics")  # asked every few seconds by machines
+_QUIET = ("/healthz", "/livez", "/readyz", "/metrics")  # requested every few seconds by machines
 _PATHS = ("/", "/predict", "/predict/batch", "/explain", "/feedback", "/model", "/admin/reload", "/docs.json", *_QUIET)
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
@@ -53,7 +53,7 @@ def log_as_json() -> None:
     logging.getLogger("pawprint").setLevel(logging.INFO)
 
 
-class Watch:
+class AccessLogMiddleware:
     """ASGI middleware around everything: gives each request its id, counts it and logs it.
 
     A caller's own X-Request-Id is kept where it is plain (up to 64 letters, digits, `._-`), and answered.
@@ -70,9 +70,9 @@ class Watch:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
         REQUEST_ID.set(request_id.decode())
-        status = 0  # the client hung up before there was an answer
+        status = 0  # the client hung up before there was a response
 
-        async def watched(message: Message) -> None:
+        async def with_id(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
@@ -81,13 +81,13 @@ class Watch:
 
         started = time.perf_counter()
         try:
-            await self.app(scope, receive, watched)
+            await self.app(scope, receive, with_id)
         finally:
-            self._note(scope, status, time.perf_counter() - started)
+            self._log(scope, status, time.perf_counter() - started)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _log(self, scope: Scope, status: int, seconds: float) -> None:
         path = scope["path"]
-        known = path if path in _PATHS else "other"  # whoever tries addresses does not make series
+        known = path if path in _PATHS else "other"  # unknown paths make no time series
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
         metrics.REQUESTS.labels(method, known, str(status)).inc()
         metrics.SECONDS.labels(known).observe(seconds)

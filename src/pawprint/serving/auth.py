@@ -1,4 +1,4 @@
-"""Who may ask: bearer tokens, kept as SHA-256 in params.yaml or the environment, and a limit on requests a minute."""
+"""Authorization: bearer tokens, kept as SHA-256 in params.yaml or the environment, and a limit on requests a minute."""
 
 import hashlib
 import hmac
@@ -8,14 +8,14 @@ from typing import Literal
 from starlette.requests import Request
 
 from pawprint.config import Serving
-from pawprint.serving.middleware import RefusedError
+from pawprint.serving.problems import RequestError
 
 Scope = Literal["read", "feedback", "admin"]
-_ADDRESSES = 10_000  # how many callers are remembered; the longest silent are forgotten first
+_ADDRESSES = 10_000  # callers that are remembered; the longest silent are forgotten first
 
 
-class Access:
-    """Checks each request's token and pace."""
+class Authorizer:
+    """Checks each request's token and rate."""
 
     def __init__(self, params: Serving) -> None:
         self._digests = {scope: getattr(params.tokens, scope) for scope in ("read", "feedback", "admin")}
@@ -24,33 +24,33 @@ class Access:
         self._buckets: dict[str, tuple[float, float]] = {}  # caller -> (requests left, when that was)
 
     def check(self, request: Request, scope: Scope) -> None:
-        """RefusedError 401, 403, 404 (admin is off) or 429."""
+        """RequestError 401, 403, 404 (admin is off) or 429."""
         token = _token(request)
         digests = self._digests[scope]
         if scope == "admin" and not digests:
-            raise RefusedError(404, "not_found", "admin endpoints are off; set serving.tokens.admin in params.yaml")
+            raise RequestError(404, "not_found", "admin endpoints are off; set serving.tokens.admin in params.yaml")
         if digests:
             self._authenticate(token, scope)
         if self._rate:
             address = request.client.host if request.client else "unknown"
-            self._pace(hashlib.sha256(token).hexdigest() if digests else address)
+            self._limit_rate(hashlib.sha256(token).hexdigest() if digests else address)
 
     def _authenticate(self, token: bytes, scope: Scope) -> None:
         if not token:
-            raise RefusedError(401, "no_token", "send `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
+            raise RequestError(401, "no_token", "send `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
         digest = hashlib.sha256(token).hexdigest()
-        # Every digest is compared, each in constant time, so that timing says nothing of which one was near.
+        # Every digest is compared, each in constant time, so that timing does not reveal which one was close.
         opens = {
             name
             for name, digests in self._digests.items()
             if sum(hmac.compare_digest(digest, known) for known in digests)
         }
         if not opens:
-            raise RefusedError(401, "wrong_token", "this token is not known", {"WWW-Authenticate": "Bearer"})
+            raise RequestError(401, "wrong_token", "this token is not known", {"WWW-Authenticate": "Bearer"})
         if scope not in opens:
-            raise RefusedError(403, "wrong_scope", f"this token does not open the {scope} part of the service")
+            raise RequestError(403, "wrong_scope", f"this token does not open the {scope} part of the service")
 
-    def _pace(self, caller: str) -> None:
+    def _limit_rate(self, caller: str) -> None:
         now = time.monotonic()
         left, then = self._buckets.pop(caller, (self._burst, now))
         left = min(self._burst, left + (now - then) * self._rate)
@@ -59,7 +59,7 @@ class Access:
             del self._buckets[next(iter(self._buckets))]
         if left < 1:
             wait = str(int((1 - left) / self._rate) + 1)
-            raise RefusedError(
+            raise RequestError(
                 429, "too_many_requests", f"too many requests; try again in {wait} s", {"Retry-After": wait}
             )
 

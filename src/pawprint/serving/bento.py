@@ -3,13 +3,11 @@
     tag = build(Path("champion"), {"model": "pawprint-sample", "version": "3"})   # pawprint:sample-v3-1f2e3d4c
     bentoml serve pawprint:latest
 
-The Bento holds the few modules that answering needs, the champion and the `serving` numbers, and installs the
+The Bento holds the few modules that serving needs, the champion and the `serving` parameters, and installs the
 packages that bentofile.yaml names at the versions of requirements.lock. Neither torch nor pawprint itself has to
 be installed where it is served.
 """
 
-import hashlib
-import json
 import re
 import shutil
 import tempfile
@@ -23,12 +21,15 @@ from bentoml.bentos import build_bentofile
 from bentoml.exceptions import BentoMLException, NotFound
 
 from pawprint.errors import PawprintError
+from pawprint.files import write_json, write_text
+from pawprint.image import SUFFIXES
 from pawprint.inference.classifier import load_verified
+from pawprint.lineage import folder_digest
 from pawprint.serving import selftest
 
 NAME = "pawprint"
 _ROOT = Path(__file__).resolve().parents[3]
-_MODULES = ("__init__", "errors", "image", "inference", "lineage", "params", "runtime", "telemetry")
+_MODULES = ("__init__.py", "config.py", "errors.py", "image.py", "inference", "lineage.py", "serving", "telemetry.py")
 
 
 def build(folder: Path, champion: Mapping[str, Any], root: Path = _ROOT) -> str:
@@ -39,7 +40,7 @@ def build(folder: Path, champion: Mapping[str, Any], root: Path = _ROOT) -> str:
 
     Args:
         folder: a model folder.
-        champion: what champion.json in the Bento says; `model` and `version` are needed.
+        champion: the content of champion.json; `model` and `version` are needed.
         root: the checkout that the code, bentofile.yaml and requirements.lock are taken from.
 
     Raises:
@@ -49,7 +50,7 @@ def build(folder: Path, champion: Mapping[str, Any], root: Path = _ROOT) -> str:
     with tempfile.TemporaryDirectory(prefix="pawprint-bento-") as scratch:
         context = Path(scratch)
         _stage(context, folder, champion, root)
-        version = f"{_plain(champion)}-{_digest(context)[:8]}"
+        version = f"{_plain(champion)}-{folder_digest(context)[:8]}"
         tag = f"{NAME}:{version}"
         if not _holds(tag, context):
             try:
@@ -61,7 +62,7 @@ def build(folder: Path, champion: Mapping[str, Any], root: Path = _ROOT) -> str:
 
 
 def exists(tag: str) -> bool:
-    """Is this very Bento in BentoML's store?"""
+    """Is exactly this Bento in BentoML's store?"""
     try:
         return str(bentoml.get(tag).tag) == tag
     except BentoMLException:
@@ -69,7 +70,7 @@ def exists(tag: str) -> bool:
 
 
 def folder(tag: str) -> Path | None:
-    """Where BentoML's store keeps this very Bento; None where it is not there."""
+    """The folder of exactly this Bento in BentoML's store; None where it is not there."""
     return Path(bentoml.get(tag).path) if exists(tag) else None
 
 
@@ -112,12 +113,13 @@ def _stage(context: Path, folder: Path, champion: Mapping[str, Any], root: Path)
     package = context / "pawprint"
     package.mkdir()
     for module in _MODULES:
-        shutil.copy(root / "src" / "pawprint" / f"{module}.py", package)
-    shutil.copytree(
-        root / "src" / "pawprint" / "serving", package / "serving", ignore=shutil.ignore_patterns("__pycache__")
-    )
+        source = root / "src" / "pawprint" / module
+        if source.is_dir():
+            shutil.copytree(source, package / module, ignore=shutil.ignore_patterns("__pycache__"))
+        else:
+            shutil.copy(source, package)
     shutil.copytree(folder, context / "champion", ignore=shutil.ignore_patterns("model.safetensors"))  # ONNX serves
-    _write_json(context / "champion" / "champion.json", dict(champion))
+    write_json(context / "champion" / "champion.json", dict(champion))
     if known := _one_of_each_class(root / "data"):
         selftest.write(context / "champion", known)
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
@@ -136,8 +138,12 @@ def _stage(context: Path, folder: Path, champion: Mapping[str, Any], root: Path)
 
 def _one_of_each_class(data: Path) -> dict[str, bytes]:
     """The first photograph of every class folder, for the self-test; none where there are no photographs here."""
-    firsts = {folder.name: sorted(folder.glob("*.jpg"))[:1] for folder in sorted(data.glob("*")) if folder.is_dir()}
-    return {f"{name}.jpg": paths[0].read_bytes() for name, paths in firsts.items() if paths}
+    firsts: dict[str, bytes] = {}
+    for folder in sorted(path for path in data.glob("*") if path.is_dir() and not path.name.startswith(".")):
+        pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        if pictures:
+            firsts[f"{folder.name}.jpg"] = pictures[0].read_bytes()  # the self-test keeps it as a packed JPEG
+    return firsts
 
 
 def _description(champion: Mapping[str, Any]) -> str:
@@ -149,16 +155,6 @@ def _plain(champion: Mapping[str, Any]) -> str:
     """`sample-v3`: a Bento's version may hold letters, digits, dots and dashes."""
     name = re.sub(r"[^a-z0-9.]+", "-", str(champion["model"]).removeprefix(f"{NAME}-").lower()).strip("-.")
     return f"{name or 'model'}-v{champion['version']}"
-
-
-def _digest(context: Path) -> str:
-    """SHA-256 over names and contents of the staged files, in hex."""
-    digest = hashlib.sha256()
-    for path in sorted(path for path in context.rglob("*") if path.is_file()):
-        content = path.read_bytes()
-        digest.update(f"\0{path.relative_to(context)}\0{len(content)}\0".encode())
-        digest.update(content)
-    return digest.hexdigest()
 
 
 def _holds(tag: str, context: Path) -> bool:
@@ -174,8 +170,8 @@ def _holds(tag: str, context: Path) -> bool:
         return False
     staged = (path for path in context.rglob("*") if path.is_file() and path.name != "bentofile.yaml")
     for path in staged:
-        twin = kept / path.relative_to(context)
-        if not twin.is_file() or twin.read_bytes() != path.read_bytes():
+        stored = kept / path.relative_to(context)
+        if not stored.is_file() or stored.read_bytes() != path.read_bytes():
             bentoml.delete(tag)
             return False
     return True
@@ -185,10 +181,4 @@ def _make_latest(tag: str) -> None:
     """BentoML leaves `latest` where it was when an older Bento becomes the one to serve again."""
     bento = bentoml.get(tag)
     pointer = Path(bento.path).parent / "latest"
-    fresh = pointer.with_name(".latest")
-    fresh.write_text(bento.tag.version)
-    fresh.replace(pointer)
-
-
-def _write_json(path: Path, value: Any) -> None:
-    path.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
+    write_text(pointer, bento.tag.version)

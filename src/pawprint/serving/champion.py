@@ -1,44 +1,41 @@
-"""Which model is served: the folder `champion/`, where it lies and what is known of it.
+"""The model to serve: the folder `champion/`, where it is, and its serving parameters.
 
 In a checkout it lies in the root (`make run` puts it there), in a Bento beside the code;
 PAWPRINT_MODEL=<folder> serves any other model folder. It may name several, separated as in PATH: the first that exists
-is served, so that a service can start with the Bento's own champion and go on with the one that is delivered to it.
+is served, so that a service can start with the Bento's own champion and change to one that is delivered later.
 """
 
 import os
 import re
 from pathlib import Path
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import ValidationError
 
 from pawprint.config import Serving, Tokens, load_serving
 from pawprint.errors import PawprintError
+from pawprint.lineage import Champion
 
 _HERE = Path(__file__).resolve()
 _HOMES = _HERE.parents[2], _HERE.parents[3]  # a Bento's src, a checkout's root
 
 
-class Champion(BaseModel):
-    """champion.json: the registered version that the folder holds. All empty for a folder that has none."""
+def read_champion(folder: Path) -> Champion | None:
+    """champion.json of a model folder; None where there is none. PawprintError where it is damaged."""
+    path = folder / "champion.json"
+    if not path.exists():
+        return None
+    try:
+        return Champion.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise PawprintError(
+            f"{path} is damaged: {error.errors()[0]['msg']}. Run `make run` to package again."
+        ) from None
 
-    model_config = ConfigDict(frozen=True, extra="ignore")
 
-    model: str = ""  # registered model, e.g. pawprint-sample
-    version: str = ""
-    metrics: dict[str, float] = {}
-
-    @classmethod
-    def read(cls, folder: Path) -> "Champion":
-        """What champion.json in a model folder says; PawprintError where it is damaged."""
-        path = folder / "champion.json"
-        if not path.exists():
-            return cls()
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise PawprintError(
-                f"{path} is damaged: {error.errors()[0]['msg']}. Run `make run` to package again."
-            ) from None
+def registered_model(folder: Path) -> str:
+    """The registered model that a model folder holds a version of; "" where it was never registered."""
+    champion = read_champion(folder)
+    return champion.model if champion else ""
 
 
 def model_folder() -> Path:

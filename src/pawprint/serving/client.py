@@ -1,7 +1,7 @@
-"""A running service asked about many files: `pawprint predict --url URL PATH...`.
+"""Predictions of a running service for many files: `pawprint predict --url URL PATH...`.
 
-for result in ask("http://localhost:3000", find_pictures([Path("pictures")])):
-    print(result.path, result.answer or result.error)
+for result in predict("http://localhost:3000", find_pictures([Path("pictures")])):
+    print(result.path, result.classification or result.error)
 """
 
 import time
@@ -14,21 +14,23 @@ import httpx
 from pydantic import ValidationError
 
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import UNKNOWN, Answer, FileAnswer
+from pawprint.inference.classifier import Classification, FileResult
 from pawprint.serving.schema import Prediction, Problem
 
 _BUSY = (429, 503)
 _LONGEST_PAUSE = 60  # seconds
-_STRANGE = "the service answered {} in words that are not its own"
+_FOREIGN = "the response ({}) is not one of this service"
 
 
-def ask(url: str, paths: Iterable[Path], token: str = "", concurrency: int = 8, tries: int = 5) -> Iterator[FileAnswer]:
-    """The service's answer for every file, in order; a file without one gets its sentence.
+def predict(
+    url: str, paths: Iterable[Path], token: str = "", concurrency: int = 8, tries: int = 5
+) -> Iterator[FileResult]:
+    """The service's prediction for every file, in order; a file without one gets its sentence.
 
-    A busy service is asked again when it says, one that cannot be reached after a pause that doubles.
+    A busy service is requested again after the time that it names, an unreachable one after a pause that doubles.
 
     Raises:
-        PawprintError: nothing at `url` answers as this service does, or it does not take the token.
+        PawprintError: nothing at `url` answers as this service does, or it refuses the token.
     """
     headers = {"Authorization": f"Bearer {token}"} if token else {}
     limits = httpx.Limits(max_connections=concurrency)
@@ -36,21 +38,21 @@ def ask(url: str, paths: Iterable[Path], token: str = "", concurrency: int = 8, 
         client = httpx.Client(base_url=url, headers=headers, limits=limits, timeout=60)
     except (httpx.InvalidURL, UnicodeError) as error:
         raise PawprintError(f"{url} is not an address ({error}). It looks like http://localhost:3000.") from None
-    with client, ThreadPoolExecutor(concurrency, thread_name_prefix="ask") as pool:
-        _greet(client, url)
-        ahead: deque[Future[FileAnswer]] = deque()  # a few only, so that memory does not grow with the folder
+    with client, ThreadPoolExecutor(concurrency, thread_name_prefix="predict") as pool:
+        _check(client, url)
+        pending: deque[Future[FileResult]] = deque()  # a few only, so that memory does not grow with the folder
         try:
             for path in paths:
-                ahead.append(pool.submit(_ask, client, path, tries))
-                if len(ahead) > 4 * concurrency:
-                    yield ahead.popleft().result()
-            while ahead:
-                yield ahead.popleft().result()
+                pending.append(pool.submit(_request, client, path, tries))
+                if len(pending) > 4 * concurrency:
+                    yield pending.popleft().result()
+            while pending:
+                yield pending.popleft().result()
         finally:  # who stops early does not wait for what was not begun
             pool.shutdown(wait=False, cancel_futures=True)
 
 
-def _greet(client: httpx.Client, url: str) -> None:
+def _check(client: httpx.Client, url: str) -> None:
     """PawprintError where files need not be tried."""
     try:
         response = client.get("/model", timeout=10)
@@ -67,11 +69,11 @@ def _greet(client: httpx.Client, url: str) -> None:
         )
 
 
-def _ask(client: httpx.Client, path: Path, tries: int) -> FileAnswer:
+def _request(client: httpx.Client, path: Path, tries: int) -> FileResult:
     try:
         data = path.read_bytes()
     except OSError as error:
-        return FileAnswer(path, None, f"the file cannot be read: {error.strerror or error}")
+        return FileResult(path, None, f"the file cannot be read: {error.strerror or error}")
     failure = ""
     for attempt in range(tries):
         try:
@@ -87,18 +89,18 @@ def _ask(client: httpx.Client, path: Path, tries: int) -> FileAnswer:
             pause = float(wait) if wait.isdigit() else 1
         if attempt + 1 < tries:
             time.sleep(min(pause, _LONGEST_PAUSE))
-    return FileAnswer(path, None, failure)
+    return FileResult(path, None, failure)
 
 
-def _read(path: Path, response: httpx.Response) -> FileAnswer:
+def _read(path: Path, response: httpx.Response) -> FileResult:
     if response.status_code != 200:
-        return FileAnswer(path, None, _problem(response))
+        return FileResult(path, None, _problem(response))
     try:
-        said = Prediction.model_validate_json(response.content)
+        one = Prediction.model_validate_json(response.content)
     except ValidationError:
-        return FileAnswer(path, None, _STRANGE.format(response.status_code))
-    answer = Answer(said.label, said.reason, said.probabilities, said.typicality, said.label != UNKNOWN)
-    return FileAnswer(path, answer, "")
+        return FileResult(path, None, _FOREIGN.format(response.status_code))
+    found = Classification(one.label, one.reason, one.probabilities, one.typicality)
+    return FileResult(path, found, "")
 
 
 def _problem(response: httpx.Response) -> str:
@@ -106,4 +108,4 @@ def _problem(response: httpx.Response) -> str:
     try:
         return Problem.model_validate_json(response.content).error
     except ValidationError:
-        return _STRANGE.format(response.status_code)
+        return _FOREIGN.format(response.status_code)

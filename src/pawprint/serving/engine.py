@@ -1,4 +1,4 @@
-"""A model in service: bytes in, answers out, from one event loop."""
+"""A model in service: bytes to predictions, from one event loop."""
 
 import asyncio
 import hashlib
@@ -16,7 +16,7 @@ from pawprint.image import BadImage, Pixels
 from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier, Predictions
 from pawprint.serving import metrics, selftest
-from pawprint.serving.champion import Champion
+from pawprint.serving.champion import read_champion
 from pawprint.serving.schema import Milliseconds, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
 
@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Worked:
-    """What a thread made of one picture."""
+class _Computed:
+    """A thread's result for one picture."""
 
     sha256: str  # of its bytes
     pixels: Pixels
@@ -36,15 +36,15 @@ class _Worked:
 
 
 class Engine:
-    """The model in `folder`, as many threads as it has streams, and its print.
+    """The model in `folder`, with as many threads as it has streams.
 
-    A thread decodes a picture and takes it through the model, so nothing is handed from core to core and nothing
-    waits for company (docs/decisions/no-batches.md).
+    A thread decodes a picture and runs the model on it, so nothing moves from core to core and nothing waits for a
+    batch to fill (docs/decisions/no-batches.md).
 
     Args:
         folder: a model folder.
-        bento: the tag that answers name, "" in a checkout.
-        traffic: where answers are kept.
+        bento: the tag that predictions name, "" in a checkout.
+        traffic: the log of predictions.
 
     Raises:
         PawprintError: the folder is damaged, or its model fails its self-test.
@@ -57,10 +57,11 @@ class Engine:
         selftest.check(self.classifier)
         self._running = 0
         self._threads = ThreadPoolExecutor(self.classifier.streams, thread_name_prefix="picture")
-        champion, info = Champion.read(folder), self.classifier.info
+        self.champion, info = read_champion(folder), self.classifier.info
+        model, version = (self.champion.model, self.champion.version) if self.champion else ("", "")
         self.name = ModelName(
-            name=champion.model,
-            version=champion.version,
+            name=model,
+            version=version,
             digest=info.model_digest,
             bento=bento,
             dataset=info.lineage.dataset,
@@ -69,26 +70,26 @@ class Engine:
             run_id=info.lineage.run_id,
         )
         self.headers = {
-            "X-Pawprint-Model": f"{champion.model or 'unregistered'}/{champion.version or '0'} {info.model_digest}",
+            "X-Pawprint-Model": f"{model or 'unregistered'}/{version or '0'} {info.model_digest}",
             "X-Pawprint-Bento": bento or "none",
         }
 
     async def predict(self, data: bytes) -> Prediction:
-        """A picture's bytes -> its answer, counted and kept. Raises BadImage."""
-        worked = await self._run(data)
-        prediction = self._prediction(worked)
-        self._keep(prediction, worked, data)
+        """A picture's bytes -> its prediction, counted and logged. Raises BadImage."""
+        computed = await self._run(data)
+        prediction = self._prediction(computed)
+        self._log(prediction, computed, data)
         return prediction
 
     async def explain(self, data: bytes) -> tuple[Prediction, bytes]:
-        """A picture's bytes -> (its answer, where the model looked as a PNG); not kept. Raises BadImage."""
-        worked = await self._run(data)
-        best = int(worked.predictions.probabilities[0].argmax())
-        png = await asyncio.to_thread(cam.overlay, worked.pixels, worked.predictions.activation[0], best)
-        return self._prediction(worked), png
+        """A picture's bytes -> (its prediction, its heat map as a PNG); not logged. Raises BadImage."""
+        computed = await self._run(data)
+        best = int(computed.predictions.probabilities[0].argmax())
+        png = await asyncio.to_thread(cam.overlay, computed.pixels, computed.predictions.activation[0], best)
+        return self._prediction(computed), png
 
     async def retire(self) -> None:
-        """Close once the last request that came to this engine has its answer."""
+        """Close once the last request of this engine has its response."""
         while self._running:
             await asyncio.sleep(0.05)
         await asyncio.to_thread(self.close)
@@ -97,7 +98,7 @@ class Engine:
         """Finish what was accepted."""
         self._threads.shutdown()
 
-    async def _run(self, data: bytes) -> _Worked:
+    async def _run(self, data: bytes) -> _Computed:
         self._running += 1
         metrics.QUEUE.inc()
         try:
@@ -107,53 +108,49 @@ class Engine:
         finally:
             self._running -= 1
 
-    def _work(self, data: bytes, asked: float) -> _Worked:
+    def _work(self, data: bytes, requested: float) -> _Computed:
         metrics.QUEUE.dec()
         started = time.perf_counter()
         try:
             pixels = self.classifier.read(data, self.params.max_pixels)
         except BadImage:
             raise
-        except Exception as error:  # a decoder's own bug, met by hostile bytes: their sender's 4xx, our log entry
+        except Exception as error:  # a bug of a decoder, found by hostile bytes: 4xx for the sender, a log entry for us
             logger.exception("a picture of %d bytes made the decoder fail", len(data))
             raise BadImage("unreadable", "the picture cannot be read; it is damaged or very unusual") from error
         digest = hashlib.sha256(data).hexdigest()
         decoded = time.perf_counter()
         predictions = self.classifier.predict(pixels[None])
-        return _Worked(digest, pixels, predictions, started - asked, decoded - started, time.perf_counter() - decoded)
+        inferred = time.perf_counter()
+        return _Computed(digest, pixels, predictions, started - requested, decoded - started, inferred - decoded)
 
-    def _prediction(self, worked: _Worked) -> Prediction:
-        (said,) = self.classifier.answers(worked.predictions)
+    def _prediction(self, computed: _Computed) -> Prediction:
+        (result,) = self.classifier.decide(computed.predictions)
         return Prediction(
             id=uuid.uuid4().hex,
-            label=said.label,
-            reason=said.reason,
-            probabilities=said.probabilities,
-            typicality=said.typicality,
+            label=result.label,
+            reason=result.reason,
+            probabilities=result.probabilities,
+            typicality=result.knn_similarity,
             model=self.name,
             milliseconds=Milliseconds(
-                decode=round(1000 * worked.decode, 2),
-                wait=round(1000 * worked.wait, 2),
-                inference=round(1000 * worked.inference, 2),
+                decode=round(1000 * computed.decode, 2),
+                wait=round(1000 * computed.wait, 2),
+                inference=round(1000 * computed.inference, 2),
             ),
         )
 
-    def _keep(self, prediction: Prediction, worked: _Worked, data: bytes) -> None:
+    def _log(self, prediction: Prediction, computed: _Computed, data: bytes) -> None:
         metrics.ANSWERS.labels(prediction.label).inc()
         metrics.CONFIDENCE.observe(max(prediction.probabilities.values()))
         for part in ("decode", "wait", "inference"):
-            metrics.PARTS.labels(part).observe(getattr(worked, part))
+            metrics.PARTS.labels(part).observe(getattr(computed, part))
         self.traffic.add(
             Record(
-                id=prediction.id,
+                prediction,
                 time=time.time(),
-                picture_sha256=worked.sha256,
-                label=prediction.label,
-                probabilities=prediction.probabilities,
-                typicality=prediction.typicality,
-                embedding=worked.predictions.embedding[0],
-                model_digest=self.name.digest,
-                model_version=self.name.version,
+                picture_sha256=computed.sha256,
+                embedding=computed.predictions.embedding[0],
                 picture=data if self.params.keep_pictures else None,
             )
         )

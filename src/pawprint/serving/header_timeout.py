@@ -1,7 +1,7 @@
-"""uvicorn's connection, which waits for a request's headers no longer than for its body.
+"""A limit on the time that a request's headers may take; uvicorn itself has none.
 
-uvicorn itself has no such limit: a few thousand clients that send a header a minute would hold as many sockets for
-ever. `cut_off_slow_headers` enters the class into uvicorn's own table of protocols, before BentoML starts it.
+A few thousand clients that send a header a minute would hold as many sockets for ever. uvicorn has no setting for the
+protocol class that BentoML would pass on, so `limit_header_time` enters the class into uvicorn's table of protocols.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from pawprint.serving import metrics
 
 
-class Connection(HttpToolsProtocol):
+class HeaderTimeoutProtocol(HttpToolsProtocol):
     """A connection that is closed where a request's headers do not arrive in time."""
 
     seconds: float = 20
@@ -29,20 +29,20 @@ class Connection(HttpToolsProtocol):
         self._expect_headers()
 
     def on_headers_complete(self) -> None:
-        """The body's own limit counts from here (http.Guard)."""
-        self._forget()
+        """The body's own limit counts from here (BodyLimitMiddleware)."""
+        self._cancel()
         super().on_headers_complete()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""
-        self._forget()
+        self._cancel()
         super().connection_lost(exc)
 
     def _expect_headers(self) -> None:
         if self._deadline is None:
             self._deadline = self.loop.call_later(self.seconds, self._too_slow)
 
-    def _forget(self) -> None:
+    def _cancel(self) -> None:
         if self._deadline is not None:
             self._deadline.cancel()
             self._deadline = None
@@ -53,7 +53,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def cut_off_slow_headers(seconds: float) -> None:
-    """Every server that uvicorn starts in this process from now on gives a request's headers `seconds`."""
-    Connection.seconds = seconds
-    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{Connection.__qualname__}"
+def limit_header_time(seconds: float) -> None:
+    """Servers that uvicorn starts in this process from now on give a request's headers `seconds`."""
+    HeaderTimeoutProtocol.seconds = seconds
+    uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{HeaderTimeoutProtocol.__qualname__}"

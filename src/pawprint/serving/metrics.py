@@ -1,21 +1,21 @@
-"""What Prometheus reads at /metrics, beside BentoML's own counters. Never a picture or a name of one."""
+"""Metrics for Prometheus at /metrics, beside BentoML's own counters. Never a picture or a name of one."""
 
 from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter("pawprint_requests_total", "Requests; status 0: the client hung up", ["method", "path", "status"])
 SECONDS = Histogram(
     "pawprint_request_seconds",
-    "A request from its first byte to the last of its answer",
+    "A request from its first byte to the last of its response",
     ["path"],
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
 BATCH = Histogram("pawprint_batch_pictures", "Pictures in one /predict/batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
-ANSWERS = Counter("pawprint_answers_total", "Answers by label (a class, or neither)", ["label"])
+ANSWERS = Counter("pawprint_answers_total", "Predictions by label (a class, or unknown)", ["label"])
 REFUSALS = Counter("pawprint_refusals_total", "Pictures and requests refused, by reason", ["reason"])
-FEEDBACK = Counter("pawprint_feedback_total", "What people said of answers", ["verdict"])
+FEEDBACK = Counter("pawprint_feedback_total", "Feedback on predictions, by label", ["verdict"])
 PARTS = Histogram(
     "pawprint_part_seconds",
-    "Where an answer's time goes: decode, wait, inference",
+    "Parts of a prediction's time: decode, wait, inference",
     ["part"],
     buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5),
 )
@@ -26,7 +26,7 @@ CONFIDENCE = Histogram(
 )
 IN_FLIGHT = Gauge("pawprint_in_flight", "Pictures being worked on", multiprocess_mode="livesum")
 QUEUE = Gauge("pawprint_queue", "Pictures that wait for a core", multiprocess_mode="livesum")
-LOST = Counter("pawprint_traffic_lost_total", "Answers that the traffic log could not keep")
+LOST = Counter("pawprint_traffic_lost_total", "Predictions that the traffic log could not keep")
 MODEL = Gauge(
     "pawprint_model_info", "1 for the model in service", ["name", "version", "digest"], multiprocess_mode="livemax"
 )

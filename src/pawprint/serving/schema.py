@@ -1,16 +1,16 @@
-"""What the service takes and says, as JSON: the one description that code, tests and OpenAPI read."""
+"""Requests and responses of the API as types: the one definition for code, tests and OpenAPI."""
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from pawprint.lineage import Lineage
 
 
-class _Said(BaseModel):
+class _Schema(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class ModelName(_Said):
-    """The print on every answer: which model, and where it comes from."""
+class ModelName(_Schema):
+    """The model of a prediction, and where it comes from."""
 
     name: str = Field(description="registered model, e.g. pawprint-dogs-cats; empty where it was never registered")
     version: str = Field(description="its registered version")
@@ -22,7 +22,7 @@ class ModelName(_Said):
     run_id: str = Field(description="the MLflow run that trained it")
 
 
-class Milliseconds(_Said):
+class Milliseconds(_Schema):
     """Where the time went."""
 
     decode: float
@@ -30,62 +30,62 @@ class Milliseconds(_Said):
     inference: float
 
 
-class Prediction(_Said):
-    """The answer to one picture."""
+class Prediction(_Schema):
+    """The prediction for one picture."""
 
-    id: str = Field(description="names this answer in /feedback")
-    label: str = Field(description="a class, or `neither` for a picture like none of the training photographs")
-    reason: str = Field(description="why `neither`; empty otherwise")
+    id: str = Field(description="of this prediction, for /feedback")
+    label: str = Field(description="a class, or `unknown` for a picture like none of the training photographs")
+    reason: str = Field(description="why `unknown`; empty otherwise")
     probabilities: dict[str, float] = Field(description="by class; they sum to one")
     typicality: float = Field(description="likeness to the nearest training photographs, 1 is just like them")
     model: ModelName
     milliseconds: Milliseconds
 
 
-class Explanation(_Said):
-    """An answer and where the model looked."""
+class Explanation(_Schema):
+    """A prediction and its heat map."""
 
     prediction: Prediction
-    overlay: str = Field(description="a PNG of the picture, 300x300, under the class activation, as a data URL")
+    overlay: str = Field(description="a PNG of the picture, 300x300, under the heat map, as a data URL")
 
 
-class Problem(_Said):
-    """Why there is no answer."""
+class Problem(_Schema):
+    """Why there is no prediction."""
 
     reason: str = Field(description="a short code: not_an_image, body_too_large, overloaded, ...")
     error: str = Field(description="a sentence for a person")
 
 
-class BatchItem(_Said):
-    """One picture of a batch: its answer, or its own problem."""
+class BatchItem(_Schema):
+    """One picture of a batch: its prediction, or its own problem."""
 
     filename: str
     prediction: Prediction | None = None
     problem: Problem | None = None
 
 
-class Batch(_Said):
-    """The answers of a batch, in the order of its pictures."""
+class Batch(_Schema):
+    """The predictions of a batch, in the order of its pictures."""
 
     answers: list[BatchItem]
 
 
-class Feedback(_Said):
-    """What a person says the label of an answer should have been."""
+class Feedback(_Schema):
+    """The label that a prediction should have had."""
 
-    id: str = Field(description="of the answer", min_length=1, max_length=64)
-    label: str = Field(description="a class, or `neither`", min_length=1, max_length=200)
+    id: str = Field(description="of the prediction", min_length=1, max_length=64)
+    label: str = Field(description="a class, or `unknown`", min_length=1, max_length=200)
 
 
-class Thanks(_Said):
+class FeedbackReceipt(_Schema):
     """The feedback is on disk."""
 
     id: str
     label: str
 
 
-class ModelCard(_Said):
-    """What is served: its print, what it can say and where it comes from."""
+class ModelCard(_Schema):
+    """The served model: its classes and where it comes from."""
 
     model: ModelName
     candidate: str
@@ -96,6 +96,6 @@ class ModelCard(_Said):
     temperature: float
     typicality_threshold: float
     device: str = Field(description="cpu or cuda")
-    precision: str = Field(description="what the arithmetic runs in: bf16 or f32")
+    precision: str = Field(description="of the arithmetic that is executed: bf16 or f32")
     lineage: Lineage
     metrics: dict[str, float] = Field(description="on the test photographs, as registered")

@@ -15,12 +15,12 @@ from bentoml.images import Image
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import load_verified
 from pawprint.serving import traffic
-from pawprint.serving.access_log import Watch, log_as_json
-from pawprint.serving.app import House, create_app
-from pawprint.serving.champion import Champion, model_folder, serving_params
+from pawprint.serving.access_log import AccessLogMiddleware, log_as_json
+from pawprint.serving.app import AppState, create_app
+from pawprint.serving.champion import model_folder, registered_model, serving_params
 from pawprint.serving.engine import Engine
-from pawprint.serving.header_timeout import cut_off_slow_headers
-from pawprint.serving.middleware import Guard
+from pawprint.serving.header_timeout import limit_header_time
+from pawprint.serving.middleware import BodyLimitMiddleware
 
 try:
     params = serving_params()
@@ -35,9 +35,9 @@ IMAGE = Image(base_image="python:3.11.14-slim-bookworm", distro="slim").run(
     "install -d -o bentoml -g bentoml /home/bentoml/traffic"  # where a volume for the traffic log belongs
 )
 
-cut_off_slow_headers(params.body_seconds)
+limit_header_time(params.body_seconds)
 app = create_app(params)
-house: House = app.state.house
+state: AppState = app.state.service
 
 
 @bentoml.service(
@@ -47,13 +47,13 @@ house: House = app.state.house
     http={"host": HOST, "port": PORT},
     # BentoML keeps a timer for each request, and with it some 5 kB, until this many seconds after its start.
     traffic={"timeout": 30},
-    # OpenTelemetry's middleware costs 0.35 ms a request though nobody listens; watch.py gives the request ids.
+    # OpenTelemetry's middleware costs 0.35 ms a request though nobody listens; access_log.py gives the request ids.
     tracing={"excluded_urls": ".*"},
-    logging={"access": {"enabled": False}},  # watch.py has its own: one JSON line with the request's id
+    logging={"access": {"enabled": False}},  # access_log.py has its own: one JSON line with the request's id
 )
 @bentoml.asgi_app(app)
 class Pawprint:
-    """Tells the classes of its model apart, and says where each answer comes from."""
+    """Classifies pictures, and says where each prediction comes from."""
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def check() -> None:  # BentoML calls it once, before any worker, without an instance
@@ -68,17 +68,17 @@ class Pawprint:
         log_as_json()
         version = bentoml.server_context.bento_version
         bento = "" if version == "not available" else f"{bentoml.server_context.bento_name}:{version}"
-        log = traffic.TrafficLog(traffic.path(Champion.read(model_folder()).model), params.traffic_rows)
-        house.traffic = log
-        house.load = lambda: Engine(model_folder(), bento, params, log)
-        house.install(house.load())
+        log = traffic.TrafficLog(traffic.path(registered_model(model_folder())), params.traffic_rows)
+        state.traffic = log
+        state.load = lambda: Engine(model_folder(), bento, params, log)
+        state.install(state.load())
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
-        """Finish what was accepted and write what was answered."""
-        house.engine.close()
-        if house.traffic:
-            house.traffic.close()
+        """Finish what was accepted and write the traffic log."""
+        state.engine.close()
+        if state.traffic:
+            state.traffic.close()
 
 
 def _refuse_taken_port() -> None:
@@ -96,5 +96,5 @@ def _refuse_taken_port() -> None:
             ) from None
 
 
-Pawprint.add_asgi_middleware(Watch)  # type: ignore[attr-defined]
-Pawprint.add_asgi_middleware(Guard, params=params)  # type: ignore[attr-defined]
+Pawprint.add_asgi_middleware(AccessLogMiddleware)  # type: ignore[attr-defined]
+Pawprint.add_asgi_middleware(BodyLimitMiddleware, params=params)  # type: ignore[attr-defined]

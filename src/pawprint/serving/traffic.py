@@ -1,15 +1,16 @@
-"""What was answered, and what people said of it: one SQLite file that a kill cannot tear.
+"""The traffic log: predictions and feedback in one SQLite file that no kill can damage.
 
     log = TrafficLog(folder() / "pawprint-dogs-cats.db", rows=20_000)
     log.add(record)                      # returns at once; a thread of its own writes
     await log.feedback(id, "cat")        # returns when it is on disk
 
 SQLite in WAL mode commits whole transactions or nothing, so a process killed at any moment leaves every record that
-was committed and no half of another; several workers may write at once. The oldest rows go when there are more
-than `rows`.
+was committed and no part of another; several workers may write at once. The oldest rows are removed when there are
+more than `rows`.
 """
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -19,12 +20,14 @@ import threading
 import time
 from concurrent.futures import Future
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pawprint.serving import metrics
+from pawprint.serving.schema import Prediction
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS predictions (
@@ -54,22 +57,33 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Record:
-    """One answer, as it is kept."""
+    """One prediction, as it is logged."""
 
-    id: str
-    time: float
-    picture_sha256: str
-    label: str
-    probabilities: dict[str, float]
-    typicality: float
+    prediction: Prediction
+    time: float  # seconds since 1970
+    picture_sha256: str  # of the bytes as they came
     embedding: NDArray[np.float32]  # [d]
-    model_digest: str
-    model_version: str
-    picture: bytes | None = None
+    picture: bytes | None = None  # only where serving.keep_pictures is on
+
+    def row(self) -> dict[str, object]:
+        """The values of its row in `predictions`, by column."""
+        one = self.prediction
+        return {
+            "id": one.id,
+            "time": self.time,
+            "picture_sha256": self.picture_sha256,
+            "label": one.label,
+            "probabilities": json.dumps(one.probabilities),
+            "typicality": one.typicality,
+            "embedding": self.embedding.astype("<f2").tobytes(),
+            "model_digest": one.model.digest,
+            "model_version": one.model.version,
+            "picture": self.picture,
+        }
 
 
 def folder() -> Path:
-    """Where traffic is kept: PAWPRINT_TRAFFIC, or a state folder of the user (a Bento itself stays as built)."""
+    """The folder of the logs: PAWPRINT_TRAFFIC, or a state folder of the user (a Bento itself stays as built)."""
     if chosen := os.environ.get("PAWPRINT_TRAFFIC"):
         return Path(chosen)
     state = os.environ.get("XDG_STATE_HOME") or Path.home() / ".local" / "state"
@@ -94,12 +108,12 @@ class TrafficLog:
             self._thread.start()
 
     def add(self, record: Record) -> None:
-        """Keep an answer; on disk a moment later."""
+        """Log a prediction; on disk a moment later."""
         if self._rows:
             self._work.put(record)
 
     async def feedback(self, id: str, label: str) -> bool:
-        """Keep what a person says the label is, the last word counts. False where no such answer is kept."""
+        """Log the right label of a prediction; the last one counts. False where no such prediction is logged."""
         if not self._rows:
             return False
         done: Future[bool] = Future()
@@ -128,7 +142,7 @@ class TrafficLog:
             running = None not in items
             try:
                 with connection:
-                    answered = [(item, _apply(connection, item)) for item in items if item is not None]
+                    done = [(item, _apply(connection, item)) for item in items if item is not None]
                     since_trim += len(items)
                     if since_trim >= _TRIM_EVERY:
                         connection.execute(
@@ -138,9 +152,9 @@ class TrafficLog:
                         since_trim = 0
             except sqlite3.Error as error:  # a full disk stops the log, not the service
                 logger.error("the traffic log %s cannot be written: %s", self.path, error)
-                answered = [(item, False) for item in items if item is not None]
+                done = [(item, False) for item in items if item is not None]
                 metrics.LOST.inc(sum(isinstance(item, Record) for item in items))
-            for item, found in answered:
+            for item, found in done:
                 if isinstance(item, _Feedback):
                     item.done.set_result(found)
         connection.close()
@@ -161,20 +175,27 @@ def _apply(connection: sqlite3.Connection, item: Record | _Feedback) -> bool:
             (time.time(), item.label, item.id),
         )
         return written.rowcount == 1
-    connection.execute(
-        "INSERT INTO predictions (id, time, picture_sha256, label, probabilities, typicality, embedding,"
-        " model_digest, model_version, picture) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-        (
-            item.id,
-            item.time,
-            item.picture_sha256,
-            item.label,
-            json.dumps(item.probabilities),
-            item.typicality,
-            item.embedding.astype("<f2").tobytes(),
-            item.model_digest,
-            item.model_version,
-            item.picture,
-        ),
-    )
+    row = item.row()
+    marks = ", ".join(f":{name}" for name in row)
+    connection.execute(f"INSERT INTO predictions ({', '.join(row)}) VALUES ({marks})", row)
     return True
+
+
+def find_prediction(id: str, logs: Path | None = None) -> dict[str, str] | None:
+    """The row of the prediction `id` in any log of the folder `logs`; None where there is none.
+
+    `model` is the registered model, which names the log, and `time` is in UTC. A log that cannot be read is skipped.
+    The service need not run.
+    """
+    columns = ("id", "label", "picture_sha256", "model_digest", "model_version", "time")
+    for path in sorted((logs or folder()).glob("*.db")):
+        try:
+            with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
+                query = f"SELECT {', '.join(columns)} FROM predictions WHERE id = ?"
+                row = connection.execute(query, (id,)).fetchone()
+        except sqlite3.Error:
+            continue
+        if row:
+            when = f"{datetime.fromtimestamp(row[-1], UTC):%Y-%m-%d %H:%M:%S} UTC"
+            return {**dict(zip(columns, row, strict=True)), "time": when, "model": path.stem}
+    return None

@@ -4,9 +4,10 @@
     run.metrics({"train_loss": 0.3}, step=1)     # on disk now, in MLflow within seconds if it answers
     run.flush()                                  # False: MLflow is away; `pawprint sync` uploads later
 
-`journal.jsonl` is append-only: a line is one call of a method of run.Run with its time. `uploaded` counts the lines that
-MLflow has. Uploading a line twice changes nothing in MLflow (a metric is known by name, step, time and value), so a kill
-between an upload and its count does no harm. A training that resumes appends to the same journal and repeats no epoch.
+`journal.jsonl` is append-only: a line is one call of a method of run.Run with its time. `uploaded` counts the lines
+that MLflow has. Uploading a line twice changes nothing in MLflow (a metric is known by name, step, time and value), so
+a kill between an upload and its count does no harm. A training that resumes appends to the same journal and repeats
+no epoch.
 """
 
 import json
@@ -54,7 +55,10 @@ class Journal:
         if path is not None:
             copy = self.folder / "files" / f"{time.time_ns()}" / path.name
             copy.parent.mkdir(parents=True)
-            (shutil.copytree if path.is_dir() else _keep)(path, copy, **({"copy_function": _keep} if path.is_dir() else {}))
+            if path.is_dir():
+                shutil.copytree(path, copy, copy_function=_keep)
+            else:
+                _keep(path, copy)
             arguments = {**arguments, "path": str(copy)}
         line = json.dumps({"method": method, "arguments": arguments}, default=str) + "\n"
         with (self.folder / "journal.jsonl").open("ab") as file:
@@ -165,7 +169,12 @@ class JournaledRun:
                     curves.setdefault(name, []).append((call["arguments"]["step"] or 0, value))
         seconds = round(time.monotonic() - self._began, 1)
         return RunRecord(
-            run_id=self.id, run_name=self.name, experiment=self.experiment, seconds=seconds, params=params, curves=curves
+            run_id=self.id,
+            run_name=self.name,
+            experiment=self.experiment,
+            seconds=seconds,
+            params=params,
+            curves=curves,
         )
 
     def flush(self) -> bool:
@@ -203,7 +212,8 @@ def _keep(source: str | Path, target: str | Path) -> None:
     """Copy a small file; link a large one."""
     if Path(source).stat().st_size > LINKED:
         try:
-            return os.link(source, target)
+            os.link(source, target)
+            return
         except OSError:
             pass
     shutil.copy2(source, target)

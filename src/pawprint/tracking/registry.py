@@ -143,7 +143,9 @@ class Registry:
                 seen.add(previous.version)
                 before = self._tags(previous).get(BEAT, "")
                 if not before or before in seen:
-                    raise PawprintError(f"{name} version {gone.version} is the first champion: there is none before it.")
+                    raise PawprintError(
+                        f"{name} version {gone.version} is the first champion: there is none before it."
+                    )
                 previous = _champion(self._client.get_model_version(name, before))
             when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
             self._tag(gone, {ROLLED_BACK: f"{when}: {reason}"})

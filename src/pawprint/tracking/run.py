@@ -46,7 +46,9 @@ class RunRecord(BaseModel):
         try:
             return cls.model_validate_json(path.read_bytes())
         except (OSError, ValueError):
-            raise PawprintError(f"{path} is missing or damaged. Run `dvc repro` to train the candidate again.") from None
+            raise PawprintError(
+                f"{path} is missing or damaged. Run `dvc repro` to train the candidate again."
+            ) from None
 
 
 class Evaluated(BaseModel):

@@ -39,7 +39,14 @@ from pawprint.tracking.run import EVALUATED, MANIFEST, NOTE, RESTORED, Evaluated
 
 PARENT = "mlflow.parentRunId"
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
-UNUSED = ("candidates.", "gate.", "quantized", "serving.", "sweep.", "schema_version")  # sections that no training reads
+UNUSED = (
+    "candidates.",
+    "gate.",
+    "quantized",
+    "serving.",
+    "sweep.",
+    "schema_version",
+)  # sections that no training reads
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 
 
