@@ -54,7 +54,7 @@ def main() -> None:
         doubted = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")
         for neighbours in (1, 10, 30):
             started = time.perf_counter()
-            unlike = np.argsort(-label_audit.unlikeness(features, neighbours), kind="stable")
+            unlike = np.argsort(-label_audit.outlier_score(features, neighbours), kind="stable")
             distances = time.perf_counter() - started
             both = np.array([index for index, _ in label_audit.interleave(doubted, unlike, len(labels))])
             print(

@@ -135,20 +135,20 @@ from pathlib import Path
 from pawprint.inference.classifier import Classifier
 paths = sorted(Path({str(pictures)!r}).iterdir())
 classifier = Classifier(Path({str(model)!r}))
-list(classifier.files(paths[:32]))
+list(classifier.classify_files(paths[:32]))
 alone = []
 for path in paths[:60]:
     data = path.read_bytes()
     started = time.perf_counter()
-    classifier.answer(data)
+    classifier.classify(data)
     alone.append(time.perf_counter() - started)
 done, started, cpu = 0, time.perf_counter(), time.process_time()
 while time.perf_counter() - started < {seconds}:
-    done += sum(1 for _ in classifier.files(paths[done % 300:][:100]))
+    done += sum(1 for _ in classifier.classify_files(paths[done % 300:][:100]))
 took, cpu = time.perf_counter() - started, time.process_time() - cpu
 rng, waits = random.Random(2017), []
 def answer(data, due):
-    classifier.answer(data)
+    classifier.classify(data)
     waits.append(time.perf_counter() - due)
 with ThreadPoolExecutor(classifier.streams) as pool:
     first = due = time.perf_counter()

@@ -2,12 +2,12 @@
 
 import numpy as np
 
-from pawprint.evaluation.corruptions import Robustness
+from pawprint.evaluation.corruptions import CorruptionReport
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.gate import Contender
 from pawprint.evaluation.latency import Speed
 from pawprint.evaluation.metrics import Scores, measure
-from pawprint.evaluation.ood import Neither
+from pawprint.evaluation.ood import OODReport
 from pawprint.evaluation.slices import slices
 
 N = 400
@@ -28,8 +28,8 @@ def contender(
         model_digest="",
         test=measure(scores, 200, seed=1),
         slices=slices(scores, {"half": ["first" if i < N // 2 else "second" for i in range(N)]}, least=20),
-        robustness=Robustness(photographs=N, accuracy=1.0, under={"blur": 0.9}),
-        neither=Neither(strangers=10, auroc=1.0, confidence_auroc=0.9, false_accept=0.0, refused=0.0),
+        corruptions=CorruptionReport(photographs=N, accuracy=1.0, under={"blur": 0.9}),
+        ood=OODReport(clutter=10, auroc=1.0, confidence_auroc=0.9, false_accept=0.0, refused=0.0),
         speed=speed,
     )
     return Contender(report, scores)

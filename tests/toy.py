@@ -1,6 +1,5 @@
 """A model folder that is real but tiny."""
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +8,11 @@ from onnx import TensorProto, helper, numpy_helper
 from safetensors.numpy import save_file
 
 from pawprint.inference.classifier import ModelInfo
-from pawprint.lineage import Lineage, sha256
+from pawprint.lineage import Champion, Lineage, sha256
 
 
 def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path:
-    """A model folder that tells red pictures from blue ones by their mean colour; green is like neither."""
+    """A model folder that separates red pictures from blue ones by their mean colour; green is out of distribution."""
     folder.mkdir(parents=True)
     graph = helper.make_graph(
         [
@@ -45,11 +44,12 @@ def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path
     onnx.save(model, folder / "model.onnx")
     bank = np.array([[1, -1, -1], [-1, -1, 1]], np.float32) / np.sqrt(3).astype(np.float32)
     save_file(
-        {"embeddings": bank, "threshold": np.array([0.5], np.float32), "k": np.array([1])},
-        folder / "typicality.safetensors",
+        {"embeddings": bank, "k": np.array([1])},
+        folder / "ood.safetensors",
     )
     save_file({"weights": np.zeros(1, np.float32)}, folder / "model.safetensors")
     info = ModelInfo(
+        schema_version=2,
         candidate="toy",
         architecture="toy",
         parameters=12,
@@ -57,7 +57,7 @@ def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path
         fit="squash",
         quality=95,
         temperature=1.0,
-        typicality_threshold=0.5,
+        ood_threshold=0.5,
         model_digest=sha256(folder / "model.onnx"),
         weights_digest=sha256(folder / "model.safetensors"),
         lineage=Lineage(
@@ -75,6 +75,14 @@ def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path
     )
     (folder / "model.json").write_text(info.model_dump_json(indent=2))
     (folder / "champion.json").write_text(
-        json.dumps({"model": "pawprint-colours", "version": version, "alias": "champion", "run_id": "a" * 32})
+        Champion(
+            model="pawprint-colours",
+            version=version,
+            run_id="a" * 32,
+            candidate="toy",
+            model_digest=info.model_digest,
+            dataset="colours",
+            metrics={"accuracy": 0.99},
+        ).model_dump_json()
     )
     return folder

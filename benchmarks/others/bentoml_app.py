@@ -23,4 +23,4 @@ class Stock:
         return await asyncio.get_running_loop().run_in_executor(self.pool, self.answer, image)
 
     def answer(self, path: Path) -> dict[str, float]:
-        return self.classifier.answer(path.read_bytes()).probabilities
+        return self.classifier.classify(path.read_bytes()).probabilities

@@ -126,7 +126,7 @@ def test_a_bad_file_among_good_ones(page: Page, files: dict[str, Path]) -> None:
 
 def test_neither_is_explained(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["green"]])
-    assert labels(page) == ["Neither"]
+    assert labels(page) == ["OODReport"]
     expect(page.locator(".reason")).to_contain_text("like none of the training photographs")
 
 

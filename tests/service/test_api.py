@@ -59,7 +59,7 @@ def test_the_heat_lies_where_the_class_is(service: str) -> None:
 
 def test_feedback_is_joined_to_its_answer(service: str, pictures: dict[str, bytes]) -> None:
     answer = httpx.post(f"{service}/predict", content=pictures["red"]).json()
-    for label in ("blue", "neither"):  # the last word counts
+    for label in ("blue", "unknown"):  # the last word counts
         response = httpx.post(f"{service}/feedback", json={"id": answer["id"], "label": label})
         assert (response.status_code, response.json()) == (200, {"id": answer["id"], "label": label})
 

@@ -28,7 +28,7 @@ def files(tmp_path: Path, pictures: dict[str, bytes]) -> list[Path]:
 def test_a_folder_is_answered_in_order(service: str, files: list[Path]) -> None:
     results = list(ask(service, files))
     assert [result.path for result in results] == files
-    assert [result.answer and result.answer.label for result in results] == ["red", None, "blue", "neither"] * 5 + [
+    assert [result.answer and result.answer.label for result in results] == ["red", None, "blue", "unknown"] * 5 + [
         None
     ]
     assert "not a picture" in results[1].error

@@ -73,9 +73,9 @@ def place(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     classifier = Classifier(toy_model)
     seen = np.stack([classifier.read(photograph(RNG)) for _ in range(200)])
     embeddings = classifier.predict(seen).embedding
-    bank = load_file(model / "typicality.safetensors")
+    bank = load_file(model / "ood.safetensors")
     bank["embeddings"] = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
-    save_file(bank, model / "typicality.safetensors")
+    save_file(bank, model / "ood.safetensors")
     env = {"PAWPRINT_MODEL": str(model), "PAWPRINT_TRAFFIC": str(root / "log")}
     with serving(root / "service.log", env) as (url, _):
         yield Place(root, model, root / "log/pawprint-colours.db", url)

@@ -103,7 +103,7 @@ def test_the_figures(logged: tuple[str, Path], pictures: dict[str, bytes]) -> No
         'pawprint_request_seconds_count{path="/predict"}': 3,
         'pawprint_answers_total{label="red"}': 1,
         'pawprint_answers_total{label="blue"}': 2,
-        'pawprint_answers_total{label="neither"}': 1,
+        'pawprint_answers_total{label="unknown"}': 1,
         'pawprint_refusals_total{reason="not_an_image"}': 1,
         'pawprint_refusals_total{reason="empty"}': 1,
         'pawprint_part_seconds_count{part="decode"}': 4,

@@ -3,8 +3,10 @@
 from pathlib import Path
 
 import pytest
+import yaml
+from pydantic import BaseModel
 
-from pawprint.config import digest, flatten, load_params
+from pawprint.config import Candidate, Params, digest, flatten, load_params
 from pawprint.errors import PawprintError
 
 ROOT = Path(__file__).parents[2]
@@ -35,7 +37,9 @@ def test_the_project_s_own_params_are_valid_and_frozen() -> None:
         ("seed: 2017", "", "`seed`: missing"),
         ("train: 0.70", "train: 0.80", "must sum to 1"),
         ("fit: squash", "fit: stretch", "preprocess.fit"),
-        ("int8: []", "int8: [resnet]", "resnet is none"),
+        ("quantized: {}", "quantized: {small: resnet}", "'resnet', which is no candidate"),
+        ("quantized: {}", "quantized: {article_cnn: article_cnn}", "has the name of a candidate"),
+        ("schema_version: 2", "int8: []", "has schema_version 1; this version of pawprint reads 2"),
     ],
 )
 def test_a_wrong_move_names_the_key(tmp_path: Path, old: str, new: str, said: str) -> None:
@@ -45,10 +49,28 @@ def test_a_wrong_move_names_the_key(tmp_path: Path, old: str, new: str, said: st
     assert "\n" not in str(caught.value)
 
 
-def test_a_twin_in_8_bit_integers_is_a_candidate(tmp_path: Path) -> None:
-    params = load_params(edited(tmp_path, "int8: []", "int8: [article_cnn]"))
-    twin, floats = params.candidate("article_cnn_int8"), params.candidate("article_cnn")
-    assert twin == floats.model_copy(update={"int8": True})
+def test_a_quantized_model_has_the_parameters_of_its_source(tmp_path: Path) -> None:
+    params = load_params(edited(tmp_path, "quantized: {}", "quantized: {small: article_cnn}"))
+    assert params.candidate("small") == params.candidate("article_cnn")
+    assert params.models == ("article_cnn", "efficientnet_lite0", "small")
+
+
+def test_the_file_shows_every_parameter_with_its_default() -> None:
+    """params.yaml says what can be set; a default that config.py has and the file does not show would be hidden."""
+
+    def names(model: type[BaseModel], prefix: str = "") -> set[str]:
+        found = set()
+        for name, field in model.model_fields.items():
+            nested = field.annotation if isinstance(field.annotation, type) else None
+            is_section = nested is not None and issubclass(nested, BaseModel)
+            found |= names(nested, f"{prefix}{name}.") if is_section else {f"{prefix}{name}"}
+        return found
+
+    raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
+    assert set(raw["candidates"]["article_cnn"]) == set(Candidate.model_fields)
+    shown = {f"{name}.{key}" for name, section in raw.items() if isinstance(section, dict) for key in section}
+    shown |= {f"serving.tokens.{key}" for key in raw["serving"]["tokens"]} | set(raw)
+    assert {name for name in names(Params) if name not in shown} == set()
 
 
 def test_a_missing_or_broken_file_is_said(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Slices, robustness, neither, speed, pictures and the comparison: known answers and the odd cases."""
+"""Slices, corruptions, OOD, speed, pictures and the comparison: known answers and the odd cases."""
 
 import csv
 import hashlib
@@ -16,6 +16,7 @@ from pawprint.evaluation import comparison, corruptions, latency, metrics, ood, 
 from pawprint.evaluation.corruptions import Corruptions
 from pawprint.evaluation.evaluator import Evaluator
 from pawprint.evaluation.metrics import Evaluation, Scores, measure
+from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier, Predictions
 from prepared_set import drawings, params
 
@@ -35,13 +36,13 @@ def scores(right: list[bool], probability: float = 0.9, classes: tuple[str, ...]
 class Answering:
     """Stands where a classifier does and answers by a rule: what is measured is the measuring, not the model."""
 
-    rule: Any  # pixels [n, 300, 300, 3] -> (probabilities [n, k], typicality [n])
+    rule: Any  # pixels [n, 300, 300, 3] -> (probabilities [n, k], knn_similarity [n])
     folder: Path = Path()
     precision: str = "f32"
 
     def predict(self, pixels: np.ndarray) -> Predictions:
-        probabilities, typicality = self.rule(pixels)
-        return Predictions(probabilities, np.zeros((len(pixels), 1)), typicality, np.zeros((len(pixels), 1, 1, 1)))
+        probabilities, knn_similarity = self.rule(pixels)
+        return Predictions(probabilities, np.zeros((len(pixels), 1)), knn_similarity, np.zeros((len(pixels), 1, 1, 1)))
 
 
 @pytest.fixture(scope="module")
@@ -116,12 +117,12 @@ def test_source_and_breed_come_from_origins_csv_where_it_is(test_side: Split, tm
     assert "source" not in slices.traits(test_side, tmp_path)
 
 
-# robustness
+# corruptions
 
 
 def test_each_disturbance_changes_the_picture_as_its_name_says_and_twice_the_same(test_side: Split) -> None:
     plain = test_side.images(range(2))
-    one, two = (dict(corruptions.disturbed(plain, seed=3)) for _ in range(2))
+    one, two = (dict(corruptions.corrupt(plain, seed=3)) for _ in range(2))
     assert list(one) == [
         "JPEG quality 30", "blur", "noise", "low light", "rotation by 15 degrees", "half size", "grayscale",
     ]  # fmt: skip
@@ -159,20 +160,20 @@ def test_no_photographs_disturbed_is_no_loss(test_side: Split) -> None:
     assert measured.worst[1] == 0
 
 
-# neither
+# OOD
 
 
-def test_clutter_is_told_from_photographs_by_typicality() -> None:
-    s = scores([True] * 11)  # typicality 0, 0.1, ..., 1 and a threshold of 0.5
-    strangers = ood.clutter(10, seed=1)
+def test_clutter_is_told_from_photographs_by_knn_similarity() -> None:
+    s = scores([True] * 11)  # knn_similarity 0, 0.1, ..., 1 and a threshold of 0.5
+    pictures = ood.clutter(10, seed=1)
 
     def rule(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return np.full((len(pixels), 2), 0.5), np.where(np.arange(len(pixels)) < 3, 0.75, 0.05)
 
-    measured = ood.measure(Answering(rule), s, strangers)  # type: ignore[arg-type]
+    measured = ood.measure(Answering(rule), s, pictures)  # type: ignore[arg-type]
     assert measured.false_accept == 0.3
     assert measured.refused == pytest.approx(5 / 11)
-    ranked = stats.mannwhitneyu(s.typicality, [0.75] * 3 + [0.05] * 7).statistic / (11 * 10)
+    ranked = stats.mannwhitneyu(s.knn_similarity, [0.75] * 3 + [0.05] * 7).statistic / (11 * 10)
     assert measured.auroc == pytest.approx(ranked)
     assert measured.confidence_auroc == 1  # every photograph is answered with 0.9, all clutter with 0.5
 
@@ -183,7 +184,7 @@ def test_clutter_is_the_same_from_the_same_seed_and_no_two_are_alike() -> None:
     assert len({hashlib.sha256(picture.tobytes()).digest() for picture in two}) == 8
     none = ood.clutter(0, seed=4)
     measured = ood.measure(Answering(lambda pixels: None), scores([True] * 4), none)  # type: ignore[arg-type]
-    assert (measured.strangers, measured.auroc, measured.false_accept) == (0, None, 0.0)
+    assert (measured.clutter, measured.auroc, measured.false_accept) == (0, None, 0.0)
 
 
 # speed
@@ -194,7 +195,7 @@ def test_speed_is_of_real_answers_and_size_is_of_the_files(toy_model: Path) -> N
     measured = latency.measure(classifier, np.zeros((3, 300, 300, 3), np.uint8))
     assert 0 < measured.latency_p50_ms <= measured.latency_p95_ms
     assert measured.throughput_per_second > 0
-    files = sum((toy_model / name).stat().st_size for name in ("model.onnx", "typicality.safetensors"))
+    files = sum((toy_model / name).stat().st_size for name in ("model.onnx", "ood.safetensors"))
     assert measured.size_mb == round(files / 1e6, 3)
     assert measured.machine.endswith(classifier.precision)
 
@@ -269,12 +270,12 @@ def test_every_picture_is_drawn_and_the_same_figures_give_the_same_bytes(test_si
 
 def test_heat_of_one_plane_speaks_for_the_second_class_and_turned_round_for_the_first() -> None:
     plane = np.array([[[4.0, -4.0]]], np.float32)
-    first, second = plots.heat(plane, 0), plots.heat(plane, 1)
+    first, second = cam.heat_map(plane, 0), cam.heat_map(plane, 1)
     assert first.shape == second.shape == (300, 300)
     assert second[0, 0] == pytest.approx(1)
     assert second[0, -1] == 0
     assert first[0, -1] == pytest.approx(1)
-    assert plots.heat(np.zeros((2, 1, 1), np.float32), 1).max() == 0
+    assert cam.heat_map(np.zeros((2, 1, 1), np.float32), 1).max() == 0
 
 
 # the comparison
@@ -307,11 +308,11 @@ def test_a_bench_on_a_part_of_the_photographs_is_the_same_bench_smaller(
 ) -> None:
     small = params("mlp")
     few = small.model_copy(
-        update={"evaluation": small.evaluation.model_copy(update={"disturbed": 2, "clutter": 2, "bootstrap": 100})}
+        update={"evaluation": small.evaluation.model_copy(update={"corruptions": 2, "clutter": 2, "bootstrap": 100})}
     )
     part = test_side.only(set(test_side.hashes[1:4]) | {"unknown"})
     assert part.hashes == test_side.hashes[1:4]
     assert np.array_equal(part.images(range(3)), test_side.images([1, 2, 3]))
     evaluator = Evaluator.of(part, prepared.folder.parent / "data", few)
     assert [len(words) for words in evaluator.traits.values()] == [3] * len(evaluator.traits)
-    assert len(evaluator.strangers) == 2
+    assert len(evaluator.clutter) == 2

@@ -1,6 +1,5 @@
 """The gate promotes for a reason that it can state, and for nothing else."""
 
-import csv
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +7,7 @@ import pytest
 
 from contenders import FAST, N, contender
 from pawprint.config import Gate
+from pawprint.data.dataset import ManifestRow, write_manifest
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate
 from pawprint.evaluation.gate import Contender
@@ -29,12 +29,12 @@ def test_a_better_model_is_promoted_and_a_worse_one_is_not() -> None:
     assert "worse" in down.reason
 
 
-def test_a_twin_in_integers_is_chosen_for_its_speed_within_the_accuracy_that_is_allowed() -> None:
+def test_a_quantized_model_is_chosen_for_its_speed_within_the_accuracy_that_is_allowed() -> None:
     champion = contender(0.97, 4)
     twice = FAST.model_copy(update={"throughput_per_second": 200})
 
     def asked(challenger: Contender) -> gate.Verdict:
-        return gate.twin(challenger, champion, RULES, resamples=500, seed=1)
+        return gate.decide(challenger, champion, RULES, resamples=500, seed=1, quantized=True)
 
     faster = asked(contender(0.96, 4, speed=twice))
     assert faster.outcome == "promoted"
@@ -46,15 +46,14 @@ def test_a_twin_in_integers_is_chosen_for_its_speed_within_the_accuracy_that_is_
     assert "accuracy not worse" in worse.reason
 
 
-def test_a_twin_stands_in_where_it_is_faster_and_as_accurate() -> None:
+def test_a_quantized_model_is_preferred_where_it_is_faster_and_as_accurate() -> None:
     def figures(accuracy: float, speed: float) -> dict[str, dict[str, object]]:
         return {"validation": {"accuracy": {"value": accuracy}}, "speed": {"throughput_per_second": speed}}
 
     floats = figures(0.990, 100)
-    because = gate.stands_in(figures(0.988, 150), floats, RULES)
-    assert because is not None and "1.50 times" in because
-    assert gate.stands_in(figures(0.980, 150), floats, RULES) is None
-    assert gate.stands_in(figures(0.990, 90), floats, RULES) is None
+    assert "1.50 times" in gate.prefer_quantized(figures(0.988, 150), floats, RULES)
+    assert gate.prefer_quantized(figures(0.980, 150), floats, RULES) == ""
+    assert gate.prefer_quantized(figures(0.990, 90), floats, RULES) == ""
 
 
 def test_noise_is_a_tie_and_a_tie_keeps_the_champion() -> None:
@@ -93,7 +92,7 @@ def test_a_better_model_that_misses_a_limit_is_kept_out_and_the_limit_is_named(
     assert [rule.rule for rule in verdict.rules if rule.passed is False] == [said]
 
 
-def test_a_limit_that_the_champion_misses_more_does_not_keep_it_on_the_throne() -> None:
+def test_a_limit_that_the_champion_misses_more_does_not_protect_it() -> None:
     slow = FAST.model_copy(update={"latency_p50_ms": 900.0})
     challenger = contender(0.97, 4, speed=FAST.model_copy(update={"latency_p50_ms": 600.0}))
     assert decide(challenger, contender(0.8, 40, speed=slow)).outcome == "promoted"
@@ -109,18 +108,11 @@ def test_the_first_model_is_promoted_and_the_limits_it_misses_are_named() -> Non
     assert "worst slice" in weak.reason
 
 
-def test_other_classes_make_a_new_model_and_the_same_model_stays() -> None:
-    new = gate.other_classes(("cat", "dog"), ("cat", "dog", "fox"), contender(0.9, 4), RULES)
-    assert new.outcome == "promoted"
-    assert "cat, dog, fox" in new.reason
-    assert gate.same(contender(0.9, 4), RULES).outcome == "kept"
-
-
-def test_what_a_person_rolled_back_does_not_climb_by_itself() -> None:
-    verdict = gate.rolled_back("3", "2026-01-02 03:04 UTC: it calls foxes dogs", contender(0.99, 0), RULES)
-    assert verdict.outcome == "kept"
-    assert "version 3 was rolled back" in verdict.reason
-    assert "foxes" in verdict.reason
+def test_a_verdict_without_a_comparison_has_the_figures_and_its_reason() -> None:
+    verdict = gate.uncompared("kept", "version 3 was rolled back", contender(0.99, 0), None, RULES)
+    assert (verdict.outcome, verdict.reason) == ("kept", "version 3 was rolled back")
+    assert {rule.champion for rule in verdict.rules} == {"none"}
+    assert verdict.because("", "it calls foxes dogs").reason == "version 3 was rolled back; it calls foxes dogs"
 
 
 def test_the_verdict_is_the_same_on_every_run_and_prints_every_rule() -> None:
@@ -138,11 +130,12 @@ def test_different_photographs_are_never_compared() -> None:
 
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[Path, Path, Lineage]:
-    """A model folder, the manifest it learned from, and its lineage: aa and bb learned, cc tested, ee set aside."""
+    """A model folder, the manifest it learned from, and its lineage: aa and bb learned, cc tested."""
     manifest = tmp_path / "manifest.csv"
-    with manifest.open("w", newline="") as file:
-        rows = csv.writer(file)
-        rows.writerows([["hash", "split"], ["aa", "train"], ["bb", "validation"], ["cc", "test"], ["ee", ""]])
+    splits = {"aa": "train", "bb": "validation", "cc": "test"}
+    write_manifest(
+        manifest, [ManifestRow(h, "cat", split, "0.tar", 0, 1, "0", "x", "", "") for h, split in splits.items()]
+    )
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "photographs.txt").write_text("aa\nbb\n")
@@ -153,26 +146,28 @@ def trained(tmp_path: Path) -> tuple[Path, Path, Lineage]:
     return folder, manifest, record
 
 
-def test_what_a_model_knows_is_what_it_learned_from_and_near_copies(trained: tuple[Path, Path, Lineage]) -> None:
+def test_a_model_has_seen_what_it_learned_from_and_was_tuned_on(trained: tuple[Path, Path, Lineage]) -> None:
     folder, manifest, record = trained
-    assert gate.known_to(folder, record, [manifest], "it") == {"aa", "bb", "ee"}
+    assert gate.seen_hashes(folder, record, [manifest], "it") == {"aa", "bb"}
 
 
 def test_two_models_are_compared_on_what_neither_knows_and_on_nothing_where_that_is_too_little() -> None:
     tested = ("aa", "cc", "dd", "ee")
-    assert gate.fair(tested, {"zz"}, 100, "it") == tested  # a small test split is no reason, learned photographs are
-    assert gate.fair(tested, {"aa", "ee"}, 2, "it") == ("cc", "dd")
+    assert (
+        gate.exclude_seen(tested, {"zz"}, 100, "it") == tested
+    )  # a small test split is no reason, learned photographs are
+    assert gate.exclude_seen(tested, {"aa", "ee"}, 2, "it") == ("cc", "dd")
     with pytest.raises(PawprintError, match=r"it has learned from 2 of the 4 test photographs.* The 2 that are left"):
-        gate.fair(tested, {"aa", "ee"}, 3, "it")
+        gate.exclude_seen(tested, {"aa", "ee"}, 3, "it")
     with pytest.raises(PawprintError, match="The 0 that are left"):
-        gate.fair(tested, set(tested), 1, "it")
+        gate.exclude_seen(tested, set(tested), 1, "it")
 
 
 def part(whole: Contender, keep: np.ndarray) -> Contender:
     """What the same model would have scored on a part of the photographs."""
     s = whole.scores
     names = tuple(np.array(s.hashes)[keep])
-    scores = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.typicality[keep], s.threshold)
+    scores = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.knn_similarity[keep], s.threshold)
     return Contender(whole.report.model_copy(update={"test": measure(scores, 200, seed=1)}), scores)
 
 
@@ -184,13 +179,13 @@ def test_a_champion_that_knows_some_photographs_wins_nothing_by_them() -> None:
     unfair = decide(challenger, champion)
     assert unfair.outcome != "promoted"
     ours, theirs = part(challenger, ~knew), part(champion, ~knew)
-    verdict = gate.on_a_part(decide(ours, theirs), len(ours.scores.labels), N)
+    verdict = gate.on_subset(decide(ours, theirs), len(ours.scores.labels), N)
     assert verdict.outcome == "promoted"
     assert "compared on the 200 of 400 test photographs that neither has learned from" in verdict.reason
     loss = float(ours.scores.losses.mean())
     assert f"{loss:.4f}" in verdict.reason
     assert verdict.rules[0].rule.startswith("compared on the 200 of 400")
-    assert gate.on_a_part(unfair, N, N) == unfair
+    assert gate.on_subset(unfair, N, N) == unfair
 
 
 @pytest.mark.parametrize("claim", ["aa\n", "aa\nbb\ndd\n", "", None])
@@ -199,12 +194,12 @@ def test_a_list_of_photographs_that_the_lineage_does_not_prove_is_refused(
 ) -> None:
     folder, manifest, record = trained
     (folder / "photographs.txt").unlink() if claim is None else (folder / "photographs.txt").write_text(claim)
-    with pytest.raises(PawprintError, match=r"photographs\.txt does not name the photographs of the manifest"):
-        gate.known_to(folder, record, [manifest], "it")
+    with pytest.raises(PawprintError, match=r"photographs\.txt does not list the photographs of the manifest"):
+        gate.seen_hashes(folder, record, [manifest], "it")
 
 
 def test_without_the_manifest_nothing_is_proved(trained: tuple[Path, Path, Lineage]) -> None:
     folder, manifest, record = trained
     manifest.write_text(manifest.read_text() + "ee,test\n")
     with pytest.raises(PawprintError, match="Nothing proves what it has learned from"):
-        gate.known_to(folder, record, [manifest, manifest.with_name("none.csv")], "it")
+        gate.seen_hashes(folder, record, [manifest, manifest.with_name("none.csv")], "it")

@@ -44,19 +44,19 @@ def test_a_wrong_label_and_a_picture_of_something_else_stand_first(
 def test_ranks_are_taken_in_turns_and_each_photograph_once() -> None:
     doubted, unlike = np.array([4, 1, 2, 3, 0]), np.array([1, 0, 4, 3, 2])
     assert label_audit.interleave(doubted, unlike, 3) == [
-        (4, ("doubt", "unlike")),
-        (1, ("unlike", "doubt")),
-        (0, ("unlike",)),
+        (4, ("label", "outlier")),
+        (1, ("outlier", "label")),
+        (0, ("outlier",)),
     ]
     assert [index for index, _ in label_audit.interleave(doubted, unlike, 99)] == [4, 1, 0, 2, 3]
 
 
-def test_unlikeness_is_the_distance_to_the_nearest_and_not_to_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outlier_score_is_the_distance_to_the_nearest_and_not_to_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
     angles = np.deg2rad([0, 10, 20, 180])
     points = (np.stack([np.cos(angles), np.sin(angles)], 1) * [[1], [5], [2], [3]]).astype(np.float32)
     monkeypatch.setattr(label_audit, "BLOCK", 3)
     expected = 1 - np.cos(np.deg2rad([10, 10, 10, 160]))
-    assert np.allclose(label_audit.unlikeness(points, neighbours=1), expected, atol=1e-6)
+    assert np.allclose(label_audit.outlier_score(points, neighbours=1), expected, atol=1e-6)
 
 
 def test_no_photograph_is_judged_by_a_regression_that_has_seen_it() -> None:

@@ -73,7 +73,7 @@ def test_a_class_that_is_not_there_has_no_auroc_but_everything_else() -> None:
     s = drawn(50, 3, seed=5)
     keep = s.labels != 2
     names = tuple(np.array(s.hashes)[keep])
-    kept = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.typicality[keep], 0.0)
+    kept = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.knn_similarity[keep], 0.0)
     e = measure(kept, resamples=100, seed=0)
     assert e.auroc is None
     assert e.photographs == int(keep.sum())

@@ -12,7 +12,7 @@ from pawprint import lineage
 from pawprint.config import Gate
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, model_card, release
-from pawprint.evaluation.release import Dossier
+from pawprint.evaluation.release import ReleaseFiles
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Release
 from pawprint.serving.sbom import sbom
@@ -21,8 +21,8 @@ REQUIREMENTS = "numpy==9.9.9\ntyping-extensions==4.0\n# a comment\nzope.interfac
 
 
 @pytest.fixture
-def made(tmp_path: Path, toy_model: Path) -> Dossier:
-    """What a dossier of the toy model is written from."""
+def made(tmp_path: Path, toy_model: Path) -> ReleaseFiles:
+    """The input of a release of the toy model."""
     report = contender(0.97, 4).report
     verdict = gate.first(contender(0.97, 4), Gate())
     kept = {name: tmp_path / name for name in (release.EVALUATION, release.GATE, release.TABLE)}
@@ -34,10 +34,10 @@ def made(tmp_path: Path, toy_model: Path) -> Dossier:
         **info.lineage.model_dump(), model="pawprint-colours", version="3", model_digest=info.model_digest,
         bento="pawprint:colours-v3-12345678", bento_digest="b" * 64,
     )  # fmt: skip
-    return Dossier(info, kept, True, lineage_record, "{}\n")
+    return ReleaseFiles(info, kept, True, lineage_record, "{}\n")
 
 
-def test_a_dossier_holds_card_evaluation_gate_lineage_and_sbom(made: Dossier, tmp_path: Path) -> None:
+def test_a_release_holds_card_evaluation_gate_lineage_and_sbom(made: ReleaseFiles, tmp_path: Path) -> None:
     folder = tmp_path / "releases" / "colours-v3"
     release.write(folder, made)
     assert {path.name for path in folder.iterdir()} == {
@@ -61,7 +61,7 @@ def test_a_dossier_holds_card_evaluation_gate_lineage_and_sbom(made: Dossier, tm
     assert (told["bento_digest"], told["run_id"], told["version"]) == ("b" * 64, "a" * 32, "3")
 
 
-def test_writing_again_replaces_it_whole(made: Dossier, tmp_path: Path) -> None:
+def test_writing_again_replaces_it_whole(made: ReleaseFiles, tmp_path: Path) -> None:
     folder = tmp_path / "releases" / "colours-v3"
     release.write(folder, made)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
@@ -71,15 +71,15 @@ def test_writing_again_replaces_it_whole(made: Dossier, tmp_path: Path) -> None:
     assert [path.name for path in folder.parent.iterdir()] == ["colours-v3"]
 
 
-def test_a_version_that_never_stood_before_the_gate_says_so(made: Dossier, tmp_path: Path) -> None:
+def test_a_version_that_the_gate_never_judged_says_so(made: ReleaseFiles, tmp_path: Path) -> None:
     del made.evidence[release.GATE], made.evidence[release.TABLE]  # type: ignore[attr-defined]
     release.write(tmp_path / "out", made)
-    assert "it never stood before the gate" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "the gate never judged it" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
     assert not (tmp_path / "out" / "gate.md").exists()
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"test": 1}'])
-def test_without_an_evaluation_nothing_is_released(made: Dossier, tmp_path: Path, content: str | None) -> None:
+def test_without_an_evaluation_nothing_is_released(made: ReleaseFiles, tmp_path: Path, content: str | None) -> None:
     path = made.evidence[release.EVALUATION]
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(PawprintError, match="pawprint-colours version 3 keeps no evaluation"):
@@ -87,7 +87,7 @@ def test_without_an_evaluation_nothing_is_released(made: Dossier, tmp_path: Path
     assert not (tmp_path / "out").exists()
 
 
-def test_figures_that_cannot_be_given_are_said_in_words(made: Dossier) -> None:
+def test_figures_that_cannot_be_given_are_said_in_words(made: ReleaseFiles) -> None:
     report = contender(0.97, 4).report
     nothing = report.model_copy(
         update={"test": report.test.model_copy(update={"auroc": None, "average_precision": None}), "slices": []}

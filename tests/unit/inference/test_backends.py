@@ -14,7 +14,7 @@ from pawprint.inference.classifier import Classifier
 
 def test_many_threads_get_their_own_answers_out_of_few_calls(toy_model: Path) -> None:
     images = np.random.default_rng(3).integers(0, 256, (200, 1, 300, 300, 3), np.uint8)
-    network = OnnxRuntime((toy_model / "model.onnx").read_bytes(), ["CPUExecutionProvider"], cores=2)
+    network = OnnxRuntime((toy_model / "model.onnx").read_bytes(), ["CPUExecutionProvider"])
     sizes: list[int] = []
     run = network._session.run
 
@@ -36,7 +36,7 @@ def test_many_threads_get_their_own_answers_out_of_few_calls(toy_model: Path) ->
 
 
 def test_a_batch_that_fails_fails_for_those_in_it_only(toy_model: Path) -> None:
-    network = OnnxRuntime((toy_model / "model.onnx").read_bytes(), ["CPUExecutionProvider"], cores=2)
+    network = OnnxRuntime((toy_model / "model.onnx").read_bytes(), ["CPUExecutionProvider"])
     with pytest.raises(RuntimeError, match="Got invalid dimensions"):
         network(np.zeros((1, 10, 10, 3), np.uint8))
     assert network(np.zeros((1, 300, 300, 3), np.uint8))[0].shape == (1, 2)
@@ -51,4 +51,4 @@ def test_a_gpu_that_is_not_there(toy_model: Path) -> None:
 
 def test_a_damaged_graph_is_an_error_of_the_model() -> None:
     with pytest.raises(RuntimeError):
-        OnnxRuntime(b"no graph", ["CPUExecutionProvider"], cores=1)
+        OnnxRuntime(b"no graph", ["CPUExecutionProvider"])
