@@ -18,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from pawprint.errors import PawprintError
 
 SCHEMA_VERSION = 2  # of params.yaml; version 1 had no such key
+UNKNOWN = "unknown"  # the label of a picture that is unlike all training photographs; no class may have this name
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
 NonNegative = Annotated[float, Field(ge=0)]

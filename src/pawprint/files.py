@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,8 @@ def recover(folder: Path) -> None:
 def lock(path: Path, busy: str = "", timeout: float = 0) -> Iterator[FileLock]:
     """Hold the lock file `path`; the system releases it when the process ends, however it ends.
 
+    The file is removed at the end, while it is held: who waited for it meanwhile notices and makes a new one.
+
     Raises:
         PawprintError: `busy`, where another process holds it still after `timeout` seconds (-1 waits for ever).
     """
@@ -131,6 +133,8 @@ def lock(path: Path, busy: str = "", timeout: float = 0) -> Iterator[FileLock]:
     try:
         yield held
     finally:
+        with suppress(OSError):  # Windows removes no open file; filelock does it there
+            path.unlink()
         held.release()
 
 

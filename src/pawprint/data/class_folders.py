@@ -8,6 +8,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
+from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
 from pawprint.files import recover
 
@@ -45,6 +46,7 @@ def dataset(data: Path) -> Dataset:
         )
     photographs = []
     for folder in folders:
+        refuse_reserved(folder.name, str(data))
         files = files_in(folder)
         if not files:
             raise PawprintError(f"{folder}/ holds no photographs. Add some, or remove the folder.")
@@ -61,6 +63,14 @@ def dataset(data: Path) -> Dataset:
 def class_folders(data: Path) -> list[Path]:
     """The folders of data/, a class each."""
     return sorted(folder for folder in data.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+
+
+def refuse_reserved(label: str, source: str) -> None:
+    """PawprintError for the class that a model answers where a picture is of none."""
+    if label.casefold() == UNKNOWN:
+        raise PawprintError(
+            f"{source} has a class `{label}`, which is the answer for a picture of no class. Rename its folder."
+        )
 
 
 def files_in(folder: Path) -> list[Path]:

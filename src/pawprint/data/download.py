@@ -96,7 +96,7 @@ def local(source: str | Path, sha256: str | None = None) -> Local:
             f"{source} does not exist. Name a zip, tar or folder, an http(s) or s3 URL, or one of {', '.join(PUBLIC)}."
         )
     if checksum and path.is_dir():
-        raise PawprintError(f"{path} is a folder, and a SHA-256 is of one file. Leave it out.")
+        raise PawprintError(f"{path} is a folder, and a SHA-256 is of one file. Name no SHA-256.")
     if checksum:
         _verify(path, checksum, str(path))
     return Local(path, path.resolve().name)
@@ -117,7 +117,7 @@ def _download(url: str, checksum: str | None) -> Path:
         with files.lock(target.with_name(f"{target.name}.lock"), busy):
             if isinstance(remote, S3) and remote.is_folder():
                 if checksum:
-                    raise PawprintError(f"{remote.shown} is a folder, and a SHA-256 is of one file. Leave it out.")
+                    raise PawprintError(f"{remote.shown} is a folder, and a SHA-256 is of one file. Name no SHA-256.")
                 _retry(remote.shown, lambda: remote.copy(target), lambda: sum(1 for _ in target.rglob("*")))
             else:
                 _download_file(remote, target, checksum)
@@ -252,7 +252,7 @@ class Http:
             with httpx.stream("GET", self.url, headers=headers, follow_redirects=True, timeout=SILENCE) as answer:
                 yield self._read(answer, have, validator)
         except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.DecodingError) as error:
-            raise PawprintError(f"{self.shown} cannot be downloaded ({error}). CheckResult at the URL.") from None
+            raise PawprintError(f"{self.shown} cannot be downloaded ({error}). Check the URL.") from None
         except httpx.TransportError as error:
             raise Again(str(error) or type(error).__name__) from None
 
@@ -266,7 +266,7 @@ class Http:
         if status in (408, 425, 429) or status >= 500:
             raise Again(said)
         if status not in (200, 206):
-            raise PawprintError(f"{self.shown} cannot be downloaded: {said}. CheckResult at the URL.")
+            raise PawprintError(f"{self.shown} cannot be downloaded: {said}. Check the URL.")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
             raise PawprintError(f"{self.shown} is a web page, not an archive. Behind a login? Download it by hand.")
         if status == 206:
@@ -349,7 +349,7 @@ class S3:
         except FileNotFoundError:
             raise PawprintError(f"{self.url} does not exist, or you may not list it.") from None
         except PermissionError as error:
-            raise PawprintError(f"{self.url} may not be read ({error}). CheckResult at AWS_ACCESS_KEY_ID.") from None
+            raise PawprintError(f"{self.url} may not be read ({error}). Check AWS_ACCESS_KEY_ID.") from None
         except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
             raise PawprintError(f"{self.url} cannot be requested ({error}). Set AWS_ACCESS_KEY_ID etc.") from None
         except (botocore.exceptions.BotoCoreError, aiohttp.ClientError, ConnectionError, TimeoutError) as error:

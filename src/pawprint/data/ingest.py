@@ -21,7 +21,16 @@ from typing import IO, Any
 
 from pawprint import image
 from pawprint.data import archives, download, layouts, origins
-from pawprint.data.class_folders import DATASET, NAME, Dataset, class_folders, dataset, described_in, files_in
+from pawprint.data.class_folders import (
+    DATASET,
+    NAME,
+    Dataset,
+    class_folders,
+    dataset,
+    described_in,
+    files_in,
+    refuse_reserved,
+)  # fmt: skip
 from pawprint.data.origins import Origin, Origins
 from pawprint.errors import PawprintError
 from pawprint.files import recover, replace_folder
@@ -75,6 +84,8 @@ def ingest(
         with local.forgotten_if_damaged(), _opened(local.path, fresh.with_name("inner")) as archive:
             found = layouts.recognise(list(archive.files), str(source))
             _refuse_empty_classes(found, archive, str(source))
+            for label in {one.label for one in found.photographs}:
+                refuse_reserved(label, str(source))
             if add:
                 _refuse_a_new_class_alone(found, data, str(source))
             importer = _Importer(fresh, local.label, before)

@@ -22,12 +22,12 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load as load_tensors
 
 from pawprint import image
+from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
 from pawprint.inference import backends, ood
 from pawprint.inference.backends import Device, Precision
 from pawprint.lineage import Lineage
 
-UNKNOWN = "unknown"  # the label of a picture that is unlike all training photographs; no class may have this name
 OOD_FILE = "ood.safetensors"  # unit embeddings of training photographs, and k
 
 

@@ -18,10 +18,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import FileResponse, Response
 
-from pawprint.config import Serving
+from pawprint.config import UNKNOWN, Serving
 from pawprint.errors import PawprintError
 from pawprint.image import BadImage
-from pawprint.inference.classifier import UNKNOWN
 from pawprint.serving import documentation, metrics
 from pawprint.serving.auth import Authorizer, Scope
 from pawprint.serving.engine import Engine

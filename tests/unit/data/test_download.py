@@ -131,7 +131,7 @@ def test_without_checksum_and_validator_it_starts_anew(server: Server, tmp_path:
 
 def test_a_later_run_goes_on_where_an_earlier_one_gave_up(server: Server, tmp_path: Path) -> None:
     server.cuts = [2**20, 0, 0, 0, 0, 0, 0, 0, 0]
-    with pytest.raises(PawprintError, match="run again, and it goes on there"):
+    with pytest.raises(PawprintError, match="run again to resume"):
         ingest(server.url, tmp_path / "data")
     assert not (tmp_path / "data").exists()
     server.cuts, server.asked = [], []
@@ -231,7 +231,7 @@ def test_nobody_there_and_no_room_are_sentences(
 ) -> None:
     with socket.socket() as closed:
         closed.bind(("127.0.0.1", 0))
-        with pytest.raises(PawprintError, match="cannot be had"):
+        with pytest.raises(PawprintError, match="cannot be downloaded"):
             ingest(f"http://127.0.0.1:{closed.getsockname()[1]}/pets.zip", tmp_path / "data")
     usage = shutil.disk_usage(tmp_path)._replace(free=1000)
     monkeypatch.setattr(archives.shutil, "disk_usage", lambda _: usage)

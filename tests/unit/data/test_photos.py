@@ -72,6 +72,7 @@ REFUSED = {
     "a single class": (lambda root: folders(root / "pets", cat=2), "two classes"),
     "a single class in a zip": (lambda root: zipped(root / "a.zip", {"train/cat.0.jpg": b"x"}), "two classes"),
     "an empty class": (lambda root: folders(root / "pets", cat=2, dog=0), "dog"),
+    "a class of the reserved name": (lambda root: folders(root / "pets", cat=1, Unknown=2), "a class `Unknown`"),
     "an empty folder": (lambda root: folders(root / "pets"), "does not exist"),
 }
 
@@ -115,6 +116,9 @@ def test_data_that_cannot_be_trained_on_is_named(tmp_path: Path) -> None:
     (tmp_path / "data" / "dog").mkdir()
     with pytest.raises(PawprintError, match="dog/ holds no photographs"):
         ingest.dataset(tmp_path / "data")
+    folders(tmp_path / "other", cat=1, unknown=1)
+    with pytest.raises(PawprintError, match="a class `unknown`, which is the answer"):
+        ingest.dataset(tmp_path / "other")
 
 
 HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)

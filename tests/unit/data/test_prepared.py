@@ -166,7 +166,9 @@ def test_too_many_bad_ones_fail_and_leave_what_was_there(tmp_path: Path) -> None
     made(data, out)
     before = contents(out)
     write(data, {f"cat/bad{n}.jpg": b"" for n in range(5)})
-    with pytest.raises(PawprintError, match=r"5 of 45 photographs are bad \(11\.1%.*max_bad_share.*5 empty.*bad0\.jpg"):
+    with pytest.raises(
+        PawprintError, match=r"5 of 45 photographs are rejected \(11\.1%.*max_bad_share.*5 empty.*bad0\.jpg"
+    ):
         made(data, out, max_bad_share=0.1)
     assert contents(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]

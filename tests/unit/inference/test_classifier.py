@@ -12,8 +12,9 @@ import openvino
 import pytest
 
 from pawprint import image
+from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import UNKNOWN, Classifier, find_pictures
+from pawprint.inference.classifier import Classifier, find_pictures
 
 
 @pytest.fixture(scope="module")
