@@ -124,6 +124,7 @@ class Tracker:
         run = JournaledRun(self, run_id, run_name, dataset)
         if known:
             run.status("RUNNING")
+            run.flush()
         elif tags:
             run.tags(tags)
         return run
@@ -196,6 +197,7 @@ class Tracker:
             if is_manifest(manifest := self.root / "prepared" / "manifest.csv", info.lineage):
                 journal.append("artifact", {"folder": MANIFEST.rpartition("/")[0]}, manifest)
             journal.append("params", {"values": record.params})
+            journal.append("metrics", {"values": {"seconds": record.seconds}, "step": None, "at": time.time()})
             for name, points in record.curves.items():
                 for step, value in points:
                     journal.append("metrics", {"values": {name: value}, "step": step, "at": time.time()})

@@ -10,7 +10,9 @@ import pytest
 from pawprint.config import Params, load_params
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
-from pawprint.tracking import records, registry, runs, server, training_run
+from pawprint.tracking import server
+from pawprint.tracking.run import EVALUATED, Evaluated, RunRecord
+from pawprint.tracking.tracker import Tracker
 
 PROJECT = Path(__file__).parents[3]
 
@@ -34,14 +36,21 @@ def params() -> Params:
     return load_params(PROJECT / "params.yaml")
 
 
-def trained(root: Path, params: Params, model: Path, name: str = "article_cnn") -> runs.RunRecord:
-    """A run as flows/train.py makes it, with the toy model as its outcome."""
-    info = ModelInfo.read(model)
-    with training_run.start(root, name, params, info.lineage, f"{name} · toy", {"train": 7, "test": 3}) as run:
+@pytest.fixture(scope="module")
+def tracker(root: Path) -> Tracker:
+    return Tracker(root)
+
+
+def trained(tracker: Tracker, params: Params, model: Path, out: Path, name: str = "article_cnn") -> Path:
+    """A model folder and its run as flows/train.py makes them, with the toy model as the result."""
+    info, folder = ModelInfo.read(model), out / "trained"
+    shutil.copytree(model, folder)
+    with tracker.start_training(name, params, info.lineage, f"{name} · toy", {"train": 7, "test": 3}) as run:
         for epoch in (1, 2):
             run.metrics({"train_loss": 1 / epoch}, step=epoch)
-        run.model(model)
-    return run.record()
+        run.model(folder)
+        (folder / "run.json").write_text(run.record().model_dump_json())
+    return folder
 
 
 def another(model: Path, folder: Path) -> Path:
@@ -59,8 +68,11 @@ def another(model: Path, folder: Path) -> Path:
     return folder
 
 
-def test_a_run_holds_what_it_was_given_and_gave(root: Path, params: Params, toy_model: Path) -> None:
-    record = trained(root, params, toy_model)
+def test_a_run_holds_what_it_was_given_and_gave(
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
+    record = RunRecord.read(trained(tracker, params, toy_model, tmp_path))
+    uri = tracker.run(record.run_id).model_uri
     run = mlflow.MlflowClient().get_run(record.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params["epochs"] == "5"
@@ -72,26 +84,31 @@ def test_a_run_holds_what_it_was_given_and_gave(root: Path, params: Params, toy_
     assert [(point.step, point.value) for point in curve] == [(1, 1.0), (2, 0.5)]
     assert run.inputs.dataset_inputs[0].dataset.name == "colours"
     assert run.inputs.dataset_inputs[0].dataset.digest == "d" * 32 + ".dir"
-    model = mlflow.models.get_model_info(record.model_uri)
+    model = mlflow.models.get_model_info(uri)
     assert model.signature is not None
     assert "uint8" in str(model.signature.inputs)
-    answer = mlflow.pyfunc.load_model(record.model_uri).predict(np.zeros((2, 300, 300, 3), np.uint8))
+    answer = mlflow.pyfunc.load_model(uri).predict(np.zeros((2, 300, 300, 3), np.uint8))
     assert answer["probabilities"].sum(axis=1) == pytest.approx([1, 1])
 
 
-def test_a_training_that_fails_is_a_failed_run(root: Path, params: Params, toy_model: Path) -> None:
+def test_a_training_that_fails_is_a_failed_run(
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
     info = ModelInfo.read(toy_model)
     with (
         pytest.raises(RuntimeError, match="boom"),
-        training_run.start(root, "article_cnn", params, info.lineage, "fails", {}) as run,
+        tracker.start_training("article_cnn", params, info.lineage, "fails", {}) as run,
     ):
         raise RuntimeError("boom")
     assert mlflow.MlflowClient().get_run(run.id).info.status == "FAILED"
 
 
-def test_evaluation_adds_to_the_same_run_and_leaves_it_finished(root: Path, params: Params, toy_model: Path) -> None:
-    record = trained(root, params, toy_model)
-    with runs.reopen(root, record, toy_model) as run:
+def test_evaluation_adds_to_the_same_run_and_leaves_it_finished(
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
+    folder = trained(tracker, params, toy_model, tmp_path)
+    record = RunRecord.read(folder)
+    with tracker.restored_run(folder) as run:
         run.metrics({"test_accuracy": 0.5})
     assert run.id == record.run_id
     after = mlflow.MlflowClient().get_run(record.run_id)
@@ -99,33 +116,38 @@ def test_evaluation_adds_to_the_same_run_and_leaves_it_finished(root: Path, para
     assert after.info.status == "FINISHED"
 
 
-def test_a_model_from_elsewhere_is_entered_once_and_says_where_it_came_from(root: Path, toy_model: Path) -> None:
-    away = runs.RunRecord(run_id="f" * 32, run_name="toy", experiment="colours", model_uri="", seconds=1.0)
-    with runs.reopen(root, away, toy_model) as first:
-        pass
-    with runs.reopen(root, away, toy_model) as second:
-        pass
-    assert first.id == second.id
-    entered = mlflow.MlflowClient().get_run(first.id)
+def test_a_model_from_elsewhere_is_entered_once_and_says_where_it_came_from(
+    tracker: Tracker, toy_model: Path, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(toy_model, tmp_path / "model")
+    away = RunRecord(run_id="f" * 32, run_name="toy", experiment="colours", seconds=1.0)
+    (folder / "run.json").write_text(away.model_dump_json())
+    first, second = tracker.restore_run(folder), tracker.restore_run(folder)
+    assert first == second
+    entered = mlflow.MlflowClient().get_run(first)
     assert entered.data.tags["restored_from"] == "f" * 32
     assert entered.data.tags["git_commit"] == "c" * 40
 
 
 def test_what_is_entered_again_has_its_parameters_curves_and_evaluation(
-    root: Path, params: Params, toy_model: Path, tmp_path: Path
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    record, info = trained(root, params, toy_model), ModelInfo.read(toy_model)
-    told = records.Evaluated(
+    folder, info = trained(tracker, params, toy_model, tmp_path), ModelInfo.read(toy_model)
+    record = RunRecord.read(folder)
+    told = Evaluated(
         model_digest=info.model_digest, name="toy · 98.1 %", description="good", drawn=True,
         metrics={"test_accuracy": 0.981},
     )  # fmt: skip
     elsewhere = tmp_path / "elsewhere"
     kept = elsewhere / "reports" / "evaluation" / info.candidate
     kept.mkdir(parents=True)
-    (kept / records.EVALUATED).write_text(told.model_dump_json())
+    (kept / EVALUATED).write_text(told.model_dump_json())
     (kept / "test.csv").write_text("hash,class\n")
     lost = record.model_copy(update={"run_id": "e" * 32})  # MLflow has no such run
-    with runs.reopen(elsewhere, lost, toy_model) as run:
+    (folder / "run.json").write_text(lost.model_dump_json())
+    other = Tracker(elsewhere)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri(tracker.root))
+    with other.restored_run(folder) as run:
         pass
     client = mlflow.MlflowClient()
     entered = client.get_run(run.id)
@@ -138,23 +160,23 @@ def test_what_is_entered_again_has_its_parameters_curves_and_evaluation(
         "evaluation/evaluated.json",
         "evaluation/test.csv",
     ]
-    (kept / records.EVALUATED).write_text(told.model_copy(update={"model_digest": "0" * 64}).model_dump_json())
+    (kept / EVALUATED).write_text(told.model_copy(update={"model_digest": "0" * 64}).model_dump_json())
     before = entered.data.metrics
-    runs.enter_evaluation(elsewhere, run, info)  # figures of another model are not this one's
+    other.log_evaluation(run, info)  # figures of another model are not this one's
     assert client.get_run(run.id).data.metrics == before
 
 
 def test_trainings_of_one_pipeline_run_stand_under_one_run(
-    root: Path, params: Params, toy_model: Path, monkeypatch: pytest.MonkeyPatch
+    tracker: Tracker, params: Params, toy_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     lineage = ModelInfo.read(toy_model).lineage
-    assert runs.pipeline(root, "colours") is None
+    assert tracker.pipeline_run("colours") is None
     monkeypatch.setenv("PAWPRINT_PIPELINE_RUN", "pipeline 123-abc")
     children = []
     for name in ("article_cnn", "efficientnet_lite0"):
-        with training_run.start(root, name, params, lineage, name, {}) as run:
+        with tracker.start_training(name, params, lineage, name, {}) as run:
             children.append(run.id)
-    parent = runs.pipeline(root, "colours")
+    parent = tracker.pipeline_run("colours")
     assert parent is not None
     client = mlflow.MlflowClient()
     tags = [client.get_run(child).data.tags for child in children]
@@ -162,17 +184,20 @@ def test_trainings_of_one_pipeline_run_stand_under_one_run(
     assert {tag["pipeline_run"] for tag in tags} == {"123-abc"}
     assert client.get_run(parent.id).info.status == "FINISHED"
     monkeypatch.setenv("PAWPRINT_PIPELINE_RUN", "pipeline another")
-    other = runs.pipeline(root, "colours")
+    other = tracker.pipeline_run("colours")
     assert other is not None
     assert other.id != parent.id
 
 
-def test_figures_stand_with_the_logged_model_and_the_data_set(root: Path, params: Params, toy_model: Path) -> None:
+def test_figures_stand_with_the_logged_model_and_the_data_set(
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
     info = ModelInfo.read(toy_model)
-    record = trained(root, params, toy_model)
-    with runs.reopen(root, record, toy_model) as run:
+    folder = trained(tracker, params, toy_model, tmp_path)
+    record = RunRecord.read(folder)
+    with tracker.restored_run(folder) as run:
         run.metrics({"test_accuracy": 0.75}, dataset=(info.lineage.dataset, info.lineage.data_hash))
-    model = mlflow.get_logged_model(record.model_uri.removeprefix("models:/"))
+    model = mlflow.get_logged_model(tracker.run(record.run_id).model_uri.removeprefix("models:/"))
     (figure,) = [metric for metric in model.metrics if metric.key == "test_accuracy"]
     assert (figure.value, figure.dataset_name, figure.dataset_digest) == (0.75, "colours", "d" * 32 + ".dir")
     assert model.source_run_id == record.run_id
@@ -180,37 +205,38 @@ def test_figures_stand_with_the_logged_model_and_the_data_set(root: Path, params
 
 
 def test_the_same_model_is_one_version_and_another_is_the_next(
-    root: Path, params: Params, toy_model: Path, tmp_path: Path
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
 ) -> None:
     name = "pawprint-versions"
     other = another(toy_model, tmp_path / "other")
     found = []
-    for folder in (toy_model, other, toy_model):
-        record = trained(root, params, folder)
-        with runs.reopen(root, record, folder) as run:
-            found.append(registry.register(root, name, run, ModelInfo.read(folder)))
+    registry = tracker.registry
+    for number, model in enumerate((toy_model, other, toy_model)):
+        folder = trained(tracker, params, model, tmp_path / str(number))
+        with tracker.restored_run(folder) as run:
+            found.append(registry.register(name, run, ModelInfo.read(folder)))
     assert [entry.version for entry in found] == ["1", "2", "1"]
-    assert registry.champion(root, name) is None
-    assert registry.promote(root, found[0], "the first", over=None)
-    assert registry.promote(root, found[1], "better", over=found[0])
-    assert registry.champion(root, name) == found[1]
+    assert registry.current_champion(name) is None
+    assert registry.promote(found[0], "the first", over=None)
+    assert registry.promote(found[1], "better", over=found[0])
+    assert registry.current_champion(name) == found[1]
     version = mlflow.MlflowClient().get_model_version(name, "2")
     assert version.tags["promoted_because"] == "better"
 
 
 def test_a_champion_s_folder_comes_back_byte_for_byte_and_tampering_is_loud(
-    root: Path, params: Params, toy_model: Path, tmp_path: Path
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
 ) -> None:
     other = another(toy_model, tmp_path / "sealed")
-    record = trained(root, params, other)
-    with runs.reopen(root, record, other) as run:
-        entry = registry.register(root, "pawprint-sealed", run, ModelInfo.read(other))
-    folder = registry.folder(root, entry)
+    trained_folder, registry = trained(tracker, params, other, tmp_path), tracker.registry
+    with tracker.restored_run(trained_folder) as run:
+        entry = registry.register("pawprint-sealed", run, ModelInfo.read(other))
+    folder = registry.folder(entry)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in other.iterdir()}
     lie = entry.model_copy(update={"model_digest": "0" * 64})
     with pytest.raises(PawprintError, match="names model 000000000000 but its run"):
-        registry.folder(root, lie)
-    assert not (root / "cache" / "registry" / ("0" * 64)).exists()
+        registry.folder(lie)
+    assert not (tracker.root / "cache" / "registry" / ("0" * 64)).exists()
 
 
 def test_experiments_of_dvc_keep_their_runs_in_the_main_workspace(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

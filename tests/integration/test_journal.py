@@ -15,7 +15,10 @@ import pytest
 
 from pawprint.config import Params, load_params
 from pawprint.inference.classifier import ModelInfo
-from pawprint.tracking import outbox, runs, training_run
+from pawprint.tracking import journal
+from pawprint.tracking.journal import Journal, JournaledRun
+from pawprint.tracking.run import FOLDER
+from pawprint.tracking.tracker import Tracker
 from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.train import fit
 from prepared_set import drawings
@@ -54,46 +57,48 @@ def test_a_training_without_mlflow_is_delivered_later_and_only_once(
     info = ModelInfo.read(toy_model)
     with monkeypatch.context() as away:
         away.setenv("MLFLOW_TRACKING_URI", AWAY)
-        with training_run.start(root, "article_cnn", params, info.lineage, "offline", {"train": 7}) as run:
+        with Tracker(root).start_training("article_cnn", params, info.lineage, "offline", {"train": 7}) as run:
             for epoch in (1, 2, 3):
                 run.metrics({"train_loss": 1 / epoch}, step=epoch)
             passing = shutil.copytree(toy_model, tmp_path / "model")
             run.model(passing)
             shutil.rmtree(passing)  # the next training replaces the folder
             record = run.record()
-        assert training_run.sync(root) == (0, 1)
-    assert (record.run_name, record.model_uri) == ("offline", "")
+        assert Tracker(root).sync() == (0, 1)
+    assert record.run_name == "offline"
 
-    box = outbox.folder(root) / run.id
+    box = Tracker(root).journals / run.id
     shutil.copytree(box, tmp_path / "box")
-    assert training_run.sync(root) == (1, 0)
+    assert Tracker(root).sync() == (1, 0)
     assert not box.exists()
     shutil.copytree(tmp_path / "box", box)  # as if it had been killed before it could note what was delivered
-    assert training_run.sync(root) == (1, 0)
+    assert Tracker(root).sync() == (1, 0)
 
-    found = runs.search(root, f"tags.restored_from = '{run.id}'")
+    found = Tracker(root).search_runs(f"tags.restored_from = '{run.id}'")
     assert len(found) == 1
     assert history(found[0], "train_loss") == [(1, 1.0), (2, 0.5), (3, 1 / 3)]
     delivered = mlflow.MlflowClient().get_run(found[0])
     assert delivered.info.status == "FINISHED"
     assert delivered.data.params["epochs"] == "5"
     assert len(mlflow.MlflowClient().search_logged_models([delivered.info.experiment_id])) == 1
-    assert runs.artifact(root, found[0], f"{runs.FOLDER}/model.onnx") is not None
-    with runs.reopen(root, record, toy_model) as reopened:
-        assert reopened.id == found[0]
-        assert reopened.record().model_uri.startswith("models:/")
+    assert Tracker(root).artifact(found[0], f"{FOLDER}/model.onnx") is not None
+    kept = shutil.copytree(toy_model, tmp_path / "kept")
+    (kept / "run.json").write_text(record.model_dump_json())
+    with Tracker(root).restored_run(kept) as restored:
+        assert restored.id == found[0]
+        assert restored.model_uri.startswith("models:/")
 
 
 def test_a_training_that_goes_on_logs_no_epoch_twice(root: Path, params: Params, toy_model: Path) -> None:
     info = ModelInfo.read(toy_model)
     with (
         pytest.raises(KeyboardInterrupt),
-        training_run.start(root, "article_cnn", params, info.lineage, "killed", {}) as first,
+        Tracker(root).start_training("article_cnn", params, info.lineage, "killed", {}) as first,
     ):
         for epoch in (1, 2, 3):
             first.metrics({"train_loss": float(epoch)}, step=epoch)
         raise KeyboardInterrupt
-    with training_run.start(root, "article_cnn", params, info.lineage, "killed", {}, resume=first.id) as second:
+    with Tracker(root).start_training("article_cnn", params, info.lineage, "killed", {}, resume=first.id) as second:
         assert mlflow.MlflowClient().get_run(first.id).info.status == "RUNNING"
         for epoch in (2, 3, 4):  # the checkpoint was of epoch 1
             second.metrics({"train_loss": float(epoch)}, step=epoch)
@@ -101,21 +106,22 @@ def test_a_training_that_goes_on_logs_no_epoch_twice(root: Path, params: Params,
     assert history(first.id, "train_loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
 
 
-def test_what_mlflow_refuses_is_set_aside_and_the_rest_goes_out(
+def test_what_mlflow_refuses_is_reported_and_the_rest_goes_out(
     root: Path, params: Params, toy_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     info = ModelInfo.read(toy_model)
-    with training_run.start(root, "article_cnn", params, info.lineage, "refused", {}) as run:
+    with Tracker(root).start_training("article_cnn", params, info.lineage, "refused", {}) as run:
+        run.flush()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
-        run._delivery.run = None  # type: ignore[attr-defined]  a connection is noticed dead by the call that fails
+        run.tracker._client = None  # a connection is noticed dead by the call that fails
         run.params({"epochs": "another"})
         run.metrics({"train_loss": 1.0}, step=1)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")
-    assert training_run.sync(root) == (1, 0)
+    assert Tracker(root).sync() == (1, 0)
     assert "MLflow refuses" in capsys.readouterr().out
     assert history(run.id, "train_loss") == [(1, 1.0)]
     assert mlflow.MlflowClient().get_run(run.id).info.status == "FINISHED"
-    shutil.rmtree(outbox.folder(root) / run.id)
+    assert not (Tracker(root).journals / run.id).exists()
 
 
 def test_on_a_gpu_the_machine_is_watched_while_it_trains(
@@ -124,12 +130,12 @@ def test_on_a_gpu_the_machine_is_watched_while_it_trains(
     """MLflow's own monitor; without a GPU here it logs what there is of the machine."""
     monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
     lineage = ModelInfo.read(toy_model).lineage.model_copy(update={"device": "cuda bfloat16 NVIDIA H100"})
-    with training_run.start(root, "article_cnn", params, lineage, "watched", {}) as run:
+    with Tracker(root).start_training("article_cnn", params, lineage, "watched", {}) as run:
         deadline = time.monotonic() + 30
         while not history(run.id, "system/cpu_utilization_percentage") and time.monotonic() < deadline:
             time.sleep(0.1)
     assert history(run.id, "system/cpu_utilization_percentage")
-    with training_run.start(root, "article_cnn", params, ModelInfo.read(toy_model).lineage, "unwatched", {}) as run:
+    with Tracker(root).start_training("article_cnn", params, ModelInfo.read(toy_model).lineage, "unwatched", {}) as run:
         time.sleep(0.3)
     assert not history(run.id, "system/cpu_utilization_percentage")
 
@@ -173,7 +179,7 @@ def test_a_server_that_is_killed_and_started_again_misses_nothing(
     root: Path, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    monkeypatch.setattr(outbox, "PAUSE", (0.5, 1.0))
+    monkeypatch.setattr(journal, "UPLOAD_SECONDS", 0.2)
     data = drawings(tmp_path / "drawings", per_class=15)
     given = candidate_params("article_cnn", epochs=30, batch_size=8, learning_rate=1e-4)
     lineage = ModelInfo.read(toy_model).lineage
@@ -184,7 +190,7 @@ def test_a_server_that_is_killed_and_started_again_misses_nothing(
     class Falling:
         """Hands on to the run; at some epochs the server dies or comes back, at one the training is killed."""
 
-        def __init__(self, run: runs.Run, fatal: int) -> None:
+        def __init__(self, run: JournaledRun, fatal: int) -> None:
             self.run, self.fatal = run, fatal
 
         def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
@@ -202,22 +208,22 @@ def test_a_server_that_is_killed_and_started_again_misses_nothing(
     checkpoints = CheckpointManager(tmp_path / "checkpoints", "article_cnn", given, data)
     with (
         pytest.raises(KeyboardInterrupt),
-        training_run.start(root, "article_cnn", given, lineage, "falls", {}) as first,
+        Tracker(root).start_training("article_cnn", given, lineage, "falls", {}) as first,
     ):
         checkpoints.run_id = first.id
         fit("article_cnn", given, data, Falling(first, fatal=13), checkpoints)  # type: ignore[arg-type]
-    assert list((outbox.folder(root) / first.id).glob("*.json"))
+    assert Journal(Tracker(root).journals / first.id).waiting()
 
     checkpoints = CheckpointManager(
         tmp_path / "checkpoints", "article_cnn", given, data
     )  # goes on while the server is away
-    with training_run.start(root, "article_cnn", given, lineage, "falls", {}, resume=checkpoints.run_id) as second:
+    with Tracker(root).start_training("article_cnn", given, lineage, "falls", {}, resume=checkpoints.run_id) as second:
         fit("article_cnn", given, data, Falling(second, fatal=0), checkpoints)  # type: ignore[arg-type]
         server.kill()
         second.model(toy_model)
-    assert training_run.sync(root) == (0, 1)
+    assert Tracker(root).sync() == (0, 1)
     server.start()
-    assert training_run.sync(root) == (1, 0)
+    assert Tracker(root).sync() == (1, 0)
     try:
         assert second.id == first.id
         client = mlflow.MlflowClient(server.uri)
