@@ -9,6 +9,7 @@ from safetensors.numpy import save_file
 
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion, Lineage, sha256
+from pawprint.serving.schema import Milliseconds, ModelName, Prediction
 
 
 def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path:
@@ -86,3 +87,14 @@ def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path
         ).model_dump_json()
     )
     return folder
+
+
+def prediction(id: str, label: str = "cat", digest: str = "1" * 64, version: str = "3") -> Prediction:
+    """What the service predicts for a picture, as the traffic log takes it."""
+    name = ModelName(
+        name="toy", version=version, digest=digest, bento="", dataset="toy", data_hash="", git_commit="", run_id=""
+    )
+    return Prediction(
+        id=id, label=label, reason="", probabilities={"cat": 0.9, "dog": 0.1}, typicality=0.8, model=name,
+        milliseconds=Milliseconds(decode=1, wait=1, inference=1),
+    )  # fmt: skip

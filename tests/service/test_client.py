@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pawprint.errors import PawprintError
-from pawprint.serving.client import ask
+from pawprint.serving.client import predict
 
 
 @pytest.fixture
@@ -26,11 +26,14 @@ def files(tmp_path: Path, pictures: dict[str, bytes]) -> list[Path]:
 
 
 def test_a_folder_is_answered_in_order(service: str, files: list[Path]) -> None:
-    results = list(ask(service, files))
+    results = list(predict(service, files))
     assert [result.path for result in results] == files
-    assert [result.answer and result.answer.label for result in results] == ["red", None, "blue", "unknown"] * 5 + [
-        None
-    ]
+    assert [result.classification and result.classification.label for result in results] == [
+        "red",
+        None,
+        "blue",
+        "unknown",
+    ] * 5 + [None]
     assert "not a picture" in results[1].error
     assert "cannot be read" in results[-1].error
 
@@ -58,19 +61,19 @@ def test_a_folder_is_asked_for_in_words(service: str, files: list[Path]) -> None
 
 def test_nobody_there_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PawprintError, match="No service answers at"):
-        list(ask("http://127.0.0.1:9", [tmp_path]))
+        list(predict("http://127.0.0.1:9", [tmp_path]))
     for address in ("http://[", "localhost:3000", "http://a..b"):
         with pytest.raises(PawprintError, match=r"is not an address|No service answers at"):
-            list(ask(address, [tmp_path]))
+            list(predict(address, [tmp_path]))
 
 
 def test_another_server_is_one_sentence(service: str, tmp_path: Path) -> None:
     with pytest.raises(PawprintError, match=r"is not this service .*404"):
-        list(ask(f"{service}/page.css", [tmp_path]))
+        list(predict(f"{service}/page.css", [tmp_path]))
 
 
 def test_who_stops_early_does_not_wait_for_the_rest(service: str, files: list[Path]) -> None:
-    answers = ask(service, files * 500, concurrency=2)
+    answers = predict(service, files * 500, concurrency=2)
     assert next(answers).answer
     started = time.monotonic()
     answers.close()  # type: ignore[attr-defined]
@@ -108,12 +111,12 @@ def busy() -> Iterator[tuple[str, list[int]]]:
 
 def test_it_asks_again(busy: tuple[str, list[int]], files: list[Path]) -> None:
     url, given = busy
-    (result,) = ask(url, files[:1])
+    (result,) = predict(url, files[:1])
     assert given == [503, 503, 0, 200]
     assert "not its own" in result.error
 
 
 def test_it_gives_up(busy: tuple[str, list[int]], files: list[Path]) -> None:
     url, given = busy
-    (result,) = ask(url, files[:1], tries=2)
-    assert given == [503, 503] and result.answer is None
+    (result,) = predict(url, files[:1], tries=2)
+    assert given == [503, 503] and result.classification is None

@@ -14,7 +14,7 @@ import httpx
 import pytest
 
 from pawprint.errors import PawprintError
-from pawprint.serving.client import ask
+from pawprint.serving.client import predict
 from service_process import checkout, serving
 
 READ, ADMIN = "read-token", "admin-token"
@@ -161,11 +161,11 @@ def test_tokens_open_their_part_only(closed: str) -> None:
 def test_the_client_sends_its_token(closed: str, pictures: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "red.jpg"
     path.write_bytes(pictures["red"])
-    assert [each.answer and each.answer.label for each in ask(closed, [path], READ)] == ["red"]
+    assert [each.answer and each.answer.label for each in predict(closed, [path], READ)] == ["red"]
     with pytest.raises(PawprintError, match=r"wants a token .*send `Authorization: Bearer TOKEN`.*PAWPRINT_TOKEN"):
-        list(ask(closed, [path]))
+        list(predict(closed, [path]))
     with pytest.raises(PawprintError, match="does not open the read part"):
-        list(ask(closed, [path], ADMIN))
+        list(predict(closed, [path], ADMIN))
 
 
 def test_one_token_has_one_pace(closed: str) -> None:

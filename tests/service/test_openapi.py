@@ -17,7 +17,8 @@ from schemathesis.specs.openapi.checks import (
     unsupported_method,
 )
 
-from pawprint.serving.openapi import document
+from pawprint.config import Serving
+from pawprint.serving.app import create_app
 from service_process import checkout, serving
 
 ADMIN = "admin-token"
@@ -35,7 +36,8 @@ few = settings(max_examples=12, derandomize=True, deadline=None, database=None, 
 many = settings(few, max_examples=400)
 
 
-schema = schemathesis.openapi.from_dict(document())
+DOCUMENT = create_app(Serving()).openapi()
+schema = schemathesis.openapi.from_dict(DOCUMENT)
 
 
 @pytest.fixture(scope="module")
@@ -45,7 +47,7 @@ def api(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[s
     tokens = {"read": [], "feedback": [], "admin": [hashlib.sha256(ADMIN.encode()).hexdigest()]}
     env = {**checkout(folder, tokens=tokens), "PAWPRINT_MODEL": str(toy_model)}
     with serving(folder / "log", env, cwd=folder) as (url, process):
-        assert httpx.get(f"{url}/docs.json").json() == document()
+        assert httpx.get(f"{url}/docs.json").json() == DOCUMENT
         yield url
         assert httpx.get(f"{url}/livez").status_code == 200 and process.poll() is None
 

@@ -12,20 +12,23 @@ import numpy as np
 import pytest
 
 ROWS, WIDTH = 500, 64
+TESTS = str(Path(__file__).parents[1])
 WRITER = f"""
 import asyncio, sys, time, uuid
 from pathlib import Path
 
 import numpy as np
 
+sys.path.insert(0, sys.argv[2])
 from pawprint.serving.traffic import Record, TrafficLog
+from toy import prediction
 
 log = TrafficLog(Path(sys.argv[1]), {ROWS})
 embedding = np.ones({WIDTH}, np.float32)
 while True:
     for _ in range(20):
         id = uuid.uuid4().hex
-        log.add(Record(id, time.time(), "0" * 64, "cat", {{"cat": 0.9, "dog": 0.1}}, 0.8, embedding, "1" * 64, "3"))
+        log.add(Record(prediction(id), time.time(), "0" * 64, embedding))
     asyncio.run(log.feedback(id, "dog"))
     print(id, flush=True)       # it is on disk, so it must be there after any kill
 """
@@ -37,7 +40,7 @@ def test_a_kill_tears_no_record_and_loses_nothing_acknowledged(tmp_path: Path) -
     rng = np.random.default_rng(8)
     sizes = []
     for _ in range(12):
-        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path)], stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen([sys.executable, "-c", WRITER, str(path), TESTS], stdout=subprocess.PIPE, text=True)
         assert process.stdout is not None
         first = process.stdout.readline()
         time.sleep(rng.uniform(0, 1.5))

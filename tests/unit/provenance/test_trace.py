@@ -1,6 +1,5 @@
 """`pawprint trace` both ways over a real MLflow database, and what it says of a link that was tampered with."""
 
-import csv
 import shutil
 import subprocess
 from pathlib import Path
@@ -12,14 +11,15 @@ import pytest
 
 from pawprint import lineage
 from pawprint.config import load_params
+from pawprint.data.dataset import ManifestRow, write_manifest
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
-from pawprint.lineage import bento_digest, sha256
+from pawprint.lineage import Champion, bento_digest, sha256
 from pawprint.provenance import trace as tracing
-from pawprint.serving import find_prediction
-from pawprint.serving.traffic import Record, TrafficLog
-from pawprint.tracking import registry, runs, training_run
-from pawprint.tracking.registry import Champion
+from pawprint.serving.traffic import Record, TrafficLog, find_prediction
+from pawprint.tracking.run import FOLDER
+from pawprint.tracking.tracker import Tracker
+from toy import prediction
 
 PROJECT = Path(__file__).parents[3]
 LEARNED = "1" * 64
@@ -27,37 +27,41 @@ LEARNED = "1" * 64
 
 def served(bento: Path | None = None, logs: Path = Path("nowhere")) -> tracing.Served:
     """A store that has `bento` under every tag (or none), and the traffic logs of a folder."""
-    return tracing.Served(lambda _: bento, lambda id: find_prediction.find(id, logs))
+    return tracing.Served(lambda _: bento, lambda id: find_prediction(id, logs))
+
+
+def write(manifest: Path, splits: dict[str, str]) -> None:
+    rows = [ManifestRow(hash_, "red", split, "0.tar", 0, 1, "0", "x", "", "") for hash_, split in splits.items()]
+    write_manifest(manifest, rows)
 
 
 @pytest.fixture
 def made(tmp_path: Path, toy_model: Path, empty_runs: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Champion]:
-    """A workspace with one trained, registered and reigning toy model that learned from one photograph."""
+    """A workspace with one trained toy model, registered and champion, that learned from one photograph."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     for path in (PROJECT / "params.yaml", PROJECT / "requirements.lock", empty_runs):
         shutil.copy(path, tmp_path)
     (tmp_path / "prepared").mkdir()
     manifest = tmp_path / "prepared" / "manifest.csv"
-    with manifest.open("w", newline="") as file:
-        csv.writer(file).writerows([["hash", "split"], [LEARNED, "train"], ["2" * 64, "test"]])
+    write(manifest, {LEARNED: "train", "2" * 64: "test"})
     folder = Path(shutil.copytree(toy_model, tmp_path / "model"))
     (folder / "photographs.txt").write_text(f"{LEARNED}\n")
     info = ModelInfo.read(folder)
     lock = sha256(tmp_path / "requirements.lock")
     record = info.lineage.model_copy(update={"manifest_digest": sha256(manifest), "lock_digest": lock})
     weights = sha256(folder / "model.safetensors")
-    params = load_params(PROJECT / "params.yaml")
-    with training_run.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
+    params, tracker = load_params(PROJECT / "params.yaml"), Tracker(tmp_path)
+    with tracker.start_training("article_cnn", params, record, "toy", {}) as run:
         own = record.model_copy(update={"run_id": run.id})
         info = info.model_copy(update={"lineage": own, "weights_digest": weights})
         (folder / "model.json").write_text(info.model_dump_json())
-        run.artifact(folder, runs.FOLDER)  # not run.model: what MLflow needs seconds for is not looked at here
+        run.artifact(folder, FOLDER)  # not run.model: what MLflow needs seconds for is not looked at here
     client, digest = mlflow.MlflowClient(), {"model_digest": info.model_digest, "candidate": "toy"}
     client.create_registered_model("pawprint-colours")
     client.create_model_version("pawprint-colours", str(folder), run.id, tags=digest)
-    entry = registry.find(tmp_path, "pawprint-colours/1")
+    entry = tracker.registry.find("pawprint-colours/1")
     assert entry is not None
-    assert registry.promote(tmp_path, entry, "the first", over=None)
+    assert tracker.registry.promote(entry, "the first", over=None)
     return tmp_path, entry
 
 
@@ -71,7 +75,7 @@ def test_down_from_an_alias_and_a_run_to_the_photographs(made: tuple[Path, Champ
     below = ["data", "params", "packages", "photographs"]
     assert kinds(down) == ["version", "run", "model", "commit", *below]
     assert not list(down.broken())
-    assert "as manifest" in down.links[0].links[-1].said
+    assert "as manifest" in down.links[0].links[-1].note
     run = tracing.trace(root, entry.run_id[:8], served())
     assert kinds(run) == [*kinds(down)[1:], "version"]
     assert '"intact": true' in tracing.as_json(down)
@@ -79,16 +83,16 @@ def test_down_from_an_alias_and_a_run_to_the_photographs(made: tuple[Path, Champ
 
 def test_a_changed_model_a_changed_list_and_another_digest_are_broken_links(made: tuple[Path, Champion]) -> None:
     root, entry = made
-    kept = Path(urlsplit(mlflow.MlflowClient().get_run(entry.run_id).info.artifact_uri).path) / runs.FOLDER
+    kept = Path(urlsplit(mlflow.MlflowClient().get_run(entry.run_id).info.artifact_uri).path) / FOLDER
     learned = (kept / "photographs.txt").read_text()
     (kept / "photographs.txt").write_text("3" * 64)
     (link,) = tracing.trace(root, "pawprint-colours/1", served()).broken()
-    assert (link.kind, link.said) == ("photographs", "photographs.txt does not name what the manifest says")
+    assert (link.kind, link.note) == ("photographs", "photographs.txt does not name what the manifest says")
     (kept / "photographs.txt").write_text(learned)
     with (kept / "model.onnx").open("ab") as file:
         file.write(b"x")
     (link,) = tracing.trace(root, "pawprint-colours/1", served()).broken()
-    assert (link.kind, link.said) == ("model", "model.onnx is not the file that model.json describes")
+    assert (link.kind, link.note) == ("model", "model.onnx is not the file that model.json describes")
     assert '"intact": false' in tracing.as_json(tracing.trace(root, entry.run_id, served()))
 
 
@@ -102,7 +106,7 @@ def test_a_bento_that_holds_another_model_than_it_names_is_broken(made: tuple[Pa
         file.write(b"x")
     (link,) = tracing.trace(root, "pawprint:colours-v1", served(bento)).broken()
     assert link.kind == "Bento"
-    assert "it holds model" in link.said
+    assert "it holds model" in link.note
 
 
 def test_a_bento_is_checked_against_the_digest_of_its_build(made: tuple[Path, Champion], tmp_path: Path) -> None:
@@ -111,7 +115,7 @@ def test_a_bento_is_checked_against_the_digest_of_its_build(made: tuple[Path, Ch
     inside = Path(shutil.copytree(root / "model", bento / "src" / "champion"))
     (inside / "champion.json").write_text(entry.model_dump_json())
     assert tracing.trace(root, tag, served(bento)).state == "unproved"
-    registry.packaged(root, entry, tag, bento_digest(bento))
+    Tracker(root).registry.packaged(entry, tag, bento_digest(bento))
     assert tracing.trace(root, tag, served(bento)).state == "proved"
     up = tracing.trace(root, "pawprint-colours/1", served(bento)).led_to
     assert [(link.kind, link.name, link.state) for link in up] == [("Bento", tag, "proved")]
@@ -119,9 +123,9 @@ def test_a_bento_is_checked_against_the_digest_of_its_build(made: tuple[Path, Ch
     for word in (tag, "pawprint-colours/1", entry.run_id):
         (link,) = tracing.trace(root, word, served(bento)).broken()
         assert link.kind == "Bento"
-        assert "at its build it was" in link.said
+        assert "at its build it was" in link.note
     (gone,) = tracing.trace(root, "pawprint-colours/1", served()).led_to
-    assert (gone.state, gone.said) == ("unproved", "not in BentoML's store here")
+    assert (gone.state, gone.note) == ("unproved", "not in BentoML's store here")
 
 
 def test_from_a_photograph_up_to_what_learned_from_it(made: tuple[Path, Champion]) -> None:
@@ -130,10 +134,10 @@ def test_from_a_photograph_up_to_what_learned_from_it(made: tuple[Path, Champion
     photo.write_bytes(b"the one it learned from")
     assert tracing.trace(root, str(photo), served()).led_to == []
     stored = Path(urlsplit(mlflow.MlflowClient().get_run(entry.run_id).info.artifact_uri).path)
-    (stored / runs.FOLDER / "photographs.txt").write_text(f"{sha256(photo)}\n")
+    (stored / FOLDER / "photographs.txt").write_text(f"{sha256(photo)}\n")
     up = tracing.trace(root, str(photo), served())
     assert [link.name for link in up.led_to] == ["pawprint-colours/1"]
-    assert up.said == "not among the prepared photographs; 1 registered version learned from it"
+    assert up.note == "not among the prepared photographs; 1 registered version learned from it"
     assert [link.kind for link in up.broken()] == ["photographs"]  # the manifest says that it learned from another
 
 
@@ -142,16 +146,16 @@ def test_an_answer_leads_to_the_version_that_gave_it(made: tuple[Path, Champion]
     logs = tmp_path / "traffic"
     log = TrafficLog(logs / "pawprint-colours.db", rows=10)
     for id, digest in (("right", entry.model_digest), ("wrong", "9" * 64)):
-        log.add(Record(id, 0.0, LEARNED, "red", {"red": 1.0}, 0.9, np.zeros(3, np.float32), digest, entry.version))
+        log.add(Record(prediction(id, "red", digest, entry.version), 0.0, LEARNED, np.zeros(3, np.float32)))
     log.close()
     (logs / "torn.db").write_text("no database")
     down = tracing.trace(root, "right", served(logs=logs))
-    assert kinds(down)[:4] == ["answer", "picture", "version", "run"]
-    assert down.said == "red, 1970-01-01 00:00:00 UTC"
+    assert kinds(down)[:4] == ["prediction", "picture", "version", "run"]
+    assert down.note == "red, 1970-01-01 00:00:00 UTC"
     assert not list(down.broken())
     (link,) = tracing.trace(root, "wrong", served(logs=logs)).broken()
     assert link.kind == "version"
-    assert "the answer came from 999999999999" in link.said
+    assert "the prediction came from 999999999999" in link.note
 
 
 def test_what_the_commit_does_not_hold_is_a_broken_link(
@@ -169,9 +173,10 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
     git = ["git", "-C", str(tmp_path), "-c", "user.name=t", "-c", "user.email=t@example.org"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
         subprocess.run([*git, *words], check=True)
+    tracker = Tracker(tmp_path)
     params, manifest = load_params(PROJECT / "params.yaml"), tmp_path / "prepared" / "manifest.csv"
     manifest.parent.mkdir()
-    manifest.write_text(f"hash,split\n{LEARNED},train\n")
+    write(manifest, {LEARNED: "train"})
     folder = Path(shutil.copytree(toy_model, tmp_path / "model"))
     (folder / "photographs.txt").write_text(f"{LEARNED}\n")
     changed = {}
@@ -180,8 +185,8 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
             path = tmp_path / name
             path.write_text(path.read_text().replace("0123abc", "4567def") + "# changed\n")
             changed[kind] = "broken"
-        record = lineage.read(tmp_path, "colours", manifest, params, "cpu").model_copy(update={"git_dirty": False})
-        with training_run.start(tmp_path, "article_cnn", params, record, "toy", {}) as run:
+        record = lineage.read(tmp_path, "colours", manifest, params, "cpu", {}).model_copy(update={"git_dirty": False})
+        with tracker.start_training("article_cnn", params, record, "toy", {}) as run:
             info = ModelInfo.read(folder).model_copy(
                 update={
                     "lineage": record.model_copy(update={"run_id": run.id}),
@@ -189,7 +194,7 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
                 }
             )
             (folder / "model.json").write_text(info.model_dump_json())
-            run.artifact(folder, runs.FOLDER)
+            run.artifact(folder, FOLDER)
         tree = tracing.trace(tmp_path, run.id, served())
         commit = next(link for link in tree.links if link.kind == "commit")
         states = {link.kind: link.state for link in commit.links}
@@ -198,5 +203,5 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
 
 
 def test_what_nobody_knows_is_one_sentence(made: tuple[Path, Champion]) -> None:
-    with pytest.raises(PawprintError, match="'nothing' is no answer, Bento tag, model version"):
+    with pytest.raises(PawprintError, match="'nothing' is no prediction, Bento tag, model version"):
         tracing.trace(made[0], "nothing", served())

@@ -124,9 +124,9 @@ function unlock(problem) {
 
 function show(file, item, prediction) {
   const entries = Object.entries(prediction.probabilities).sort((a, b) => b[1] - a[1]);
-  const neither = prediction.label === "neither";
-  item.querySelector(".label").textContent = neither ? "Neither" : prediction.label;
-  if (neither) reason(item, `Why: ${prediction.reason}.`);
+  const unknown = prediction.label === "unknown";
+  item.querySelector(".label").textContent = unknown ? "Unknown" : prediction.label;
+  if (unknown) reason(item, `Why: ${prediction.reason}.`);
   const bars = item.querySelector(".bars");
   for (const [name, share] of entries) {
     const row = document.createElement("li");
@@ -161,9 +161,9 @@ async function heat(button, file, item) {
 
 // With two classes the right label is the other one, so one click says it; with more a person picks.
 function wrong(button, item, prediction) {
-  const others = Object.keys(prediction.probabilities).concat("neither").filter((name) => name !== prediction.label);
+  const others = Object.keys(prediction.probabilities).concat("unknown").filter((name) => name !== prediction.label);
   const choices = item.querySelector(".choices");
-  if (others.length === 2 && prediction.label !== "neither") {
+  if (others.length === 2 && prediction.label !== "unknown") {
     feedback(button, item, prediction, others[0]);
     return;
   }
@@ -215,7 +215,7 @@ async function showCard() {
     byId("classes").textContent = error.message;
     return;
   }
-  byId("classes").textContent = `Tells ${card.classes.join(" from ")}, and says when it is neither.`;
+  byId("classes").textContent = `Distinguishes ${card.classes.join(", ")}, and says when a picture is unlike all of them.`;
   const rows = {
     "Model": `${card.model.name || "not registered"}, version ${card.model.version || "none"}`,
     "Architecture": `${card.architecture}, ${card.parameters.toLocaleString("en")} parameters, ${card.precision} on ${card.device}`,
