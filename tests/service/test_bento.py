@@ -16,7 +16,10 @@ from pawprint.errors import PawprintError
 from pawprint.serving import bento
 from service_process import ROOT, serving
 
-CHAMPION = {"model": "pawprint-colours", "version": "3", "run_id": "a" * 32}
+CHAMPION = {
+    "model": "pawprint-colours", "version": "3", "run_id": "a" * 32, "candidate": "toy", "model_digest": "b" * 64,
+    "dataset": "colours",
+}  # fmt: skip
 
 
 def run_python(code: str, *arguments: str, env: dict[str, str]) -> list[str]:
@@ -32,8 +35,8 @@ import json, sys
 from pathlib import Path
 from pawprint.serving import bento
 seen = []
-for version in sys.argv[2:]:
-    tag = bento.build(Path(sys.argv[1]), {"model": "pawprint-colours", "version": version, "run_id": "a" * 32})
+for version in sys.argv[3:]:
+    tag = bento.build(Path(sys.argv[1]), {**json.loads(sys.argv[2]), "version": version})
     assert bento.exists(tag) and bento.latest() == tag
     seen.append(tag)
 print(json.dumps(seen))
@@ -44,7 +47,9 @@ print(json.dumps(seen))
 def home(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """(BENTOML_HOME, tags built there): version 3, then 4, then 3 again."""
     folder = tmp_path_factory.mktemp("bentoml")
-    return folder, run_python(BUILD, str(toy_model), "3", "4", "3", env={"BENTOML_HOME": str(folder)})
+    return folder, run_python(
+        BUILD, str(toy_model), json.dumps(CHAMPION), "3", "4", "3", env={"BENTOML_HOME": str(folder)}
+    )
 
 
 def test_the_same_again_is_the_same_bento_and_latest_again(home: tuple[Path, list[str]]) -> None:
@@ -60,7 +65,7 @@ def test_a_half_written_bento_is_built_again(home: tuple[Path, list[str]], toy_m
     kept = copy / "bentos" / tags[0].replace(":", "/")
     (kept / "src/champion/model.onnx").unlink()
     (copy / "bentos" / tags[1].replace(":", "/") / "bento.yaml").unlink()
-    built = run_python(BUILD, str(toy_model), "4", "3", env={"BENTOML_HOME": str(copy)})
+    built = run_python(BUILD, str(toy_model), json.dumps(CHAMPION), "4", "3", env={"BENTOML_HOME": str(copy)})
     assert built == [tags[1], tags[0]]
     assert (kept / "src/champion/model.onnx").exists()
 
@@ -126,3 +131,10 @@ def test_it_answers_where_pawprint_is_not_installed(
         assert response.json()["label"] == "blue"
         assert response.json()["model"]["bento"] == tags[0]
         assert response.headers["X-Pawprint-Bento"] == tags[0]
+
+
+def test_the_self_test_takes_photographs_of_any_format(tmp_path: Path) -> None:
+    for name in ("ok/1.PNG", "defect/deep/2.webp", "ok/notes.txt", ".hidden/3.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(name.encode())
+    assert bento._one_of_each_class(tmp_path) == {"ok.jpg": b"ok/1.PNG", "defect.jpg": b"defect/deep/2.webp"}

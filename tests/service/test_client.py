@@ -74,7 +74,7 @@ def test_another_server_is_one_sentence(service: str, tmp_path: Path) -> None:
 
 def test_who_stops_early_does_not_wait_for_the_rest(service: str, files: list[Path]) -> None:
     answers = predict(service, files * 500, concurrency=2)
-    assert next(answers).answer
+    assert next(answers).classification
     started = time.monotonic()
     answers.close()  # type: ignore[attr-defined]
     assert time.monotonic() - started < 2
@@ -113,7 +113,7 @@ def test_it_asks_again(busy: tuple[str, list[int]], files: list[Path]) -> None:
     url, given = busy
     (result,) = predict(url, files[:1])
     assert given == [503, 503, 0, 200]
-    assert "not its own" in result.error
+    assert "not one of this service" in result.error
 
 
 def test_it_gives_up(busy: tuple[str, list[int]], files: list[Path]) -> None:

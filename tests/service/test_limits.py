@@ -161,7 +161,7 @@ def test_tokens_open_their_part_only(closed: str) -> None:
 def test_the_client_sends_its_token(closed: str, pictures: dict[str, bytes], tmp_path: Path) -> None:
     path = tmp_path / "red.jpg"
     path.write_bytes(pictures["red"])
-    assert [each.answer and each.answer.label for each in predict(closed, [path], READ)] == ["red"]
+    assert [each.classification and each.classification.label for each in predict(closed, [path], READ)] == ["red"]
     with pytest.raises(PawprintError, match=r"wants a token .*send `Authorization: Bearer TOKEN`.*PAWPRINT_TOKEN"):
         list(predict(closed, [path]))
     with pytest.raises(PawprintError, match="does not open the read part"):

@@ -84,7 +84,7 @@ def place(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
 def test_reports_while_the_service_runs(place: Place) -> None:
     log = "--log", str(place.log)
     place.ask([photograph(RNG) for _ in range(5)])
-    assert "too few to say" in place.report(*log, "--no-mlflow")
+    assert "too few to test" in place.report(*log, "--no-mlflow")
 
     pictures = [photograph(RNG) for _ in range(55)]
     place.ask([*pictures[:10], *pictures], right=6)
