@@ -150,17 +150,18 @@ def scale(data: Path, sizes: list[int], repeats: int) -> None:
 
 
 def alike(count: int) -> None:
-    """Fingerprints a few bits from one another, so that all share words with all."""
+    """Perceptual hashes a few bits from one another, so that all share words with all."""
     rng = np.random.default_rng(2017)
     for size in (count // 4, count // 2, count):
         bits = np.tile(rng.integers(0, 2, quality.BITS, np.uint8), (size, 1))
         bits[np.arange(size)[:, None], rng.integers(0, quality.BITS, (size, 3))] ^= 1
         prints = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
-        named = [
-            quality.Named(f"{n:064x}", "cat", f"{n}", Path(f"{n}"), "train", "", one) for n, one in enumerate(prints)
+        photographs = [
+            quality.Photograph(f"{n:064x}", "cat", f"{n}", Path(f"{n}"), "train", "", one)
+            for n, one in enumerate(prints)
         ]
         busy = time.process_time()
-        quality.near_copies(named)
+        quality.near_copies(photographs)
         print(f"{size:9,} alike: {(time.process_time() - busy) / size * 1e6:6.1f} us each")
 
 

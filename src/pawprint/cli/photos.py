@@ -43,7 +43,7 @@ def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a cl
     """Say which photographs `preprocess` would reject, and why; nothing is written. Exit code 1 if there are any."""
     from pawprint.config import load_params
     from pawprint.data.class_folders import dataset
-    from pawprint.data.quality import survey
+    from pawprint.data.preprocess import survey
 
     photographs = dataset(data)
     rejected, flags = survey(photographs, data, load_params())

@@ -15,9 +15,7 @@ import hashlib
 import inspect
 import json
 import os
-import shutil
 from collections import Counter
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
@@ -34,15 +32,15 @@ from pawprint.config import Params
 from pawprint.data import quality, shards
 from pawprint.data.class_folders import Dataset
 from pawprint.data.dataset import MANIFEST_VERSION, ManifestRow, write_manifest
-from pawprint.data.preprocess import Batch, pack
+from pawprint.data.preprocess import Packer
 from pawprint.data.quality import Rejected
 from pawprint.data.shards import Packed
 from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
-from pawprint.files import write_json, write_text
+from pawprint.files import replace_folder, write_json, write_text
 from pawprint.lineage import sha256
 
-BATCH = 64  # photographs a worker takes at a time
+BATCH = 64  # photographs that a thread takes at a time
 SHOWN = 300  # thumbnails on the page; report.json lists all
 
 
@@ -67,63 +65,39 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
     Raises:
         PawprintError: more than `preprocess.max_bad_share` of the photographs are rejected, or all of a class.
     """
-    old, partial = out.with_name(f".{out.name}.old"), out.with_name(f".{out.name}.partial")
-    if old.exists() and not out.exists():  # an earlier run was killed between two renames
-        old.rename(out)
-    for left in (old, partial):
-        shutil.rmtree(left, ignore_errors=True)
-    try:
-        (partial / "packed").mkdir(parents=True)
-        (partial / "shards").mkdir()
-        recipe = _recipe(params)
+    with replace_folder(out) as fresh:
+        members, recipe = fresh / "members", _recipe(params)
+        (fresh / "shards").mkdir()
         # 1. each photograph by itself: check it, make it 300x300
-        files, earlier = photographs.photographs, _earlier(out, recipe)
-        batches = [
-            Batch(files[start : start + BATCH], data, partial / "packed", params, earlier)
-            for start in range(0, len(files), BATCH)
-        ]
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            results = list(chain.from_iterable(pool.map(pack, batches)))
-        packed = {one.photograph.path: one for one in results if isinstance(one, Packed)}
-        rejected = [one for one in results if isinstance(one, Rejected)]
+        with members.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+            pack = Packer(data, params, file, _earlier(out, recipe))
+            files = photographs.photographs
+            batches = (files[start : start + BATCH] for start in range(0, len(files), BATCH))
+            packed = list(chain.from_iterable(pool.map(lambda batch: [pack(one) for one in batch], batches)))
         # 2. all of them together: the same file twice, the same picture twice
-        kept, copies = quality.copies(one.photograph for one in packed.values())
-        near = quality.near_copies(kept)
-        rejected = sorted(rejected + copies + near, key=lambda one: one.path)
-        good = [packed[path] for one in kept if (path := one.path) not in {one.path for one in near}]
-        _refuse_too_many(photographs, data, good, rejected, params)
-        # 3. into shards
-        placed = shards.write(partial / "shards", good)
-        shutil.rmtree(partial / "packed")
-        # 4. the manifest and the report
-        write_manifest(partial / "manifest.csv", (_row(*one) for one in placed))
-        report = _report(photographs, data, good, rejected, recipe, sha256(partial / "manifest.csv"))
-        write_json(partial / "report.json", report)
-        write_text(partial / "report.html", _page(report, data))
-        # 5. the new for the old
-        if out.exists():
-            out.rename(old)
-        partial.rename(out)
-    finally:
-        for left in (old, partial):
-            shutil.rmtree(left, ignore_errors=True)
+        used, rejected = quality.screen(packed)
+        _refuse_too_many(photographs, data, used, rejected, params)
+        # 3. into shards, with a manifest and a report
+        placed = shards.write(fresh / "shards", used)
+        write_manifest(fresh / "manifest.csv", (_row(*one) for one in placed))
+        members.unlink()
+        report = _report(photographs, data, used, rejected, recipe, sha256(fresh / "manifest.csv"))
+        write_json(fresh / "report.json", report)
+        write_text(fresh / "report.html", _page(report, data))
     return report
 
 
-def _earlier(out: Path, recipe: str) -> tuple[Path, str] | None:
-    """An earlier run's manifest and its digest, if it is complete and was made by this recipe."""
-    manifest = out / "manifest.csv"
+def _earlier(out: Path, recipe: str) -> Path | None:
+    """The folder of an earlier run, if it is complete and was made by this recipe."""
     try:
         report = json.loads((out / "report.json").read_bytes())
-        if report["recipe"] == recipe and report["manifest"] == sha256(manifest):
-            return manifest, report["manifest"]
+        return out if (report["recipe"], report["manifest"]) == (recipe, sha256(out / "manifest.csv")) else None
     except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return None
+        return None
 
 
 def _refuse_too_many(
-    photographs: Dataset, data: Path, good: list[Packed], rejected: list[Rejected], params: Params
+    photographs: Dataset, data: Path, used: list[Packed], rejected: list[Rejected], params: Params
 ) -> None:
     total, limit = len(photographs.photographs), params.preprocess.max_bad_share
     share = len(rejected) / total
@@ -136,30 +110,28 @@ def _refuse_too_many(
             f"{limit:.1%}): {reasons}. The first: {first}. `pawprint photos check` lists all; correct or remove them, "
             "or raise the limit."
         )
-    usable = {one.photograph.label for one in good}
-    for kind in photographs.classes:
-        if kind not in usable:
-            raise PawprintError(f"No photograph of `{kind}` can be used. `pawprint photos check` says why.")
+    for label in photographs.classes:
+        if label not in {one.label for one in used}:
+            raise PawprintError(f"No photograph of `{label}` can be used. `pawprint photos check` lists the reasons.")
 
 
-def _row(packed: Packed, shard: str, offset: int) -> ManifestRow:
-    one = packed.photograph
-    place = shard, offset, packed.length, f"{packed.crc32:08x}"
+def _row(one: Packed, shard: str, offset: int) -> ManifestRow:
+    place = shard, offset, one.length, f"{one.crc32:08x}"
     return ManifestRow(one.hash, one.label, one.split, *place, one.origin, one.flags, one.phash)
 
 
 def _report(
-    photographs: Dataset, data: Path, good: list[Packed], rejected: list[Rejected], recipe: str, manifest: str
+    photographs: Dataset, data: Path, used: list[Packed], rejected: list[Rejected], recipe: str, manifest: str
 ) -> Report:
-    counts = Counter((one.photograph.split, one.photograph.label) for one in good)
-    flags = Counter(flag for one in good for flag in one.photograph.flags.split())
+    counts = Counter((one.split, one.label) for one in used)
+    flags = Counter(flag for one in used for flag in one.flags.split())
     return Report(
         schema_version=MANIFEST_VERSION,
         dataset=photographs.name,
         drawn=photographs.drawn,
         classes=list(photographs.classes),
-        photographs=len(good),
-        splits={split: {kind: counts[split, kind] for kind in photographs.classes} for split in SPLITS},
+        photographs=len(used),
+        splits={split: {label: counts[split, label] for label in photographs.classes} for split in SPLITS},
         flags=dict(sorted(flags.items())),
         rejected=[
             {"path": one.path.relative_to(data).as_posix(), "reason": one.reason, "message": one.message}
@@ -172,15 +144,10 @@ def _report(
 
 def _page(report: Report, data: Path) -> str:
     """report.json as a page: what was rejected, with thumbnails. One file, nothing fetched."""
-
-    def shown() -> Iterator[dict[str, str]]:
-        for one in report["rejected"][:SHOWN]:
-            yield one | {"picture": _thumbnail(data / one["path"])}
-
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pawprint.data"), autoescape=True)
+    shown = [one | {"picture": _thumbnail(data / one["path"])} for one in report["rejected"][:SHOWN]]
     reasons = Counter(one["reason"] for one in report["rejected"]).most_common()
-    page = environment.get_template("report.html").render(report=report, reasons=reasons, shown=list(shown()))
-    return page + "\n"
+    environment = jinja2.Environment(loader=jinja2.PackageLoader("pawprint.data"), autoescape=True)
+    return environment.get_template("report.html").render(report=report, reasons=reasons, shown=shown) + "\n"
 
 
 def _thumbnail(path: Path) -> str:

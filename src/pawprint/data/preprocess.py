@@ -1,103 +1,92 @@
-"""A batch of photographs by themselves: read once, checked, made 300x300, and kept as members of a tar.
+"""Photographs by themselves: each is read once, checked, made 300x300 and kept as a member of a tar.
 
-    pack(Batch(photographs, data, into, params))       # a Packed or a Rejected for each, in order
+pack = Packer(data, params, file, earlier=Path("prepared"))
+pack(("cat", Path("data/cat/1.jpg")))              # a Packed, or a Rejected; in any thread
 
-A batch needs only the files that it names, so that any thread or process can take it. Only where the bytes lie is
-returned; no pixels travel.
+survey(dataset(data), data, params)                # the same checks, and nothing is written
 """
 
 import hashlib
 import os
 import threading
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import lru_cache
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import BinaryIO
 
 from pawprint import image
 from pawprint.config import Params
 from pawprint.data import quality, shards
-from pawprint.data.dataset import ManifestRow, read_manifest
+from pawprint.data.class_folders import Dataset
+from pawprint.data.dataset import read_manifest
 from pawprint.data.quality import Photograph, Rejected
 from pawprint.data.shards import Packed
 from pawprint.data.splits import split_of
 
-_ONE_READS = threading.Lock()
+
+class Packer:
+    """Packs photographs into `file`; what an earlier run packed by the same recipe is reused where it lies."""
+
+    def __init__(self, data: Path, params: Params, file: BinaryIO, earlier: Path | None = None) -> None:
+        self._data, self._params, self._file = data, params, file
+        self._end, self._writing = 0, threading.Lock()
+        self._shards = earlier / "shards" if earlier else Path()
+        self._known = {row.hash: row for row in read_manifest(earlier / "manifest.csv")} if earlier else {}
+
+    def __call__(self, photograph: tuple[str, Path]) -> Packed | Rejected:
+        """Read, check and pack one photograph, given its class and its file."""
+        label, path = photograph
+        with path.open("rb", buffering=0) as original:
+            content = original.readall()
+        identity = _identity(label, path, content, self._data, self._params)
+        if earlier := self._reused(*identity):
+            return earlier
+        try:
+            checked = quality.check(content, path.suffix, self._params.preprocess)
+        except image.BadImage as error:
+            return Rejected(path, error.reason, str(error))
+        jpeg = image.encode(checked.pixels, self._params.preprocess.quality)
+        member = shards.member(identity[0], jpeg)
+        with self._writing:
+            start, self._end = self._end, self._end + len(member)
+            self._file.write(member)
+        place = Path(self._file.name), start, len(jpeg), zlib.crc32(member)
+        return Packed(*identity, checked.flags, checked.phash, *place)
+
+    def _reused(self, digest: str, label: str, origin: str, path: Path, split: str) -> Packed | None:
+        """The member of the earlier run, if it is intact. A changed suffix may be a wrong one: its flags differ."""
+        row = self._known.get(digest)
+        if row is None or row.origin.rpartition(".")[2] != path.name.rpartition(".")[2]:
+            return None
+        file, start, crc32 = self._shards / row.shard, row.offset - shards.BLOCK, int(row.crc32, 16)
+        try:
+            with file.open("rb", buffering=0) as shard:
+                intact = zlib.crc32(os.pread(shard.fileno(), shards.size(row.length), start)) == crc32
+        except OSError:
+            return None
+        place = file, start, row.length, crc32
+        return Packed(digest, label, origin, path, split, row.flags, row.phash, *place) if intact else None
 
 
-@dataclass(frozen=True)
-class Batch:
-    """The input of `pack`."""
+def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:
+    """Check the whole set and write nothing: what would be rejected, and how many carry each flag."""
 
-    photographs: tuple[tuple[str, Path], ...]  # (class, file)
-    data: Path
-    into: Path  # a folder that exists
-    params: Params
-    earlier: tuple[Path, str] | None = None  # an earlier run's manifest and its SHA-256
+    def work(photograph: tuple[str, Path]) -> Photograph | Rejected:
+        label, path = photograph
+        content = path.read_bytes()
+        try:
+            checked = quality.check(content, path.suffix, params.preprocess)
+        except image.BadImage as error:
+            return Rejected(path, error.reason, str(error))
+        return Photograph(*_identity(label, path, content, data, params), checked.flags, checked.phash)
 
-
-def pack(batch: Batch) -> list[Packed | Rejected]:
-    """Read, check and pack each; what an earlier run packed by the same recipe is reused."""
-    with _ONE_READS:
-        known = _known(*batch.earlier) if batch.earlier else {}
-    shares, seed = batch.params.split, batch.params.seed
-    root = len(os.fspath(batch.data)) + 1
-    mine = batch.into / f"{os.getpid()}-{threading.get_ident()}"  # a file for each worker
-    done: list[Packed | Rejected] = []
-    with mine.open("ab", buffering=0) as file, _opened_shards() as opened:
-        end = file.seek(0, os.SEEK_END)
-        for label, path in batch.photographs:
-            where = os.fspath(path)
-            with open(where, "rb", buffering=0) as original:  # noqa: PTH123  a Path's own costs as much as the hash
-                content = original.read()
-            digest = hashlib.sha256(content).hexdigest()
-            named = digest, label, where[root:], path, split_of(digest, seed, shares)
-            # a changed suffix may be a wrong one: its flags are computed again
-            if (kept := known.get(digest)) and os.path.splitext(where)[1] == os.path.splitext(kept.origin)[1]:  # noqa: PTH122
-                shard = batch.earlier[0].parent / "shards" / kept.shard if batch.earlier else mine
-                earlier = Packed(
-                    Photograph(*named, kept.flags, kept.phash), shard, kept.offset - shards.BLOCK, kept.length,
-                    int(kept.crc32, 16),
-                )  # fmt: skip
-                if _is_intact(earlier, opened):
-                    done.append(earlier)
-                    continue
-            try:
-                checked = quality.check(content, path.suffix, batch.params.preprocess)
-            except image.BadImage as error:
-                done.append(Rejected(path, error.reason, str(error)))
-                continue
-            jpeg = image.encode(checked.pixels, batch.params.preprocess.quality)
-            member = shards.member(digest, jpeg)
-            photograph = Photograph(*named, checked.flags, checked.phash)
-            done.append(Packed(photograph, mine, end, len(jpeg), zlib.crc32(member)))
-            end += shards.append(file, member)
-    return done
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        used, rejected = quality.screen(list(pool.map(work, photographs.photographs)))
+    return rejected, Counter(flag for one in used for flag in one.flags.split())
 
 
-@lru_cache(maxsize=1)
-def _known(manifest: Path, _digest: str) -> dict[str, ManifestRow]:
-    """The rows of the manifest with this digest, by hash."""
-    return {row.hash: row for row in read_manifest(manifest)}
-
-
-def _is_intact(packed: Packed, opened: dict[Path, int]) -> bool:
-    try:
-        if packed.file not in opened:
-            opened[packed.file] = os.open(packed.file, os.O_RDONLY)
-        member = os.pread(opened[packed.file], shards.size(packed.length), packed.start)
-    except OSError:
-        return False
-    return zlib.crc32(member) == packed.crc32
-
-
-@contextmanager
-def _opened_shards() -> Iterator[dict[Path, int]]:
-    opened: dict[Path, int] = {}
-    try:
-        yield opened
-    finally:
-        for descriptor in opened.values():
-            os.close(descriptor)
+def _identity(label: str, path: Path, content: bytes, data: Path, params: Params) -> tuple[str, str, str, Path, str]:
+    """The first fields of a Photograph."""
+    digest = hashlib.sha256(content).hexdigest()
+    return digest, label, path.relative_to(data).as_posix(), path, split_of(digest, params.seed, params.split)

@@ -1,26 +1,20 @@
 """Checks of photographs: which are rejected, and why.
 
-checked = check(Path("cat.jpg").read_bytes(), ".jpg", params.preprocess)   # pixels, flags, phash; or BadImage
-kept, rejected = copies(photographs)                                       # the same file twice
-rejected += near_copies(kept)                                              # the same picture twice
+check(Path("cat.jpg").read_bytes(), ".jpg", params.preprocess)   # one by itself: pixels, flags, phash; or BadImage
+used, rejected = screen(photographs)                             # all together: the same file twice, near-copies
 """
 
-import hashlib
-import os
-from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 from pawprint import image
-from pawprint.config import Params, Preprocess
-from pawprint.data.class_folders import Dataset
-from pawprint.data.splits import split_of
+from pawprint.config import Preprocess
 
 BLANK = 3.0  # standard deviation of the grey levels; a lens cap has 1 to 2, fog about 8
 BITS = 144  # of a perceptual hash: nine words of 16 bits
@@ -60,6 +54,9 @@ class Photograph:
     phash: str
 
 
+P = TypeVar("P", bound=Photograph)
+
+
 def check(data: bytes, suffix: str, preprocess: Preprocess) -> CheckResult:
     """Check and resize one photograph, given its bytes and its file's suffix.
 
@@ -80,15 +77,24 @@ def check(data: bytes, suffix: str, preprocess: Preprocess) -> CheckResult:
     return CheckResult(pixels, " ".join(_flags(header, suffix)), _phash(grey))
 
 
-def copies(photographs: Iterable[Photograph]) -> tuple[list[Photograph], list[Rejected]]:
+def screen(seen: Sequence[P | Rejected]) -> tuple[list[P], list[Rejected]]:
+    """(photographs that are used, sorted by hash; all rejections, sorted by path) of a whole set."""
+    kept, copied = copies(one for one in seen if not isinstance(one, Rejected))
+    near = near_copies(kept)
+    gone = {one.path for one in near}
+    rejected = [*(one for one in seen if isinstance(one, Rejected)), *copied, *near]
+    return [one for one in kept if one.path not in gone], sorted(rejected, key=lambda one: one.path)
+
+
+def copies(photographs: Iterable[P]) -> tuple[list[P], list[Rejected]]:
     """One of each content and label, sorted by hash, and the rest. Under two labels: `near_copies` sees both."""
-    groups: dict[tuple[str, str], list[Photograph]] = defaultdict(list)
-    for one in photographs:
-        groups[one.hash, one.label].append(one)
-    kept, bad = [], []
-    for _, (first, *others) in sorted(groups.items()):
-        kept.append(first)
-        bad += [Rejected(other.path, "copy", f"the same file as {first.origin}") for other in others]
+    kept: list[P] = []
+    bad = []
+    for one in sorted(photographs, key=lambda one: (one.hash, one.label)):
+        if kept and (kept[-1].hash, kept[-1].label) == (one.hash, one.label):
+            bad.append(Rejected(one.path, "copy", f"the same file as {kept[-1].origin}"))
+        else:
+            kept.append(one)
     return kept, bad
 
 
@@ -117,28 +123,6 @@ def _some(photographs: Sequence[Photograph], count: int) -> str:
     """The first few by name: there may be thousands."""
     more = count - LISTED
     return ", ".join(one.origin for one in photographs[:LISTED]) + (f" and {more:,} more" if more > 0 else "")
-
-
-def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:
-    """Check the whole set and write nothing: what would be rejected, and how many carry each flag."""
-
-    def work(labelled: tuple[str, Path]) -> Photograph | Rejected:
-        label, path = labelled
-        content = path.read_bytes()
-        try:
-            checked = check(content, path.suffix, params.preprocess)
-        except image.BadImage as error:
-            return Rejected(path, error.reason, str(error))
-        digest = hashlib.sha256(content).hexdigest()
-        split, origin = split_of(digest, params.seed, params.split), path.relative_to(data).as_posix()
-        return Photograph(digest, label, origin, path, split, checked.flags, checked.phash)
-
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = list(pool.map(work, photographs.photographs))
-    good, bad = copies(one for one in seen if isinstance(one, Photograph))
-    bad += [one for one in seen if isinstance(one, Rejected)]
-    bad += near_copies(good)
-    return bad, Counter(flag for one in good for flag in one.flags.split())
 
 
 def _flags(header: image.Header, suffix: str) -> Iterable[str]:

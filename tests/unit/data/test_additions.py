@@ -8,7 +8,7 @@ import make_sample
 import pytest
 
 from pawprint.config import load_params
-from pawprint.data import quality
+from pawprint.data import preprocess
 from pawprint.data.class_folders import dataset
 from pawprint.data.ingest import ingest
 from pawprint.errors import PawprintError
@@ -76,7 +76,7 @@ def test_the_same_content_under_another_class_is_told(tmp_path: Path) -> None:
     # In one import nobody can say which is right: both are taken, and the check leaves both out by name.
     both = ingest(unpacked(tmp_path / "both", pets() | {"dog/9.jpg": pets()["cat/1.jpg"]}), data)
     assert len(both.contradictions) == 1
-    bad, _ = quality.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
+    bad, _ = preprocess.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
     assert {(one.path.name, one.reason) for one in bad} == {("1.jpg", "two_labels"), ("9.jpg", "two_labels")}
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from odd_pictures import saved, two_colours
 from pawprint.config import load_params
-from pawprint.data import archives, quality
+from pawprint.data import archives, preprocess
 from pawprint.data.class_folders import dataset
 from pawprint.data.ingest import ingest
 from pawprint.errors import PawprintError
@@ -132,7 +132,7 @@ def test_a_breed_and_where_each_came_from_are_kept(tmp_path: Path) -> None:
 def test_empty_and_non_jpeg_files_are_taken_and_then_named_by_the_check(tmp_path: Path) -> None:
     data = tmp_path / "data"
     ingest(zipped(tmp_path / "pets.zip", MICROSOFT), data)
-    bad, flags = quality.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
+    bad, flags = preprocess.survey(dataset(data), data, load_params(ROOT / "params.yaml"))
     assert {(one.path.relative_to(data).as_posix(), one.reason) for one in bad} == {
         ("cat/666.jpg", "empty"), ("dog/11702.jpg", "empty"),
     }  # fmt: skip

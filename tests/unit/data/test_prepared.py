@@ -363,7 +363,7 @@ def test_killed_at_any_moment_and_run_again_it_ends_in_the_same_bytes(tmp_path: 
 
 
 DIES = """
-import os, signal, sys
+import os, shutil, signal, sys
 from pathlib import Path
 from pawprint.config import load_params
 from pawprint.data import ingest
@@ -378,7 +378,7 @@ def dying(function):
         left -= 1
         return function(*args, **kwargs)
     return call
-Path.rename, build.shutil.rmtree = dying(Path.rename), dying(build.shutil.rmtree)
+Path.rename, shutil.rmtree = dying(Path.rename), dying(shutil.rmtree)
 build.prepare(ingest.dataset(Path(data)), Path(data), Path(out), load_params(Path(root) / "params.yaml"))
 """
 
