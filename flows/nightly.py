@@ -1,13 +1,12 @@
-"""The pipeline as the worker runs it: the branch's head in, the champion to the service, a word to people.
+"""The pipeline as the worker runs it: on the branch's head, then the champion into service and a notification.
 
-python -m flows.worker      # starts the worker; from then on runs begin by themselves, or in Prefect's UI
+python -m flows.worker      # starts the worker; runs then begin on schedule, for new photographs, or in Prefect's UI
 
-What is imported at the top is as old as the start of the run; what the flow imports later is the branch's head.
+Modules imported at the top are those of the run's start; what the flow imports later is the branch's head.
 """
 
 import json
 import os
-import re
 from typing import Any
 
 from prefect import flow, get_run_logger
@@ -15,16 +14,23 @@ from prefect.client.schemas.objects import FlowRun, State
 from prefect.flows import Flow
 
 from flows import ROOT, git_sync, notifications, rollout
+from flows.rollout import NotServed
 from flows.tasks import step
 from pawprint import dvc
+from pawprint.errors import PawprintError
+from pawprint.files import write_json
 
-BUSY = 60.0  # seconds to wait for what a killed run left running
+BUSY = 60.0  # seconds to wait for processes that a killed run left
 TIMEOUT = 3600 * float(os.environ.get("PAWPRINT_TIMEOUT_HOURS", "12"))
 
 
 def failed(flow: "Flow[..., Any]", flow_run: FlowRun, state: State[Any]) -> None:
-    """Tell people that the run ended badly, and why."""
-    why = re.sub(r"^Flow run encountered an exception: (PawprintError|NotServed): ", "", state.message or "")
+    """Notify people that the run failed, and why."""
+    try:
+        error = state.result(raise_on_failure=False)
+    except Exception:  # a crashed run has no result
+        error = None
+    why = str(error) if isinstance(error, PawprintError | NotServed) else state.message or ""
     title = f"pawprint: {flow_run.name} {(state.name or '').lower()}"
     notifications.send(title, f"{why}\nIts log: {_address(flow_run)}")
 
@@ -47,18 +53,18 @@ def _address(run: FlowRun) -> str:
     on_crashed=[failed],
 )
 def scheduled() -> None:
-    """What `make run` does, on the newest commit, and then the champion into service."""
+    """`make run` on the newest commit, then the champion into service."""
     with dvc.lock(ROOT, patience=BUSY):
         # 1. the code, the parameters and the photographs of the branch's head
         update()
         pull()
 
-        # 2. whatever is stale, the registry's story, the team's remote
+        # 2. stale stages, registry, the team's remote
         from flows.pipeline import pipeline
 
         pipeline.fn()
 
-        # 3. the champion into service; people hear of a new one
+        # 3. the champion into service; a notification of a new one
         deliver()
         announce()
 
@@ -84,7 +90,7 @@ def deliver() -> None:
 
 
 def announce() -> None:
-    """A promotion is told once, also when the run that brought it about was tried again."""
+    """Notify of a promotion once, also when its run was retried."""
     champion = json.loads((ROOT / "champion.json").read_bytes())
     known = ROOT / "cache" / "announced.json"
     named = {name: champion[name] for name in ("model", "version", "model_digest")}
@@ -93,6 +99,4 @@ def announce() -> None:
     verdict = json.loads((ROOT / "reports" / "gate.json").read_bytes())
     title = f"pawprint: {champion['model']} version {champion['version']} is champion"
     notifications.send(title, f"{champion['candidate']}: {verdict['reason']}", good=True)
-    fresh = known.with_suffix(".new")
-    fresh.write_text(json.dumps(named), encoding="utf-8")
-    fresh.replace(known)
+    write_json(known, named)

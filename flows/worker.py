@@ -51,14 +51,14 @@ DEPLOYMENT = "pawprint"
 ENTRYPOINT = "flows/nightly.py:scheduled"
 NAME = f"scheduled/{DEPLOYMENT}"
 WAIT = 300.0  # seconds that the Prefect server may take to start
-LOOK = float(os.environ.get("PAWPRINT_LOOK_SECONDS", "60"))  # between two looks at the branch
+POLL_SECONDS = float(os.environ.get("PAWPRINT_LOOK_SECONDS", "60"))  # between two looks at the branch
 ATTEMPTS = 5  # a run whose process died as often is left for a person
 
 logger = logging.getLogger("pawprint.worker")
 
 
 def main() -> None:
-    """Deploy, then stay as long as the worker does."""
+    """Deploy, then run Prefect's worker until it ends."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     logging.getLogger("httpx").setLevel(logging.WARNING)
     with explained():
@@ -69,12 +69,12 @@ def main() -> None:
         with get_client(sync_client=True) as client:
             create_pool(client)
             deployment = asyncio.run(deploy(settings))
-            settle(client, deployment, settings)
+            resume_orphans(client, deployment, settings)
     sys.exit(work(settings))
 
 
 def wait_for_server() -> None:
-    """Until the Prefect server answers and takes our password."""
+    """Wait until the Prefect server answers and accepts the password."""
     url = get_current_settings().api.url
     if not url:
         raise PawprintError("PREFECT_API_URL is not set. It names the Prefect server: http://HOST:4200/api.")
@@ -87,7 +87,7 @@ def wait_for_server() -> None:
         except PrefectHTTPStatusError as error:
             if error.response.status_code in (401, 403):
                 raise PawprintError(
-                    f"The Prefect server at {url} does not take the password. Set PREFECT_API_AUTH_STRING to what "
+                    f"The Prefect server at {url} refuses the password. Set PREFECT_API_AUTH_STRING to what "
                     "the server has as PREFECT_SERVER_API_AUTH_STRING."
                 ) from None
             why: Exception = error
@@ -121,10 +121,10 @@ async def deploy(settings: git_sync.Settings) -> UUID:
     )
 
 
-def settle(client: SyncPrefectClient, deployment: UUID, settings: git_sync.Settings) -> None:
-    """Runs that a stopped or killed worker has left as if they were going on: they go on now, in the same run.
+def resume_orphans(client: SyncPrefectClient, deployment: UUID, settings: git_sync.Settings) -> None:
+    """Resume runs that a stopped or killed worker left unfinished, in the same run.
 
-    Nobody else works in the workspace, so no process of theirs lives. They would hold the pool's one place for ever.
+    The workspace's lock is free, so none of their processes lives. They would hold the pool's one place for ever.
     """
     try:
         with dvc.lock(settings.root):
@@ -177,14 +177,14 @@ def work(settings: git_sync.Settings) -> int:
     started = ""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
-            return worker.wait(timeout=LOOK)
-        started = look(settings, started)
+            return worker.wait(timeout=POLL_SECONDS)
+        started = poll_branch(settings, started)
 
 
-def look(settings: git_sync.Settings, started: str) -> str:
-    """Start a run where the branch has a data.dvc for which none was started; the commit that it is for.
+def poll_branch(settings: git_sync.Settings, started: str) -> str:
+    """Start a run where the branch has a data.dvc for which none was started; returns its commit.
 
-    The key is the commit: asking twice, here or from another place, gives the one run.
+    The idempotency key is the commit: a second request, from here or elsewhere, gives the same run.
     """
     try:
         git_sync.fetch(settings)
