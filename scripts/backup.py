@@ -26,8 +26,8 @@ from pawprint.errors import PawprintError
 from pawprint.lineage import sha256
 
 RUNS = "mlflow.db"
-# by DVC's cache and dvc.lock come data, models and reports; the outbox is what MLflow has not heard yet
-KEPT = ("mlartifacts", ".dvc/cache", "dvc.lock", "data.dvc", "champion.json", "bento.json", "cache/outbox")
+# by DVC's cache and dvc.lock come data, models and reports; the journals are what MLflow does not have yet
+KEPT = ("mlartifacts", ".dvc/cache", "dvc.lock", "data.dvc", "champion.json", "bento.json", "cache/journals")
 MANIFEST = "manifest.json"
 
 

@@ -20,8 +20,8 @@ FIGURES = {  # what a reviewer wants to see of each candidate; `dvc metrics diff
     "test.auroc.value": "AUROC",
     "test.calibration_error.value": "calibration error",
     "test.mistakes": "mistakes",
-    "neither.refused": "refused",
-    "neither.false_accept": "clutter accepted",
+    "ood.refused": "refused",
+    "ood.false_accept": "clutter accepted",
     "speed.latency_p50_ms": "latency, ms",
     "speed.size_mb": "size, MB",
 }
