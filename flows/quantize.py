@@ -9,13 +9,12 @@ from prefect import flow
 
 from flows import ROOT
 from flows.tasks import run, step
-from flows.train import log_model
-from pawprint import lineage
+from flows.train import log_model, read_lineage
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.tracking.tracker import Tracker
-from pawprint.training import devices, quantize
+from pawprint.training import quantize
 
 
 @flow(name="quantize", flow_run_name="quantize {name}")
@@ -29,9 +28,7 @@ def quantize_model(name: str) -> None:
     data = PreparedDataset.open(ROOT / "prepared")
 
     # 2. its lineage
-    record = lineage.read(
-        ROOT, data.dataset, data.manifest, params, devices.describe(params), devices.execution(params)
-    )
+    record = read_lineage(data, params)
     photographs = {split: len(data.split(split)) for split in ("train", "validation", "test")}
     run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'}"
 

@@ -21,13 +21,13 @@ from rich.table import Table
 
 from flows import ROOT
 from flows.tasks import run, step
-from pawprint import files, lineage
-from pawprint.config import Params, load_params
+from pawprint import files
+from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.tracking.journal import JournaledRun
 from pawprint.tracking.tracker import Tracker
-from pawprint.training import devices, tune
+from pawprint.training import tune
 from pawprint.training.train import warm
 
 FOLDER = ROOT / "cache" / "sweeps"
@@ -51,7 +51,7 @@ def search(name: str, trials: int, jobs: int) -> None:
             end_children(study)
 
         # 3. one MLflow run over all trials; features are computed once
-        begin_parent(study, name, params, data)
+        begin_parent(study, name, data)
         warm(name, params, data)
 
         # 4. the trials
@@ -68,14 +68,11 @@ def search(name: str, trials: int, jobs: int) -> None:
 
 
 @step(retries=2, delay=2)
-def begin_parent(study: optuna.Study, name: str, params: Params, data: PreparedDataset) -> None:
+def begin_parent(study: optuna.Study, name: str, data: PreparedDataset) -> None:
     """The run that the trials are children of, begun once a study."""
     known = str(study.user_attrs.get(RUN, ""))
-    record = lineage.read(
-        ROOT, data.dataset, data.manifest, params, devices.describe(params), devices.execution(params)
-    )
     run_name, tags = f"{name} · sweep", {"sweep": study.study_name, "candidate": name}
-    parent = Tracker(ROOT).begin(run_name, record.dataset, resume=known, tags=tags)
+    parent = Tracker(ROOT).begin(run_name, data.dataset, resume=known, tags=tags)
     parent.artifact(ROOT / "params.yaml")
     study.set_user_attr(RUN, parent.id)
 

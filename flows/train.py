@@ -11,7 +11,7 @@ from prefect import flow
 
 from flows import ROOT
 from flows.tasks import run, step
-from pawprint import lineage
+from pawprint import dvc, lineage
 from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
@@ -36,9 +36,7 @@ def train(name: str) -> None:
     photographs = {split: len(data.split(split)) for split in ("train", "validation", "test")}
 
     # 2. the model's lineage, and what this machine will execute
-    record = lineage.read(
-        ROOT, data.dataset, data.manifest, params, devices.describe(params), devices.execution(params)
-    )
+    record = read_lineage(data, params)
     run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'} · {candidate.train}"
     executed = devices.resolve_precision(params)
 
@@ -61,6 +59,20 @@ def train(name: str) -> None:
 
     # 5. all is kept
     checkpoints.discard()
+
+
+def read_lineage(data: PreparedDataset, params: Params) -> lineage.Lineage:
+    """The record of a training that is about to start."""
+    return lineage.read(
+        ROOT,
+        data.dataset,
+        data.manifest,
+        params,
+        data_hash=dvc.data_hash(ROOT),
+        code_digest=dvc.code_digest(ROOT),
+        device=devices.describe(params),
+        execution=devices.execution(params),
+    )
 
 
 @step(retries=2, delay=2)

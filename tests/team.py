@@ -323,7 +323,7 @@ class Team:
 
     def version(self, message: str) -> str:
         """Version the photographs, send them to S3 and commit; the commit."""
-        code = "import pathlib; from pawprint import versioning as v; r = pathlib.Path('.'); v.add(r)"
+        code = "import pathlib; from pawprint import dvc as v; r = pathlib.Path('.'); v.add(r)"
         code += "; v.use_remote(r, 's3://dvc/store'); v.push(r)"
         self.shell(sys.executable, "-c", code)
         self.shell("git", "add", "-A")

@@ -1,11 +1,10 @@
-"""The few calls to DVC: add, pull, repro, push, status. All of them are the `dvc` of this environment.
+"""DVC's commands (add, pull, repro, push, status) and what its files say. The `dvc` is the one of this environment.
 
 with dvc.lock(root):                             # no other pipeline works here meanwhile
     dvc.pull(root, "data.dvc")
     for line in dvc.repro(root): print(line)
 """
 
-import configparser
 import contextlib
 import json
 import os
@@ -23,7 +22,7 @@ import psutil
 import yaml
 from filelock import FileLock
 
-from pawprint import files
+from pawprint import files, lineage
 from pawprint.errors import PawprintError
 
 SAMPLE_REMOTE = "sample"  # ships with the project: read from, never written to
@@ -68,6 +67,45 @@ def own(root: Path, target: str = "data") -> None:
         out.pop("remote", None)
         out.pop("push", None)
     pointer.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+
+
+def data_hash(root: Path, commit: str = "") -> str:
+    """The hash of the photographs that data.dvc names; with `commit` the data.dvc of that commit, "" without one.
+
+    Raises:
+        PawprintError: The workspace's data.dvc is missing or names no photographs.
+    """
+    try:
+        pointer = lineage.at_commit(root, commit, "data.dvc") if commit else (root / "data.dvc").read_bytes()
+        return str(yaml.safe_load(pointer)["outs"][0]["md5"])
+    except (OSError, KeyError, IndexError, TypeError, yaml.YAMLError):
+        if commit:
+            return ""
+        raise PawprintError(
+            "data.dvc is missing or names no photographs. `git checkout data.dvc` brings the sample back; "
+            "`make run PHOTOS=<zip or folder>` takes your own."
+        ) from None
+
+
+def code_digest(root: Path, commit: str = "") -> str:
+    """Digest of the code (src/, flows/) that the stage `train` depends on, in the workspace or in `commit`.
+
+    "" where dvc.yaml names none.
+    """
+    try:
+        pipeline = lineage.at_commit(root, commit, "dvc.yaml") if commit else (root / "dvc.yaml").read_bytes()
+        deps = yaml.safe_load(pipeline)["stages"]["train"]["do"]["deps"]
+    except (OSError, KeyError, TypeError, yaml.YAMLError):
+        return ""
+    code = [name for name in deps if name.startswith(("src/", "flows/"))]
+    if not code:
+        return ""
+    if commit:
+        names = lineage.files_at(root, commit, code)
+        return lineage.digest_of((name, lineage.at_commit(root, commit, name)) for name in names)
+    paths = [path for name in code for path in (root / name, *(root / name).rglob("*")) if path.is_file()]
+    found = ((path.relative_to(root).as_posix(), path) for path in paths)
+    return lineage.digest_of((name, path.read_bytes()) for name, path in found if lineage.is_source(name))
 
 
 def pull(root: Path, target: str = "data.dvc") -> None:
@@ -172,15 +210,9 @@ def use_remote(root: Path, url: str) -> None:
 
     Keys and the endpoint of an S3 store stay where they are: its client reads AWS_* from the environment.
     """
-    path = root / ".dvc" / "config.local"
-    config = configparser.ConfigParser(interpolation=None)
-    config.read(path, encoding="utf-8")
-    before = {name: dict(section) for name, section in config.items()}
-    config.read_dict({"core": {"remote": TEAM_REMOTE}, f"'remote \"{TEAM_REMOTE}\"'": {"url": url}})
-    if {name: dict(section) for name, section in config.items()} == before:
-        return
-    with files.new_file(path) as fresh, fresh.open("w", encoding="utf-8") as file:
-        config.write(file)
+    if default_remote(root) != TEAM_REMOTE or remote(root, TEAM_REMOTE).get("url") != url:
+        _dvc(root, "config", "--local", f"remote.{TEAM_REMOTE}.url", url)
+        _dvc(root, "config", "--local", "core.remote", TEAM_REMOTE)
 
 
 def repro(root: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[str]:

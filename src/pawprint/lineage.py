@@ -1,22 +1,18 @@
 """Git commit + data hash + params + run + model digest as one record, carried by every model and answer.
 
-record = lineage.read(root, dataset, manifest, params)   # before training
+record = lineage.read(root, dataset, manifest, params, data_hash=dvc.data_hash(root), ...)   # before training
 record.model_copy(update={"run_id": run_id})
 Release(**record.model_dump(), model="pawprint-sample", version="3", ...)   # when it is packaged
 """
 
 import hashlib
-import io
 import subprocess
-import tarfile
 from collections.abc import Iterable
 from pathlib import Path
 
-import yaml
 from pydantic import BaseModel, ConfigDict
 
 from pawprint.config import Params, digest
-from pawprint.errors import PawprintError
 
 
 class Lineage(BaseModel):
@@ -80,7 +76,7 @@ def digest_of(files: Iterable[tuple[str, bytes]]) -> str:
 def folder_digest(folder: Path, without: Iterable[str] = ()) -> str:
     """Digest of all files of a folder but compiled Python and those whose path below it is in `without`."""
     found = ((path.relative_to(folder).as_posix(), path) for path in folder.rglob("*") if path.is_file())
-    return digest_of((name, path.read_bytes()) for name, path in found if _is_source(name) and name not in without)
+    return digest_of((name, path.read_bytes()) for name, path in found if is_source(name) and name not in without)
 
 
 def bento_digest(folder: Path) -> str:
@@ -88,25 +84,8 @@ def bento_digest(folder: Path) -> str:
     return folder_digest(folder, without=("bento.yaml",))
 
 
-def code_paths(dvc_yaml: str) -> list[str]:
-    """The code (src/, flows/) that the stage `train` of a dvc.yaml depends on; empty where it names none."""
-    try:
-        deps = yaml.safe_load(dvc_yaml)["stages"]["train"]["do"]["deps"]
-        return sorted(name for name in deps if name.startswith(("src/", "flows/")))
-    except (KeyError, TypeError, yaml.YAMLError):
-        return []
-
-
-def code_digest(root: Path) -> str:
-    """Digest of that code as it lies in the workspace."""
-    pipeline = root / "dvc.yaml"
-    named = [root / name for name in code_paths(pipeline.read_text(encoding="utf-8") if pipeline.exists() else "")]
-    paths = [path for one in named for path in ([one] if one.is_file() else one.rglob("*")) if path.is_file()]
-    files = ((path.relative_to(root).as_posix(), path) for path in paths)
-    return digest_of((name, path.read_bytes()) for name, path in files if _is_source(name)) if named else ""
-
-
-def _is_source(name: str) -> bool:
+def is_source(name: str) -> bool:
+    """Is this file no compiled Python?"""
     return "__pycache__" not in name and not name.endswith(".pyc")
 
 
@@ -123,20 +102,14 @@ def commit_of(root: Path, word: str) -> str:
     return _git(root, "rev-parse", "--verify", "--quiet", f"{word}^{{commit}}").decode().strip()
 
 
-def at_commit(root: Path, commit: str, path: str) -> bytes | None:
-    """A file as it was in a commit; None where it was not there."""
-    return _git(root, "show", f"{commit}:./{path}") or None
+def at_commit(root: Path, commit: str, path: str) -> bytes:
+    """A file as it was in a commit; empty where it was not there."""
+    return _git(root, "show", f"{commit}:./{path}")
 
 
-def code_at(root: Path, commit: str) -> str:
-    """`code_digest` of a commit; "" where its dvc.yaml names no code."""
-    paths = code_paths((at_commit(root, commit, "dvc.yaml") or b"").decode(errors="replace"))
-    packed = _git(root, "archive", "--format=tar", commit, *paths) if paths else b""
-    if not packed:
-        return ""
-    with tarfile.open(fileobj=io.BytesIO(packed)) as tar:
-        files = ((entry.name, tar.extractfile(entry)) for entry in tar.getmembers())
-        return digest_of((name, file.read()) for name, file in files if file and _is_source(name))
+def files_at(root: Path, commit: str, paths: Iterable[str]) -> list[str]:
+    """The files of a commit that `paths`, files or folders, name or contain."""
+    return _git(root, "ls-tree", "-rz", "--name-only", commit, "--", *paths).decode().split("\0")[:-1]
 
 
 def _git(root: Path, *words: str) -> bytes:
@@ -145,29 +118,27 @@ def _git(root: Path, *words: str) -> bytes:
     return done.stdout if done.returncode == 0 else b""
 
 
-def data_hash(root: Path) -> str:
-    """The content hash that data.dvc names; PawprintError where there is no such file."""
-    pointer = root / "data.dvc"
-    try:
-        return str(yaml.safe_load(pointer.read_text(encoding="utf-8"))["outs"][0]["md5"])
-    except (OSError, KeyError, IndexError, TypeError, yaml.YAMLError):
-        raise PawprintError(
-            "data.dvc is missing or names no photographs. `git checkout data.dvc` brings the sample back; "
-            "`make run PHOTOS=<zip or folder>` takes your own."
-        ) from None
-
-
-def read(root: Path, dataset: str, manifest: Path, params: Params, device: str, execution: dict[str, str]) -> Lineage:
+def read(
+    root: Path,
+    dataset: str,
+    manifest: Path,
+    params: Params,
+    *,
+    data_hash: str,
+    code_digest: str,
+    device: str,
+    execution: dict[str, str],
+) -> Lineage:
     """The record of a training that is about to start in the workspace `root`."""
     commit, dirty = git_state(root)
     return Lineage(
         git_commit=commit,
         git_dirty=dirty,
         dataset=dataset,
-        data_hash=data_hash(root),
+        data_hash=data_hash,
         manifest_digest=sha256(manifest),
         params_digest=digest(params),
-        code_digest=code_digest(root),
+        code_digest=code_digest,
         lock_digest=sha256(root / "requirements.lock"),
         seed=params.seed,
         device=device,

@@ -1,4 +1,4 @@
-"""The few calls to DVC, against a real DVC repository under tmp."""
+"""The calls to DVC, against a real DVC repository under tmp."""
 
 import subprocess
 import sys
@@ -75,3 +75,21 @@ def test_what_is_added_in_the_sample_s_place_no_longer_points_at_its_remote(root
 def test_a_pull_that_cannot_be_is_a_sentence(root: Path) -> None:
     with pytest.raises(PawprintError, match=r"`dvc pull nowhere\.dvc` failed"):
         dvc.pull(root, "nowhere.dvc")
+
+
+def test_data_hash_is_what_data_dvc_names(tmp_path: Path) -> None:
+    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0123abc.dir\n  path: data\n")
+    assert dvc.data_hash(tmp_path) == "0123abc.dir"
+    for broken in ("", "outs: []", "outs: [", "- 1"):
+        (tmp_path / "data.dvc").write_text(broken)
+        with pytest.raises(PawprintError, match=r"data\.dvc is missing or names no photographs"):
+            dvc.data_hash(tmp_path)
+
+
+def test_a_remote_that_the_environment_names_becomes_the_default_and_keeps_its_keys(root: Path) -> None:
+    run_dvc(root, "remote", "modify", "--local", "team", "jobs", "2")
+    for url in ("s3://dvc/store", "s3://dvc/store", "s3://dvc/moved"):
+        dvc.use_remote(root, url)
+        assert dvc.default_remote(root) == "team"
+        assert dvc.remote(root, "team") == {"url": url, "jobs": "2"}
+    assert "s3" not in (root / ".dvc" / "config").read_text()

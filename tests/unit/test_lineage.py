@@ -3,10 +3,7 @@
 import subprocess
 from pathlib import Path
 
-import pytest
-
 from pawprint import lineage
-from pawprint.errors import PawprintError
 
 
 def git(folder: Path, *words: str) -> None:
@@ -30,12 +27,3 @@ def test_a_changed_file_makes_the_tree_dirty_but_dvc_lock_does_not(tmp_path: Pat
     assert lineage.git_state(tmp_path) == (commit, False)
     (tmp_path / "code.py").write_text("2")
     assert lineage.git_state(tmp_path) == (commit, True)
-
-
-def test_data_hash_is_what_data_dvc_names(tmp_path: Path) -> None:
-    (tmp_path / "data.dvc").write_text("outs:\n- md5: 0123abc.dir\n  path: data\n")
-    assert lineage.data_hash(tmp_path) == "0123abc.dir"
-    for broken in ("", "outs: []", "outs: [", "- 1"):
-        (tmp_path / "data.dvc").write_text(broken)
-        with pytest.raises(PawprintError, match=r"data\.dvc is missing or names no photographs"):
-            lineage.data_hash(tmp_path)

@@ -20,7 +20,6 @@ from typing import NamedTuple
 from pawprint import dvc
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
-from pawprint.lineage import data_hash
 from pawprint.tracking.run import FOLDER
 from pawprint.tracking.tracker import Tracker
 
@@ -57,10 +56,10 @@ def reproduce(root: Path, word: str) -> Outcome:
 
     # 2. its code and photographs, apart from all that lies here
     with _worktree(root, record.git_commit) as there:
-        if data_hash(there) != record.data_hash:
+        if dvc.data_hash(there) != record.data_hash:
             raise PawprintError(
                 f"Run {run_id[:8]} records data {record.data_hash}, but data.dvc of its commit names "
-                f"{data_hash(there)}. Its record is broken: `pawprint trace {run_id[:8]}` shows where."
+                f"{dvc.data_hash(there)}. Its record is broken: `pawprint trace {run_id[:8]}` shows where."
             )
         dvc.pull_elsewhere(root, there)
 

@@ -18,7 +18,7 @@ from typing import Literal
 
 from pydantic import BaseModel
 
-from pawprint import lineage
+from pawprint import dvc, lineage
 from pawprint.data.dataset import PreparedDataset, learned_hashes
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
@@ -210,55 +210,46 @@ def _run(tracker: Tracker, run_id: str, expected: str = "", served: Served | Non
 
 def _commit(tracker: Tracker, run_id: str, record: lineage.Lineage) -> Link:
     """The commit, and what the record names by digest: data, code, parameters, packages, each against that commit."""
-    link = Link(kind="commit", name=record.git_commit or "none")
-    known = bool(lineage.commit_of(tracker.root, record.git_commit)) if record.git_commit else False
+    root, commit = tracker.root, record.git_commit
+    link = Link(kind="commit", name=commit or "none")
+    known = bool(commit and lineage.commit_of(root, commit))
     if not known:
         link.state, link.note = "unproved", "not in this repository"
     elif record.git_dirty:
         link.note = "with uncommitted changes"
-    at = partial(lineage.at_commit, tracker.root, record.git_commit) if known else lambda path: None
-    link.links.append(_data(record, at("data.dvc")))
+
+    def compare(kind: str, named: str, committed: Callable[[], str], name: str = "") -> None:
+        there = committed() if known else ""
+        below = Link(kind=kind, name=name or named[:12] or "none")
+        if not there or not named:
+            below.state, below.note = "unproved", "only its commit could prove it"
+        elif named == there:
+            below.note = "as in that commit"
+        elif record.git_dirty:
+            below.state, below.note = "unproved", "changed and not committed"
+        else:
+            below.state, below.note = "broken", f"that commit has {there[:12]}"
+        link.links.append(below)
+
+    def committed_file(path: str) -> str:
+        content = lineage.at_commit(root, commit, path)
+        return hashlib.sha256(content).hexdigest() if content else ""
+
+    data = f"{record.dataset} {record.data_hash}"
+    compare("data", record.data_hash, partial(dvc.data_hash, root, commit), data)
     if record.code_digest:
-        code = lineage.code_at(tracker.root, record.git_commit) if known else ""
-        link.links.append(_same("code", record.code_digest, code, record.git_dirty))
-    kept = {path: tracker.artifact(run_id, path) for path in ("params.yaml", "environment/requirements.lock")}
-    for kind, (path, copy), named in zip(("params", "packages"), kept.items(), ("", record.lock_digest), strict=True):
-        there = at(Path(path).name)
+        compare("code", record.code_digest, partial(dvc.code_digest, root, commit))
+    for kind, path, named in (
+        ("params", "params.yaml", ""),
+        ("packages", "environment/requirements.lock", record.lock_digest),
+    ):
+        copy = tracker.artifact(run_id, path)
         held = lineage.sha256(copy) if copy else ""
         if named and held and held != named:
             note = f"the run keeps {held[:12]}, the lineage names {named[:12]}"
             link.links.append(Link(kind=kind, name=named, state="broken", note=note))
         else:
-            committed = hashlib.sha256(there).hexdigest() if there is not None else ""
-            link.links.append(_same(kind, named or held, committed, record.git_dirty))
-    return link
-
-
-def _data(record: lineage.Lineage, pointer: bytes | None) -> Link:
-    link = Link(kind="data", name=f"{record.dataset} {record.data_hash}")
-    named = re.findall(r"md5: (\S+)", pointer.decode(errors="replace")) if pointer is not None else []
-    if pointer is None:
-        link.state, link.note = "unproved", "only its commit could prove it"
-    elif record.data_hash in named:
-        link.note = "as data.dvc of that commit names it"
-    elif record.git_dirty:
-        link.state, link.note = "unproved", "data.dvc was changed and not committed"
-    else:
-        link.state, link.note = "broken", f"data.dvc of that commit names {', '.join(named) or 'nothing'}"
-    return link
-
-
-def _same(kind: str, named: str, committed: str, dirty: bool) -> Link:
-    """What has digest `named` against the digest that the commit gives it ("": nothing to compare with)."""
-    link = Link(kind=kind, name=named[:12] or "none")
-    if not committed or not named:
-        link.state, link.note = "unproved", "only its commit could prove it"
-    elif named == committed:
-        link.note = "as in that commit"
-    elif dirty:
-        link.state, link.note = "unproved", "changed and not committed"
-    else:
-        link.state, link.note = "broken", f"that commit has {committed[:12]}"
+            compare(kind, named or held, partial(committed_file, Path(path).name))
     return link
 
 
