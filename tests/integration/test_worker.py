@@ -94,7 +94,7 @@ def test_a_repository_that_is_not_there_is_a_sentence_without_its_password(tmp_p
 
 
 def test_the_workspace_is_for_one_and_what_the_dead_left_is_removed(tmp_path: Path) -> None:
-    code = "import pathlib, time; from pawprint import versioning\n"
+    code = "import pathlib, time; from pawprint import dvc\n"
     code += "with dvc.lock(pathlib.Path('.')): print('in', flush=True); time.sleep(60)"
     environment = os.environ | {"PYTHONPATH": str(Path(dvc.__file__).parents[1])}
     with subprocess.Popen([sys.executable, "-c", code], cwd=tmp_path, env=environment, stdout=subprocess.PIPE) as other:

@@ -9,7 +9,7 @@ import mlflow
 import numpy as np
 import pytest
 
-from pawprint import lineage
+from pawprint import dvc, lineage
 from pawprint.config import load_params
 from pawprint.data.dataset import ManifestRow, write_manifest
 from pawprint.errors import PawprintError
@@ -185,7 +185,9 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
             path = tmp_path / name
             path.write_text(path.read_text().replace("0123abc", "4567def") + "# changed\n")
             changed[kind] = "broken"
-        record = lineage.read(tmp_path, "colours", manifest, params, "cpu", {}).model_copy(update={"git_dirty": False})
+        digests = {"data_hash": dvc.data_hash(tmp_path), "code_digest": dvc.code_digest(tmp_path)}
+        record = lineage.read(tmp_path, "colours", manifest, params, **digests, device="cpu", execution={})
+        record = record.model_copy(update={"git_dirty": False})
         with tracker.start_training("article_cnn", params, record, "toy", {}) as run:
             info = ModelInfo.read(folder).model_copy(
                 update={
