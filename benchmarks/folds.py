@@ -33,7 +33,7 @@ from pawprint.data.dataset import PreparedDataset
 from pawprint.evaluation.metrics import Scores, measure, paired_interval
 from pawprint.evaluation.summary import machine
 from pawprint.models import registry
-from pawprint.training import devices, inputs
+from pawprint.training import datasets, devices
 from pawprint.training.export import fit_temperature
 from pawprint.training.logger import NullLogger
 from pawprint.training.train import Trained, fit
@@ -65,21 +65,21 @@ def fold(data: PreparedDataset, number: int) -> PreparedDataset:
             return "test"
         return "validation" if share(name, "validation") < VALIDATION else "train"
 
-    rows = tuple({**row, "split": split(row["hash"])} for row in data._rows if row["split"])
+    rows = tuple(row._replace(split=split(row.hash)) for row in data._rows)
     return replace(data, _rows=rows)
 
 
 @torch.inference_mode()
 def logits(trained: Trained, data: PreparedDataset, params: Params) -> NDArray[np.float32]:
-    """Of the test split, by the road that the candidate was trained on."""
+    """Of the test split, computed as in the candidate's training."""
     candidate, device = params.candidate(trained.candidate), devices.resolve(params.training)
     fresh = registry.create_model(candidate.architecture, len(data.classes))  # the cache is the untrained weights'
     fresh.load_pretrained()
     swapped = {"test": "validation", "validation": "", "train": "train"}
-    splits = replace(data, _rows=tuple({**row, "split": swapped[row["split"]]} for row in data._rows if row["split"]))
-    feed = inputs.source(trained.candidate, fresh.to(device), params, splits, device)
-    feed.network = trained.network.to(device)
-    return feed.answers("validation", len(data.split("test"))).logits
+    splits = replace(data, _rows=tuple(row._replace(split=swapped[row.split]) for row in data._rows))
+    source = datasets.training_data(trained.candidate, fresh.to(device), trained.params, splits, device)
+    source.network = trained.network.to(device)
+    return source.predictions("validation", len(data.split("test"))).logits
 
 
 def tested(name: str, data: PreparedDataset, number: int) -> dict[str, Any]:

@@ -71,7 +71,7 @@ def main() -> None:
     speeds = [epoch["images_per_second"] for epoch in printed.epochs[1:] or printed.epochs]
     result = {
         "candidate": name,
-        "device": devices.describe(params.training),
+        "device": devices.describe(params),
         "versions": f"torch {torch.__version__}, Python {platform.python_version()}",
         "test_accuracy": right / len(test),
         "test_photographs": len(test),

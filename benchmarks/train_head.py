@@ -28,7 +28,8 @@ from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.models import registry
 from pawprint.models.backbone import PooledNetwork
-from pawprint.training.feature_cache import Features
+from pawprint.training import devices
+from pawprint.training.feature_cache import FeatureCache
 from pawprint.training.logger import NullLogger
 from pawprint.training.train import fit
 
@@ -51,7 +52,7 @@ class Photographs(Dataset[tuple[Tensor, int]]):
 @torch.no_grad()
 def plain_features(network: PooledNetwork, split: Split) -> tuple[Tensor, Tensor]:
     loader = DataLoader(Photographs(split), batch_size=32, num_workers=os.cpu_count() or 1)
-    found = [(network.embed(network.maps(inputs)), labels) for inputs, labels in loader]
+    found = [(network.embed(network.forward_features(inputs)), labels) for inputs, labels in loader]
     return torch.cat([one for one, _ in found]), torch.cat([labels for _, labels in found])
 
 
@@ -93,7 +94,7 @@ def measure(variant: str, data: PreparedDataset) -> dict[str, float]:
     network.load_pretrained()
     split = data.split("test")
     with torch.no_grad():
-        features = torch.from_numpy(Features(network, NAME, load_params()).of(split))
+        features = torch.from_numpy(FeatureCache(network, NAME, devices.resolve_precision(load_params())).of(split))
         said = head(features)[:, 0] > 0
     right = int((said == torch.from_numpy(split.labels).bool()).sum())
     return {"seconds": seconds, "accuracy": right / len(split), "peak_gb": peak}
@@ -101,8 +102,8 @@ def measure(variant: str, data: PreparedDataset) -> dict[str, float]:
 
 def few(data: PreparedDataset, photographs: int) -> PreparedDataset:
     """The set with at most so many photographs that are learned from; the test split whole."""
-    learned = [row for row in data._rows if row["split"] in ("train", "validation")]
-    tested = tuple(row for row in data._rows if row["split"] == "test")
+    learned = [row for row in data._rows if row.split in ("train", "validation")]
+    tested = tuple(row for row in data._rows if row.split == "test")
     return replace(data, _rows=(*learned[:photographs], *tested))
 
 

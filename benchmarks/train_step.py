@@ -17,7 +17,7 @@ import torch
 from torch.nn import functional as F
 
 from pawprint import image
-from pawprint.config import Training
+from pawprint.config import Training, load_params
 from pawprint.models import registry
 from pawprint.training import devices
 
@@ -70,7 +70,7 @@ def main() -> None:
                 [sys.executable, __file__, "--variant", variant], capture_output=True, text=True, check=True
             )
             speeds[variant].append(float(done.stdout))
-    print(f"{devices.describe(Training(device='cpu'))}, torch {torch.__version__}, n = {arguments.repeats}")
+    print(f"{devices.describe(load_params())}, torch {torch.__version__}, n = {arguments.repeats}")
     plain = statistics.median(speeds["plain"])
     for variant, values in speeds.items():
         median = statistics.median(values)
