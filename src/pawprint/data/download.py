@@ -17,14 +17,15 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
-import tenacity
 
 from pawprint import files
 from pawprint.data import archives
@@ -39,7 +40,7 @@ PIECE = 2**23
 
 @dataclass(frozen=True)
 class Public:
-    """A public set: where it lies and what it must be; no checksum where none has been published."""
+    """A public set; without a checksum where none has been published."""
 
     url: str
     checksum: str | None
@@ -108,19 +109,18 @@ def downloads() -> Path:
 
 
 def _download(url: str, checksum: str | None) -> Path:
-    folder = downloads()
     base = re.sub(r"[^\w.-]+", "-", PurePosixPath(urlsplit(url).path).name) or "photographs"
-    target = folder / f"{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}-{base}"
+    target = downloads() / f"{hashlib.sha256(url.rstrip('/').encode()).hexdigest()[:12]}-{base}"
     remote = S3(url) if url.startswith("s3:") else Http(url)
     busy = f"{remote.shown} is being downloaded by another process. Wait for it."
     try:
         with files.lock(target.with_name(f"{target.name}.lock"), busy):
-            if isinstance(remote, S3) and remote.is_folder():
-                if checksum:
-                    raise PawprintError(f"{remote.shown} is a folder, and a SHA-256 is of one file. Name no SHA-256.")
-                _retry(remote.shown, lambda: remote.copy(target), lambda: sum(1 for _ in target.rglob("*")))
-            else:
+            if not isinstance(remote, S3) or not remote.is_folder():
                 _download_file(remote, target, checksum)
+            elif checksum:
+                raise PawprintError(f"{remote.shown} is a folder, and a SHA-256 is of one file. Name no SHA-256.")
+            else:
+                _retry(remote.shown, lambda: remote.copy(target), lambda: sum(1 for _ in target.rglob("*")))
     except Again as error:
         raise PawprintError(
             f"{public_part(url)} cannot be downloaded ({error}). What has arrived is kept: run again to resume."
@@ -131,16 +131,15 @@ def _download(url: str, checksum: str | None) -> Path:
 def _download_file(remote: "Http | S3", target: Path, checksum: str | None) -> None:
     note, partial = (target.with_name(f"{target.name}.{kind}") for kind in ("json", "partial"))
     if target.exists():
-        if not remote.changed(_read_note(note)) if checksum is None else _matches(target, checksum):
+        if _matches(target, checksum) if checksum else not remote.changed(_read_note(note)):
             return
         target.unlink()
 
     def attempt() -> None:
         try:
             _attempt(remote, partial, note, bool(checksum))
-        except Again as error:
-            if error.anew:
-                partial.unlink(missing_ok=True)
+        except Stale:
+            partial.unlink(missing_ok=True)
             raise
 
     _retry(remote.shown, attempt, lambda: _size(partial))
@@ -156,27 +155,16 @@ def _download_file(remote: "Http | S3", target: Path, checksum: str | None) -> N
 def _retry(shown: str, attempt: Callable[[], None], progress: Callable[[], int]) -> None:
     """Try until it is done, as long as tries bring something: `progress` measures what is here."""
     fruitless = 0
-
-    def once() -> None:
-        nonlocal fruitless
+    while True:
         before = progress()
         try:
-            attempt()
-        except Again:
+            return attempt()
+        except Again as error:
             fruitless = 0 if progress() > before else fruitless + 1
-            raise
-
-    def report(state: tenacity.RetryCallState) -> None:
-        error = state.outcome.exception() if state.outcome else None
-        print(f"{shown}: {error}; trying again", file=sys.stderr, flush=True)
-
-    tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(Again),
-        stop=lambda _: fruitless >= TRIES,
-        wait=lambda _: PAUSE * 2 ** max(0, fruitless - 1),
-        before_sleep=report,
-        reraise=True,
-    )(once)
+            if fruitless == TRIES:
+                raise
+            print(f"{shown}: {error}; trying again", file=sys.stderr, flush=True)
+        time.sleep(PAUSE * 2 ** max(0, fruitless - 1))
 
 
 def _attempt(remote: "Http | S3", partial: Path, note: Path, has_checksum: bool) -> None:
@@ -216,11 +204,11 @@ def _size(path: Path) -> int:
 
 
 class Again(Exception):
-    """A failure that may pass: the next try goes on where this one stopped, or `anew`."""
+    """A failure that may pass: the next try resumes where this one stopped."""
 
-    def __init__(self, message: str, anew: bool = False) -> None:
-        super().__init__(message)
-        self.anew = anew
+
+class Stale(Again):
+    """What is here belongs to another file: the next try starts at the beginning."""
 
 
 Stream = tuple[int, int | None, str, Iterator[bytes]]  # first byte, all bytes if known, validator, pieces
@@ -261,7 +249,7 @@ class Http:
         part = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
         if status == 416:  # nothing follows what is here: it is whole, or another file lies there by now
             if not part or int(part[2]) != have:
-                raise Again("the server has another file now", anew=True)
+                raise Stale("the server has another file now")
             return have, have, _validator(answer), iter(())
         if status in (408, 425, 429) or status >= 500:
             raise Again(said)
@@ -272,7 +260,7 @@ class Http:
         if status == 206:
             other = validator and validator != _validator(answer)
             if other or not part or part[1] is None or int(part[1]) != have:
-                raise Again("the server sends a part of something else", anew=True)
+                raise Stale("the server sends a part of something else")
             return have, int(part[2]), _validator(answer), answer.iter_raw()
         length = answer.headers.get("Content-Length")
         return 0, int(length) if length else None, _validator(answer), answer.iter_raw()
@@ -286,63 +274,54 @@ class S3:
 
         self.url = self.shown = url
         with self._explained():
-            self._files = fsspec.filesystem("s3")
+            self._files = fsspec.filesystem("s3", use_listings_cache=False)
 
     def is_folder(self) -> bool:
         """Is it a prefix of many files?"""
         with self._explained():
-            self._files.invalidate_cache()
             return bool(self._files.isdir(self.url))
 
     def changed(self, known: dict[str, str]) -> bool:
         """Is there another file now?"""
         with self._explained():
-            return self._etag() != known.get("validator", "")
+            return _etag(self._files.info(self.url)) != known.get("validator", "")
 
     @contextmanager
     def stream(self, have: int, validator: str) -> Iterator[Stream]:
-        """The bytes after the first `have`, if the file is still the one that `validator` was told for."""
+        """The bytes after the first `have`, if the file is still the one that `validator` belongs to."""
         with self._explained():
-            total, etag = int(self._files.info(self.url)["size"]), self._etag()
-            start = have if etag == validator and have <= total else 0
+            info = self._files.info(self.url)
+            start = have if _etag(info) == validator and have <= info["size"] else 0
             with self._files.open(self.url, "rb", cache_type="none", block_size=PIECE) as file:
                 file.seek(start)
-                yield start, total, etag, iter(lambda: file.read(PIECE), b"")
+                yield start, info["size"], _etag(info), iter(lambda: file.read(PIECE), b"")
 
     def copy(self, target: Path) -> None:
-        """The files below it, each whole; those that are here already are not fetched again."""
+        """The files below it, each whole; those that are here already are not downloaded again."""
+        note = target.with_name(f"{target.name}.json")
+        known = _read_note(note)
         with self._explained():
             root = self._files._strip_protocol(self.url).rstrip("/")
-            found = self._files.find(root, detail=True)
-            archives.enough_room(sum(int(info["size"]) for info in found.values()), target.parent, self.shown)
-            wanted = {}
-            for key, info in found.items():
-                below = PurePosixPath(key).relative_to(root)
-                if ".." in below.parts:
-                    raise PawprintError(f"{self.shown} names a place outside itself (`{key}`): it is not taken.")
-                etag = str(info.get("ETag", "")).strip('"')
-                wanted[str(below)] = (key, etag)
-            note = target.with_name(f"{target.name}.json")
-            known = _read_note(note)
+            found = {key.removeprefix(f"{root}/"): info for key, info in self._files.find(root, detail=True).items()}
+            if outside := next((name for name in found if ".." in PurePosixPath(name).parts), ""):
+                raise PawprintError(f"{self.shown} names a place outside itself (`{outside}`): it is rejected.")
+            archives.enough_room(sum(info["size"] for info in found.values()), target.parent, self.shown)
             for file in [file for file in target.rglob("*") if file.is_file()]:
                 name = file.relative_to(target).as_posix()
-                if name not in wanted or known.get(name) != wanted[name][1]:
+                if name not in found or known.get(name) != _etag(found[name]):
                     file.unlink()
-            files.write_json(note, {name: etag for name, (_, etag) in wanted.items()})
-            with Progress(f"downloading {self.shown}", len(wanted)) as progress:
-                for name, (key, _) in wanted.items():
+            files.write_json(note, {name: _etag(info) for name, info in found.items()})
+            with Progress(f"downloading {self.shown}", len(found)) as progress:
+                for name in found:
                     if not (target / name).exists():
                         with files.new_file(target / name) as partial:
-                            self._files.get_file(key, str(partial))
+                            self._files.get_file(f"{root}/{name}", str(partial))
                     progress.advance(1)
-
-    def _etag(self) -> str:
-        return str(self._files.info(self.url, refresh=True).get("ETag", ""))
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
         import aiohttp
-        import botocore.exceptions
+        import botocore.exceptions as boto
 
         try:
             yield
@@ -350,14 +329,16 @@ class S3:
             raise PawprintError(f"{self.url} does not exist, or you may not list it.") from None
         except PermissionError as error:
             raise PawprintError(f"{self.url} may not be read ({error}). Check AWS_ACCESS_KEY_ID.") from None
-        except (botocore.exceptions.NoCredentialsError, botocore.exceptions.ParamValidationError) as error:
+        except (boto.NoCredentialsError, boto.ParamValidationError) as error:
             raise PawprintError(f"{self.url} cannot be requested ({error}). Set AWS_ACCESS_KEY_ID etc.") from None
-        except (botocore.exceptions.BotoCoreError, aiohttp.ClientError, ConnectionError, TimeoutError) as error:
-            raise Again(str(error)) from None
-        except OSError as error:
-            if error.errno == errno.ENOSPC:
+        except (boto.BotoCoreError, aiohttp.ClientError, OSError) as error:
+            if isinstance(error, OSError) and error.errno == errno.ENOSPC:
                 raise
             raise Again(str(error)) from None
+
+
+def _etag(info: dict[str, Any]) -> str:
+    return str(info.get("ETag", "")).strip('"')
 
 
 def _validator(answer: httpx.Response) -> str:
