@@ -2,7 +2,7 @@
 
 with opened(Path("images.tar.gz")) as source:
     source.files                              # ("images/Abyssinian_1.jpg", ...)
-    source.copy(wanted, receive)              # receive(name, stream) for each, in the archive's order
+    for name, stream in source.streams(wanted):       # in the archive's order
 
 An archive that names a place outside itself, holds a link, claims an absurd size, is encrypted, damaged or cut short
 is refused with a PawprintError that names it, before or while it is read.
@@ -15,8 +15,9 @@ import zipfile
 import zlib
 from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import IO, Protocol
+from typing import IO
 
 from pawprint.errors import PawprintError
 from pawprint.progress import Progress
@@ -27,22 +28,28 @@ MAX_PHOTOGRAPH = 2**30  # one member that is not an archive itself
 MAX_NOTE = 2**20  # a header of a tar: a long name, ...
 MAX_RATIO = 200  # unpacked to packed bytes; pictures are packed already, and stay near 1
 FREE_RATIO_BYTES = 64 * 2**20  # below this, unpacked, no ratio is absurd (small drawings pack well)
+BLOCK = tarfile.BLOCKSIZE
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
-Receive = Callable[[str, IO[bytes]], None]
 
 
 class Damaged(PawprintError):
     """An archive that is none, or not whole: another copy of it may be better."""
 
 
-class Source(Protocol):
+@dataclass(frozen=True)
+class Source:
     """An open zip, tar or folder."""
 
-    files: dict[str, int]  # name with "/" between its parts -> bytes, sorted by name
+    files: dict[str, int]  # name with "/" between its parts -> bytes, in the order in which they are read
     folders: tuple[str, ...]  # those of a folder on disk; an archive's follow from its files
+    _open: Callable[[str], IO[bytes]]
 
-    def copy(self, wanted: Collection[str], receive: Receive) -> None:
-        """Hand over the bytes of the `wanted` names."""
+    def streams(self, wanted: Collection[str]) -> Iterator[tuple[str, IO[bytes]]]:
+        """The bytes of the `wanted` names, each to be read before the next."""
+        for name in self.files:
+            if name in wanted:
+                with self._open(name) as stream:
+                    yield name, stream
 
 
 @contextmanager
@@ -53,19 +60,19 @@ def opened(path: Path) -> Iterator[Source]:
         PawprintError: it is none, or an unsafe or damaged one.
     """
     if path.is_dir():
-        yield _Folder(path)
+        yield _folder(path)
         return
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                yield _Zip(archive, path)
+                yield _zip(archive, path)
         else:
-            with _tar(path) as tar:
-                yield _Tar(tar, path)
+            with _open_tar(path) as tar:
+                yield _tar(tar, path)
     except (zipfile.BadZipFile, zlib.error, tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise Damaged(f"{path} is damaged or cut short ({error}). Bring it again.") from None
     except _Absurd as error:
-        raise PawprintError(f"{path} has {error}: it is not taken.") from None
+        raise PawprintError(f"{path} has {error}: it is rejected.") from None
     except NotImplementedError as error:
         raise PawprintError(f"{path} is packed in a way that is not known here ({error}). Pack it again.") from None
 
@@ -75,74 +82,51 @@ def is_archive(name: str) -> bool:
     return name.lower().endswith(ARCHIVES)
 
 
-class _Folder:
-    def __init__(self, root: Path) -> None:
-        # The folder's own name belongs to the names, as an archive's top folder does: `images`, `PetImages`, ...
-        self._root, self._top = root, root.resolve().name.lstrip(".") or "folder"
-        found, folders = {}, []
-        for file in root.rglob("*"):
-            name = PurePosixPath(self._top, file.relative_to(root).as_posix()).as_posix()
-            if file.is_file():
-                found[name] = file.stat().st_size
-            elif file.is_dir():
-                folders.append(name)
-        self.files, self.folders = dict(sorted(found.items())), tuple(sorted(folders))
-
-    def copy(self, wanted: Collection[str], receive: Receive) -> None:
-        for name in wanted:
-            with (self._root / PurePosixPath(name).relative_to(self._top)).open("rb") as stream:
-                receive(name, stream)
+def _folder(root: Path) -> Source:
+    # The folder's own name belongs to the names, as an archive's top folder does: `images`, `PetImages`, ...
+    top = root.resolve().name.lstrip(".") or "folder"
+    found = {PurePosixPath(top, path.relative_to(root).as_posix()).as_posix(): path for path in root.rglob("*")}
+    files = {name: found[name].stat().st_size for name in sorted(found) if found[name].is_file()}
+    return Source(files, tuple(name for name in found if found[name].is_dir()), lambda name: found[name].open("rb"))
 
 
-class _Zip:
-    folders: tuple[str, ...] = ()
-
-    def __init__(self, archive: zipfile.ZipFile, path: Path) -> None:
-        self._archive = archive
-        self._entries = {}
-        guard = _Guard(path)
-        for entry in archive.infolist():
-            guard.check(entry.filename, entry.file_size, link=(entry.external_attr >> 28) == 0o12)
-            if entry.flag_bits & 1:
-                raise PawprintError(f"{path} is encrypted. Unpack it with its password and name the folder.")
-            if not entry.is_dir():
-                self._entries[entry.filename] = entry
-        self.files = {name: self._entries[name].file_size for name in sorted(self._entries)}
-
-    def copy(self, wanted: Collection[str], receive: Receive) -> None:
-        for name in wanted:
-            with self._archive.open(self._entries[name]) as stream:
-                receive(name, stream)
+def _zip(archive: zipfile.ZipFile, path: Path) -> Source:
+    guard = _Guard(path)
+    for entry in archive.infolist():
+        guard.check(entry.filename, entry.file_size, link=(entry.external_attr >> 28) == 0o12)
+        if entry.flag_bits & 1:
+            raise PawprintError(f"{path} is encrypted. Unpack it with its password and name the folder.")
+    entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
+    sizes = {name: entries[name].file_size for name in sorted(entries)}
+    return Source(sizes, (), lambda name: archive.open(entries[name]))
 
 
-class _Tar:
-    folders: tuple[str, ...] = ()
+def _tar(archive: tarfile.TarFile, path: Path) -> Source:
+    guard, entries = _Guard(path), {}
+    with Progress(f"listing {path.name}", None) as progress:
+        for entry in archive:
+            guard.check(entry.name, entry.size, link=not (entry.isreg() or entry.isdir()) or entry.issparse())
+            if entry.isreg():
+                entries[entry.name.removeprefix("./")] = entry
+            progress.advance(1)
+    # tarfile takes an archive that ends anywhere between two members for a whole one; a whole one ends in zeros.
+    if not any(_is_zero(archive, place) for place in (archive.offset, max(0, archive.offset - BLOCK))):
+        raise EOFError("its end is missing")
 
-    def __init__(self, archive: tarfile.TarFile, path: Path) -> None:
-        self._archive, self._entries = archive, {}
-        guard = _Guard(path)
-        with Progress(f"listing {path.name}", None) as progress:
-            for entry in archive:
-                guard.check(entry.name, entry.size, link=not (entry.isreg() or entry.isdir()) or entry.issparse())
-                if entry.isreg():
-                    self._entries[entry.name.removeprefix("./")] = entry
-                progress.advance(1)
-        # tarfile takes an archive that ends anywhere between two members for a whole one; a whole one ends in zeros.
-        stream = archive.fileobj
+    def opened(name: str) -> IO[bytes]:
+        stream = archive.extractfile(entries[name])
         assert stream is not None
-        stream.seek(archive.offset)
-        if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-            stream.seek(max(0, archive.offset - tarfile.BLOCKSIZE))
-            if stream.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
-                raise EOFError("its end is missing")
-        self.files = {name: self._entries[name].size for name in sorted(self._entries)}
+        return stream
 
-    def copy(self, wanted: Collection[str], receive: Receive) -> None:
-        for entry in sorted((self._entries[name] for name in wanted), key=lambda entry: entry.offset):
-            stream = self._archive.extractfile(entry)  # in the archive's order: a packed tar cannot go back
-            assert stream is not None
-            with stream:
-                receive(entry.name.removeprefix("./"), stream)
+    in_order = sorted(entries.values(), key=lambda entry: entry.offset)  # a packed tar cannot go back
+    return Source({entry.name.removeprefix("./"): entry.size for entry in in_order}, (), opened)
+
+
+def _is_zero(archive: tarfile.TarFile, place: int) -> bool:
+    stream = archive.fileobj
+    assert stream is not None
+    stream.seek(place)
+    return bool(stream.read(BLOCK) == bytes(BLOCK))
 
 
 class _Absurd(Exception):
@@ -159,7 +143,7 @@ class _Entry(tarfile.TarInfo):
         return member
 
 
-def _tar(path: Path) -> tarfile.TarFile:
+def _open_tar(path: Path) -> tarfile.TarFile:
     try:
         return tarfile.open(path, tarinfo=_Entry)
     except tarfile.ReadError:
@@ -176,19 +160,19 @@ class _Guard:
     def check(self, name: str, size: int, link: bool) -> None:
         parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":")):
-            raise PawprintError(f"{self._path} names a place outside itself (`{name}`): it is not taken.")
+            raise PawprintError(f"{self._path} names a place outside itself (`{name}`): it is rejected.")
         if link:
-            raise PawprintError(f"{self._path} holds a link or a device (`{name}`): it is not taken.")
+            raise PawprintError(f"{self._path} holds a link or a device (`{name}`): it is rejected.")
         self._files += 1
         self._bytes += size
         if self._files > MAX_FILES:
-            raise PawprintError(f"{self._path} holds more than {MAX_FILES:,} files: it is not taken.")
+            raise PawprintError(f"{self._path} holds more than {MAX_FILES:,} files: it is rejected.")
         if size > MAX_PHOTOGRAPH and not is_archive(name):
-            raise PawprintError(f"{self._path} holds a file of {size:,} bytes (`{name}`): it is not taken.")
+            raise PawprintError(f"{self._path} holds a file of {size:,} bytes (`{name}`): it is rejected.")
         absurd = self._bytes > max(FREE_RATIO_BYTES, MAX_RATIO * self._packed)
         if self._bytes > MAX_BYTES or absurd:
             raise PawprintError(
-                f"{self._path} has {self._packed:,} bytes and unpacks to {self._bytes:,} or more: it is not taken."
+                f"{self._path} has {self._packed:,} bytes and unpacks to {self._bytes:,} or more: it is rejected."
             )
 
 

@@ -1,4 +1,4 @@
-"""What lies under data/: a folder a class, and dataset.json with the set's name.
+"""The layout of data/: a folder a class, and dataset.json with the set's name.
 
 dataset(Path("data"))            # its name, its classes, its photographs
 """
@@ -7,6 +7,7 @@ import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
@@ -18,7 +19,7 @@ NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 @dataclass(frozen=True)
 class Dataset:
-    """What lies under data/."""
+    """The content of data/."""
 
     name: str
     drawn: bool
@@ -51,7 +52,7 @@ def dataset(data: Path) -> Dataset:
         if not files:
             raise PawprintError(f"{folder}/ holds no photographs. Add some, or remove the folder.")
         photographs += [(folder.name, file) for file in files]
-    described = described_in(data / DATASET)
+    described = description(data)
     return Dataset(
         name=described.get("name", "photos"),
         drawn=bool(described.get("drawn", False)),
@@ -78,8 +79,9 @@ def files_in(folder: Path) -> list[Path]:
     return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
 
 
-def described_in(path: Path) -> dict[str, str]:
-    """What dataset.json says; nothing where it is missing. PawprintError where it is damaged."""
+def description(data: Path) -> dict[str, Any]:
+    """The content of dataset.json; empty where it is missing. PawprintError where it is damaged."""
+    path = data / DATASET
     try:
         described = json.loads(path.read_text(encoding="utf-8"))
         if not NAME.fullmatch(described.get("name", "photos")):

@@ -173,7 +173,7 @@ def _attempt(remote: "Http | S3", partial: Path, note: Path, has_checksum: bool)
     have = _size(partial) if known.get("validator") or has_checksum else 0
     with remote.stream(have, known.get("validator", "")) as (start, total, validator, pieces):
         if (total or 0) > archives.MAX_BYTES:
-            raise PawprintError(f"{remote.shown} has {total:,} bytes, which is too much.")
+            raise PawprintError(f"{remote.shown} has {total:,} bytes, which is too much: it is rejected.")
         archives.enough_room((total or start) - start, partial.parent, remote.shown)
         with partial.open("ab") as file, Progress(remote.shown, total, in_bytes=True) as bar:
             file.truncate(start)
@@ -183,7 +183,7 @@ def _attempt(remote: "Http | S3", partial: Path, note: Path, has_checksum: bool)
                 file.write(piece)
                 bar.advance(len(piece))
                 if bar.done > archives.MAX_BYTES:
-                    raise PawprintError(f"{remote.shown} does not end; nothing of it is taken.")
+                    raise PawprintError(f"{remote.shown} does not end; it is rejected.")
     if total is not None and _size(partial) != total:
         raise Again(f"it broke off at {_size(partial):,} of {total:,} bytes")
 
@@ -196,7 +196,7 @@ def _matches(path: Path, checksum: str) -> bool:
 
 def _verify(path: Path, checksum: str, shown: str) -> None:
     if not _matches(path, checksum):
-        raise PawprintError(f"{shown} has another checksum than {checksum}: changed or damaged, it is not taken.")
+        raise PawprintError(f"{shown} has another checksum than {checksum}: changed or damaged, it is rejected.")
 
 
 def _size(path: Path) -> int:

@@ -8,7 +8,6 @@ keeps where each came from.
 """
 
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -27,13 +26,13 @@ from pawprint.data.class_folders import (
     Dataset,
     class_folders,
     dataset,
-    described_in,
+    description,
     files_in,
     refuse_reserved,
 )  # fmt: skip
 from pawprint.data.origins import Origin, Origins
 from pawprint.errors import PawprintError
-from pawprint.files import recover, replace_folder
+from pawprint.files import recover, replace_folder, write_json
 from pawprint.progress import Progress
 
 PIECE = 2**20  # bytes copied at a time
@@ -80,25 +79,22 @@ def ingest(
     recover(data)
     local = download.local(source, sha256)
     with replace_folder(data) as fresh:
-        before = _before(data, fresh) if add else _Before()
+        described, before = _keep(data, fresh) if add and data.exists() else ({}, Origins())
         with local.forgotten_if_damaged(), _opened(local.path, fresh.with_name("inner")) as archive:
-            found = layouts.recognise(list(archive.files), str(source))
-            _refuse_empty_classes(found, archive, str(source))
-            for label in {one.label for one in found.photographs}:
-                refuse_reserved(label, str(source))
+            found = layouts.recognise(sorted(archive.files), str(source))
+            _refuse_classes(found, archive, str(source))
             if add:
                 _refuse_a_new_class_alone(found, data, str(source))
             importer = _Importer(fresh, local.label, before)
             importer.copy(found, archive)
         origins.write(importer.origins, fresh)
-        described: dict[str, Any] = dict(before.described)
-        if not described:
-            described = {"name": _set_name(found, local.label), "drawn": False, "source": local.label}
-        described |= {"name": name} if name else {}
-        (fresh / DATASET).write_text(json.dumps(described, indent=1) + "\n", encoding="utf-8")
-        _refuse_few_classes(fresh, str(source))
+        described = described or {"name": _set_name(found, local.label), "drawn": False, "source": local.label}
+        write_json(fresh / DATASET, described | ({"name": name} if name else {}))
+        if len(classes := [folder.name for folder in class_folders(fresh)]) < 2:
+            only = f"only `{classes[0]}`" if classes else "none"
+            raise PawprintError(f"{source} gives fewer than two classes: {only}. Known are {layouts.LAYOUTS}.")
         result = importer.result
-        result.changed = not _same(data, fresh, before.origins, importer.origins)
+        result.changed = not _same(data, fresh, before.hashes(), importer.origins.hashes())
         result.undecided = 0 if add or not result.changed else origins.decided(data)
         if not result.changed:
             shutil.rmtree(fresh)  # not even a file's time changes, for which DVC would hash it again
@@ -106,11 +102,10 @@ def ingest(
     return result
 
 
-def everything(data: Path) -> tuple[dict[str, str], Origins]:
-    """(dataset.json, origins.csv) of data/ as it lies, each photograph hashed; those without an origin get one."""
-    described = described_in(data / DATASET)
+def known_origins(data: Path) -> Origins:
+    """origins.csv of data/ as it is now, each photograph hashed; those without an origin get one."""
     files = [file for folder in class_folders(data) for file in files_in(folder)]
-    return described, origins.read(data, files, str(described.get("source", "data")))
+    return origins.read(data, files, str(description(data).get("source", "data")))
 
 
 def link(data: Path, file: str, fresh: Path, to: str) -> None:
@@ -137,36 +132,28 @@ def free_name(label: str, name: str, digest: str, used: set[str]) -> str:
     return path
 
 
-@dataclass(frozen=True)
-class _Before:
-    """The content of data/ that photographs are added to; empty where they replace it."""
-
-    described: dict[str, str] = field(default_factory=dict)
-    origins: Origins = field(default_factory=Origins)
-
-
-def _before(data: Path, fresh: Path) -> _Before:
-    if not data.exists():
-        return _Before()
-    described, known = everything(data)
+def _keep(data: Path, fresh: Path) -> tuple[dict[str, Any], Origins]:
+    """Link the photographs of `data`, to which others are added; (dataset.json, origins.csv)."""
+    described = description(data)
     if described.get("drawn"):
         raise PawprintError(
             f"{data}/ holds the drawn sample, and photographs do not belong among drawings. Import without --add first."
         )
-    for file in {row.file for row in known if row.file}:
+    known = known_origins(data)
+    for file in known.hashes():
         link(data, file, fresh, file)
-    return _Before(described or {"name": "photos"}, known)
+    return described or {"name": "photos"}, known
 
 
 class _Importer:
     """Puts photographs into `fresh`, one at a time."""
 
-    def __init__(self, fresh: Path, source: str, before: _Before) -> None:
+    def __init__(self, fresh: Path, source: str, before: Origins) -> None:
         self.result = IngestResult(Dataset("", False, (), ()))
-        self.origins = Origins(before.origins)
+        self.origins = Origins(before)
         self._fresh, self._source = fresh, source
-        self._settled = {row.hash for row in before.origins}
-        self._used = {row.file.casefold() for row in before.origins}
+        self._settled = {row.hash for row in before}
+        self._used = {row.file.casefold() for row in before}
         self._classes = {folder.name.casefold(): folder.name for folder in class_folders(fresh)}
 
     def copy(self, found: layouts.Recognised, archive: archives.Source) -> None:
@@ -175,12 +162,9 @@ class _Importer:
         archives.enough_room(sum(archive.files[name] for name in wanted), self._fresh, self._source)
         incoming = self._fresh.with_name("incoming")
         with Progress(f"taking photographs of {self._source}", len(wanted)) as progress:
-
-            def receive(name: str, stream: IO[bytes]) -> None:
+            for name, stream in archive.streams(wanted):
                 self._place(incoming, _write(stream, incoming), wanted[name])
                 progress.advance(1)
-
-            archive.copy(wanted, receive)
 
     def _place(self, incoming: Path, digest: str, one: layouts.Found) -> None:
         """Give the photograph in the file `incoming` its place, if it is new."""
@@ -228,21 +212,21 @@ def _opened(path: Path, scratch: Path) -> Iterator[archives.Source]:
             yield outer
             return
         archives.enough_room(outer.files[train[0]], scratch.parent, str(path))
-
-        def receive(_: str, stream: IO[bytes]) -> None:
+        for _, stream in outer.streams(train):
             _write(stream, scratch)
-
-        outer.copy(train, receive)
     with archives.opened(scratch) as inner:
         yield inner
 
 
-def _refuse_empty_classes(found: layouts.Recognised, archive: archives.Source, source: str) -> None:
-    """A folder beside the class folders that holds no photograph is a class that was forgotten."""
+def _refuse_classes(found: layouts.Recognised, archive: archives.Source, source: str) -> None:
+    """A reserved name; and a folder beside the class folders without a photograph, which is a forgotten class."""
+    labels = {one.label for one in found.photographs}
+    for label in labels:
+        refuse_reserved(label, source)
     if found.set_name:
         return
     full = {parent for one in found.photographs for parent in PurePosixPath(one.name).parents}
-    homes = {parent.parent for parent in full if parent.name in {one.label for one in found.photographs}}
+    homes = {parent.parent for parent in full if parent.name in labels}
     for folder in map(PurePosixPath, archive.folders):
         if folder.parent in homes and folder not in full and not folder.name.startswith("."):
             raise PawprintError(f"{source}: {folder}/ holds no photographs. Add some, or remove the folder.")
@@ -260,28 +244,18 @@ def _refuse_a_new_class_alone(found: layouts.Recognised, data: Path, source: str
         )
 
 
-def _refuse_few_classes(fresh: Path, source: str) -> None:
-    names = [folder.name for folder in class_folders(fresh)]
-    if len(names) < 2:
-        found = f"only `{names[0]}`" if names else "none"
-        raise PawprintError(f"{source} gives fewer than two classes: {found}. Known are {layouts.LAYOUTS}.")
-
-
-def _same(data: Path, fresh: Path, before: Origins, now: Origins) -> bool:
-    """Is what was built what is there? `before` tells hashes of data/ that are known already."""
+def _same(data: Path, fresh: Path, before: dict[str, str], now: dict[str, str]) -> bool:
+    """Is the new content the old one? `before` and `now`: file -> hash; `before` is empty where none is known."""
 
     def sizes(folder: Path) -> dict[str, int]:
         return {file.relative_to(folder).as_posix(): file.stat().st_size for file in files_in(folder)}
-
-    def hashes(known: Origins) -> dict[str, str]:
-        return {row.file: row.hash for row in known if row.file}
 
     if not data.is_dir() or sizes(data) != sizes(fresh):
         return False
     if any((data / name).read_bytes() != (fresh / name).read_bytes() for name in (DATASET, origins.ORIGINS)):
         return False
     photographs = [file for folder in class_folders(data) for file in files_in(folder)]
-    return (hashes(before) or origins.hash_files(data, photographs)) == hashes(now)
+    return (before or origins.hash_files(data, photographs)) == now
 
 
 def _set_name(found: layouts.Recognised, label: str) -> str:

@@ -4,18 +4,18 @@ origins = read(Path("data"))
 origins.add(Origin(hash="9f86d0...", file="cat/1.jpg", source="train.zip", name="train/cat.1.jpg", label="cat"))
 write(origins, Path("data"))
 
-A row is one origin: the same content from two places has two rows and one file. `class` is what the source called it;
-where a person knew better, the file lies under another class. `file` is empty where a person dropped it, so that the
+A row is one origin: the same content from two places has two rows and one file. `class` is the source's; where a person
+has relabelled the photograph, its file lies under another class. `file` is empty where a person dropped it, so that the
 same source, added again, does not bring it back.
 """
 
 import csv
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import NamedTuple
 
 from pawprint.errors import PawprintError
 from pawprint.progress import Progress
@@ -25,12 +25,11 @@ COLUMNS = ("file", "class", "hash", "source", "name", "breed")
 NOTHING = hashlib.sha256().hexdigest()  # of an empty file: equal content means nothing there
 
 
-@dataclass(frozen=True, order=True)
-class Origin:
-    """One photograph, from one place."""
+class Origin(NamedTuple):
+    """One photograph, from one place: a row of origins.csv."""
 
     file: str  # path below data/; empty: dropped
-    label: str  # what the source called it
+    label: str  # in the source
     hash: str  # SHA-256 of the bytes
     source: str  # an archive's or folder's name, or a URL
     name: str  # in the source
@@ -41,48 +40,45 @@ class Origins:
     """All rows; a set, so that the same source twice changes nothing."""
 
     def __init__(self, rows: Iterable[Origin] = ()) -> None:
-        self.rows: set[Origin] = set()
+        self._rows: set[Origin] = set()
         self._files: dict[str, set[str]] = defaultdict(set)
         for row in rows:
             self.add(row)
 
     def __iter__(self) -> Iterator[Origin]:
-        return iter(sorted(self.rows))
+        return iter(sorted(self._rows))
 
     def add(self, row: Origin) -> None:
-        """One row more."""
-        self.rows.add(row)
+        """Add a row."""
+        self._rows.add(row)
         self._files[_key(row.hash, row.file)].add(row.file)
 
     def files(self, digest: str, file: str) -> set[str]:
-        """Where this content lies: paths below data/, {""} where it was dropped, nothing where it is new.
+        """Where this content lies: paths below data/, {""} where it was dropped, empty where it is new.
 
         Empty files are all equal and yet not the same photograph: each is known by `file`, its own path.
         """
         found = self._files.get(_key(digest, file), set())
         return found - {""} or found
 
-    def moved(self, moves: Mapping[str, str]) -> "Origins":
-        """With the photographs at `moves` where it says; "" drops one."""
-        return Origins(replace(row, file=moves.get(row.file, row.file)) for row in self.rows)
+    def hashes(self) -> dict[str, str]:
+        """Path below data/ -> SHA-256."""
+        return {row.file: row.hash for row in self._rows if row.file}
 
 
 def read(data: Path, files: Iterable[Path], source: str) -> Origins:
-    """What data/origins.csv says of the photographs `files` as they are now.
+    """The rows of data/origins.csv that hold for the photographs `files` as they are now.
 
-    A photograph that no row tells of (put there by hand, or before there were origins) gets a row: from `source`, by
-    its own name. A row whose photograph is gone or has other content is forgotten.
+    A photograph without a row (put there by hand, or before there were origins) gets one: from `source`, by its own
+    name. A row whose photograph is gone or has other content is removed.
 
     Raises:
         PawprintError: origins.csv is damaged.
     """
     hashes = hash_files(data, files)
     rows = [row for row in _read(data / ORIGINS) if not row.file or hashes.get(row.file) == row.hash]
-    told = {row.file for row in rows}
-    rows += [
-        Origin(file, file.split("/")[0], digest, source, file) for file, digest in hashes.items() if file not in told
-    ]
-    return Origins(rows)
+    new = hashes.keys() - {row.file for row in rows}
+    return Origins([*rows, *(Origin(file, file.split("/")[0], hashes[file], source, file) for file in new)])
 
 
 def decided(data: Path) -> int:
@@ -112,9 +108,7 @@ def hash_files(data: Path, files: Iterable[Path]) -> dict[str, str]:
 def write(origins: Origins, data: Path) -> None:
     """Write data/origins.csv; the same rows give the same bytes."""
     with (data / ORIGINS).open("w", newline="", encoding="utf-8") as file:
-        out = csv.writer(file, lineterminator="\n")
-        out.writerow(COLUMNS)
-        out.writerows((row.file, row.label, row.hash, row.source, row.name, row.breed) for row in origins)
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *origins])
 
 
 def _read(path: Path) -> list[Origin]:

@@ -4,8 +4,8 @@
     drop([Decision("cat/8.jpg")], Path("data"))
     decisions(Path("audit.csv"), "relabel", Path("data"))       # what a person wrote into the audit's list
 
-The bytes of no photograph change. What was decided stays in origins.csv, so that adding the same source again does not
-undo it; `git checkout data.dvc && dvc checkout` does.
+The bytes of no photograph change. Decisions stay in origins.csv, so that adding the same source again does not
+undo them; `git checkout data.dvc && dvc checkout` does.
 """
 
 import csv
@@ -16,8 +16,8 @@ from typing import Literal
 
 from pawprint.data import origins
 from pawprint.data.class_folders import class_folders, dataset, files_in
-from pawprint.data.ingest import everything, free_name, link
-from pawprint.data.origins import ORIGINS
+from pawprint.data.ingest import free_name, known_origins, link
+from pawprint.data.origins import ORIGINS, Origins
 from pawprint.errors import PawprintError
 from pawprint.files import recover, replace_folder
 
@@ -37,8 +37,8 @@ class Decision:
 def decisions(listed: Path, verb: Verb, data: Path) -> list[Decision]:
     """The decisions of a list that are for `verb`.
 
-    A list with the audit's columns is read by its column `decision`: a class is for relabel, `drop` for drop, and
-    nothing for neither. Any other list has a path a line, and for relabel the class after a comma.
+    A list with the audit's columns is read by its column `decision`: a class is for relabel, `drop` for drop, and an
+    empty cell for neither. Any other list has a path a line, and for relabel the class after a comma.
 
     Raises:
         PawprintError: it cannot be read, a line has no class, or nothing is decided.
@@ -48,26 +48,24 @@ def decisions(listed: Path, verb: Verb, data: Path) -> list[Decision]:
     except (OSError, UnicodeDecodeError):
         raise PawprintError(f"{listed} cannot be read. Name a list of photographs, or a photograph of data/.") from None
     rows = [row for row in csv.reader(text.splitlines()) if any(cell.strip() for cell in row)]
-    if rows and {"file", "decision"} <= set(rows[0]):
-        told = [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
+    if not rows:
+        raise PawprintError(f"{listed} is empty. Write a photograph a line{', a comma, its class' * (verb != DROP)}.")
+    if {"file", "decision"} <= set(rows[0]):
+        table = [dict(zip(rows[0], row, strict=False)) for row in rows[1:]]
         found = [
-            Decision(below(row["file"], data), said if verb == "relabel" else "", row.get("hash", ""))
-            for row in told
-            if (said := row.get("decision", "").strip()) and (said == DROP) == (verb == "drop")
+            Decision(below(row["file"], data), decision if verb == "relabel" else "", row.get("hash", ""))
+            for row in table
+            if (decision := row.get("decision", "").strip()) and (decision == DROP) == (verb == "drop")
         ]
         if not found:
             raise PawprintError(
                 f"{listed} decides nothing for {verb}: write the right class, or `{DROP}`, into its column `decision`."
             )
         return found
-    if not rows:
-        raise PawprintError(f"{listed} is empty. Write a photograph a line{', a comma, its class' * (verb != DROP)}.")
-    if verb == "relabel":
-        for number, row in enumerate(rows, 1):
-            if len(row) != 2 or not row[1].strip():
-                raise PawprintError(f"{listed}, line {number}: write a photograph, a comma, its class: cat/7.jpg,dog")
-        return [Decision(below(row[0].strip(), data), row[1].strip()) for row in rows]
-    return [Decision(below(row[0].strip(), data)) for row in rows]
+    for number, row in enumerate(rows, 1):
+        if verb == "relabel" and (len(row) != 2 or not row[1].strip()):
+            raise PawprintError(f"{listed}, line {number}: write a photograph, a comma, its class: cat/7.jpg,dog")
+    return [Decision(below(row[0].strip(), data), row[1].strip() if verb == "relabel" else "") for row in rows]
 
 
 def below(path: str, data: Path) -> str:
@@ -108,11 +106,11 @@ def _apply(decided: Sequence[Decision], labels: Mapping[str, str], data: Path) -
     recover(data)
     dataset(data)  # names what is wrong with data/ itself
     with replace_folder(data) as fresh:
-        _, known = everything(data)
-        hashes = {row.file: row.hash for row in known if row.file}
+        known = known_origins(data)
+        hashes = known.hashes()
         for one in decided:
             if one.file not in hashes:
-                raise PawprintError(f"{data / one.file} is not there. Nothing was changed; mend the list.")
+                raise PawprintError(f"{data / one.file} is not there. Nothing was changed; correct the list.")
             if one.hash and one.hash != hashes[one.file]:
                 raise PawprintError(f"{data / one.file} is not the photograph that was looked at. Run the audit again.")
         used = {file.casefold() for file in hashes}
@@ -124,7 +122,8 @@ def _apply(decided: Sequence[Decision], labels: Mapping[str, str], data: Path) -
             file = path.relative_to(data).as_posix()
             if file != ORIGINS and moves.get(file, file):
                 link(data, file, fresh, moves.get(file, file))
-        origins.write(known.moved(moves), fresh)
+        moved = Origins(row._replace(file=moves.get(row.file, row.file)) for row in known)
+        origins.write(moved, fresh)
         gone = {one.name for one in class_folders(data)} - {one.name for one in class_folders(fresh)}
         if gone:
             raise PawprintError(f"No photograph would be left in {', '.join(sorted(gone))}. Nothing was changed.")
