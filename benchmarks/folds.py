@@ -65,8 +65,8 @@ def fold(data: PreparedDataset, number: int) -> PreparedDataset:
             return "test"
         return "validation" if share(name, "validation") < VALIDATION else "train"
 
-    rows = tuple(row._replace(split=split(row.hash)) for row in data._rows)
-    return replace(data, _rows=rows)
+    rows = tuple(row._replace(split=split(row.hash)) for row in data.rows)
+    return replace(data, rows=rows)
 
 
 @torch.inference_mode()
@@ -76,7 +76,7 @@ def logits(trained: Trained, data: PreparedDataset, params: Params) -> NDArray[n
     fresh = registry.create_model(candidate.architecture, len(data.classes))  # the cache is the untrained weights'
     fresh.load_pretrained()
     swapped = {"test": "validation", "validation": "", "train": "train"}
-    splits = replace(data, _rows=tuple(row._replace(split=swapped[row.split]) for row in data._rows))
+    splits = replace(data, rows=tuple(row._replace(split=swapped[row.split]) for row in data.rows))
     source = datasets.training_data(trained.candidate, fresh.to(device), trained.params, splits, device)
     source.network = trained.network.to(device)
     return source.predictions("validation", len(data.split("test"))).logits

@@ -102,8 +102,8 @@ def measure(variant: str, data: PreparedDataset) -> dict[str, float]:
 
 def few(data: PreparedDataset, photographs: int) -> PreparedDataset:
     """The set with at most so many photographs that are learned from; the test split whole."""
-    learned = [row for row in data._rows if row.split in ("train", "validation")]
-    tested = tuple(row for row in data._rows if row.split == "test")
+    learned = [row for row in data.rows if row.split in ("train", "validation")]
+    tested = tuple(row for row in data.rows if row.split == "test")
     return replace(data, _rows=(*learned[:photographs], *tested))
 
 

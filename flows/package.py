@@ -13,7 +13,7 @@ from flows.tasks import run, step
 from pawprint import lineage
 from pawprint.errors import PawprintError
 from pawprint.evaluation import release
-from pawprint.files import new_folder, write_json, write_text
+from pawprint.files import replace_folder, write_json, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
 from pawprint.serving import bento, sbom
@@ -54,7 +54,7 @@ def read_champion() -> Champion:
 def fetch(tracker: Tracker, champion: Champion) -> Path:
     """champion/: the model folder, with champion.json in it."""
     out = ROOT / "champion"
-    with new_folder(out) as fresh:
+    with replace_folder(out) as fresh:
         shutil.copytree(tracker.registry.folder(champion), fresh, dirs_exist_ok=True)
         write_text(fresh / "champion.json", champion.model_dump_json(indent=1) + "\n")
     return out

@@ -1,10 +1,8 @@
 """Files and folders that are replaced atomically, and locks between processes.
 
 write_json(Path("champion.json"), values)        # whole or not at all
-with new_folder(Path("models/mlp")) as fresh:    # an exception leaves models/mlp as it was
+with replace_folder(Path("data")) as fresh:      # an exception, or a kill, leaves data/ as it was
     ...
-with replace_folder(Path("data")) as fresh:      # the same, and what a kill between two renames left is finished
-    ...                                          # by the next `recover(Path("data"))`
 with lock(Path("cache/sweep.lock"), "Another sweep is running."):
     ...
 
@@ -54,36 +52,20 @@ def write_json(path: Path, values: Any) -> None:
 
 
 @contextmanager
-def new_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, which it replaces when the block ends without an exception.
-
-    A kill between removal and rename leaves no `folder`: for what can be made again.
-    """
-    partial = folder.with_name(f".{folder.name}.partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    try:
-        yield partial
-        shutil.rmtree(folder, ignore_errors=True)
-        partial.rename(folder)
-    finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-@contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
-    """The same for a folder that cannot be made again: no kill at any moment loses the old content and the new.
+    """An empty folder that replaces `folder` when the block ends without an exception.
 
-    Beside `data` lies `.data-import/` meanwhile: `building` (being filled), `ready` (renamed when whole), `old` (the
-    content before). Each step is one rename; `ready` without `data` is the one state in which `data` is missing, and
-    it is finished, not undone. A block that removes its folder leaves `folder` as it is.
+    No kill at any moment loses the old content and the new. Beside `data` lies `.data.partial/` meanwhile: `building`
+    (being filled), `ready` (renamed when whole), `old` (the content before). Each step is one rename; `ready` without
+    `data` is the one state in which `data` is missing, and it is finished, not undone: by the next replacement, or by
+    `recover`. A block that removes its folder leaves `folder` as it is.
 
     Raises:
         PawprintError: another process replaces it, or the disk is full.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     scratch = _scratch(folder)
-    with lock(_lock_of(folder), f"Another import into {folder}/ is running. Wait for it, or end it."):
+    with lock(_lock_of(folder), f"Another process is writing {folder}/. Wait for it, or end it."):
         try:
             scratch.mkdir(exist_ok=True)
             _finish(folder, scratch)
@@ -98,9 +80,7 @@ def replace_folder(folder: Path) -> Iterator[Path]:
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
-            raise PawprintError(
-                f"No space left on the disk for the photographs of {folder}/. Free some, run again."
-            ) from None
+            raise PawprintError(f"No space left on the disk for {folder}/. Free some, run again.") from None
         finally:  # also after Ctrl-C between two renames
             _finish(folder, scratch)
             shutil.rmtree(scratch, ignore_errors=True)
@@ -139,11 +119,11 @@ def lock(path: Path, busy: str = "", timeout: float = 0) -> Iterator[FileLock]:
 
 
 def _scratch(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}-import")
+    return folder.with_name(f".{folder.name}.partial")
 
 
 def _lock_of(folder: Path) -> Path:
-    return folder.with_name(f".{folder.name}-import.lock")
+    return folder.with_name(f".{folder.name}.lock")
 
 
 def _finish(folder: Path, scratch: Path) -> None:

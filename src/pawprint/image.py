@@ -1,9 +1,9 @@
-"""Bytes -> upright RGB uint8 at 300x300: the one decoder, used by training and by serving.
+"""Bytes -> upright RGB uint8 at 300x300: one decoder for training and for serving.
 
     pixels = image.load(Path("cat.jpg").read_bytes())        # uint8 [300, 300, 3]
 
 `pack` turns any picture into a 300x300 JPEG, `unpack` turns that into pixels, and `load` does both. Shards hold the
-output of `pack`. So a photograph gives the model the same tensor, bit for bit, from a shard or from a request.
+output of `pack`, so a photograph gives the model the same tensor, bit for bit, from a shard or from a request.
 """
 
 import io
@@ -25,7 +25,7 @@ SUFFIXES_BY_FORMAT = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png", ".apng"),
     "GIF": (".gif",), "WEBP": (".webp",), "BMP": (".bmp", ".dib"), "TIFF": (".tif", ".tiff"),
 }  # fmt: skip
-SUFFIXES = frozenset(suffix for of_one in SUFFIXES_BY_FORMAT.values() for suffix in of_one) | {
+IMAGE_SUFFIXES = frozenset(suffix for of_one in SUFFIXES_BY_FORMAT.values() for suffix in of_one) | {
     ".avif", ".heic", ".heif", ".jp2",
 }  # fmt: skip
 Fit = Literal["squash", "letterbox", "crop"]
@@ -46,7 +46,7 @@ class BadImage(ValueError):
 
 @dataclass(frozen=True)
 class Header:
-    """What a picture says of itself before a pixel is unpacked."""
+    """A picture's properties, known before a pixel is decoded."""
 
     format: str  # Pillow's name: JPEG, PNG, ...
     width: int
@@ -61,7 +61,7 @@ def inspect(data: bytes) -> Header:
     if not data:
         raise BadImage("empty", "the file is empty")
     if data[:3] == _JPEG and not _has_exif(data):
-        try:  # ten times faster than Pillow, which is left to say what is wrong
+        try:  # ten times faster than Pillow, whose errors are clearer
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data)
             return Header("JPEG", width, height, {"Gray": "L", "CMYK": "CMYK", "YCCK": "CMYK"}.get(colorspace, "RGB"))
         except Exception:  # simplejpeg lets KeyError through too
@@ -105,7 +105,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
                 return _upright(pixels, _orientation(data))
         except BadImage:
             raise
-        except Exception:  # damaged or unusual (simplejpeg lets KeyError through too): Pillow says which
+        except Exception:  # damaged or unusual (simplejpeg lets KeyError through too): Pillow reports which
             pass
     return _decode_with_pillow(data, max_pixels)
 
@@ -132,7 +132,7 @@ def resize(pixels: Pixels, fit: Fit = "squash") -> Pixels:
 
 
 def encode(pixels: Pixels, quality: int = QUALITY) -> bytes:
-    """RGB uint8 [height, width, 3] -> JPEG, 4:2:0 (docs/decisions/prepared-set.md says why)."""
+    """RGB uint8 [height, width, 3] -> JPEG, 4:2:0 (measured in docs/decisions/prepared-set.md)."""
     encoded: bytes = simplejpeg.encode_jpeg(
         np.ascontiguousarray(pixels), quality=quality, colorspace="RGB", colorsubsampling="420", fastdct=False
     )
@@ -140,7 +140,7 @@ def encode(pixels: Pixels, quality: int = QUALITY) -> bytes:
 
 
 def pack(data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: int = MAX_PIXELS) -> bytes:
-    """First half of the road: any picture's bytes -> a 300x300 JPEG, as the shards hold it. Raises BadImage."""
+    """Any picture's bytes -> a 300x300 JPEG, as the shards hold it. Raises BadImage."""
     return encode(resize(decode(data, max_pixels), fit), quality)
 
 
@@ -156,7 +156,7 @@ def load(data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: i
 
 
 def _orientation(data: bytes) -> int:
-    """EXIF's 1..8; 1, upright, where a JPEG says nothing. Pillow is asked only where there is something to ask."""
+    """EXIF's 1..8; 1 (upright) where a JPEG has no EXIF, which is found without Pillow."""
     return inspect(data).orientation if _has_exif(data) else 1
 
 
@@ -247,12 +247,12 @@ def _scale(pixels: Pixels, height: int, width: int) -> Pixels:
 
 
 def _scratch(shape: tuple[int, ...], number: int) -> Pixels:
-    """Room for a step in between, the thread's own: fresh memory for each photograph takes longer than the blur."""
-    rooms: dict[int, Pixels] = _SCRATCH.__dict__.setdefault("rooms", {})
+    """Memory for a step in between, the thread's own: fresh memory for each photograph takes longer than the blur."""
+    buffers: dict[int, Pixels] = _SCRATCH.__dict__.setdefault("buffers", {})
     size = int(np.prod(shape))
-    if number not in rooms or rooms[number].size < size:
-        rooms[number] = np.empty(size, np.uint8)
-    return rooms[number][:size].reshape(shape)
+    if number not in buffers or buffers[number].size < size:
+        buffers[number] = np.empty(size, np.uint8)
+    return buffers[number][:size].reshape(shape)
 
 
 _SCRATCH = threading.local()

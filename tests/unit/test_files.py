@@ -72,7 +72,7 @@ def test_killed_at_any_rename_data_is_the_old_or_the_new(work: Path, step: str, 
 
 def test_a_second_import_at_the_same_time_is_refused(work: Path) -> None:
     with replace_folder(work / "data"):
-        with pytest.raises(PawprintError, match=r"Another import .* is running"):
+        with pytest.raises(PawprintError, match=r"Another process is writing"):
             ingest(work.parent / "more", work / "data")
         recover(work / "data")  # and the one that runs is not disturbed
     assert contents(work / "data") == {}

@@ -40,7 +40,7 @@ def _some(lines: list[str], shown: int = 20) -> None:
 
 @app.command(epilog="Example: pawprint photos check")
 def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a class")] = Path("data")) -> None:
-    """Say which photographs `preprocess` would reject, and why; nothing is written. Exit code 1 if there are any."""
+    """List the photographs that `preprocess` would reject, and why; nothing is written. Exit code 1 if any."""
     from pawprint.config import load_params
     from pawprint.data.class_folders import dataset
     from pawprint.data.preprocess import survey

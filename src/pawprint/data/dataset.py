@@ -72,48 +72,46 @@ class Split:
     """The photographs of one split, sorted by hash."""
 
     name: str
-    hashes: tuple[str, ...]  # SHA-256 of the original bytes
-    origins: tuple[str, ...]  # path below data/
-    labels: NDArray[np.int64]  # [n], index into `classes`
     classes: tuple[str, ...]
-    _places: tuple[tuple[str, int, int], ...] = field(repr=False)  # (shard, offset, length)
+    rows: tuple[ManifestRow, ...] = field(repr=False)
     _shards: Path = field(repr=False)
 
     def __len__(self) -> int:
-        return len(self.hashes)
+        return len(self.rows)
+
+    @cached_property
+    def hashes(self) -> tuple[str, ...]:
+        """SHA-256 of the original bytes."""
+        return tuple(row.hash for row in self.rows)
+
+    @cached_property
+    def origins(self) -> tuple[str, ...]:
+        """Paths below data/."""
+        return tuple(row.origin for row in self.rows)
+
+    @cached_property
+    def labels(self) -> NDArray[np.int64]:
+        """Indices into `classes`, [n]."""
+        return np.array([self.classes.index(row.label) for row in self.rows], np.int64)
 
     def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Pixels of the photographs at `indices`: uint8 RGB [k, 300, 300, 3]."""
         out = np.empty((len(indices), image.SIZE, image.SIZE, 3), np.uint8)
 
-        def work(row: int) -> None:
-            out[row] = image.unpack(self._packed(int(indices[row])))
+        def work(place: int) -> None:
+            row = self.rows[indices[place]]
+            out[place] = image.unpack(os.pread(self._files[row.shard].fileno(), row.length, row.offset))
 
-        if len(indices) < 8:
-            for row in range(len(indices)):
-                work(row)
-        else:
-            list(self._pool.map(work, range(len(indices))))
+        list((self._pool.map if len(indices) >= 8 else map)(work, range(len(indices))))
         return out
 
     def only(self, keep: Collection[str]) -> "Split":
         """The photographs whose hash is in `keep`, in the same order."""
-        kept = [index for index, name in enumerate(self.hashes) if name in keep]
-        return replace(
-            self,
-            hashes=tuple(self.hashes[index] for index in kept),
-            origins=tuple(self.origins[index] for index in kept),
-            labels=self.labels[kept],
-            _places=tuple(self._places[index] for index in kept),
-        )
-
-    def _packed(self, index: int) -> bytes:
-        shard, offset, length = self._places[index]
-        return os.pread(self._files[shard].fileno(), length, offset)
+        return replace(self, rows=tuple(row for row in self.rows if row.hash in keep))
 
     @cached_property
     def _files(self) -> dict[str, BinaryIO]:
-        return {name: (self._shards / name).open("rb") for name in sorted({place[0] for place in self._places})}
+        return {name: (self._shards / name).open("rb") for name in sorted({row.shard for row in self.rows})}
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
@@ -129,7 +127,7 @@ class PreparedDataset:
     dataset: str
     drawn: bool
     classes: tuple[str, ...]
-    _rows: tuple[ManifestRow, ...] = field(repr=False)
+    rows: tuple[ManifestRow, ...] = field(repr=False)
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -144,13 +142,5 @@ class PreparedDataset:
 
     def split(self, name: SplitName) -> Split:
         """The photographs of a split."""
-        rows = [row for row in self._rows if row.split == name]
-        return Split(
-            name=name,
-            hashes=tuple(row.hash for row in rows),
-            origins=tuple(row.origin for row in rows),
-            labels=np.array([self.classes.index(row.label) for row in rows], np.int64),
-            classes=self.classes,
-            _places=tuple((row.shard, row.offset, row.length) for row in rows),
-            _shards=self.folder / "shards",
-        )
+        rows = tuple(row for row in self.rows if row.split == name)
+        return Split(name, self.classes, rows, self.folder / "shards")

@@ -230,7 +230,7 @@ class Http:
 
     @contextmanager
     def stream(self, have: int, validator: str) -> Iterator[Stream]:
-        """The bytes after the first `have`, if the file is still the one that `validator` was told for."""
+        """The bytes after the first `have`, if the file is still the one that `validator` belongs to."""
         headers = {"Accept-Encoding": "identity"}
         if have:
             headers["Range"] = f"bytes={have}-"
@@ -245,16 +245,16 @@ class Http:
             raise Again(str(error) or type(error).__name__) from None
 
     def _read(self, answer: httpx.Response, have: int, validator: str) -> Stream:
-        status, said = answer.status_code, f"the server answers {answer.status_code} {answer.reason_phrase}"
+        status, problem = answer.status_code, f"the server answers {answer.status_code} {answer.reason_phrase}"
         part = re.fullmatch(r"bytes (?:(\d+)-\d+|\*)/(\d+)", answer.headers.get("Content-Range", ""))
         if status == 416:  # nothing follows what is here: it is whole, or another file lies there by now
             if not part or int(part[2]) != have:
                 raise Stale("the server has another file now")
             return have, have, _validator(answer), iter(())
         if status in (408, 425, 429) or status >= 500:
-            raise Again(said)
+            raise Again(problem)
         if status not in (200, 206):
-            raise PawprintError(f"{self.shown} cannot be downloaded: {said}. Check the URL.")
+            raise PawprintError(f"{self.shown} cannot be downloaded: {problem}. Check the URL.")
         if answer.headers.get("Content-Type", "").startswith("text/html"):
             raise PawprintError(f"{self.shown} is a web page, not an archive. Behind a login? Download it by hand.")
         if status == 206:

@@ -71,8 +71,8 @@ def ingest(
     """Replace `data` by the photographs of `source`, or `add` them; where that fails `data` stays as it was.
 
     Raises:
-        PawprintError: the source cannot be had, is of no known layout, unsafe or damaged, has not the SHA-256 that
-            is asked for; the set would have fewer than two classes; or the disk is full.
+        PawprintError: the source cannot be read or downloaded, is of no known layout, unsafe or damaged, or has
+            another SHA-256; the set would have fewer than two classes; or the disk is full.
     """
     if name is not None and not NAME.fullmatch(name):
         raise PawprintError(f"{name!r} cannot name a data set: use lower-case letters, digits, dots and dashes.")
@@ -161,7 +161,7 @@ class _Importer:
         wanted = {one.name: one for one in found.photographs}
         archives.enough_room(sum(archive.files[name] for name in wanted), self._fresh, self._source)
         incoming = self._fresh.with_name("incoming")
-        with Progress(f"taking photographs of {self._source}", len(wanted)) as progress:
+        with Progress(f"importing photographs of {self._source}", len(wanted)) as progress:
             for name, stream in archive.streams(wanted):
                 self._place(incoming, _write(stream, incoming), wanted[name])
                 progress.advance(1)
@@ -184,7 +184,9 @@ class _Importer:
         else:
             file = free_name(label, original, digest, self._used)
             if others:
-                self.result.contradictions.append(f"{one.name} is called {label}, and {others[0]} too: both are taken")
+                self.result.contradictions.append(
+                    f"{one.name} is called {label}, and {others[0]} too: both are imported"
+                )
             self.result.added += 1
             (self._fresh / label).mkdir(exist_ok=True)
             incoming.rename(self._fresh / file)
@@ -205,7 +207,7 @@ def _write(stream: IO[bytes], target: Path) -> str:
 def _opened(path: Path, scratch: Path) -> Iterator[archives.Source]:
     """The archive at `path`, or the one of photographs inside it: Kaggle's outer zip holds train.zip."""
     with archives.opened(path) as outer:
-        pictures = any(PurePosixPath(name).suffix.lower() in image.SUFFIXES for name in outer.files)
+        pictures = any(PurePosixPath(name).suffix.lower() in image.IMAGE_SUFFIXES for name in outer.files)
         packed = [name for name in outer.files if archives.is_archive(name) and "__MACOSX" not in name]
         train = [name for name in packed if PurePosixPath(name).name.startswith("train.")] or packed
         if pictures or len(train) != 1:

@@ -1,10 +1,10 @@
-"""Which photograph is of which class, told by how the files of a source lie and are called.
+"""The class of each photograph of a source, recognised by the paths of its files.
 
 recognised = recognise(["train/cat.0.jpg", "train/dog.0.jpg"], "train")
 recognised.photographs        # (Found("train/cat.0.jpg", "cat"), Found("train/dog.0.jpg", "dog"))
 
-A layout is a function from names to a class for each, or None where it is not this one. To know another: write one,
-add it to _LAYOUTS.
+A layout is a function from paths to a class for each, or None where it does not apply. To support another: write one
+and add it to _LAYOUTS.
 """
 
 import re
@@ -21,7 +21,7 @@ LAYOUTS = (
     "Oxford's pets (images/Abyssinian_1.jpg), cats_and_dogs_filtered (train/cats/cat.0.jpg), or a folder a class "
     "(flowers/rose/1.jpg); as a folder, zip or tar"
 )
-_SIDES = ("train", "training", "valid", "validation", "val", "test", "testing", "eval")
+_SPLIT_NAMES = ("train", "training", "valid", "validation", "val", "test", "testing", "eval")
 _BREEDS = frozenset(
     """Abyssinian Bengal Birman Bombay British_Shorthair Egyptian_Mau Maine_Coon Persian Ragdoll Russian_Blue Siamese
     Sphynx american_bulldog american_pit_bull_terrier basset_hound beagle boxer chihuahua english_cocker_spaniel
@@ -43,7 +43,7 @@ class Found:
 
 @dataclass(frozen=True)
 class Recognised:
-    """How a source lies."""
+    """The photographs of a source."""
 
     set_name: str  # of a public set; empty for a person's own
     photographs: tuple[Found, ...]
@@ -60,7 +60,7 @@ def recognise(names: Sequence[str], source: str) -> Recognised:
         PawprintError: their layout is none that is known.
     """
     seen = [PurePosixPath(name) for name in names if not _hidden(PurePosixPath(name))]
-    pictures = [path for path in seen if path.suffix.lower() in image.SUFFIXES]
+    pictures = [path for path in seen if path.suffix.lower() in image.IMAGE_SUFFIXES]
     for set_name, layout in _LAYOUTS.items():
         found = layout(pictures)
         if found:
@@ -68,12 +68,14 @@ def recognise(names: Sequence[str], source: str) -> Recognised:
             ignored = tuple(str(path) for path in seen if str(path) not in taken)
             return Recognised(set_name, tuple(found), ignored)
     if pictures:
-        raise PawprintError(f"{source} holds pictures, but nothing says which class they are of. Known are {LAYOUTS}.")
+        raise PawprintError(
+            f"{source} holds pictures, but it is not known which class they are of. Known are {LAYOUTS}."
+        )
     raise PawprintError(f"{source} holds no pictures. Known are {LAYOUTS}.")
 
 
 def _kaggle(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
-    """train/cat.0.jpg: the name says it. Others (test1/1.jpg has no class) are left ignored."""
+    """train/cat.0.jpg: the class is in the name. Others (test1/1.jpg has none) are ignored."""
     found: dict[PurePosixPath, list[Found]] = defaultdict(list)
     for path in pictures:
         if match := re.fullmatch(r"([A-Za-z][\w-]*)\.\d+\.\w+", path.name):
@@ -106,7 +108,7 @@ def _microsoft(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
 
 def _filtered(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
     """train/cats/cat.0.jpg, validation/cats/cat.2000.jpg: the splits are merged, pawprint draws its own."""
-    found = _sides(pictures)
+    found = _split_folders(pictures)
     if not found or {one.label for one in found} != {"cats", "dogs"}:
         return None
     if not all(re.fullmatch(r"(cat|dog)\.\d+", path.stem) for path in pictures):
@@ -114,17 +116,17 @@ def _filtered(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
     return [Found(one.name, _PLAIN[one.label]) for one in found]
 
 
-def _sides(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+def _split_folders(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
     """train/rose/1.jpg, test/rose/2.jpg: a folder a class in a folder a split."""
     start = _common(pictures)
     below = [path.parts[start:] for path in pictures]
-    if not below or any(len(parts) < 3 or parts[0].lower() not in _SIDES for parts in below):
+    if not below or any(len(parts) < 3 or parts[0].lower() not in _SPLIT_NAMES for parts in below):
         return None
     return [Found(str(path), parts[1]) for path, parts in zip(pictures, below, strict=True)]
 
 
 def _folders(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
-    """rose/1.jpg, lily/2.jpg, lily/more/3.jpg: a folder a class; a picture beside the folders is left ignored."""
+    """rose/1.jpg, lily/2.jpg, lily/more/3.jpg: a folder a class; a picture beside the folders is ignored."""
     start = _common(pictures)
     return [Found(str(path), path.parts[start]) for path in pictures if len(path.parts) > start + 1]
 
@@ -150,5 +152,5 @@ _LAYOUTS: dict[str, _Layout] = {
     "microsoft-cats-dogs": _microsoft,
     "cats-and-dogs-filtered": _filtered,
     "dogs-cats": _kaggle,
-    "": lambda pictures: _sides(pictures) or _folders(pictures),
+    "": lambda pictures: _split_folders(pictures) or _folders(pictures),
 }

@@ -17,7 +17,7 @@ from pawprint.errors import PawprintError
 from pawprint.evaluation import model_card
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.gate import Verdict
-from pawprint.files import new_folder, write_text
+from pawprint.files import replace_folder, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Release
 
@@ -53,7 +53,7 @@ def write(folder: Path, files: ReleaseFiles) -> None:
             "Run `dvc repro --force evaluate register`, or `pawprint rollback` to an older version."
         ) from None
     card = model_card.model_card(files.info, report, files.drawn, version, verdict.reason if verdict else "")
-    with new_folder(folder) as fresh:
+    with replace_folder(folder) as fresh:
         for name, path in evidence.items():
             shutil.copyfile(path, fresh / name)
         write_text(fresh / "MODEL_CARD.md", card)

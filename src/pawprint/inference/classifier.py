@@ -210,12 +210,11 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             inside = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in image.SUFFIXES and file.is_file()
+                file for file in path.rglob("*") if file.suffix.lower() in image.IMAGE_SUFFIXES and file.is_file()
             )
             if not inside:
-                raise PawprintError(
-                    f"{path} holds no pictures ({', '.join(sorted(image.SUFFIXES))}). Name a file or another folder."
-                )
+                suffixes = ", ".join(sorted(image.IMAGE_SUFFIXES))
+                raise PawprintError(f"{path} holds no pictures ({suffixes}). Name a file or another folder.")
             found.extend(inside)
         else:
             found.append(path)  # `classify_files` reports one that is not there

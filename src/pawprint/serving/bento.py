@@ -22,7 +22,7 @@ from bentoml.exceptions import BentoMLException, NotFound
 
 from pawprint.errors import PawprintError
 from pawprint.files import write_json, write_text
-from pawprint.image import SUFFIXES
+from pawprint.image import IMAGE_SUFFIXES
 from pawprint.inference.classifier import load_verified
 from pawprint.lineage import folder_digest
 from pawprint.serving import selftest
@@ -140,7 +140,9 @@ def _one_of_each_class(data: Path) -> dict[str, bytes]:
     """The first photograph of every class folder, for the self-test; none where there are no photographs here."""
     firsts: dict[str, bytes] = {}
     for folder in sorted(path for path in data.glob("*") if path.is_dir() and not path.name.startswith(".")):
-        pictures = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+        pictures = sorted(
+            path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
+        )
         if pictures:
             firsts[f"{folder.name}.jpg"] = pictures[0].read_bytes()  # the self-test keeps it as a packed JPEG
     return firsts

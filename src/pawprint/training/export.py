@@ -62,7 +62,7 @@ def export(trained: Trained, data: PreparedDataset, lineage: Lineage, out: Path,
     started = time.perf_counter()
     candidate = trained.params.candidate(trained.candidate)
     train, validation = data.split("train"), data.split("validation")
-    with files.new_folder(out) as folder:
+    with files.replace_folder(out) as folder:
         temperature = fit_temperature(trained.validation.logits, validation.labels)
         served = _Served(trained.network, temperature).eval()
         save_onnx(served, folder / "model.onnx")

@@ -37,7 +37,7 @@ def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: 
     The temperature is the source's; the OOD bank and threshold are measured anew, on the INT8 graph's embeddings.
     """
     train, validation = data.split("train"), data.split("validation")
-    with files.new_folder(out) as folder:
+    with files.replace_folder(out) as folder:
         for kept in ("model.onnx", "model.safetensors", "photographs.txt"):
             shutil.copy(source / kept, folder)
         quantize(folder / "model.onnx", train)

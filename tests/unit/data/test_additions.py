@@ -130,4 +130,4 @@ def test_a_large_import_tells_how_far_it_is(
 
     ingest(unpacked(tmp_path / "pets", pets()), tmp_path / "data")
     assert isinstance(sys.stderr, io.StringIO)
-    assert "taking photographs of pets: 1 of 6" in sys.stderr.getvalue()
+    assert "importing photographs of pets: 1 of 6" in sys.stderr.getvalue()

@@ -194,8 +194,8 @@ def test_a_training_on_a_resident_set_learns_the_same(data: PreparedDataset, mon
 
 def test_class_weights_reach_the_training(data: PreparedDataset) -> None:
     """A few dogs among many cats: with balanced weights more photographs are called dogs."""
-    dogs = [row for row in data._rows if (row["split"], row["class"]) == ("train", "dog")]
-    uneven = replace(data, _rows=tuple(row for row in data._rows if row not in dogs[3:]))
+    dogs = [row for row in data.rows if (row.split, row.label) == ("train", "dog")]
+    uneven = replace(data, rows=tuple(row for row in data.rows if row not in dogs[3:]))
 
     def called_dogs(kind: str) -> float:
         trained = fit("article_cnn", exact(class_weights=kind, epochs=4), uneven, Memory())
