@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from pawprint import dvc
-from pawprint.cli.main import doctor
+from pawprint.cli import doctor
 from service_process import free_port
 
 KEYS = {"AWS_ACCESS_KEY_ID": "key-of-the-team", "AWS_SECRET_ACCESS_KEY": "secret-of-the-team"}
@@ -63,16 +63,16 @@ def test_a_dvc_remote_answers_refuses_or_is_away(s3: str, monkeypatch: pytest.Mo
     assert doctor.bucket("team", settings(s3)).state == "ok"
 
     missing = doctor.bucket("team", {"url": "s3://nothing/here", "endpointurl": s3})
-    assert (missing.state, "no such bucket" in missing.said) == ("fail", True)
+    assert (missing.state, "no such bucket" in missing.found) == ("fail", True)
 
     away = doctor.bucket("team", settings(f"http://127.0.0.1:{free_port()}"))
     assert away.state == "fail"
-    assert "does not answer" in away.said
+    assert "does not answer" in away.found
 
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "wrong")
     refused = doctor.bucket("team", settings(s3))
     assert refused.state == "fail"
-    assert "refuses these keys" in refused.said
+    assert "refuses these keys" in refused.found
     assert "AWS_SECRET_ACCESS_KEY" in refused.remedy
 
 
@@ -119,13 +119,13 @@ def test_a_lock_that_was_not_followed_is_seen(tmp_path: Path) -> None:
     lock = tmp_path / "requirements.lock"
     lock.write_text("dvc==0.1 \\\n    --hash=sha256:0\n")
     (dvc,) = (finding for finding in doctor.packages(lock) if finding.name == "dvc")
-    assert (dvc.state, "the lock says 0.1" in dvc.said) == ("warn", True)
+    assert (dvc.state, "the lock says 0.1" in dvc.found) == ("warn", True)
 
 
 def test_a_folder_as_remote_must_be_there(tmp_path: Path) -> None:
     subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
     subprocess.run([sys.executable, "-m", "dvc", "init", "-q"], cwd=tmp_path, check=True)
-    assert doctor.remote(tmp_path).said.startswith("none")
+    assert doctor.remote(tmp_path).found.startswith("none")
     words = ["remote", "add", "--default", "disk", str(tmp_path / "store")]
     subprocess.run([sys.executable, "-m", "dvc", *words], cwd=tmp_path, check=True, capture_output=True)
     assert dvc.remote(tmp_path, "disk")["url"] == str(tmp_path / "store")
