@@ -28,6 +28,7 @@ from workspace import PROJECT, Workspace, one_story
 
 # `make test` is what runs this; `make stack` needs an engine (tests/stack); the others have tests of their own below
 ELSEWHERE = {"make run", "make run PHOTOS=train.zip", "make serve", "make stack", "make test"}
+FIRST_RUN = "test_a_fresh_clone_goes_from_photographs_to_a_packaged_champion"
 SERVED = ("curl ", "pawprint predict --url", "pawprint traffic")  # what wants the server
 
 
@@ -62,6 +63,15 @@ def started(workspace: Workspace, log: Path, url: str, *words: str, **environmen
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)
+
+
+@pytest.fixture(autouse=True)
+def first_run(request: pytest.FixtureRequest) -> None:
+    """One failure of the first run is reported once: the tests that need its champion are skipped."""
+    if "workspace" in request.fixturenames and request.node.name != FIRST_RUN:
+        workspace: Workspace = request.getfixturevalue("workspace")
+        if not (workspace.root / "champion.json").exists():
+            pytest.skip(f"{FIRST_RUN} left no champion")
 
 
 def test_the_readme_has_its_two_commands_first() -> None:
