@@ -21,7 +21,7 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 run: setup  ## photographs -> models -> champion -> Bento, and a table (PHOTOS=<zip, folder, URL or public set> NAME=<data set> TORCH=cpu|cuda)
-	@python -m flows.pipeline run $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(NAME),--name "$(NAME)")
+	@pawprint run $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(NAME),--name "$(NAME)")
 
 serve: setup  ## the champion on http://127.0.0.1:3000 (PORT=...)
 	@bentoml serve --host 127.0.0.1 --port $(PORT)
