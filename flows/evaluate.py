@@ -93,7 +93,7 @@ def evaluate_test(name: str, evaluator: Evaluator) -> EvaluationReport:
 def plot_learning_curves(params: Params) -> None:
     """All trained candidates in one figure, from the metrics that their trainings logged."""
     records = {name: RunRecord.read(ROOT / "models" / name) for name in params.candidates}
-    curves = {name: {curve: record.curves.get(curve, []) for curve in CURVES} for name, record in records.items()}
+    curves = {name: {curve: record.curve(curve) for curve in CURVES} for name, record in records.items()}
     plots.learning_curves(curves, PLOTS / "learning_curves.png")
 
 
@@ -114,9 +114,9 @@ def log_evaluation(tracker: Tracker, name: str, tuned: Evaluation, report: Evalu
         metrics=tuned.flat("validation") | report.test.flat("test") | report.flat(),
     )
     write_text(OUT / name / EVALUATED, evaluated.model_dump_json(indent=1) + "\n")
-    with tracker.restored_run(model) as mlflow_run:
-        tracker.log_evaluation(mlflow_run, info)
-        return mlflow_run.id
+    mlflow_run = tracker.restore_run(model)
+    tracker.log_evaluation(mlflow_run, info)
+    return mlflow_run.id
 
 
 @step(retries=2, delay=2)

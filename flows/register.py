@@ -70,8 +70,7 @@ def register_version(tracker: Tracker, name: str) -> Champion:
     """The registry's entry of a model, which MLflow must hold first."""
     folder = ROOT / "models" / name
     info, _ = load_verified(folder)
-    with tracker.restored_run(folder) as mlflow_run:
-        return tracker.registry.register(model_name(info.lineage.dataset), mlflow_run, info)
+    return tracker.registry.register(model_name(info.lineage.dataset), tracker.restore_run(folder), info)
 
 
 def read_evaluation(name: str, entry: Champion) -> Contender:

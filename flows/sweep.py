@@ -152,7 +152,7 @@ def end_children(study: optuna.Study) -> None:
 @step(retries=2, delay=2)
 def end_parent(study: optuna.Study) -> None:
     """Log the best parameters to the sweep's own run."""
-    parent = JournaledRun(Tracker(ROOT), str(study.user_attrs[RUN]), "", "")
+    parent = JournaledRun(Tracker(ROOT), str(study.user_attrs[RUN]))
     if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
         parent.tags({f"best.{key}": value for key, value in study.best_params.items()} | {"best": study.best_value})
     parent.status("FINISHED")

@@ -18,7 +18,7 @@ from playwright.sync_api import Page, expect, sync_playwright
 
 from pawprint.config import load_params
 from pawprint.inference.classifier import ModelInfo
-from pawprint.tracking import registry, training_run
+from pawprint.tracking.tracker import Tracker
 
 PROJECT = Path(__file__).parents[2]
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -66,18 +66,20 @@ def compared(address: str, tmp_path_factory: pytest.TempPathFactory, toy_model: 
     params, info = load_params(PROJECT / "params.yaml"), ModelInfo.read(toy_model)
     before = os.environ.get("MLFLOW_TRACKING_URI")
     os.environ["MLFLOW_TRACKING_URI"] = address
-    ids = []
+    ids, tracker = [], Tracker(root)
     try:
         for candidate, loss in (("article_cnn", 0.66), ("efficientnet_lite0", 0.09)):
-            with training_run.start(root, candidate, params, info.lineage, candidate, {"train": 7}) as run:
-                run.model(toy_model)
-                run.metrics({"test_log_loss": loss}, dataset=(info.lineage.dataset, info.lineage.data_hash))
-                run.rename(f"{candidate} · 7 photos · 98.1 %")
-                run.describe("98.1 % right")
+            with tracker.start_training(candidate, params, info.lineage, candidate, {"train": 7}) as training:
+                training.model(toy_model)
+            run = tracker.run(training.id)
+            run.metrics({"test_log_loss": loss}, dataset=(info.lineage.dataset, info.lineage.data_hash))
+            run.rename(f"{candidate} · 7 photos · 98.1 %")
+            run.describe("98.1 % right")
             ids.append(run.id)
-        entry = registry.register(root, "pawprint-colours", run, info)
-        assert registry.promote(root, entry, "the first", over=None)
-        registry.describe(root, entry, "**98.1 %** right", {"test_log_loss": "0.09"})
+        registry = tracker.registry
+        entry = registry.register("pawprint-colours", run, info)
+        assert registry.promote(entry, "the first", over=None)
+        registry.describe(entry, "**98.1 %** right", {"test_log_loss": "0.09"})
         yield ids
     finally:
         os.environ.pop("MLFLOW_TRACKING_URI")

@@ -10,7 +10,7 @@ import pytest
 
 from pawprint.config import load_params
 from pawprint.inference.classifier import Classifier, ModelInfo
-from pawprint.tracking import registry, training_run
+from pawprint.tracking.tracker import Tracker
 
 PROJECT = Path(__file__).parents[2]
 
@@ -35,15 +35,15 @@ def test_what_was_wiped_comes_back_and_answers_as_before(
     (root / ".dvc" / "cache" / "files").mkdir(parents=True)
     (root / ".dvc" / "cache" / "files" / "one").write_text("a photograph")
     (root / ".dvc" / "cache" / "files" / "one").chmod(0o444)  # as DVC leaves them
-    info = ModelInfo.read(toy_model)
-    with training_run.start(
-        root, "article_cnn", load_params(root / "params.yaml"), info.lineage, "toy", {"train": 7}
-    ) as run:
+    info, tracker = ModelInfo.read(toy_model), Tracker(root)
+    params = load_params(root / "params.yaml")
+    with tracker.start_training("article_cnn", params, info.lineage, "toy", {"train": 7}) as run:
         run.model(toy_model)
-    entry = registry.register(root, "pawprint-colours", run, info)
-    assert registry.promote(root, entry, "the first", over=None)
+    registry = tracker.registry
+    entry = registry.register("pawprint-colours", tracker.run(run.id), info)
+    assert registry.promote(entry, "the first", over=None)
     pixels = np.random.default_rng(1).integers(0, 256, (3, 300, 300, 3), np.uint8)
-    before = Classifier(registry.folder(root, entry)).predict(pixels).probabilities
+    before = Classifier(registry.folder(entry)).predict(pixels).probabilities
 
     assert "files in" in backup(root, "save", kept)
     assert "is there already" in backup(root, "save", kept, fails=True)
@@ -54,12 +54,12 @@ def test_what_was_wiped_comes_back_and_answers_as_before(
     assert "are back" in backup(root, "restore", kept)
     backup(root, "restore", kept, "--force")  # a second time changes nothing
 
-    champion = registry.champion(root, "pawprint-colours")
+    champion = registry.current_champion("pawprint-colours")
     assert champion == entry
-    after = Classifier(registry.folder(root, champion)).predict(pixels).probabilities
+    after = Classifier(registry.folder(champion)).predict(pixels).probabilities
     assert (before == after).all()
     assert (root / ".dvc" / "cache" / "files" / "one").read_text() == "a photograph"
 
     (kept / "mlflow.db").write_bytes(b"half")
     assert "mlflow.db is missing or not as it was saved" in backup(root, "restore", kept, "--force", fails=True)
-    assert registry.champion(root, "pawprint-colours") == entry
+    assert registry.current_champion("pawprint-colours") == entry

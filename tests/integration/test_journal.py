@@ -84,9 +84,9 @@ def test_a_training_without_mlflow_is_delivered_later_and_only_once(
     assert Tracker(root).artifact(found[0], f"{FOLDER}/model.onnx") is not None
     kept = shutil.copytree(toy_model, tmp_path / "kept")
     (kept / "run.json").write_text(record.model_dump_json())
-    with Tracker(root).restored_run(kept) as restored:
-        assert restored.id == found[0]
-        assert restored.model_uri.startswith("models:/")
+    restored = Tracker(root).restore_run(kept)
+    assert restored.id == found[0]
+    assert restored.model_uri.startswith("models:/")
 
 
 def test_a_training_that_goes_on_logs_no_epoch_twice(root: Path, params: Params, toy_model: Path) -> None:
@@ -113,7 +113,7 @@ def test_what_mlflow_refuses_is_reported_and_the_rest_goes_out(
     with Tracker(root).start_training("article_cnn", params, info.lineage, "refused", {}) as run:
         run.flush()
         monkeypatch.setenv("MLFLOW_TRACKING_URI", AWAY)
-        run.tracker._client = None  # a connection is noticed dead by the call that fails
+        run.tracker._client = None  # as after a call that failed
         run.params({"epochs": "another"})
         run.metrics({"train_loss": 1.0}, step=1)
     monkeypatch.delenv("MLFLOW_TRACKING_URI")

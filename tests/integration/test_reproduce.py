@@ -10,8 +10,8 @@ import pytest
 from pawprint.config import load_params
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
-from pawprint.provenance.reproduce import verify
-from pawprint.tracking import training_run
+from pawprint.provenance.reproduce import reproduce
+from pawprint.tracking.tracker import Tracker
 from workspace import Workspace
 
 PROJECT = Path(__file__).parents[2]
@@ -34,12 +34,12 @@ def test_a_run_whose_code_is_not_on_record_is_refused(
         lineage = info.lineage.model_copy(update=changes)
         said = info.model_copy(update={"lineage": lineage})
         (tmp_path / "model" / "model.json").write_text(said.model_dump_json())
-        with training_run.start(tmp_path, "article_cnn", params, lineage, name, {}) as run:
+        with Tracker(tmp_path).start_training("article_cnn", params, lineage, name, {}) as run:
             run.artifact(tmp_path / "model", "folder")
         with pytest.raises(PawprintError, match=sentence):
-            verify(tmp_path, name)
+            reproduce(tmp_path, name)
     with pytest.raises(PawprintError, match="There is no run 'never'"):
-        verify(tmp_path, "never")
+        reproduce(tmp_path, "never")
 
 
 @pytest.mark.slow

@@ -12,7 +12,7 @@ import pytest
 from pawprint.config import load_params
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier, ModelInfo
-from pawprint.tracking import registry, server, training_run
+from pawprint.tracking.tracker import Tracker
 from service_process import ROOT
 from team import MISSING, POSTGRES, Team
 
@@ -50,13 +50,14 @@ def test_a_team_s_servers_come_back(tmp_path: Path, toy_model: Path, monkeypatch
             team.start(name)
         started(team)
         info = ModelInfo.read(toy_model)
-        params = load_params(root / "params.yaml")
-        with training_run.start(root, "article_cnn", params, info.lineage, "toy", {"train": 7}) as run:
+        params, tracker = load_params(root / "params.yaml"), Tracker(root)
+        with tracker.start_training("article_cnn", params, info.lineage, "toy", {"train": 7}) as run:
             run.model(toy_model)
-        entry = registry.register(root, "pawprint-colours", run, info)
-        assert registry.promote(root, entry, "the first", over=None)
+        registry = tracker.registry
+        entry = registry.register("pawprint-colours", tracker.run(run.id), info)
+        assert registry.promote(entry, "the first", over=None)
         pixels = np.random.default_rng(1).integers(0, 256, (3, 300, 300, 3), np.uint8)
-        before = Classifier(registry.folder(root, entry)).predict(pixels).probabilities
+        before = Classifier(registry.folder(entry)).predict(pixels).probabilities
         backup("save")
 
         for name in ("mlflow", "postgres", "s3"):
@@ -70,15 +71,14 @@ def test_a_team_s_servers_come_back(tmp_path: Path, toy_model: Path, monkeypatch
         backup("restore")
         started(team)
 
-        champion = registry.champion(root, "pawprint-colours")
+        champion = registry.current_champion("pawprint-colours")
         assert champion == entry
-        after = Classifier(registry.folder(root, champion)).predict(pixels).probabilities
+        after = Classifier(registry.folder(champion)).predict(pixels).probabilities
         assert (before == after).all()
 
-        server._welcomed.clear()  # as another process
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "wrong")
         with pytest.raises(PawprintError, match="Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD") as caught:
-            registry.champion(root, "pawprint-colours")
+            Tracker(root).registry.current_champion("pawprint-colours")
         assert "wrong" not in str(caught.value)
     finally:
         for name in reversed(list(team.processes)):

@@ -48,8 +48,8 @@ def test_the_worker_takes_new_photographs_from_s3_to_a_champion_that_is_served(t
 
 
 def test_a_wrong_password_is_a_sentence_that_names_the_remedy(team: Team) -> None:
-    code = "import pathlib; from flows.tasks import explained; from pawprint.tracking import registry\n"
-    code += "with explained(): registry.champion(pathlib.Path('.'), 'pawprint-toys')"
+    code = "import pathlib; from flows.tasks import explained; from pawprint.tracking.tracker import Tracker\n"
+    code += "with explained(): Tracker(pathlib.Path('.')).registry.current_champion('pawprint-toys')"
     wrong = team.client | {"MLFLOW_TRACKING_PASSWORD": "no-such-word"}
     command = [sys.executable, "-c", code]
     done = subprocess.run(command, env=wrong, cwd=ROOT, capture_output=True, text=True, check=False)

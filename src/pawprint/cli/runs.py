@@ -39,7 +39,7 @@ def compare(
     from pawprint.tracking.tracker import Tracker
 
     params, tracker = load_params(ROOT / "params.yaml"), Tracker(ROOT)
-    ids = [] if words else [tracker.restore_run(ROOT / "models" / name) for name in params.models]
+    ids = [] if words else [tracker.restore_run(ROOT / "models" / name).id for name in params.models]
     for word in words or ():
         run_id = tracker.find_run(word)
         if run_id is None:

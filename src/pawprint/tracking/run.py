@@ -1,4 +1,4 @@
-"""One MLflow run, written to; and the two files from which a run can be restored: run.json and evaluated.json."""
+"""One MLflow run, written to; and the two files from which a run is restored: run.json and evaluated.json."""
 
 import contextlib
 import json
@@ -23,21 +23,34 @@ FOLDER = "folder"  # artifact path of the model folder
 MANIFEST = "data/manifest.csv"  # artifact path of the manifest: which photographs the model learned from
 EVALUATED = "evaluated.json"  # beside a model's predictions, under reports/evaluation/<name>/
 NOTE = "mlflow.note.content"  # Markdown that the UI shows as a description
+FINISHED = RunStatus.to_string(RunStatus.FINISHED)
 RESTORED = "restored_from"  # tag: the id of the run that this one stands for
 _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
 
 
-class RunRecord(BaseModel):
-    """run.json of a model folder: its MLflow run, with what is needed to restore it."""
+class Call(BaseModel):
+    """A call of a method of Run, as a journal and run.json keep it; `begin` stands for the creation of the run."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
+
+    method: str
+    arguments: dict[str, Any]
+
+    def make(self, run: "Run") -> None:
+        """Make it on `run`."""
+        if self.method != "begin":
+            path = {"path": Path(self.arguments["path"])} if "path" in self.arguments else {}
+            getattr(run, self.method)(**self.arguments | path)
+
+
+class RunRecord(BaseModel):
+    """run.json of a model folder: its MLflow run, with all calls that it takes to restore it; the first is `begin`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="constants")
 
     run_id: str
-    run_name: str
-    experiment: str
     seconds: float  # of the whole training
-    params: dict[str, str] = {}
-    curves: dict[str, list[tuple[int, float]]] = {}  # metric -> (epoch, value)
+    calls: tuple[Call, ...]
 
     @classmethod
     def read(cls, folder: Path) -> "RunRecord":
@@ -49,6 +62,22 @@ class RunRecord(BaseModel):
             raise PawprintError(
                 f"{path} is missing or damaged. Run `dvc repro` to train the candidate again."
             ) from None
+
+    @property
+    def run_name(self) -> str:
+        """The name of the run when it began."""
+        return str(self.calls[0].arguments["run_name"])
+
+    @property
+    def params(self) -> dict[str, str]:
+        """All parameters."""
+        given = (call.arguments["values"] for call in self.calls if call.method == "params")
+        return {name: value for values in given for name, value in values.items()}
+
+    def curve(self, metric: str) -> list[tuple[int, float]]:
+        """(epoch, value) of a metric, in the order of the epochs."""
+        logged = (call.arguments for call in self.calls if call.method == "metrics")
+        return [(call["step"], call["values"][metric]) for call in logged if metric in call["values"]]
 
 
 class Evaluated(BaseModel):
@@ -121,9 +150,9 @@ class Run:
         """Set the run's description."""
         self.tags({NOTE: markdown})
 
-    def dataset(self, name: str, data: Path, digest: str) -> None:
+    def dataset(self, name: str, data: str, digest: str) -> None:
         """Log the photographs as an MLflow dataset: their name and DVC's hash of them."""
-        entry = Dataset(name, digest, source_type="local", source=json.dumps({"uri": str(data)}))
+        entry = Dataset(name, digest, source_type="local", source=json.dumps({"uri": data}))
         self.client.log_inputs(self.id, [DatasetInput(entry, [InputTag("mlflow.data.context", "training")])])
 
     @property
@@ -131,11 +160,11 @@ class Run:
         """MLflow's address of the run's logged ONNX model; "" where there is none."""
         return str(self.client.get_run(self.id).data.tags.get("model_uri", ""))
 
-    def model(self, folder: Path) -> None:
+    def model(self, path: Path) -> None:
         """Log the model folder as it is, and its ONNX model as an MLflow model with signature and example."""
-        info = ModelInfo.read(folder)
-        self.artifact(folder, FOLDER)
-        uri = self._logged_model(info.model_digest) or self._log_onnx(folder, info)
+        info = ModelInfo.read(path)
+        self.artifact(path, FOLDER)
+        uri = self._logged_model(info.model_digest) or self._log_onnx(path, info)
         self.tags({"model_digest": info.model_digest, "model_uri": uri})
 
     def _log_onnx(self, folder: Path, info: ModelInfo) -> str:
@@ -176,14 +205,3 @@ class Run:
             yield
         finally:
             mlflow.end_run(status)
-
-
-@contextlib.contextmanager
-def ending(run: Any) -> Iterator[None]:
-    """Set the run's status: FINISHED at the end, FAILED when the body raises."""
-    try:
-        yield
-    except BaseException:
-        run.status(RunStatus.to_string(RunStatus.FAILED))
-        raise
-    run.status(RunStatus.to_string(RunStatus.FINISHED))

@@ -8,9 +8,13 @@ import os
 import socket
 import sys
 from pathlib import Path
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import urlopen
+
+import mlflow
+import requests
+from mlflow.exceptions import MlflowException
+from mlflow.utils.credentials import get_default_host_creds
+from mlflow.utils.rest_utils import http_request
 
 from pawprint.dvc import main_workspace
 from pawprint.errors import PawprintError
@@ -19,13 +23,18 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # By default MLflow's client tries for four minutes, and a training would stand still for as long.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
-
-
-_authorized: set[str] = set()  # servers that have accepted this process's password
+_TEMPORARY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
 
 
 class Unreachable(PawprintError):
     """The MLflow server does not answer; it may at another time."""
+
+
+def is_outage(error: BaseException) -> bool:
+    """Will the same call succeed another time?"""
+    if isinstance(error, MlflowException):
+        return error.error_code in _TEMPORARY
+    return isinstance(error, Unreachable | requests.RequestException | ConnectionError | TimeoutError)
 
 
 def uri(root: Path) -> str:
@@ -52,11 +61,7 @@ def connect(root: Path) -> None:
     """
     address = uri(root)
     if address.startswith(("http://", "https://")):
-        _check_health(address)
-        if address not in _authorized:
-            check_auth(address)
-    import mlflow
-
+        check_auth(address)
     mlflow.set_tracking_uri(address)
     mlflow.set_registry_uri(address)
 
@@ -65,52 +70,34 @@ def prepare(root: Path) -> None:
     """Make the tables of a new mlflow.db; nothing where a server keeps the runs. Takes seconds, once."""
     if uri(root).startswith("sqlite:"):
         connect(root)
-        import mlflow
-
         mlflow.search_experiments(max_results=1)
 
 
-def _shown(address: str) -> str:
-    """Scheme, host and port, without a password."""
-    parts = urlsplit(address)
-    return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
-
-
 def check_auth(address: str) -> None:
-    """Check the password, once a process: /health is open to all, so one call of the API is made.
+    """Make one call of the API, because /health answers without a password.
 
     Raises:
-        PawprintError: The server refuses the password, or answers 500.
+        Unreachable: The server does not answer, or answers 500.
+        PawprintError: The server refuses the password.
     """
-    from mlflow.utils.credentials import get_default_host_creds
-    from mlflow.utils.rest_utils import http_request
-
+    parts = urlsplit(address)
+    shown = f"The MLflow server at {parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
     creds, endpoint = get_default_host_creds(address), "/api/2.0/mlflow/experiments/search?max_results=1"
-    answer = http_request(creds, endpoint, "GET", max_retries=0, timeout=30, raise_on_status=False)
+    try:
+        answer = http_request(creds, endpoint, "GET", max_retries=0, timeout=(10, 30), raise_on_status=False)
+    except MlflowException:
+        raise Unreachable(
+            f"{shown} does not answer. Start it, correct MLFLOW_TRACKING_URI, or unset it to use mlflow.db here."
+        ) from None
     if answer.status_code in (401, 403):
         raise PawprintError(
-            f"The MLflow server at {_shown(address)} refuses the name and password (HTTP {answer.status_code}). "
+            f"{shown} refuses the name and password (HTTP {answer.status_code}). "
             "Set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD to an account that it has."
         )
     if answer.status_code >= 500:
         raise Unreachable(
-            f"The MLflow server at {_shown(address)} answers HTTP {answer.status_code}: it has lost its database. "
-            "Look at its log, then run again."
+            f"{shown} answers HTTP {answer.status_code}: it has lost its database. Look at its log, then run again."
         )
-    _authorized.add(address)
-
-
-def _check_health(address: str) -> None:
-    shown, path = _shown(address), urlsplit(address).path.rstrip("/")
-    try:
-        urlopen(f"{shown}{path}/health", timeout=10).close()
-    except HTTPError:
-        return  # a server answers; MLflow's own client reports the rest
-    except (URLError, OSError) as error:
-        raise Unreachable(
-            f"The MLflow server at {shown} does not answer ({getattr(error, 'reason', error)}). "
-            "Start it, correct MLFLOW_TRACKING_URI, or unset it to use mlflow.db here."
-        ) from None
 
 
 def serve(root: Path, host: str = "127.0.0.1", port: int = 5000) -> None:

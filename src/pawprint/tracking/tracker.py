@@ -4,8 +4,8 @@ tracker = Tracker(root)
 with tracker.start_training("mlp", params, lineage, "mlp · 60 photos", {"train": 40}) as run:
     run.metrics({"train_loss": 0.3}, step=1)
     run.model(folder)
-with tracker.restored_run(folder) as run:       # the run that a model folder came from, to add to it
-    run.metrics({"test_accuracy": 0.99})
+run = tracker.restore_run(folder)               # the run that a model folder came from, to add to it
+run.metrics({"test_accuracy": 0.99})
 tracker.sync()                                  # what MLflow could not be sent before
 """
 
@@ -15,7 +15,7 @@ import platform
 import sys
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files as resources
@@ -23,7 +23,6 @@ from pathlib import Path
 from typing import Any
 
 import mlflow
-from mlflow.entities import RunStatus
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
@@ -33,20 +32,13 @@ from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Lineage, is_manifest
 from pawprint.tracking import server
-from pawprint.tracking.journal import Journal, JournaledRun, is_outage
+from pawprint.tracking.journal import Journal, JournaledRun
 from pawprint.tracking.registry import Registry
-from pawprint.tracking.run import EVALUATED, MANIFEST, NOTE, RESTORED, Evaluated, Run, RunRecord, ending
+from pawprint.tracking.run import EVALUATED, FINISHED, MANIFEST, NOTE, RESTORED, Call, Evaluated, Run, RunRecord
+from pawprint.tracking.server import Unreachable, is_outage
 
 PARENT = "mlflow.parentRunId"
-FINISHED = RunStatus.to_string(RunStatus.FINISHED)
-UNUSED = (
-    "candidates.",
-    "gate.",
-    "quantized",
-    "serving.",
-    "sweep.",
-    "schema_version",
-)  # sections that no training reads
+UNUSED = ("candidates.", "gate.", "quantized", "serving.", "sweep.", "schema_version")  # what no training reads
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 
 
@@ -65,6 +57,19 @@ class Tracker:
             server.connect(self.root)
             self._client = mlflow.MlflowClient()
         return self._client
+
+    @contextlib.contextmanager
+    def reachable(self) -> Iterator[None]:
+        """Unreachable where MLflow is away in this block, whichever way it shows; the next call connects again."""
+        try:
+            yield
+        except Exception as error:
+            if not is_outage(error):
+                raise
+            self._client = None
+            if isinstance(error, Unreachable):
+                raise
+            raise Unreachable(f"MLflow does not answer: {error}") from error
 
     @cached_property
     def registry(self) -> Registry:
@@ -88,13 +93,13 @@ class Tracker:
         With `resume`, the id of a run that was killed, that one goes on; a new one where it no longer exists.
         """
         run = self.begin(run_name, lineage.dataset, resume)
-        with ending(run):
+        try:
             run.params(training_params(params, candidate))
             run.params({f"photographs.{split}": count for split, count in photographs.items()})
-            given = params.candidate(candidate)
+            given, parent = params.candidate(candidate), self._pipeline_id(lineage.dataset)
             run.tags(
                 lineage_tags(candidate, lineage)
-                | ({PARENT: parent} if (parent := self._pipeline_id(lineage.dataset)) else {})
+                | ({PARENT: parent} if parent else {})
                 | {"architecture": given.architecture, "train": given.train}
             )
             run.dataset(lineage.dataset, self.root / "data", lineage.data_hash)
@@ -102,26 +107,27 @@ class Tracker:
                 run.artifact(manifest, MANIFEST.rpartition("/")[0])
             run.artifact(self.root / "params.yaml")
             run.artifact(self.root / "requirements.lock", "environment")
-            with self._system_metrics(run.id, lineage.device, bool(resume)):
+            with _system_metrics(run.id, lineage.device, bool(resume)):
                 yield run
+        except BaseException:
+            run.status("FAILED")
+            raise
+        run.status(FINISHED)
 
     def begin(
         self, run_name: str, dataset: str, resume: str = "", tags: Mapping[str, str] | None = None
     ) -> JournaledRun:
         """The run to write to: `resume` or a new one; where MLflow is away it is made there when it answers."""
-        begun = {"dataset": dataset, "run_name": run_name, "started": int(time.time() * 1000)}
-        known: str | None
         try:
-            self.sync()
-            known = self.known_run(resume) if resume else None
-            run_id = resume if known else self._create_run(dataset, run_name)
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            known, run_id = resume, resume or uuid.uuid4().hex
-            if not known:
-                Journal(self.journals / run_id).append("begin", begun)
-        run = JournaledRun(self, run_id, run_name, dataset)
+            with self.reachable():
+                self.sync()
+                known = bool(resume and self.known_run(resume))
+                run_id = resume if known else self._create_run(dataset, run_name)
+        except Unreachable:
+            known, run_id = bool(resume), resume or uuid.uuid4().hex
+        run = JournaledRun(self, run_id)
+        if not run.journal.calls():
+            run.journal.append("begin", dataset=dataset, run_name=run_name, started=int(time.time() * 1000))
         if known:
             run.status("RUNNING")
             run.flush()
@@ -133,51 +139,31 @@ class Tracker:
         """A run that exists."""
         return Run(self.client, run_id)
 
-    def caller(self, run_id: str) -> Callable[[str, dict[str, Any]], None]:
-        """What a journal's calls are made by: on the run in MLflow, which is created where it was begun offline."""
-        found: list[Run] = []
-
-        def call(method: str, arguments: dict[str, Any]) -> None:
-            try:
-                if not found:
-                    known = self.known_run(run_id)
-                    if known is None and method == "begin":
-                        about = {"start_time": arguments["started"], "tags": {RESTORED: run_id}}
-                        known = self._create_run(arguments["dataset"], arguments["run_name"], **about)
-                    if known is None:
-                        raise PawprintError(f"MLflow no longer has the run {run_id}; somebody deleted it.")
-                    found.append(self.run(known))
-                if method == "model":
-                    found[0].model(arguments["path"])
-                elif method != "begin":
-                    getattr(found[0], method)(**arguments)
-            except Exception as error:
-                if is_outage(error):
-                    self._client = None  # the next call connects again
-                    found.clear()
-                raise
-
-        return call
+    def run_of_journal(self, run_id: str, call: Call) -> Run:
+        """The run in MLflow that `call` of a journal is for, created by the call `begin` where MLflow has none."""
+        known = self.known_run(run_id)
+        if known is None and call.method != "begin":
+            raise PawprintError(f"MLflow no longer has the run {run_id}; somebody deleted it.")
+        if known is None:
+            about = {"start_time": call.arguments["started"], "tags": {RESTORED: run_id}}
+            known = self._create_run(call.arguments["dataset"], call.arguments["run_name"], **about)
+        return self.run(known)
 
     def sync(self) -> tuple[int, int]:
         """Upload what waits in journals; (runs that are complete now, runs of which something still waits)."""
-        journals = [Journal(path) for path in sorted(self.journals.glob("*"))]
-        waiting = [journal for journal in journals if journal.waiting()]
+        waiting = [one for path in sorted(self.journals.glob("*")) if (one := Journal(path)).waiting()]
         left = 0
         for journal in waiting:
             try:
-                journal.upload(self.caller(journal.folder.name))
-            except Exception as error:
-                if not is_outage(error):
-                    raise
+                journal.upload(self)
+            except Unreachable:
                 left += 1
                 continue
-            if journal.calls()[-1] == {"method": "status", "arguments": {"status": FINISHED}}:
+            if journal.calls()[-1] == Call(method="status", arguments={"status": FINISHED}):
                 journal.remove()
         return len(waiting) - left, left
 
-    @contextlib.contextmanager
-    def restored_run(self, folder: Path) -> Iterator[Run]:
+    def restore_run(self, folder: Path) -> Run:
         """The run that a model folder came from, to add to it.
 
         Where MLflow does not hold it (another server, a new mlflow.db, a model that DVC brought from its cache) it is
@@ -185,35 +171,25 @@ class Tracker:
         """
         record, info = RunRecord.read(folder), ModelInfo.read(folder)
         run_id = self.known_run(record.run_id)
+        if run_id is not None:
+            return self.run(run_id)
+        journal = Journal(self.journals / record.run_id)
+        journal.remove()
+        for call in record.calls:
+            journal.append(call.method, **call.arguments)
+        if is_manifest(manifest := self.root / "prepared" / "manifest.csv", info.lineage):
+            journal.append("artifact", manifest, folder=MANIFEST.rpartition("/")[0])
+        journal.append("metrics", values={"seconds": record.seconds}, step=None)
+        journal.append("model", folder)
+        journal.append("status", status=FINISHED)
+        journal.upload(self)
+        journal.remove()
+        run_id = self.known_run(record.run_id)
         if run_id is None:
-            journal = Journal(self.journals / record.run_id)
-            journal.remove()
-            journal.append(
-                "begin", {"dataset": record.experiment, "run_name": record.run_name, "started": int(time.time() * 1000)}
-            )
-            journal.append("tags", {"values": lineage_tags(info.candidate, info.lineage)})
-            dataset = {"name": info.lineage.dataset, "data": self.root / "data", "digest": info.lineage.data_hash}
-            journal.append("dataset", dataset)
-            if is_manifest(manifest := self.root / "prepared" / "manifest.csv", info.lineage):
-                journal.append("artifact", {"folder": MANIFEST.rpartition("/")[0]}, manifest)
-            journal.append("params", {"values": record.params})
-            journal.append("metrics", {"values": {"seconds": record.seconds}, "step": None, "at": time.time()})
-            for name, points in record.curves.items():
-                for step, value in points:
-                    journal.append("metrics", {"values": {name: value}, "step": step, "at": time.time()})
-            journal.append("model", {}, folder)
-            journal.append("status", {"status": FINISHED})
-            journal.upload(self.caller(record.run_id))
-            journal.remove()
-            run_id = self.known_run(record.run_id)
-            assert run_id is not None
-            self.log_evaluation(self.run(run_id), info)
-        yield self.run(run_id)
-
-    def restore_run(self, folder: Path) -> str:
-        """The id of the run of a model folder, restored where MLflow does not hold it."""
-        with self.restored_run(folder) as run:
-            return run.id
+            raise PawprintError(f"MLflow refuses the run of {folder}; the lines above say why.")
+        run = self.run(run_id)
+        self.log_evaluation(run, info)
+        return run
 
     def log_evaluation(self, run: Run, info: ModelInfo) -> None:
         """Log what the stage `evaluate` left of this model: figures, predictions, plots, name and description."""
@@ -269,9 +245,8 @@ class Tracker:
         """A file or folder that a run keeps, fetched to cache/runs/<run>/; None where the run does not have it."""
         out = self.workspace / "cache" / "runs" / run_id
         out.mkdir(parents=True, exist_ok=True)
-        _ = self.client
         try:
-            return Path(mlflow.artifacts.download_artifacts(run_id=run_id, artifact_path=path, dst_path=str(out)))
+            return Path(self.client.download_artifacts(run_id, path, str(out)))
         except (MlflowException, OSError):
             return None
 
@@ -281,34 +256,15 @@ class Tracker:
         except MlflowException:
             return None
 
-    def _all_runs(self, filter_: str = "") -> Iterator[mlflow.entities.Run]:
-        experiments = [experiment.experiment_id for experiment in self.client.search_experiments()]
-        token: str | None = None
-        while True:
-            page = self.client.search_runs(experiments, filter_, max_results=500, page_token=token)
-            yield from page
-            token = page.token
-            if not token:
-                return
+    def _all_runs(self, filter_: str = "") -> list[mlflow.entities.Run]:
+        _ = self.client  # the function below uses the connection of the process
+        found: list[mlflow.entities.Run] = mlflow.search_runs(
+            filter_string=filter_, search_all_experiments=True, output_format="list"
+        )
+        return found
 
     def _create_run(self, dataset: str, run_name: str, **about: Any) -> str:
         return str(self.client.create_run(self.experiment(dataset), run_name=run_name, **about).info.run_id)
-
-    @contextlib.contextmanager
-    def _system_metrics(self, run_id: str, device: str, resumed: bool) -> Iterator[None]:
-        """On a GPU: its memory and utilization, and the machine's, every ten seconds, as MLflow's system metrics.
-
-        They show how a training goes while it goes; where MLflow is away they are not kept.
-        """
-        if not device.startswith("cuda"):
-            yield
-            return
-        monitor = SystemMetricsMonitor(run_id, resume_logging=resumed)
-        monitor.start()
-        try:
-            yield
-        finally:
-            monitor.finish()
 
     # experiments
 
@@ -316,21 +272,21 @@ class Tracker:
         """The id of the experiment of a data set, created where it does not exist: one table to compare in."""
         found = self.client.get_experiment_by_name(name)
         if found is None:
-            base = server.artifact_root(self.root)
-            location = f"{base}/{name.replace(' ', '-')}" if base else None
+            base, tags = server.artifact_root(self.root), {}
+            if note:
+                text = (resources("pawprint.tracking") / "templates" / note).read_text(encoding="utf-8")
+                tags = {
+                    NOTE: text.format(dataset=name),
+                    "mlflow.experimentPrimaryMetricName": "test_log_loss",
+                    "mlflow.experimentKind": "custom_model_development",
+                }
             try:
-                made = str(self.client.create_experiment(name, artifact_location=location))
+                location = f"{base}/{name.replace(' ', '-')}" if base else None
+                return str(self.client.create_experiment(name, location, tags))
             except MlflowException:  # another stage created it meanwhile
                 found = self.client.get_experiment_by_name(name)
                 if found is None:
                     raise
-            else:
-                if note:
-                    text = (resources("pawprint.tracking") / "templates" / note).read_text(encoding="utf-8")
-                    self.client.set_experiment_tag(made, NOTE, text.format(dataset=name))
-                    self.client.set_experiment_tag(made, "mlflow.experimentPrimaryMetricName", "test_log_loss")
-                    self.client.set_experiment_tag(made, "mlflow.experimentKind", "custom_model_development")
-                return made
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
@@ -343,10 +299,8 @@ class Tracker:
         pipeline = pipeline_id()
         if not pipeline:
             return None
-        home = self.experiment(dataset)
-        filter_ = f"tags.pipeline_run = '{pipeline}' and tags.kind = 'pipeline'"
-        if found := self.client.search_runs([home], filter_, max_results=1):
-            return self.run(str(found[0].info.run_id))
+        if found := self.search_runs(f"tags.pipeline_run = '{pipeline}' and tags.kind = 'pipeline'"):
+            return self.run(found[0])
         name = f"pipeline · {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
         run = self.run(self._create_run(dataset, name, tags={"pipeline_run": pipeline, "kind": "pipeline"}))
         run.status(FINISHED)
@@ -354,12 +308,11 @@ class Tracker:
 
     def _pipeline_id(self, dataset: str) -> str:
         try:
-            run = self.pipeline_run(dataset)
-        except Exception as error:
-            if not is_outage(error):
-                raise
+            with self.reachable():
+                run = self.pipeline_run(dataset)
+                return run.id if run else ""
+        except Unreachable:
             return ""
-        return run.id if run else ""
 
     def log_traffic_report(
         self, dataset: str, params: Mapping[str, str], figures: Mapping[str, float], page: Path, description: str
@@ -404,3 +357,20 @@ def lineage_tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
             "mlflow.source.git.commit": lineage.git_commit,
         }
     )
+
+
+@contextlib.contextmanager
+def _system_metrics(run_id: str, device: str, resumed: bool) -> Iterator[None]:
+    """On a GPU: its memory and utilization, and the machine's, every ten seconds, as MLflow's system metrics.
+
+    They show how a training goes while it goes; where MLflow is away they are not kept.
+    """
+    if not device.startswith("cuda"):
+        yield
+        return
+    monitor = SystemMetricsMonitor(run_id, resume_logging=resumed)
+    monitor.start()
+    try:
+        yield
+    finally:
+        monitor.finish()

@@ -11,7 +11,7 @@ from pawprint.config import Params, load_params
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.tracking import server
-from pawprint.tracking.run import EVALUATED, Evaluated, RunRecord
+from pawprint.tracking.run import EVALUATED, Call, Evaluated, RunRecord
 from pawprint.tracking.tracker import Tracker
 
 PROJECT = Path(__file__).parents[3]
@@ -108,60 +108,63 @@ def test_evaluation_adds_to_the_same_run_and_leaves_it_finished(
 ) -> None:
     folder = trained(tracker, params, toy_model, tmp_path)
     record = RunRecord.read(folder)
-    with tracker.restored_run(folder) as run:
-        run.metrics({"test_accuracy": 0.5})
+    run = tracker.restore_run(folder)
+    run.metrics({"test_accuracy": 0.5})
     assert run.id == record.run_id
     after = mlflow.MlflowClient().get_run(record.run_id)
     assert after.data.metrics["test_accuracy"] == 0.5
     assert after.info.status == "FINISHED"
 
 
-def test_a_model_from_elsewhere_is_entered_once_and_says_where_it_came_from(
+def test_a_model_from_elsewhere_is_restored_once_and_says_where_it_came_from(
     tracker: Tracker, toy_model: Path, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(toy_model, tmp_path / "model")
-    away = RunRecord(run_id="f" * 32, run_name="toy", experiment="colours", seconds=1.0)
+    begin = Call(method="begin", arguments={"dataset": "colours", "run_name": "toy", "started": 0})
+    tags = Call(method="tags", arguments={"values": {"git_commit": "c" * 40}})
+    away = RunRecord(run_id="f" * 32, seconds=1.0, calls=(begin, tags))
     (folder / "run.json").write_text(away.model_dump_json())
-    first, second = tracker.restore_run(folder), tracker.restore_run(folder)
+    first, second = tracker.restore_run(folder).id, tracker.restore_run(folder).id
     assert first == second
-    entered = mlflow.MlflowClient().get_run(first)
-    assert entered.data.tags["restored_from"] == "f" * 32
-    assert entered.data.tags["git_commit"] == "c" * 40
+    restored = mlflow.MlflowClient().get_run(first)
+    assert restored.data.tags["restored_from"] == "f" * 32
+    assert restored.data.tags["git_commit"] == "c" * 40
 
 
-def test_what_is_entered_again_has_its_parameters_curves_and_evaluation(
+def test_what_is_restored_has_its_parameters_curves_and_evaluation(
     tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder, info = trained(tracker, params, toy_model, tmp_path), ModelInfo.read(toy_model)
     record = RunRecord.read(folder)
-    told = Evaluated(
+    evaluated = Evaluated(
         model_digest=info.model_digest, name="toy · 98.1 %", description="good", drawn=True,
         metrics={"test_accuracy": 0.981},
     )  # fmt: skip
     elsewhere = tmp_path / "elsewhere"
     kept = elsewhere / "reports" / "evaluation" / info.candidate
     kept.mkdir(parents=True)
-    (kept / EVALUATED).write_text(told.model_dump_json())
+    (kept / EVALUATED).write_text(evaluated.model_dump_json())
     (kept / "test.csv").write_text("hash,class\n")
     lost = record.model_copy(update={"run_id": "e" * 32})  # MLflow has no such run
     (folder / "run.json").write_text(lost.model_dump_json())
     other = Tracker(elsewhere)
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri(tracker.root))
-    with other.restored_run(folder) as run:
-        pass
+    run = other.restore_run(folder)
     client = mlflow.MlflowClient()
-    entered = client.get_run(run.id)
-    assert entered.info.run_name == "toy · 98.1 %"
-    assert entered.data.params == record.params
-    assert entered.data.metrics["test_accuracy"] == 0.981
-    assert entered.data.metrics["seconds"] == record.seconds
-    assert [(p.step, p.value) for p in client.get_metric_history(run.id, "train_loss")] == [(1, 1.0), (2, 0.5)]
+    restored = client.get_run(run.id)
+    assert restored.info.run_name == "toy · 98.1 %"
+    assert restored.data.params == record.params
+    assert restored.data.metrics["test_accuracy"] == 0.981
+    assert restored.data.metrics["seconds"] == record.seconds
+    curve = client.get_metric_history(run.id, "train_loss")
+    assert [p.timestamp for p in curve] == [p.timestamp for p in client.get_metric_history(record.run_id, "train_loss")]
+    assert [(p.step, p.value) for p in curve] == [(1, 1.0), (2, 0.5)]
     assert [file.path for file in client.list_artifacts(run.id, "evaluation")] == [
         "evaluation/evaluated.json",
         "evaluation/test.csv",
     ]
-    (kept / EVALUATED).write_text(told.model_copy(update={"model_digest": "0" * 64}).model_dump_json())
-    before = entered.data.metrics
+    (kept / EVALUATED).write_text(evaluated.model_copy(update={"model_digest": "0" * 64}).model_dump_json())
+    before = restored.data.metrics
     other.log_evaluation(run, info)  # figures of another model are not this one's
     assert client.get_run(run.id).data.metrics == before
 
@@ -195,8 +198,8 @@ def test_figures_stand_with_the_logged_model_and_the_data_set(
     info = ModelInfo.read(toy_model)
     folder = trained(tracker, params, toy_model, tmp_path)
     record = RunRecord.read(folder)
-    with tracker.restored_run(folder) as run:
-        run.metrics({"test_accuracy": 0.75}, dataset=(info.lineage.dataset, info.lineage.data_hash))
+    run = tracker.restore_run(folder)
+    run.metrics({"test_accuracy": 0.75}, dataset=(info.lineage.dataset, info.lineage.data_hash))
     model = mlflow.get_logged_model(tracker.run(record.run_id).model_uri.removeprefix("models:/"))
     (figure,) = [metric for metric in model.metrics if metric.key == "test_accuracy"]
     assert (figure.value, figure.dataset_name, figure.dataset_digest) == (0.75, "colours", "d" * 32 + ".dir")
@@ -213,8 +216,7 @@ def test_the_same_model_is_one_version_and_another_is_the_next(
     registry = tracker.registry
     for number, model in enumerate((toy_model, other, toy_model)):
         folder = trained(tracker, params, model, tmp_path / str(number))
-        with tracker.restored_run(folder) as run:
-            found.append(registry.register(name, run, ModelInfo.read(folder)))
+        found.append(registry.register(name, tracker.restore_run(folder), ModelInfo.read(folder)))
     assert [entry.version for entry in found] == ["1", "2", "1"]
     assert registry.current_champion(name) is None
     assert registry.promote(found[0], "the first", over=None)
@@ -229,8 +231,7 @@ def test_a_champion_s_folder_comes_back_byte_for_byte_and_tampering_is_loud(
 ) -> None:
     other = another(toy_model, tmp_path / "sealed")
     trained_folder, registry = trained(tracker, params, other, tmp_path), tracker.registry
-    with tracker.restored_run(trained_folder) as run:
-        entry = registry.register("pawprint-sealed", run, ModelInfo.read(other))
+    entry = registry.register("pawprint-sealed", tracker.restore_run(trained_folder), ModelInfo.read(other))
     folder = registry.folder(entry)
     assert {p.name: p.read_bytes() for p in folder.iterdir()} == {p.name: p.read_bytes() for p in other.iterdir()}
     lie = entry.model_copy(update={"model_digest": "0" * 64})
