@@ -61,7 +61,7 @@ build() {
     fi
 }
 
-# Until each container is healthy, or ended as it should; the first that is neither is named with its last lines.
+# Wait until each container is healthy or has ended with 0; the first other one is named with its last lines.
 wait_healthy() {
     local deadline=$((SECONDS + ${STACK_TIMEOUT:-300})) line name state left
     while :; do

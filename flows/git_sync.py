@@ -149,12 +149,12 @@ def _git(root: Path, *words: str, check: bool = True, hide: str = "") -> str:
         ["git", "-C", str(root), *words], env=environment, capture_output=True, text=True, check=False, timeout=600
     )
     if check and done.returncode != 0:
-        said = " ".join((done.stderr or done.stdout).split())
+        output = " ".join((done.stderr or done.stdout).split())
         shown = " ".join(words)
         if hide:
-            said, shown = said.replace(hide, _plain(hide)), shown.replace(hide, _plain(hide))
+            output, shown = output.replace(hide, _plain(hide)), shown.replace(hide, _plain(hide))
         raise PawprintError(
-            f"`git {shown}` failed: {said}. Correct PAWPRINT_REPOSITORY and PAWPRINT_BRANCH, or what git names."
+            f"`git {shown}` failed: {output}. Correct PAWPRINT_REPOSITORY and PAWPRINT_BRANCH, or what git names."
         )
     return done.stdout.strip()
 

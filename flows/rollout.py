@@ -16,7 +16,7 @@ from pawprint.errors import PawprintError
 from pawprint.lineage import folder_digest
 
 KEPT = 3  # versions that stay: the service may be reading the one before
-TOLD = ".served"  # which version the service has said that it serves
+DELIVERED = ".served"  # the version that the service has confirmed
 
 
 class NotServed(Exception):
@@ -27,7 +27,7 @@ def deliver(champion: Path) -> bool:
     """Put `champion` where PAWPRINT_DELIVER says and have it served; False where all of that was done before.
 
     Raises:
-        NotServed: The service does not answer, or refused; what it served before goes on.
+        NotServed: The service does not answer, or refused; it continues with the version before.
         PawprintError: The service does not take the token.
     """
     if not (place := os.environ.get("PAWPRINT_DELIVER")):
@@ -35,12 +35,12 @@ def deliver(champion: Path) -> bool:
     folder = Path(place)
     name = folder_digest(champion)
     put(champion, folder, name)
-    told = folder / TOLD
-    if told.exists() and told.read_text() == name:
+    delivered = folder / DELIVERED
+    if delivered.exists() and delivered.read_text() == name:
         return False
     if service := os.environ.get("PAWPRINT_SERVICE"):
         reload(service, os.environ.get("PAWPRINT_SERVICE_TOKEN", ""), champion)
-    told.write_text(name)
+    delivered.write_text(name)
     return True
 
 

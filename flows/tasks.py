@@ -89,7 +89,7 @@ def explained() -> Iterator[None]:
 
 
 def explain(error: BaseException) -> str | None:
-    """The sentence for a person, or None where only a traceback says what happened."""
+    """The one-sentence message of an error, or None where only a traceback explains it."""
     if isinstance(error, PawprintError):
         return str(error)
     if isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -106,7 +106,7 @@ def _is_for_a_person(state: Any) -> bool:
 
 
 def _without_traceback(record: logging.LogRecord) -> bool:
-    """Prefect logs every failure with its traceback; what is told in one sentence needs none."""
+    """Prefect logs every failure with its traceback; an error with a one-sentence message needs none."""
     error = record.exc_info[1] if record.exc_info else None
     if error is not None and explain(error) and os.environ.get("PAWPRINT_DEBUG") != "1":
         record.exc_info = record.exc_text = None

@@ -18,7 +18,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-# PostgreSQL away for a moment makes the server answer 500: that is to be asked again, not to be believed.
+# PostgreSQL away for a moment makes the server answer 500: such a request is retried.
 os.environ.setdefault("PREFECT_CLIENT_RETRY_EXTRA_CODES", "500,504")
 os.environ.setdefault("PREFECT_CLIENT_MAX_RETRIES", "8")
 
@@ -140,7 +140,7 @@ def resume_orphans(client: SyncPrefectClient, deployment: UUID, settings: git_sy
                     again = now("UTC") + timedelta(seconds=1)
                     state: State[None] = AwaitingRetry(scheduled_time=again, message="Its worker was gone.")
                     client.set_flow_run_state(run.id, state, True)
-                    logger.info("run %s was cut off: it goes on", run.id)
+                    logger.info("run %s was cut off: resuming it", run.id)
     except PawprintError as error:
         logger.info("%s", error)  # a run that outlived its worker ends by itself
 

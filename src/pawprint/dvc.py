@@ -259,7 +259,7 @@ def _end_group(process: subprocess.Popen[str]) -> None:
 
 
 def _alive(group: int) -> bool:
-    """Does a process of the group run still? One that has ended and that nobody has asked about does not."""
+    """Does a process of the group run still? A zombie does not count."""
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error, ProcessLookupError):
             if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
@@ -284,6 +284,6 @@ def _dvc(root: Path, *words: str, check: bool = True, show: bool = False) -> str
         check=False,
     )
     if check and done.returncode != 0:
-        said = (done.stderr or "").strip() or "the lines above say why"
-        raise PawprintError(f"`dvc {' '.join(words)}` failed: {said}")
+        reported = (done.stderr or "").strip() or "the lines above say why"
+        raise PawprintError(f"`dvc {' '.join(words)}` failed: {reported}")
     return done.stdout

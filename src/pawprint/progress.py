@@ -14,7 +14,7 @@ from rich.filesize import decimal
 from rich.progress import BarColumn, DownloadColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
-PATIENCE = 2.0  # seconds before anything is said
+PATIENCE = 2.0  # seconds before anything is shown
 LINES_APART = 10.0  # seconds between two plain lines
 
 

@@ -200,7 +200,7 @@ def _service() -> Finding:
 
 
 def _ask(name: str, url: str, path: str, user_and_secret: str, variable: str) -> Finding:
-    """Does `url` + `path` answer? A refusal and silence are told apart; no secret is shown."""
+    """Does `url` + `path` answer? A refusal and no answer are different findings; no secret is shown."""
     parts = urlsplit(url)
     shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "") + parts.path.rstrip("/")
     secret = user_and_secret or (f"{parts.username}:{parts.password}" if parts.username else "")
@@ -233,7 +233,7 @@ def remote(root: Path) -> Finding:
     if url.startswith("s3://"):
         return bucket(name, settings)
     if "://" in url:
-        return Finding("dvc remote", "ok", f"{name}: {url} (not asked; `dvc status --cloud` does)")
+        return Finding("dvc remote", "ok", f"{name}: {url} (not checked; `dvc status --cloud` does)")
     folder = root / ".dvc" / url  # DVC takes a relative one from where its config lies
     if folder.is_dir() and os.access(folder, os.W_OK):
         return Finding("dvc remote", "ok", f"{name}: {url}")
