@@ -287,7 +287,7 @@ def test_an_experiment_in_dvc_s_temporary_copy_runs_its_own_code_and_keeps_its_r
     ("break_it", "said"),
     [
         (lambda root: shutil.rmtree(root / "data" / "dog"), "two classes"),
-        (lambda root: (root / "params.yaml").write_text("seed: 1\nfoo: 2\n"), "`foo`: unknown key"),
+        (lambda root: (root / "params.yaml").write_text("schema_version: 2\nseed: 1\nfoo: 2\n"), "`foo`: unknown key"),
     ],
     ids=["one class", "an unknown key"],
 )
