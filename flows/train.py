@@ -20,8 +20,8 @@ from pawprint.tracking.journal import JournaledRun
 from pawprint.tracking.tracker import Tracker
 from pawprint.training import devices, distributed, export
 from pawprint.training.checkpoint import CheckpointManager
-from pawprint.training.logger import NullLogger
 from pawprint.training.train import fit
+from pawprint.training.trainer import NullLogger
 
 
 @flow(name="train", flow_run_name="train {name}")

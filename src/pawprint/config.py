@@ -87,6 +87,11 @@ class Candidate(_Closed):
     augment: Literal["none", "flip", "standard", "strong"] = "none"
     compile: bool = False  # torch.compile
 
+    @property
+    def trained_blocks(self) -> int | None:
+        """Blocks of a pretrained backbone that are trained, beside the head; None: the whole network is trained."""
+        return {"all": None, "head": 0, "finetune": self.blocks}[self.train]
+
 
 class Range(_Closed):
     """Where a parameter may lie: from `low` to `high`, or one of `choices`."""

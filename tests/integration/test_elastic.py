@@ -75,7 +75,7 @@ def test_one_of_two_processes_is_killed_and_the_training_ends_as_if_nothing_had_
     assert process.wait(300) == 0, (together / "log").read_text()
 
     assert {rank: (together / rank).read_text() for rank in first} != first  # both were started again
-    assert "goes on in epoch" in (together / "log").read_text()
+    assert "resumes in epoch" in (together / "log").read_text()
     losses = dict(map(tuple, curve(together)))  # an epoch that was cut off is there twice
     assert sorted(losses) == list(range(1, 7))
     assert len(curve(together)) <= 7

@@ -142,7 +142,7 @@ def features_of(splits: list[Split], params: Params, classes: int) -> Iterator[N
     name = heads[0] if heads else BACKBONE
     network = registry.create_model(name, classes)
     network.load_pretrained()
-    cached = FeatureCache(network.pooled(), name, devices.resolve_precision(params))
+    cached = FeatureCache(network, name, devices.resolve_precision(params))
     for split in splits:
         yield cached.of(split)
 

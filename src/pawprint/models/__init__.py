@@ -1,1 +1,1 @@
-"""Architectures, one a file, and the catalogue of them."""
+"""Architectures, one a file, and their registry."""

@@ -16,7 +16,7 @@ class ArticleCNN(Network):
     """See the module. Its embedding is its 10 maps averaged over a 4x4 grid: 160 numbers."""
 
     def __init__(self, classes: int) -> None:
-        super().__init__(classes)
+        super().__init__(classes, features=FILTERS * GRID**2)
         self.conv = nn.Conv2d(3, FILTERS, KERNEL)
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.MaxPool2d(POOL)

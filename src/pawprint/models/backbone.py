@@ -13,8 +13,7 @@ from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
-
-from pawprint.errors import PawprintError
+from torch.nn import functional as F
 
 
 class Outputs(NamedTuple):
@@ -26,15 +25,19 @@ class Outputs(NamedTuple):
 
 
 class Network(nn.Module):
-    """Base of all architectures. A subclass defines `forward_features`, `forward_head`, `embed` and `cam`."""
+    """Base of all architectures. A subclass defines `forward_features`, `forward_head`, `embed` and `cam`.
+
+    A `pretrained` one can be trained in part, and defines the last four methods too: behind the frozen part of its
+    backbone lie the last `blocks` of it, possibly none, and the head.
+    """
 
     mean: ClassVar[float] = 0.0  # of the normalization, on the scale 0..255
     scale: ClassVar[float] = 255.0
-    pretrained: ClassVar[bool] = False  # `head` and `finetune` need a pretrained backbone
+    pretrained: ClassVar[bool] = False
 
-    def __init__(self, classes: int) -> None:
+    def __init__(self, classes: int, features: int) -> None:
         super().__init__()
-        self.classes = classes
+        self.classes, self.features = classes, features  # features: numbers of the embedding
         self.width = 1 if classes == 2 else classes  # outputs of the last layer
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -51,7 +54,7 @@ class Network(nn.Module):
         raise NotImplementedError
 
     def embed(self, maps: Tensor) -> Tensor:
-        """Feature maps -> [N, d], similar for similar photographs."""
+        """Feature maps -> [N, features], similar for similar photographs."""
         raise NotImplementedError
 
     def cam(self, maps: Tensor) -> Tensor:
@@ -74,42 +77,41 @@ class Network(nn.Module):
     def load_pretrained(self) -> None:
         """Read pretrained weights, where the architecture has some."""
 
-    def freeze(self, train: str, blocks: int) -> list[nn.Parameter]:
-        """Leave trainable what `train` (all, head or finetune) names; the trained parameters of a pretrained backbone.
+    def unfreeze_last(self, blocks: int) -> list[nn.Parameter]:
+        """Freeze all but the head and the last `blocks` of the backbone; the parameters of the latter."""
+        raise NotImplementedError
 
-        `finetune` trains the head and the last `blocks` of the backbone.
-        """
-        return [] if train == "all" else self.pooled().freeze(train, blocks)
+    def forward_frozen(self, inputs: Tensor, blocks: int) -> Tensor:
+        """Normalized inputs -> the input of the last `blocks`, [N, c, h, w]; the embedding [N, features] for none."""
+        raise NotImplementedError
 
-    def pooled(self) -> "PooledNetwork":
-        """This network as one whose head alone can be trained; PawprintError where it has no pretrained backbone."""
-        raise PawprintError(
-            f"{type(self).__name__} has no pretrained backbone, which `train: head` and `train: finetune` need."
-        )
+    def forward_trained(self, maps: Tensor, blocks: int) -> Tensor:
+        """The input of the last `blocks`, at least one -> feature maps."""
+        raise NotImplementedError
+
+    def head_of(self, embedding: Tensor) -> Tensor:
+        """[N, features] -> [N, width]."""
+        raise NotImplementedError
 
 
 class PooledNetwork(Network):
     """Feature maps, averaged over all places, then one linear layer: the map follows from its weights.
 
-    The class-activation map is that of Zhou et al., Learning Deep Features for Discriminative Localization
-    (2016): the linear layer's weights times the feature maps.
+    The class-activation map is the linear layer's weights times the feature maps (Zhou et al., Learning Deep Features
+    for Discriminative Localization, 2016).
     """
 
     def __init__(self, classes: int, features: int, dropout: float = 0.0) -> None:
-        super().__init__(classes)
+        super().__init__(classes, features)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, self.width)
-
-    def pooled(self) -> "PooledNetwork":
-        """Itself, where it is pretrained."""
-        return self if self.pretrained else super().pooled()
 
     def embed(self, maps: Tensor) -> Tensor:
         """[N, c, h, w] -> [N, c]."""
         return maps.mean(dim=(2, 3))
 
     def head_of(self, embedding: Tensor) -> Tensor:
-        """[N, c] -> [N, width]: the head alone, for cached features."""
+        """[N, c] -> [N, width]."""
         last: Tensor = self.head(self.dropout(embedding))
         return last
 
@@ -119,27 +121,4 @@ class PooledNetwork(Network):
 
     def cam(self, maps: Tensor) -> Tensor:
         """[N, c, h, w] -> [N, width, h, w]."""
-        return nn.functional.conv2d(maps, self.head.weight[:, :, None, None])
-
-    def freeze(self, train: str, blocks: int) -> list[nn.Parameter]:
-        """See Network.freeze."""
-        if train == "all":
-            return []
-        self.requires_grad_(False)
-        self.head.requires_grad_(True)
-        backbone = self.unfreeze_last(blocks) if train == "finetune" else []
-        for parameter in backbone:
-            parameter.requires_grad_(True)
-        return backbone
-
-    def unfreeze_last(self, blocks: int) -> list[nn.Parameter]:
-        """The parameters of the last `blocks` of the backbone."""
-        raise NotImplementedError
-
-    def forward_frozen(self, inputs: Tensor, blocks: int) -> Tensor:
-        """Normalized inputs -> the input of the last `blocks`, [N, c, h, w]; the embedding [N, d] for no blocks."""
-        raise NotImplementedError
-
-    def forward_trained(self, maps: Tensor, blocks: int) -> Tensor:
-        """The input of the last `blocks` -> feature maps."""
-        raise NotImplementedError
+        return F.conv2d(maps, self.head.weight[:, :, None, None])

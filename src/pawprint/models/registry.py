@@ -6,6 +6,8 @@
 To add an architecture, write one file with a subclass of `Network` and one line in ARCHITECTURES.
 """
 
+from collections.abc import Callable
+
 from pawprint import image
 from pawprint.errors import PawprintError
 from pawprint.models.article_cnn import ArticleCNN
@@ -14,7 +16,7 @@ from pawprint.models.deep_cnn import DeepCNN
 from pawprint.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 from pawprint.models.mlp import MLP
 
-ARCHITECTURES: dict[str, type[Network]] = {
+ARCHITECTURES: dict[str, Callable[[int], Network]] = {
     "article_cnn": ArticleCNN,
     "deep_cnn": DeepCNN,
     "efficientnet_lite0": EfficientNetLite0,
@@ -37,16 +39,9 @@ def describe(name: str, classes: int = 2) -> str:
     """A table of layer, output shape and parameters for one photograph, as torchinfo draws it."""
     from torchinfo import summary  # not needed to train
 
+    shape, columns = (1, 3, image.SIZE, image.SIZE), ("output_size", "num_params")
     network = create_model(name, classes).eval()
-    table = summary(
-        network,
-        input_size=(1, 3, image.SIZE, image.SIZE),
-        col_names=("output_size", "num_params"),
-        row_settings=("var_names",),
-        device="cpu",
-        verbose=0,
-    )
-    return str(table)
+    return str(summary(network, shape, col_names=columns, row_settings=("var_names",), device="cpu", verbose=0))
 
 
 def parameters(network: Network) -> int:

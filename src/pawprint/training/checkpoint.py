@@ -11,8 +11,6 @@ parameters and these photographs; a checkpoint of others is not used, and the fi
 """
 
 import json
-from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,23 +23,8 @@ from pawprint.config import Params, flatten
 from pawprint.data.dataset import PreparedDataset
 from pawprint.lineage import sha256
 
-
-@dataclass(frozen=True)
-class Checkpoint:
-    """The state of a training."""
-
-    tensors: dict[str, Tensor]
-    values: dict[str, Any]  # plain JSON
-
-
-def prefixed(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """`{"weight": t}` -> `{"network.weight": t}`."""
-    return {f"{prefix}.{key}": value for key, value in tensors.items()}
-
-
-def without_prefix(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The tensors that `prefixed` gave this prefix, under their own names."""
-    return {key.removeprefix(f"{prefix}."): value for key, value in tensors.items() if key.startswith(f"{prefix}.")}
+FORMAT = 2  # of the file
+State = dict[str, Any]  # dicts and lists of tensors and of what JSON holds; JSON's keys are strings
 
 
 class CheckpointManager:
@@ -49,32 +32,47 @@ class CheckpointManager:
 
     def __init__(self, folder: Path, name: str, params: Params, data: PreparedDataset) -> None:
         self.path = folder / f"{name}.safetensors"
-        shared = {
+        self.made_for: dict[str, Any] = {
+            "format": FORMAT,
             "seed": params.seed,
             **flatten(params.preprocess, "preprocess"),
             **flatten(params.training, "training"),
+            **flatten(params.candidate(name), f"candidates.{name}"),
+            "photographs": sha256(data.manifest),
         }
-        del shared["training.checkpoint_seconds"]
-        own = flatten(params.candidate(name), f"candidates.{name}")
-        self.made_for: dict[str, Any] = shared | own | {"photographs": sha256(data.manifest)}
+        del self.made_for["training.checkpoint_seconds"]
         self.run_id = self._header()["run_id"] if self.path.exists() and not self._differences() else ""
 
-    def load(self) -> Checkpoint | None:
-        """The checkpoint to resume from; None where there is none, or where it was made for something else."""
+    def load(self) -> State | None:
+        """The state to resume from; None where there is none, or where it was made for something else."""
         if not self.path.exists():
             return None
         if differences := self._differences():
             print(f"{self.path} is not used: it was made with {differences}. Training starts anew.", flush=True)
             return None
         with safe_open(self.path, "pt") as file:
-            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118  not a dict
-        return Checkpoint(tensors, self._header()["values"])
 
-    def save(self, checkpoint: Checkpoint) -> None:
+            def restore(value: dict[str, Any]) -> Any:
+                return file.get_tensor(value["tensor"]) if value.keys() == {"tensor"} else value
+
+            state: State = json.loads(file.metadata()["state"], object_hook=restore)
+        return state
+
+    def save(self, state: State) -> None:
         """Replace the checkpoint atomically."""
-        header = {"made_for": self.made_for, "run_id": self.run_id, "values": checkpoint.values}
+        tensors: dict[str, Tensor] = {}
+
+        def replace(value: Any) -> dict[str, str]:
+            if not isinstance(value, Tensor):
+                raise TypeError(f"a checkpoint cannot hold {value!r}")
+            name = str(len(tensors))
+            tensors[name] = value.detach().contiguous()
+            return {"tensor": name}
+
+        header = {"pawprint": json.dumps({"made_for": self.made_for, "run_id": self.run_id})}
+        header["state"] = json.dumps(state, default=replace)
         with files.new_file(self.path) as partial:
-            save_file(checkpoint.tensors, partial, {"pawprint": json.dumps(header)})
+            save_file(tensors, partial, header)
 
     def discard(self) -> None:
         """Remove the checkpoint."""

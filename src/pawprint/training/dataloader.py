@@ -1,27 +1,42 @@
-"""Batches in a seeded order; the next one is prepared while the current one is computed."""
+"""What a network is trained on, in batches of a seeded order: photographs, or cached features of its frozen part.
 
-import queue
-import threading
+    data = TrainingData(name, network, params, prepared, device)
+    for batch in data.train(epoch=1): ...       # the next one is prepared while this one is computed
+    data.predictions("validation", 100)
+
+The part in front of a head, or of the last blocks, is frozen: its output is a function of the photograph alone, where
+nothing is augmented but the mirror image. It is then computed once (feature_cache.py), and a step costs only what is
+trained.
+"""
+
+import math
+from collections import deque
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, Protocol, TypeVar
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
-from pawprint.data.dataset import Split
-from pawprint.training import distributed
+from pawprint import image
+from pawprint.config import Candidate, Params, Training
+from pawprint.data.augment import Pixels, augment, mirrored
+from pawprint.data.dataset import PreparedDataset, Split
+from pawprint.data.splits import SplitName
+from pawprint.errors import PawprintError
+from pawprint.models.backbone import Network
+from pawprint.training import devices, distributed, gpu_dataloader
+from pawprint.training.feature_cache import FeatureCache, Rows, maps_shape
 
 T = TypeVar("T")
+Indices = NDArray[np.int64]
+Source = Callable[[Indices, int], Tensor]  # photographs of a split, the batch's number -> a network's inputs
 PREFETCH = 2  # batches
-
-
-class Rows(Protocol):
-    """An array, or one that is read from a file row by row."""
-
-    def __getitem__(self, indices: NDArray[np.int64], /) -> NDArray[np.float32]:
-        """float32 [k, ...], a copy."""
+AUTO_BATCH = 128
+EVALUATION_BATCH = 128
 
 
 class Batch(NamedTuple):
@@ -29,96 +44,190 @@ class Batch(NamedTuple):
 
     inputs: Tensor  # uint8 [n, 300, 300, 3], or float32 [n, d] or [n, c, h, w]
     labels: Tensor  # int64 [n]
-    indices: NDArray[np.int64]  # [n], in the split
+    indices: Indices  # [n], in the split
     whole: int  # photographs of this batch in all processes together
 
 
-def order(count: int, seed: int, epoch: int) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class Predictions:
+    """A network's outputs for some photographs."""
+
+    logits: NDArray[np.float32]  # [n, classes]
+    embedding: NDArray[np.float32]  # [n, d]
+
+
+def order(count: int, seed: int, epoch: int) -> Indices:
     """A permutation of range(count) that depends on nothing but seed and epoch."""
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def chunks(indices: NDArray[np.int64], size: int) -> list[NDArray[np.int64]]:
+def chunks(indices: Indices, size: int) -> list[Indices]:
     """Pieces of `size`; the last may be smaller."""
     return [indices[start : start + size] for start in range(0, len(indices), size)]
 
 
-def photographs(
-    split: Split,
-    order: list[NDArray[np.int64]],
-    augment: Callable[[NDArray[np.uint8], str], NDArray[np.uint8]] | None,
-    alone: bool = False,
-) -> Iterator[Batch]:
-    """Batches of pixels: this process's share of each, or the whole where it works `alone`.
-
-    `augment` takes a photograph and its hash.
-    """
-
-    def make() -> Iterator[Batch]:
-        for batch in order:
-            indices = batch if alone else distributed.share(batch)
-            pixels = split.images(indices)
-            if augment is not None:
-                pairs = zip(pixels, indices, strict=True)
-                pixels = np.stack([augment(one, split.hashes[index]) for one, index in pairs])
-            yield Batch(torch.from_numpy(pixels), torch.from_numpy(split.labels[indices]), indices, len(batch))
-
-    return prefetch(make())
+def batches(split: Split, source: Source, order: list[Indices], first: int = 0, alone: bool = False) -> Iterator[Batch]:
+    """The batches of `order`, numbered from `first`: this process's share of each, or the whole where it is `alone`."""
+    for number, batch in enumerate(order, start=first):
+        indices = batch if alone else distributed.share(batch)
+        yield Batch(source(indices, number), torch.from_numpy(split.labels[indices]), indices, len(batch))
 
 
-def features(
-    split: Split,
-    order: list[NDArray[np.int64]],
-    rows: Rows,
-    flipped: Rows | None = None,
-    flip: Callable[[str], bool] | None = None,
-) -> Iterator[Batch]:
-    """Batches of cached features, this process's share of each.
+def photographs(split: Split, augment: Callable[[Pixels, str], Pixels] | None = None) -> Source:
+    """Pixels; `augment` takes a photograph and its hash."""
 
-    With the features of mirror images, `flipped`, `flip` says of a photograph's hash whether they are taken.
-    """
-    for batch in order:
-        indices = distributed.share(batch)
+    def read(indices: Indices, _number: int) -> Tensor:
+        pixels = split.images(indices)
+        if augment is not None:
+            pixels = np.stack([augment(one, split.hashes[i]) for one, i in zip(pixels, indices, strict=True)])
+        return torch.from_numpy(pixels)
+
+    return read
+
+
+def features(rows: Rows, flipped: Rows | None = None, flip: Callable[[int], bool] | None = None) -> Source:
+    """Cached features; `flipped`, those of mirror images, where `flip` says so of a photograph's place."""
+
+    def read(indices: Indices, _number: int) -> Tensor:
         inputs = rows[indices]
         if flipped is not None and flip is not None:
-            chosen = np.array([flip(split.hashes[index]) for index in indices], bool)
+            chosen = np.array([flip(index) for index in indices], bool)
             inputs[chosen] = flipped[indices[chosen]]
-        yield Batch(torch.from_numpy(inputs), torch.from_numpy(split.labels[indices]), indices, len(batch))
+        return torch.from_numpy(inputs)
+
+    return read
 
 
 def prefetch(items: Iterator[T]) -> Iterator[T]:
     """The same items, up to PREFETCH of them prepared by a thread. An error in the thread is raised here."""
-    ready: queue.Queue[tuple[T | None, BaseException | None]] = queue.Queue(PREFETCH)
-    stop = threading.Event()
-
-    def put(item: tuple[T | None, BaseException | None]) -> None:
-        while not stop.is_set():
-            try:
-                ready.put(item, timeout=0.1)
-            except queue.Full:
-                continue
-            return
-
-    def work() -> None:
-        try:
-            for item in items:
-                put((item, None))
-                if stop.is_set():
-                    return
-            put((None, None))
-        except BaseException as error:
-            put((None, error))
-
-    thread = threading.Thread(target=work, name="batches", daemon=True)
-    thread.start()
-    try:
-        while True:
-            item, error = ready.get()
-            if error is not None:
-                raise error
-            if item is None:
-                return
+    with ThreadPoolExecutor(1, "batches") as thread:
+        ready = deque(thread.submit(next, items, None) for _ in range(PREFETCH))
+        while (item := ready.popleft().result()) is not None:
+            ready.append(thread.submit(next, items, None))
             yield item
-    finally:
-        stop.set()
-        thread.join()
+
+
+def is_cacheable(network: Network, candidate: Candidate, device: torch.device) -> bool:
+    """Whether the trained part is fed from the cached output of the frozen part.
+
+    Fine-tuning on a GPU is not: the photographs themselves are resident there. Maps that are larger than the photograph
+    are not cached.
+    """
+    if candidate.train == "head":
+        return True
+    if candidate.train == "all" or candidate.augment not in ("none", "flip") or candidate.mixup:
+        return False
+    return device.type != "cuda" and 2 * math.prod(maps_shape(network, candidate.blocks)) < 3 * image.SIZE**2
+
+
+def feature_caches(network: Network, candidate: Candidate, params: Params) -> list[tuple[FeatureCache, SplitName]]:
+    """The caches that a training reads: of both splits, and of the training split's mirror images for `flip`."""
+    blocks, name = candidate.trained_blocks or 0, candidate.architecture
+    plain = FeatureCache(network, name, params, blocks)
+    mirror = [FeatureCache(network, name, params, blocks, mirrored=True)] if candidate.augment == "flip" else []
+    return [(plain, "train"), (plain, "validation"), *((cache, "train") for cache in mirror)]
+
+
+class TrainingData:
+    """Both splits, and the module that takes a batch's inputs to logits.
+
+    Raises:
+        PawprintError: A head is to be trained with an augmentation that its cached features cannot have.
+    """
+
+    def __init__(
+        self, name: str, network: Network, params: Params, data: PreparedDataset, device: torch.device
+    ) -> None:
+        self.network, self.params, self.device = network, params, device
+        self.candidate = params.candidate(name)
+        self.splits: dict[SplitName, Split] = {"train": data.split("train"), "validation": data.split("validation")}
+        self.labels = self.splits["train"].labels
+        size = self.candidate.batch_size
+        self.batch_size = AUTO_BATCH if size == "auto" else size
+        self.batches = -(-len(self.labels) // self.batch_size)  # an epoch
+        self.rows: dict[SplitName, Rows] = {}  # cached features; empty where photographs are read
+        self.flipped: Rows | None = None
+        if is_cacheable(network, self.candidate, device):
+            self._read_features(name)
+        self.resident = None if self.rows else gpu_dataloader.load(self.splits["train"], device)
+
+    def _read_features(self, name: str) -> None:
+        if self.candidate.augment not in ("none", "flip"):
+            raise PawprintError(
+                f"params.yaml: `candidates.{name}.train: head` learns from features that are computed once, of a "
+                "photograph and of its mirror image. Set `augment` to none or flip (found "
+                f"{self.candidate.augment!r}), or `train: finetune`."
+            )
+        caches = feature_caches(self.network, self.candidate, self.params)
+        if distributed.rank() == 0:
+            for cache, split in caches:
+                cache.complete(self.splits[split])
+        distributed.barrier()
+        train, validation, *flipped = [cache.rows(self.splits[split]) for cache, split in caches]
+        self.rows, self.flipped = {"train": train, "validation": validation}, flipped[0] if flipped else None
+        self.network.to(self.device)
+
+    def train(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
+        """This process's batches of an epoch, but the first `skip`."""
+        split, seed, kind = self.splits["train"], self.params.seed, self.candidate.augment
+        pieces = chunks(order(len(split), seed, epoch), self.batch_size)[skip:]
+        if self.rows:
+            source = features(self.rows["train"], self.flipped, lambda i: mirrored(seed, epoch, split.hashes[i]))
+        elif self.resident is not None:
+            source = gpu_dataloader.resident(self.resident, kind, seed, epoch)
+        else:
+            return prefetch(batches(split, photographs(split, augment(kind, seed, epoch)), pieces, skip))
+        return batches(split, source, pieces, skip)
+
+    def in_order(self, name: SplitName, count: int | None = None, alone: bool = False) -> Iterator[Batch]:
+        """The first `count` photographs of a split, or all, as they are; see `batches`."""
+        split = self.splits[name]
+        pieces = chunks(np.arange(len(split) if count is None else count), EVALUATION_BATCH)
+        if self.rows:
+            return batches(split, features(self.rows[name]), pieces, alone=alone)
+        return prefetch(batches(split, photographs(split), pieces, alone=alone))
+
+    def module(self, network: Network) -> "TrainedPart":
+        """The module for these inputs that trains `network`."""
+        blocks = self.candidate.trained_blocks if self.rows else None
+        return TrainedPart(network, blocks, self.device, self.params.training)
+
+    @torch.inference_mode()
+    def predictions(self, split: SplitName, count: int) -> Predictions:
+        """The network's outputs for the first `count` photographs of a split."""
+        found = [(torch.empty((0, self.network.classes)), torch.empty((0, self.network.features)))]
+        module = self.module(self.network)
+        found += [module.outputs(batch.inputs.to(self.device)) for batch in self.in_order(split, count, alone=True)]
+        logits, embedding = (torch.cat([one.cpu() for one in part]).numpy() for part in zip(*found, strict=True))
+        return Predictions(logits, embedding)
+
+
+class TrainedPart(nn.Module):
+    """A batch's inputs -> logits [n, classes].
+
+    With `blocks` the inputs are those of the last so many blocks of the backbone, or for 0 of the head; with None
+    photographs for the whole network, uint8 [n, 300, 300, 3].
+    """
+
+    def __init__(self, network: Network, blocks: int | None, device: torch.device, training: Training) -> None:
+        super().__init__()
+        self.network, self.blocks, self.device, self.training_params = network, blocks, device, training
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if self.blocks is not None:
+            return self.outputs(inputs)[0]
+        with devices.autocast(self.device, self.training_params):
+            logits: Tensor = self.network(self.network.normalise(inputs))
+        return logits.float()
+
+    def outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
+        """(logits [n, classes], embedding [n, d])."""
+        network, embedding = self.network, inputs
+        with devices.autocast(self.device, self.training_params):
+            if self.blocks is None:
+                maps = network.forward_features(network.normalise(inputs))
+                return network.logits(network.forward_head(maps)).float(), network.embed(maps).float()
+            if self.blocks:
+                maps = inputs.contiguous(memory_format=torch.channels_last)
+                embedding = network.embed(network.forward_trained(maps, self.blocks)).float()
+        return network.logits(network.head_of(embedding)), embedding

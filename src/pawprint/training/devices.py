@@ -8,6 +8,7 @@ import contextlib
 import ctypes
 import os
 import platform
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -49,14 +50,11 @@ def resolve_precision(params: Params) -> Params:
     if device == "cuda":
         native = torch.cuda.is_bf16_supported(including_emulation=False)
     else:
-        native = device == "cpu" and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) and _has_bf16_instructions()
+        found = torch.cpu.get_capabilities()
+        native = device == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
+        native = native and any(found.get(name) for name in ("avx512_bf16", "amx_bf16", "bf16"))  # bf16 is Arm's
     precision = "bfloat16" if native else "float32"
     return params.model_copy(update={"training": params.training.model_copy(update={"precision": precision})})
-
-
-def _has_bf16_instructions() -> bool:
-    found = torch.cpu.get_capabilities()
-    return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))  # the last is Arm's
 
 
 def prepare(training: Training, seed: int) -> torch.device:
@@ -124,8 +122,5 @@ def describe(params: Params) -> str:
 
 def _processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    found = re.search(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()

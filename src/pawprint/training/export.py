@@ -31,8 +31,8 @@ from pawprint.inference.classifier import OOD_FILE, ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
 from pawprint.models.backbone import Network
-from pawprint.training.logger import RunLogger
 from pawprint.training.train import Trained
+from pawprint.training.trainer import RunLogger
 
 OPSET = 20
 CHECKED = 16  # photographs on which the graph is compared with torch
@@ -60,44 +60,36 @@ def export(trained: Trained, data: PreparedDataset, lineage: Lineage, out: Path,
         PawprintError: The ONNX graph does not give torch's answers.
     """
     started = time.perf_counter()
-    candidate = trained.params.candidate(trained.candidate)
-    train, validation = data.split("train"), data.split("validation")
+    train, validation, preprocess = data.split("train"), data.split("validation"), trained.params.preprocess
     with files.replace_folder(out) as folder:
         temperature = fit_temperature(trained.validation.logits, validation.labels)
         served = _Served(trained.network, temperature).eval()
         save_onnx(served, folder / "model.onnx")
         checked = validation if len(validation) else train
         difference = compare(served, folder / "model.onnx", checked.images(range(min(CHECKED, len(checked)))))
-        save_tensors(
-            {name: value.contiguous() for name, value in trained.network.state_dict().items()},
-            folder / "model.safetensors",
-        )
+        weights = {name: value.contiguous() for name, value in trained.network.state_dict().items()}
+        save_tensors(weights, folder / "model.safetensors")
         threshold = save_ood_bank(trained.sample.embedding, trained.validation.embedding, folder)
         hashes = sorted({*train.hashes, *validation.hashes})
         (folder / "photographs.txt").write_text("".join(f"{name}\n" for name in hashes), encoding="ascii")
         info = ModelInfo(
             schema_version=2,
             candidate=trained.candidate,
-            architecture=candidate.architecture,
+            architecture=trained.params.candidate(trained.candidate).architecture,
             parameters=registry.parameters(trained.network),
             classes=data.classes,
-            fit=trained.params.preprocess.fit,
-            quality=trained.params.preprocess.quality,
+            fit=preprocess.fit,
+            quality=preprocess.quality,
             temperature=temperature,
             ood_threshold=threshold,
             model_digest=sha256(folder / "model.onnx"),
             weights_digest=sha256(folder / "model.safetensors"),
             lineage=lineage,
         )
-        (folder / "model.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
-    logger.metrics(
-        {
-            "temperature": temperature,
-            "ood_threshold": threshold,
-            "onnx_max_difference": difference,
-            "export_seconds": time.perf_counter() - started,
-        }
-    )
+        files.write_text(folder / "model.json", info.model_dump_json(indent=2) + "\n")
+    seconds = time.perf_counter() - started
+    values = {"temperature": temperature, "ood_threshold": threshold, "onnx_max_difference": difference}
+    logger.metrics(values | {"export_seconds": seconds})
     return info
 
 
@@ -151,6 +143,13 @@ def save_onnx(served: nn.Module, path: Path) -> None:
     path.write_bytes(model.SerializeToString(deterministic=True))
 
 
+def open_session(path: Path) -> onnxruntime.InferenceSession:
+    """The graph in ONNX Runtime on the CPU."""
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
 def compare(served: nn.Module, path: Path, pixels: NDArray[np.uint8]) -> float:
     """The largest difference between the graph's answers and torch's on `pixels`, both in float32.
 
@@ -159,15 +158,12 @@ def compare(served: nn.Module, path: Path, pixels: NDArray[np.uint8]) -> float:
     Raises:
         PawprintError: It is more than rounding can explain.
     """
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-    theirs = session.run(list(OUTPUTS), {"images": pixels})
+    theirs = open_session(path).run(list(OUTPUTS), {"images": pixels})
     with torch.inference_mode():
         ours = served(torch.from_numpy(pixels))
     difference = max(
-        float(np.abs(their - our).max() / max(1.0, np.abs(our).max()))
-        for their, our in zip(theirs, (output.numpy() for output in ours), strict=True)
+        float(np.abs(their - our.numpy()).max() / max(1.0, our.abs().max()))
+        for their, our in zip(theirs, ours, strict=True)
     )
     if not difference <= MAX_DIFFERENCE:
         raise PawprintError(

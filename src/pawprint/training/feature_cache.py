@@ -1,10 +1,9 @@
 """Features of photographs from the frozen part of a network, computed once a photograph and kept.
 
-    cache = FeatureCache(network, "efficientnet_lite0", params)
-    cache.of(data.split("train"))       # float32 [n, d]: embeddings, for a head that is trained alone
     cache = FeatureCache(network, "efficientnet_lite0", params, blocks=3)
     rows = cache.rows(data.split("train"))
     rows[np.array([3, 1])]              # float32 [2, c, h, w]: the input of the last three blocks
+    FeatureCache(network, "efficientnet_lite0", params).of(split)     # float32 [n, d]: embeddings
 
 The key holds all that the numbers depend on: photograph, frozen weights, transform, and the execution (engine, version,
 precision that it really computes in). So a second run or a sweep over heads computes nothing, and new photographs cost
@@ -22,13 +21,13 @@ import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from safetensors import safe_open
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from pawprint import files, image
@@ -37,15 +36,21 @@ from pawprint.data.dataset import Split
 from pawprint.inference import backends
 from pawprint.inference.backends import Precision
 from pawprint.lineage import sha256
-from pawprint.models.backbone import PooledNetwork
+from pawprint.models.backbone import Network
 from pawprint.progress import Progress
 from pawprint.training import devices
-from pawprint.training.dataloader import Rows
 
 BLOCK = 1024  # photographs a file at most: what a kill can cost
 BLOCK_BYTES = 2**26  # and so many bytes of maps
 CHUNK = 128  # photographs in memory at a time
 Vectors = NDArray[np.float32]
+
+
+class Rows(Protocol):
+    """An array, or one that is read from files row by row."""
+
+    def __getitem__(self, indices: NDArray[np.int64], /) -> Vectors:
+        """float32 [k, ...], a copy."""
 
 
 class FeatureCache:
@@ -55,57 +60,47 @@ class FeatureCache:
     """
 
     def __init__(
-        self, network: PooledNetwork, architecture: str, params: Params, blocks: int = 0, mirrored: bool = False
+        self, network: Network, architecture: str, params: Params, blocks: int = 0, mirrored: bool = False
     ) -> None:
-        self.architecture, self.mirrored = architecture, mirrored
-        self.shape = maps_shape(network, blocks) if blocks else (network.head.in_features,)
-        self._engine = _Engine(_FrozenPart(network, blocks), self.shape, params)
+        self.architecture, self.mirrored, self.pooled = architecture, mirrored, not blocks
+        self.shape = maps_shape(network, blocks) if blocks else (network.features,)
+        self.engine = Engine(_FrozenPart(network, blocks), self.shape, params)
         # Of what was computed in bfloat16 float16 keeps every digit, in half the space.
-        self._dtype = np.float16 if blocks and params.training.precision == "bfloat16" else np.float32
-        self._pooled = not blocks
+        half = blocks and self.engine.execution["precision"] in ("bf16", "bfloat16")
+        self._dtype = np.float16 if half else np.float32
         key: dict[str, Any] = {
             "backbone": backbone_digest(network),
             "transform": [params.preprocess.fit, params.preprocess.quality, sha256(Path(image.__file__))],
-            "execution": self._engine.execution,
+            "execution": self.engine.execution,
             "part": [blocks, mirrored],
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = cache_root() / f"{architecture}-{name}"
 
     def of(self, split: Split) -> Vectors:
-        """float32 [n, d] of all photographs of `split`, in its order; only missing ones are computed."""
+        """float32 [n, ...] of all photographs of `split`, in its order; only missing ones are computed."""
         self.complete(split)
-        if not len(split):
-            return np.empty((0, *self.shape), np.float32)
-        known: dict[str, Vectors] = {}
-        for path in sorted(self.folder.glob("*.safetensors")):
-            block = load_file(path)
-            known.update(zip((row.tobytes().hex() for row in block["hashes"]), block["features"], strict=True))
-        return np.stack([known[name] for name in split.hashes])
+        return _StoredRows(self._places(), split.hashes, self.shape)[np.arange(len(split))]
 
     def rows(self, split: Split) -> Rows:
-        """The same, float32 [n, ...]; maps are left in their files until they are read."""
-        if self._pooled:
+        """The same; maps are left in their files until they are read."""
+        if self.pooled:
             return self.of(split)
         self.complete(split)
-        return _Filed(self.folder, split, self.shape)
+        return _StoredRows(self._places(), split.hashes, self.shape)
 
     def complete(self, split: Split) -> None:
         """Compute what is missing."""
-        known: set[str] = set()
-        for path in self.folder.glob("*.safetensors"):
-            with safe_open(path, "np") as file:
-                known.update(row.tobytes().hex() for row in file.get_tensor("hashes"))
+        known = self._places()
         missing = [index for index, name in enumerate(split.hashes) if name not in known]
-        if not missing:
-            return
         bytes_each = int(np.prod(self.shape)) * np.dtype(self._dtype).itemsize
         size = max(1, min(BLOCK, BLOCK_BYTES // bytes_each))
         with Progress(f"{self.architecture} features, {split.name}", len(missing)) as progress:
             for start in range(0, len(missing), size):
                 block = missing[start : start + size]
-                values = [part.astype(self._dtype) for part in self._engine.run(split, block, progress, self.mirrored)]
-                self._write([split.hashes[index] for index in block], np.concatenate(values))
+                parts = self.engine.run(split, block, progress, self.mirrored)
+                values = np.concatenate([part.astype(self._dtype) for part in parts])
+                self._write([split.hashes[index] for index in block], values)
 
     def _write(self, names: Sequence[str], values: NDArray[Any]) -> None:
         rows = np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(len(names), -1)
@@ -113,30 +108,32 @@ class FeatureCache:
         with files.new_file(path) as partial:
             save_file({"hashes": rows, "features": np.ascontiguousarray(values)}, partial)
 
-
-class _Filed:
-    """Arrays of a split's photographs, read from the cache row by row."""
-
-    def __init__(self, folder: Path, split: Split, shape: tuple[int, ...]) -> None:
-        self.shape = shape
-        files = [safe_open(path, "np") for path in sorted(folder.glob("*.safetensors"))]
-        places = {
+    def _places(self) -> dict[str, tuple[Any, int]]:
+        """Hash of each photograph that is there -> (features of its file, row)."""
+        opened = [safe_open(path, "np") for path in sorted(self.folder.glob("*.safetensors"))]
+        return {
             row.tobytes().hex(): (file.get_slice("features"), index)  # type: ignore[no-untyped-call]
-            for file in files
+            for file in opened
             for index, row in enumerate(file.get_tensor("hashes"))  # type: ignore[no-untyped-call]
         }
-        self._places = [places[name] for name in split.hashes]
 
-    def __getitem__(self, indices: NDArray[np.int64]) -> NDArray[np.float32]:
+
+class _StoredRows:
+    """Arrays of photographs, read from the cache's files row by row."""
+
+    def __init__(self, places: dict[str, tuple[Any, int]], hashes: Sequence[str], shape: tuple[int, ...]) -> None:
+        self._places, self._shape = [places[name] for name in hashes], shape
+
+    def __getitem__(self, indices: NDArray[np.int64]) -> Vectors:
         """float32 [k, ...] at the `indices` [k]."""
-        out = np.empty((len(indices), *self.shape), np.float32)
+        out = np.empty((len(indices), *self._shape), np.float32)
         for row, index in enumerate(indices):
             values, place = self._places[index]
             out[row] = values[place : place + 1][0]
         return out
 
 
-def backbone_digest(network: PooledNetwork) -> str:
+def backbone_digest(network: Network) -> str:
     """SHA-256 of all weights but the head's."""
     digest = hashlib.sha256()
     for name, value in sorted(network.state_dict().items()):
@@ -146,7 +143,7 @@ def backbone_digest(network: PooledNetwork) -> str:
     return digest.hexdigest()
 
 
-def maps_shape(network: PooledNetwork, blocks: int) -> tuple[int, ...]:
+def maps_shape(network: Network, blocks: int) -> tuple[int, ...]:
     """(c, h, w) of the input of the last `blocks` blocks."""
     device = next(network.parameters()).device
     with torch.inference_mode():
@@ -162,7 +159,7 @@ def cache_root() -> Path:
 class _FrozenPart(nn.Module):
     """uint8 [n, 300, 300, 3] -> features."""
 
-    def __init__(self, network: PooledNetwork, blocks: int) -> None:
+    def __init__(self, network: Network, blocks: int) -> None:
         super().__init__()
         self.network, self.blocks = network, blocks
 
@@ -170,42 +167,39 @@ class _FrozenPart(nn.Module):
         return self.network.forward_frozen(self.network.normalise(pixels), self.blocks)
 
 
-class _Engine:
+class Engine:
     """Pixels to features by the fastest engine whose bits repeat: OpenVINO on the CPU, torch elsewhere."""
 
     def __init__(self, frozen: nn.Module, shape: tuple[int, ...], params: Params) -> None:
-        self.training = params.training
-        self.device = devices.resolve(params.training)
+        self.training, self.device = params.training, devices.resolve(params.training)
         self.frozen, self.shape = frozen.eval(), shape
+        self.precision: Precision = "bf16" if params.training.precision == "bfloat16" else "f32"
         if self.device.type == "cpu":
-            self.precision: Precision = "bf16" if params.training.precision == "bfloat16" else "f32"
             self.execution = backends.execution(self.precision)
         else:
-            self.execution = {
-                "engine": f"torch {torch.__version__}",
-                "device": self.device.type,
-                "precision": params.training.precision,
-            }
+            engine, precision = f"torch {torch.__version__}", params.training.precision
+            self.execution = {"engine": engine, "device": self.device.type, "precision": precision}
 
     def run(self, split: Split, indices: Sequence[int], progress: Progress, mirrored: bool) -> Iterator[Vectors]:
-        compute = self._by_openvino if self.device.type == "cpu" else self._by_torch
+        """float32 [n, ...] of the photographs at `indices`, a chunk at a time."""
+        compute = self.by_openvino if self.device.type == "cpu" else self.by_torch
         for start in range(0, len(indices), CHUNK):
-            chunk = indices[start : start + CHUNK]
-            pixels = split.images(chunk)
+            pixels = split.images(indices[start : start + CHUNK])
             yield compute(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels)
-            progress.advance(len(chunk))
+            progress.advance(len(pixels))
 
-    def _by_torch(self, pixels: NDArray[np.uint8]) -> Vectors:
+    def by_torch(self, pixels: NDArray[np.uint8]) -> Vectors:
+        """uint8 [n, 300, 300, 3] -> float32 [n, ...]."""
         # Always a full batch: kernels are chosen by shape, and with them the last bits.
         padded = np.zeros((CHUNK, *pixels.shape[1:]), np.uint8)
         padded[: len(pixels)] = pixels
         frozen = self.frozen.to(self.device)
         with torch.inference_mode(), devices.autocast(self.device, self.training):
-            values = frozen(torch.from_numpy(padded).to(self.device)).float().cpu().numpy()
-        features: Vectors = values[: len(pixels)]
-        return features
+            values: Vectors = frozen(torch.from_numpy(padded).to(self.device)).float().cpu().numpy()
+        return values[: len(pixels)]
 
-    def _by_openvino(self, pixels: NDArray[np.uint8]) -> Vectors:
+    def by_openvino(self, pixels: NDArray[np.uint8]) -> Vectors:
+        """uint8 [n, 300, 300, 3] -> float32 [n, ...]."""
         features = np.empty((len(pixels), *self.shape), np.float32)
 
         def keep(request: Any, index: int) -> None:
@@ -225,9 +219,6 @@ class _Engine:
         shape = [1, image.SIZE, image.SIZE, 3]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the padding of a fixed size is rightly a constant
-            model = openvino.convert_model(
-                self.frozen.cpu(),
-                example_input=torch.zeros(shape, dtype=torch.uint8),
-                input=[(shape, openvino.Type.u8)],
-            )
+            example = torch.zeros(shape, dtype=torch.uint8)
+            model = openvino.convert_model(self.frozen.cpu(), example_input=example, input=[(shape, openvino.Type.u8)])
         return openvino.AsyncInferQueue(backends.compile_on_cpu(model, self.precision), backends.cores())

@@ -9,12 +9,10 @@ answer.
 
 import logging
 import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
@@ -23,7 +21,7 @@ from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.training.dataloader import chunks
-from pawprint.training.export import save_ood_bank
+from pawprint.training.export import open_session, save_ood_bank
 from pawprint.training.train import SAMPLE
 
 PHOTOGRAPHS = 130  # that show how large activations get
@@ -53,7 +51,7 @@ def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: 
                 "lineage": lineage,
             }
         )
-        (folder / "model.json").write_text(info.model_dump_json(indent=2) + "\n", encoding="utf-8")
+        files.write_text(folder / "model.json", info.model_dump_json(indent=2) + "\n")
     return info
 
 
@@ -81,9 +79,7 @@ def quantize(path: Path, train: Split) -> None:
 
 def embeddings(path: Path, split: Split, count: int) -> NDArray[np.float32]:
     """float32 [count, d] that the graph at `path` gives for the first `count` photographs of `split`."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    session = open_session(path)
     pieces = chunks(np.arange(count), BATCH)
     found = [session.run(["embedding"], {"images": split.images(indices)})[0] for indices in pieces]
     return np.concatenate([np.empty((0, session.get_outputs()[1].shape[1]), np.float32), *found])
@@ -111,9 +107,7 @@ def _floating(graph: onnx.GraphProto) -> set[str]:
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     def __init__(self, split: Split, chosen: NDArray[np.int64]) -> None:
-        self._batches: Iterator[dict[str, NDArray[np.uint8]]] = (
-            {"images": split.images(indices)} for indices in chunks(chosen, BATCH)
-        )
+        self._batches = ({"images": split.images(indices)} for indices in chunks(chosen, BATCH))
 
     def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
         return next(self._batches, None)

@@ -1,7 +1,7 @@
 """One update of the weights from one batch: forward in parts, mixup, loss, gradient, optimizer, schedule, EMA."""
 
 from collections.abc import Callable, Mapping
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, cast
 
 import numpy as np
@@ -14,10 +14,11 @@ from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler,
 from torch.optim.swa_utils import AveragedModel
 
 from pawprint.config import Candidate, Params
-from pawprint.errors import PawprintError
+from pawprint.data.dataset import Split
+from pawprint.errors import DivergedError, PawprintError
 from pawprint.models.backbone import Network
 from pawprint.training import distributed
-from pawprint.training.checkpoint import prefixed, without_prefix
+from pawprint.training.checkpoint import State
 from pawprint.training.dataloader import Batch
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
@@ -27,37 +28,29 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 }
 
 
-class NonFiniteLoss(Exception):
-    """The loss of some photographs is not a number; `indices` are their places in the split."""
-
-    def __init__(self, indices: NDArray[np.int64]) -> None:
-        super().__init__()
-        self.indices = indices
-
-
 class TrainingStep:
     """Network, optimizer and all that changes with a step.
 
     Args:
         module: its forward takes a batch's inputs to logits [n, classes]; wrapped for several processes.
-        labels: int64 [n] of the whole training split, for class weights.
+        split: the training split, for class weights and for the names of photographs.
         backbone: parameters of the backbone that are trained, at `backbone_rate` of the learning rate.
         steps: updates in the whole training, for the schedule.
     """
 
     def __init__(
-        self, name: str, params: Params, network: Network, module: nn.Module, labels: NDArray[np.int64],
+        self, name: str, params: Params, network: Network, module: nn.Module, split: Split,
         backbone: list[nn.Parameter], steps: int, device: torch.device,
     ) -> None:  # fmt: skip
-        self.name, self.params, self.candidate = name, params, params.candidate(name)
-        self.network, self.module, self.device = network, module, device
+        self.name, self.seed, self.candidate = name, params.seed, params.candidate(name)
+        self.network, self.module, self.split, self.device = network, module, split, device
         self.compiled = torch.compile(module) if self.candidate.compile else module
         self.optimizer = build_optimizer(self.candidate, network, backbone)
         self.schedule = build_schedule(self.candidate, self.optimizer, steps)
         self.scaler = torch.amp.GradScaler(device.type, enabled=params.training.precision == "float16")
         decay = self.candidate.ema
         self.average = AveragedModel(network, avg_fn=_ema(decay), use_buffers=True) if decay else None
-        self.class_weights = _class_weights(self.candidate, labels, network.classes).to(device)
+        self.class_weights = class_weights(self.candidate, split.labels, network.classes).to(device)
         self.parts = self.candidate.accumulate
 
     @property
@@ -71,7 +64,7 @@ class TrainingStep:
         Where memory is short and `batch_size` is auto, the batch is halved until it fits; the result stays the same.
 
         Raises:
-            NonFiniteLoss: before any weight has changed.
+            DivergedError: the loss is not a number; no weight has changed.
             PawprintError: memory is short.
         """
         while True:
@@ -93,22 +86,26 @@ class TrainingStep:
 
     def _update(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         inputs, labels = batch.inputs.to(self.device, non_blocking=True), batch.labels.to(self.device)
-        inputs, other_labels, kept = self._mixup(inputs, labels, epoch, number)
-        losses, logits = [], []
-        parts = [part for part in torch.arange(len(labels)).tensor_split(self.parts) if len(part)]
-        for index, part in enumerate(parts):
-            rows = slice(int(part[0]), int(part[-1]) + 1)
-            with self._synchronized(last=index == len(parts) - 1):
-                output = self.compiled(inputs[rows])
-                loss = self._loss(output, labels[rows])
-                if other_labels is not None:
-                    loss = kept * loss + (1 - kept) * self._loss(output, other_labels[rows])
+        other, kept = labels, 1.0
+        if self.candidate.mixup:
+            rng = np.random.default_rng((self.seed, epoch, number))
+            inputs, other, kept = mixup(inputs, labels, self.candidate.mixup, rng)
+        count = max(1, min(self.parts, len(labels)))
+        parts = zip(*(whole.tensor_split(count) for whole in (inputs, labels, other)), strict=True)
+        losses: list[Tensor] = []
+        outputs = []
+        for left, (part, right, wrong) in zip(reversed(range(count)), parts, strict=True):
+            with self._no_sync() if left else nullcontext():
+                logits = self.compiled(part)
+                loss = self._loss(logits, right)
+                if kept < 1:
+                    loss = kept * loss + (1 - kept) * self._loss(logits, wrong)
                 if not torch.isfinite(loss).all():
-                    raise NonFiniteLoss(batch.indices[rows][(~torch.isfinite(loss)).nonzero()[:, 0].cpu().numpy()])
+                    raise self._diverged(batch, torch.cat([*losses, loss.detach()]), epoch, number)
                 # The mean over the whole batch of all processes; DDP itself divides by their number.
                 self.scaler.scale(loss.sum() * distributed.world() / batch.whole).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-            logits.append(output.detach())
+            outputs.append(logits.detach())
         if self.candidate.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.candidate.clip_norm)
@@ -118,58 +115,52 @@ class TrainingStep:
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return torch.cat(losses), torch.cat(logits)
+        return torch.cat(losses), torch.cat(outputs)
 
-    def _synchronized(self, last: bool) -> Any:
+    def _no_sync(self) -> AbstractContextManager[None]:
         """Processes exchange gradients with the last part of a batch only."""
-        if last or not isinstance(self.module, DistributedDataParallel):
-            return nullcontext()
-        return self.module.no_sync()
+        return self.module.no_sync() if isinstance(self.module, DistributedDataParallel) else nullcontext()
 
     def _loss(self, logits: Tensor, labels: Tensor) -> Tensor:
         """Cross-entropy of each photograph, [n]."""
         smoothing = self.candidate.label_smoothing
         return F.cross_entropy(logits, labels, self.class_weights, reduction="none", label_smoothing=smoothing)
 
-    def _mixup(self, inputs: Tensor, labels: Tensor, epoch: int, number: int) -> tuple[Tensor, Tensor | None, float]:
-        """Mixup (Zhang et al., 2018): mixed inputs, labels of the photographs mixed in, share kept of each."""
-        if not self.candidate.mixup:
-            return inputs, None, 1.0
-        rng = np.random.default_rng((self.params.seed, epoch, number))
-        kept = float(rng.beta(self.candidate.mixup, self.candidate.mixup))
-        other = torch.from_numpy(rng.permutation(len(labels))).to(self.device)
-        return inputs.float().lerp(inputs[other].float(), 1 - kept), labels[other], kept
+    def _diverged(self, batch: Batch, losses: Tensor, epoch: int, number: int) -> DivergedError:
+        places = batch.indices[: len(losses)][~losses.isfinite().cpu().numpy()]
+        names = [self.split.origins[index] for index in places]
+        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        return DivergedError(
+            f"{self.name}: in epoch {epoch}, batch {number + 1}, the loss is not a number for {shown}. Lower "
+            f"`candidates.{self.name}.learning_rate`, set `clip_norm`, or look at these photographs. The checkpoint "
+            "before it is kept."
+        )
 
-    def state(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
-        """(tensors, plain values) that a checkpoint keeps of the step."""
-        tensors = prefixed("network", trained_tensors(self.network))
-        if self.average is not None:
-            tensors |= prefixed("average", self.average.state_dict())
-        for index, slots in (state := self.optimizer.state_dict())["state"].items():
-            tensors |= prefixed(f"optimizer.{index}", {key: slot for key, slot in slots.items() if slot is not None})
-        return tensors, {
-            "parts": self.parts,
-            "groups": state["param_groups"],
+    def state_dict(self) -> State:
+        """What a checkpoint keeps of the step."""
+        return {
+            "network": trained_tensors(self.network),
+            "average": self.average.state_dict() if self.average else {},
+            "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "scaler": self.scaler.state_dict(),
+            "parts": self.parts,
         }
 
-    def load_state(self, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> None:
-        """Take up what `state` gave."""
-        self.network.load_state_dict(without_prefix("network", tensors), strict=False)  # frozen tensors are not in it
+    def load_state_dict(self, state: State) -> None:
+        """Resume from what `state_dict` gave, read from a checkpoint."""
+        self.network.load_state_dict(state["network"], strict=False)  # frozen tensors are not in it
         if self.average is not None:
-            self.average.load_state_dict(without_prefix("average", tensors))
-        parameters = [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
-        state: dict[int, dict[str, Tensor]] = {}
-        for index, parameter in enumerate(parameters):
-            for key, value in without_prefix(f"optimizer.{index}", tensors).items():
-                # In the parameter's own memory format, which the file does not keep.
-                slot = torch.empty_like(parameter).copy_(value) if value.shape == parameter.shape else value
-                state.setdefault(index, {})[key] = slot
-        self.optimizer.load_state_dict({"state": state, "param_groups": values["groups"]})
-        self.schedule.load_state_dict(values["schedule"])
-        self.scaler.load_state_dict(values["scaler"])
-        self.parts = values["parts"]
+            self.average.load_state_dict(state["average"])
+        slots = {int(index): tensors for index, tensors in state["optimizer"]["state"].items()}
+        self.optimizer.load_state_dict(state["optimizer"] | {"state": slots})
+        for parameter, tensors in self.optimizer.state.items():
+            for key, value in tensors.items():
+                if value is not None and value.shape == parameter.shape:  # the file does not keep the memory format
+                    tensors[key] = torch.empty_like(parameter).copy_(value)
+        self.schedule.load_state_dict(state["schedule"])
+        self.scaler.load_state_dict(state["scaler"])
+        self.parts = state["parts"]
 
 
 def build_optimizer(candidate: Candidate, network: Network, backbone: list[nn.Parameter]) -> torch.optim.Optimizer:
@@ -199,6 +190,21 @@ def trained_tensors(network: Network) -> dict[str, Tensor]:
     return {name: value for name, value in network.state_dict().items() if name not in frozen}
 
 
+def mixup(inputs: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator) -> tuple[Tensor, Tensor, float]:
+    """(mixed inputs, labels of the photographs mixed in, share that each keeps of itself) (Zhang et al., 2018)."""
+    kept = float(rng.beta(alpha, alpha))
+    other = torch.from_numpy(rng.permutation(len(labels))).to(labels.device)
+    return inputs.float().lerp(inputs[other].float(), 1 - kept), labels[other], kept
+
+
+def class_weights(candidate: Candidate, labels: NDArray[np.int64], classes: int) -> Tensor:
+    """Weights of the loss; balanced: every class weighs the same in sum, and the mean over the split is 1."""
+    if candidate.class_weights == "none":
+        return torch.ones(classes)
+    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
+    return torch.from_numpy(len(labels) / (classes * counts)).float()
+
+
 def _ema(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
     """The running average, quicker at the start, so that the random weights are soon forgotten."""
 
@@ -208,11 +214,3 @@ def _ema(decay: float) -> Callable[[Tensor, Tensor, Tensor | int], Tensor]:
         return torch.lerp(new, kept, min(decay, (1 + float(count)) / (10 + float(count))))
 
     return average
-
-
-def _class_weights(candidate: Candidate, labels: NDArray[np.int64], classes: int) -> Tensor:
-    """Weights of the loss; balanced: every class weighs the same in sum, and the mean over the split is 1."""
-    if candidate.class_weights == "none":
-        return torch.ones(classes)
-    counts = np.maximum(np.bincount(labels, minlength=classes), 1)
-    return torch.from_numpy(len(labels) / (classes * counts)).float()

@@ -3,8 +3,8 @@
     trained = fit("article_cnn", params, PreparedDataset.open(Path("prepared")), logger)
     export(trained, data, lineage, Path("models/article_cnn"), logger)
 
-`train: all` trains the whole network, `head` and `finetune` the end of a pretrained one. They differ in their data
-(datasets.py); the loop (trainer.py) is the same.
+`train: all` trains the whole network, `head` and `finetune` the end of a pretrained one. They differ in what the
+network is fed (dataloader.py); the loop (trainer.py) is the same.
 """
 
 import time
@@ -18,11 +18,10 @@ from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.models import registry
 from pawprint.models.backbone import Network
-from pawprint.training import datasets, devices, distributed
+from pawprint.training import devices, distributed
 from pawprint.training.checkpoint import CheckpointManager
-from pawprint.training.datasets import Predictions
-from pawprint.training.logger import RunLogger
-from pawprint.training.trainer import Trainer
+from pawprint.training.dataloader import Predictions, TrainingData, feature_caches, is_cacheable
+from pawprint.training.trainer import RunLogger, Trainer
 
 SAMPLE = 1000  # training photographs whose embeddings are kept, for the OOD score
 
@@ -33,11 +32,10 @@ class Trained:
 
     candidate: str
     params: Params  # with the precision that was executed
-    network: Network  # on the CPU, in evaluation mode
+    network: Network  # on the CPU, in evaluation mode, as `load_state_dict` of its weights gives it
     sample: Predictions  # of at most SAMPLE photographs of the training split
     validation: Predictions
     seconds: float  # of all of `fit`, in all processes where one was killed
-    timings: dict[str, float]  # seconds of its parts, in this process
 
 
 def fit(
@@ -52,32 +50,30 @@ def fit(
     """
     started = time.monotonic()
     params = devices.resolve_precision(params)
-    candidate = params.candidate(name)
     with distributed.group(devices.prepare(params.training, params.seed)) as device:
         network = _create(name, params, len(data.classes))
         network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        source = datasets.training_data(name, network, params, data, device)
-        loaded = time.monotonic()
+        source = TrainingData(name, network, params, data, device)
         trainer = Trainer(name, params, network, source, device, logger, checkpoints)
-        with devices.one_thread() if candidate.train == "head" and device.type == "cpu" else nullcontext():
+        with devices.one_thread() if params.candidate(name).train == "head" else nullcontext():
             trainer.run()
-        trained = time.monotonic()
         sample = source.predictions("train", min(SAMPLE, len(data.split("train"))))
         validation = source.predictions("validation", len(data.split("validation")))
-    done = time.monotonic()
-    seconds = trainer.seconds + done - started
-    timings = {"features": loaded - started, "epochs": trained - loaded, "predictions": done - trained}
+    seconds = trainer.seconds + time.monotonic() - started
     if distributed.rank() == 0:
         logger.metrics({"train_seconds": seconds})
-    return Trained(name, params, network.cpu(), sample, validation, seconds, timings)
+    # In another memory layout equal weights give outputs that differ in the last bit.
+    network.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    return Trained(name, params, network, sample, validation, seconds)
 
 
 def warm(name: str, params: Params, data: PreparedDataset) -> None:
     """Compute what many trainings of a candidate share: the features of its frozen part, where it has one."""
     params = devices.resolve_precision(params)
     network = _create(name, params, len(data.classes))
-    if network.pretrained and datasets.is_cacheable(network, params.candidate(name), devices.resolve(params.training)):
-        for cache, split in datasets.feature_caches(network.pooled(), params.candidate(name), params):
+    candidate = params.candidate(name)
+    if is_cacheable(network, candidate, devices.resolve(params.training)):
+        for cache, split in feature_caches(network, candidate, params):
             cache.complete(data.split(split))
 
 

@@ -8,8 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from types import FrameType
+from contextlib import contextmanager
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -18,14 +18,29 @@ from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from pawprint.config import Params
-from pawprint.errors import DivergedError, PawprintError
+from pawprint.errors import PawprintError
 from pawprint.models.backbone import Network
 from pawprint.progress import Progress
 from pawprint.training import distributed
-from pawprint.training.checkpoint import Checkpoint, CheckpointManager, prefixed, without_prefix
-from pawprint.training.datasets import TrainingData
-from pawprint.training.logger import RunLogger
-from pawprint.training.step import NonFiniteLoss, TrainingStep, trained_tensors
+from pawprint.training.checkpoint import CheckpointManager, State
+from pawprint.training.dataloader import TrainingData
+from pawprint.training.step import TrainingStep, trained_tensors
+
+T = TypeVar("T")
+
+
+class RunLogger(Protocol):
+    """Where training reports: the flow hands it a run, so that training need not know MLflow."""
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Numbers of this step (an epoch, from 1), or of the run where there is no step."""
+
+
+class NullLogger:
+    """The logger of a process that has nothing to report."""
+
+    def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
+        """Nothing."""
 
 
 class Trainer:
@@ -43,26 +58,22 @@ class Trainer:
                 f"params.yaml: `candidates.{name}.early_stopping` needs a validation split, which is empty. Set it "
                 "to 0 or `split.validation` above 0."
             )
-        backbone = network.freeze(self.candidate.train, self.candidate.blocks)
+        blocks = self.candidate.trained_blocks
+        backbone = [] if blocks is None else network.unfreeze_last(blocks)
         module = distributed.wrap(data.module(network), device)
         steps = data.batches * self.candidate.epochs
-        self.step = TrainingStep(name, params, network, module, data.labels, backbone, steps, device)
+        self.step = TrainingStep(name, params, network, module, data.splits["train"], backbone, steps, device)
         self.epoch, self.batch = 1, 0  # the next batch's place
         self.best, self.since_best = float("inf"), 0
         self.best_weights: dict[str, Tensor] = {}
         self.seconds = 0.0  # of processes that were killed
-        self.metrics: dict[str, Metric] = {
-            "loss": MeanMetric().to(device),
-            "accuracy": MulticlassAccuracy(network.classes, average="micro").to(device),
-        }
-        for metric in self.metrics.values():
-            metric.persistent(True)
+        self.metrics = self._new_metrics()
 
     def run(self) -> None:
         """Train to the last epoch or until early stopping; then `network` holds the weights to keep.
 
         Raises:
-            PawprintError: The loss is not a number; memory is short; or a signal asked to stop (the checkpoint is
+            PawprintError: The loss is not a number; memory is short; or a signal requested a stop (the checkpoint is
                 saved, and the same command resumes).
         """
         self.started = self.saved = time.monotonic()
@@ -78,25 +89,13 @@ class Trainer:
     def _train_epoch(self, stop: threading.Event) -> None:
         began, waited, seen = time.monotonic(), 0.0, 0
         self.step.module.train()
-        with ExitStack() as stack:
-            label = f"{self.name} epoch {self.epoch}/{self.candidate.epochs}"
-            progress = stack.enter_context(Progress(label, self.data.batches)) if distributed.rank() == 0 else None
-            batches = self.data.train(self.epoch, self.batch)
-            while True:
-                requested = time.monotonic()
-                batch = next(batches, None)
-                waited += time.monotonic() - requested
-                if batch is None:
-                    break
-                try:
-                    losses, logits = self.step(batch, self.epoch, self.batch)
-                except NonFiniteLoss as error:
-                    raise self._not_a_number(error) from None
-                self.metrics["loss"].update(losses)
-                self.metrics["accuracy"].update(logits, batch.labels.to(self.device))
+        with Progress(f"{self.name} epoch {self.epoch}/{self.candidate.epochs}", self.data.batches) as progress:
+            for batch, seconds in _timed(self.data.train(self.epoch, self.batch)):
+                losses, logits = self.step(batch, self.epoch, self.batch)
+                _update(self.metrics, losses, logits, batch.labels.to(self.device))
                 self.batch += 1
-                seen += len(batch.labels) * distributed.world()
-                if progress:
+                waited, seen = waited + seconds, seen + batch.whole
+                if distributed.rank() == 0:
                     progress.advance(1)
                 if stop.is_set():
                     self._save()
@@ -105,12 +104,12 @@ class Trainer:
                     )
                 if time.monotonic() - self.saved > self.params.training.checkpoint_seconds:
                     self._save()
-        seconds = time.monotonic() - began
+        trained = time.monotonic() - began
         values = {
             **{f"train_{name}": float(metric.compute()) for name, metric in self.metrics.items()},
             "learning_rate": float(self.step.optimizer.param_groups[0]["lr"]),
-            "images_per_second": seen / seconds,
-            "data_wait_share": waited / seconds,
+            "images_per_second": seen / trained,
+            "data_wait_share": waited / trained,
             **self._validate(),
             "epoch_seconds": time.monotonic() - began,
         }
@@ -129,32 +128,25 @@ class Trainer:
     def _validate(self) -> dict[str, float]:
         if not len(self.data.splits["validation"]):
             return {}
-        module = self.data.module(self.step.evaluated).eval()
-        loss = MeanMetric().to(self.device)
-        accuracy = MulticlassAccuracy(self.network.classes, average="micro").to(self.device)
-        for batch in self.data.validation():
-            if len(batch.labels):  # a process may have none of a small batch
-                labels = batch.labels.to(self.device)
-                logits = module(batch.inputs.to(self.device))
-                loss.update(F.cross_entropy(logits, labels, reduction="none"))
-                accuracy.update(logits, labels)
-        return {"validation_loss": float(loss.compute()), "validation_accuracy": float(accuracy.compute())}
+        module, metrics = self.data.module(self.step.evaluated).eval(), self._new_metrics()
+        for batch in self.data.in_order("validation"):
+            labels = batch.labels.to(self.device)
+            logits = module(batch.inputs.to(self.device))
+            _update(metrics, F.cross_entropy(logits, labels, reduction="none"), logits, labels)
+        return {f"validation_{name}": float(metric.compute()) for name, metric in metrics.items()}
+
+    def _new_metrics(self) -> dict[str, Metric]:
+        accuracy = MulticlassAccuracy(self.network.classes, average="micro")
+        metrics: dict[str, Metric] = {"loss": MeanMetric().to(self.device), "accuracy": accuracy.to(self.device)}
+        for metric in metrics.values():
+            metric.persistent(True)  # in the checkpoint
+        return metrics
 
     def _track_best(self, loss: float) -> None:
         self.since_best += 1
         if loss < self.best:
             self.best, self.since_best = loss, 0
             self.best_weights = {key: value.clone() for key, value in trained_tensors(self.step.evaluated).items()}
-
-    def _not_a_number(self, error: NonFiniteLoss) -> DivergedError:
-        origins = self.data.splits["train"].origins
-        names = [origins[index] for index in error.indices]
-        shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
-        return DivergedError(
-            f"{self.name}: in epoch {self.epoch}, batch {self.batch + 1}, the loss is not a number for {shown}. Lower "
-            f"`candidates.{self.name}.learning_rate`, set `clip_norm`, or look at these photographs. The checkpoint "
-            "before it is kept."
-        )
 
     def _print(self, values: Mapping[str, float]) -> None:
         epochs = self.candidate.epochs
@@ -168,38 +160,47 @@ class Trainer:
             return
         if distributed.world() > 1 and self.batch > 0:
             return  # within an epoch each process has counted photographs of its own
-        tensors, values = self.step.state()
-        tensors |= prefixed("best", self.best_weights)
-        for key, metric in self.metrics.items():
-            tensors |= prefixed(key, metric.state_dict())
-        tensors["random.cpu"] = torch.get_rng_state()
-        if self.device.type == "cuda":
-            tensors["random.cuda"] = torch.cuda.get_rng_state(self.device)
-        values |= {
-            "epoch": self.epoch,
-            "batch": self.batch,
-            "best": repr(self.best),  # JSON has no infinity
-            "since_best": self.since_best,
+        state: State = {
+            "step": self.step.state_dict(),
+            "metrics": {name: metric.state_dict() for name, metric in self.metrics.items()},
+            "random": torch.get_rng_state(),
+            "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
+            "best_weights": self.best_weights,
+            "place": [self.epoch, self.batch, self.best, self.since_best],
             "seconds": self.seconds + self.saved - self.started,
         }
-        self.checkpoints.save(Checkpoint({key: value.contiguous() for key, value in tensors.items()}, values))
+        self.checkpoints.save(state)
 
     def _restore(self) -> None:
-        checkpoint = self.checkpoints.load() if self.checkpoints else None
-        if checkpoint is None:
+        state = self.checkpoints.load() if self.checkpoints else None
+        if state is None:
             return
-        tensors, values = checkpoint.tensors, checkpoint.values
-        self.step.load_state(tensors, values)
-        self.best_weights = {key: value.to(self.device) for key, value in without_prefix("best", tensors).items()}
-        for key, metric in self.metrics.items():
-            metric.load_state_dict(without_prefix(key, tensors))
-        torch.set_rng_state(tensors["random.cpu"])
-        if self.device.type == "cuda":
-            torch.cuda.set_rng_state(tensors["random.cuda"].cpu(), self.device)
-        self.epoch, self.batch = values["epoch"], values["batch"]
-        self.best, self.since_best, self.seconds = float(values["best"]), values["since_best"], values["seconds"]
+        self.step.load_state_dict(state["step"])
+        for name, metric in self.metrics.items():
+            metric.load_state_dict(state["metrics"][name])
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and state["random_cuda"] is not None:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        self.best_weights, self.seconds = state["best_weights"], state["seconds"]
+        self.epoch, self.batch, self.best, self.since_best = state["place"]
         if (self.epoch, self.batch) != (1, 0) and distributed.rank() == 0:
             print(f"{self.name}: resumes in epoch {self.epoch} after {self.batch} batches", flush=True)
+
+
+def _update(metrics: Mapping[str, Metric], losses: Tensor, logits: Tensor, labels: Tensor) -> None:
+    if len(labels):  # a process may have none of a small batch
+        metrics["loss"].update(losses)
+        metrics["accuracy"].update(logits, labels)
+
+
+def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
+    """The items, with the seconds that each was waited for."""
+    while True:
+        began = time.monotonic()
+        item = next(items, None)
+        if item is None:
+            return
+        yield item, time.monotonic() - began
 
 
 @contextmanager
@@ -215,7 +216,7 @@ def _stop_on_signals() -> Iterator[threading.Event]:
         for number, handler in before.items():
             signal.signal(number, handler)
 
-    def request_stop(number: int, frame: FrameType | None) -> None:
+    def request_stop(*_: Any) -> None:
         stop.set()
         restore()
 

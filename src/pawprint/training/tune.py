@@ -26,8 +26,8 @@ from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import DivergedError, PawprintError
 from pawprint.lineage import sha256
 from pawprint.training.export import fit_temperature
-from pawprint.training.logger import RunLogger
 from pawprint.training.train import fit
+from pawprint.training.trainer import RunLogger
 
 STARTUP = 5  # trials before any is pruned
 WORKER = "worker"  # attribute of a trial: the number that its process was given
@@ -123,7 +123,6 @@ class _Pruning:
 
     def __init__(self, logger: RunLogger, trial: optuna.Trial, epochs: int) -> None:
         self.logger, self.trial, self.every = logger, trial, max(1, epochs // 10)
-        self.params, self.artifact = logger.params, logger.artifact
 
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         if step is None or step % self.every == 0:

@@ -43,10 +43,10 @@ def test_one_file_and_one_line_are_a_candidate(tmp_path: Path, tmp_path_factory:
     source = tmp_path / "src" / "pawprint"
     shutil.copytree(PROJECT / "src" / "pawprint", source, ignore=shutil.ignore_patterns("__pycache__"))
     (source / "models" / "wide_cnn.py").write_text(file)
-    catalogue = (source / "models" / "catalogue.py").read_text()
+    registry = (source / "models" / "registry.py").read_text()
     above = "from pawprint.models.backbone import Network\n"
-    catalogue = catalogue.replace(above, above + import_)
-    (source / "models" / "catalogue.py").write_text(catalogue.replace('    "mlp": MLP,\n', f'    "mlp": MLP,\n{line}'))
+    registry = registry.replace(above, above + import_)
+    (source / "models" / "registry.py").write_text(registry.replace('    "mlp": MLP,\n', f'    "mlp": MLP,\n{line}'))
     params = yaml.safe_load((PROJECT / "params.yaml").read_text())
     params["training"]["device"] = "cpu"
     params["candidates"] |= yaml.safe_load(candidate)

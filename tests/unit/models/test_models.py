@@ -8,7 +8,6 @@ from torch import nn
 from pawprint.errors import PawprintError
 from pawprint.models import registry
 from pawprint.models.article_cnn import ArticleCNN
-from pawprint.models.backbone import PooledNetwork
 from pawprint.models.efficientnet_lite import EfficientNetLite0, SameConv2d
 
 IMAGE = [
@@ -73,7 +72,7 @@ def test_article_cnn_has_exactly_the_parameters_of_the_article() -> None:
     assert sum(p.numel() for p in network.conv.parameters()) == 760
     assert sum(p.numel() for p in network.dense.parameters()) == 219_041
     assert network.conv(torch.zeros(1, 3, 300, 300)).shape == (1, 10, 296, 296)
-    assert network.maps(torch.zeros(1, 3, 300, 300)).shape == (1, 10, 148, 148)
+    assert network.forward_features(torch.zeros(1, 3, 300, 300)).shape == (1, 10, 148, 148)
 
 
 def test_describe_prints_the_table() -> None:
@@ -100,7 +99,7 @@ def test_one_output_is_the_log_odds_of_the_second_class() -> None:
     network = ArticleCNN(classes=2).eval()
     inputs = torch.rand(2, 3, 300, 300)
     with torch.inference_mode():
-        odds = network.classify(network.maps(inputs))[:, 0]
+        odds = network.forward_head(network.forward_features(inputs))[:, 0]
         second = torch.softmax(network(inputs), dim=1)[:, 1]
     torch.testing.assert_close(second, torch.sigmoid(odds))
 
@@ -111,14 +110,13 @@ def test_the_map_adds_up_to_the_output(classes: int) -> None:
     inputs = torch.rand(2, 3, 300, 300)
     article = ArticleCNN(classes).eval()
     lite = registry.create_model("efficientnet_lite0", classes).eval()
-    assert isinstance(lite, PooledNetwork)
     with torch.inference_mode():
-        maps = article.maps(inputs)
-        summed = article.activate(maps).sum(dim=(2, 3)) + article.dense.bias
-        torch.testing.assert_close(summed, article.classify(maps), rtol=1e-4, atol=1e-4)
-        maps = lite.maps(inputs)
-        averaged = lite.activate(maps).mean(dim=(2, 3)) + lite.head.bias
-        torch.testing.assert_close(averaged, lite.classify(maps), rtol=1e-4, atol=1e-4)
+        maps = article.forward_features(inputs)
+        summed = article.cam(maps).sum(dim=(2, 3)) + article.dense.bias
+        torch.testing.assert_close(summed, article.forward_head(maps), rtol=1e-4, atol=1e-4)
+        maps = lite.forward_features(inputs)
+        averaged = lite.cam(maps).mean(dim=(2, 3)) + lite.head.bias
+        torch.testing.assert_close(averaged, lite.forward_head(maps), rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize(

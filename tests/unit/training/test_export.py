@@ -41,7 +41,7 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
     out, memory = tmp_path / "models" / "article_cnn", Memory()
     info = export(trained, data, LINEAGE, out, memory)
     assert sorted(path.name for path in out.iterdir()) == [
-        "model.json", "model.onnx", "model.safetensors", "photographs.txt", "typicality.safetensors",
+        "model.json", "model.onnx", "model.safetensors", "photographs.txt", "ood.safetensors",
     ]  # fmt: skip
     assert ModelInfo.read(out) == info
     assert info.parameters == 219_801
@@ -60,15 +60,15 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
     np.testing.assert_allclose(answers.probabilities, probabilities.numpy(), atol=1e-4)
     np.testing.assert_allclose(answers.embedding, embedding.numpy(), atol=1e-4)
     np.testing.assert_allclose(answers.activation, activation.numpy(), atol=1e-3)
-    assert (answers.typicality <= 1.001).all()
+    assert (answers.knn_similarity <= 1.001).all()
 
 
-def test_a_twin_in_8_bit_integers_is_a_folder_like_any_other(
+def test_a_quantized_model_is_a_folder_like_any_other(
     trained: Trained, data: PreparedDataset, tmp_path: Path
 ) -> None:
     plain = export(trained, data, LINEAGE, tmp_path / "plain", Memory())
     info = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8")
-    assert (info.int8, plain.int8, info.candidate) == (True, False, "plain_int8")
+    assert (info.quantized_from, plain.quantized_from, info.candidate) == ("article_cnn", "", "plain_int8")
     assert info.weights_digest == plain.weights_digest
     assert info.model_digest != plain.model_digest
     kinds = {node.op_type for node in onnx.load(tmp_path / "int8" / "model.onnx").graph.node}
@@ -78,7 +78,7 @@ def test_a_twin_in_8_bit_integers_is_a_folder_like_any_other(
     ours, theirs = (Classifier(tmp_path / name).predict(pictures) for name in ("int8", "plain"))
     np.testing.assert_allclose(ours.probabilities, theirs.probabilities, atol=0.05)
     assert not np.array_equal(ours.probabilities, theirs.probabilities)
-    assert (ours.typicality >= info.typicality_threshold - 0.01).all()
+    assert (ours.knn_similarity >= info.ood_threshold - 0.01).all()
 
     again = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8")
     assert again == info

@@ -102,9 +102,9 @@ def test_killed_at_random_moments_it_ends_with_the_same_bytes(name: str, data: P
         time.sleep(moments.uniform(0.0, 0.05))
         process.kill()
         output, _ = process.communicate()
-        resumed += "goes on in epoch" in output
+        resumed += "resumes in epoch" in output
     output = finish(start(data, broken, name, tmp_path))
-    resumed += "goes on in epoch" in output
+    resumed += "resumes in epoch" in output
     assert resumed >= 1
     assert "run the first" in output
     assert (broken / "weights").read_bytes() == expected
@@ -122,7 +122,7 @@ def test_a_signal_saves_and_ends_with_a_sentence(data: PreparedDataset, tmp_path
     assert "stopped by a signal in epoch" in output
     with safe_open(checkpoint, "pt") as file:
         assert file.metadata()["pawprint"]
-    assert "goes on in epoch" in finish(start(data, tmp_path / "run", "article_cnn", tmp_path))
+    assert "resumes in epoch" in finish(start(data, tmp_path / "run", "article_cnn", tmp_path))
 
 
 def test_a_checkpoint_of_other_params_or_photographs_is_refused_by_name(

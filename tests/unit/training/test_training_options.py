@@ -1,4 +1,4 @@
-"""What a candidate can ask of the loop, each measured by what it must do to the numbers."""
+"""The options of a candidate, each measured by what it must do to the numbers."""
 
 import json
 import os
@@ -16,8 +16,8 @@ from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.models import registry
-from pawprint.training import feature_cache, gpu_dataloader, inputs
-from pawprint.training import trainer as module
+from pawprint.training import dataloader, feature_cache
+from pawprint.training import step as module
 from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
 
@@ -49,7 +49,7 @@ def test_memory_that_is_short_is_met_by_parts_when_the_batch_is_auto(
     data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An allocator that refuses more than 8 photographs at once stands for a small machine."""
-    forward = registry.create_model("article_cnn").__class__.maps
+    forward = registry.create_model("article_cnn").__class__.forward_features
 
     def small(self: nn.Module, inputs: torch.Tensor) -> torch.Tensor:
         if len(inputs) > 8 and self.training:
@@ -57,7 +57,7 @@ def test_memory_that_is_short_is_met_by_parts_when_the_batch_is_auto(
         return forward(self, inputs)
 
     expected = losses(exact(batch_size=128), data)
-    monkeypatch.setattr(registry.ARCHITECTURES["article_cnn"], "maps", small)
+    monkeypatch.setattr(registry.ARCHITECTURES["article_cnn"], "forward_features", small)
     np.testing.assert_allclose(losses(exact(batch_size="auto"), data), expected, rtol=1e-4)
     with pytest.raises(PawprintError, match=r"memory is short for 16.*accumulate"):
         losses(exact(accumulate=1), data)
@@ -99,7 +99,7 @@ def test_schedules_end_near_zero(schedule: str, data: PreparedDataset) -> None:
 def test_one_cycle_fits_a_training_of_any_length(steps: int) -> None:
     candidate = params("article_cnn", schedule="one_cycle").candidate("article_cnn")
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=candidate.learning_rate, momentum=0.9)
-    schedule = module._schedule(candidate, optimizer, steps)
+    schedule = module.build_schedule(candidate, optimizer, steps)
     for _ in range(steps):
         optimizer.step()
         schedule.step()
@@ -109,7 +109,7 @@ def test_one_cycle_fits_a_training_of_any_length(steps: int) -> None:
 def test_class_weights_make_classes_weigh_the_same() -> None:
     labels = np.array([0] * 90 + [1] * 10)
     candidate = params("article_cnn", class_weights="balanced").candidate("article_cnn")
-    weights = module._class_weights(candidate, labels, classes=2).numpy()
+    weights = module.class_weights(candidate, labels, classes=2).numpy()
     assert weights[0] * 90 == pytest.approx(weights[1] * 10)
     assert weights[labels].mean() == pytest.approx(1)
 
@@ -125,7 +125,7 @@ def test_mixup_and_smoothing_keep_the_loss_finite(data: PreparedDataset) -> None
     assert np.isfinite(losses(exact(mixup=0.4, label_smoothing=0.1), data)).all()
 
 
-def test_finetune_trains_the_last_blocks_from_kept_maps_as_it_would_from_pixels(
+def test_finetune_trains_the_last_blocks_from_cached_maps_as_it_would_from_pixels(
     data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path))
@@ -149,9 +149,9 @@ def test_finetune_trains_the_last_blocks_from_kept_maps_as_it_would_from_pixels(
     assert places == {"blocks.14", "blocks.15", "last.0", "last.1", "head.weight", "head.bias"}
     assert not any("running" in name for name in changed)
 
-    monkeypatch.setattr(feature_cache._Engine, "run", None)  # nothing is missing
+    monkeypatch.setattr(feature_cache.Engine, "run", None)  # nothing is missing
     assert tuned()[1] == kept
-    monkeypatch.setattr(inputs, "is_frozen", lambda *_: False)
+    monkeypatch.setattr(dataloader, "is_cacheable", lambda *_: False)
     np.testing.assert_allclose(tuned()[1], kept, rtol=1e-4)
 
 
@@ -160,36 +160,6 @@ def test_deep_cnn_learns_and_stays_below_five_million(data: PreparedDataset) -> 
     memory = Memory()
     fit("deep_cnn", params("deep_cnn", epochs=2, batch_size=14, learning_rate=0.003, ema=0.9), data, memory)
     assert memory.curve("train_loss")[1] < memory.curve("train_loss")[0]
-
-
-@pytest.mark.parametrize("kind", ["flip", "standard", "strong"])
-def test_variations_of_a_batch_are_seeded_and_keep_the_shape(kind: gpu_dataloader.Kind, data: PreparedDataset) -> None:
-    pixels = torch.from_numpy(data.split("train").images(range(6)))
-    first, again = (gpu_dataloader.vary(pixels, kind, np.random.default_rng(7)) for _ in range(2))
-    other = gpu_dataloader.vary(pixels, kind, np.random.default_rng(8))
-    assert first.shape == pixels.shape and first.dtype == torch.uint8
-    assert torch.equal(first, again)
-    assert not torch.equal(first, other)
-    assert abs(float(first.float().mean() - pixels.float().mean())) < 30
-
-
-def test_a_resident_set_gives_the_same_photographs(data: PreparedDataset) -> None:
-    split = data.split("train")
-    pixels = torch.from_numpy(split.images(range(len(split))))
-    pieces = [np.array([3, 1]), np.array([0])]
-    for piece, batch in zip(pieces, gpu_dataloader.batches(pixels, split, pieces, "none", (0, 1, 0)), strict=True):
-        assert np.array_equal(batch.inputs.numpy(), split.images(piece))
-        assert batch.labels.tolist() == split.labels[piece].tolist()
-
-
-def test_a_training_on_a_resident_set_learns_the_same(data: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
-    expected = losses(exact(epochs=1), data)
-    split = data.split("train")
-    monkeypatch.setattr(
-        gpu_dataloader, "load", lambda splits, device: torch.from_numpy(split.images(range(len(split))))
-    )
-    np.testing.assert_allclose(losses(exact(epochs=1), data), expected, rtol=1e-6)
-    assert np.isfinite(losses(exact(epochs=1, augment="strong"), data)).all()
 
 
 def test_class_weights_reach_the_training(data: PreparedDataset) -> None:
