@@ -3,7 +3,6 @@
 3,780 photographs are 1 GB as uint8. No step waits for a decoder, a copy or the CPU's cores.
 """
 
-import math
 from collections.abc import Callable
 
 import numpy as np
@@ -76,14 +75,13 @@ def augment(pixels: Tensor, kind: Kind, rng: np.random.Generator) -> Tensor:
         wide, high = (1 / (1 + chosen * (draw(*spec.scale) - 1)) for _ in range(2))
         shift_x, shift_y = (chosen * 2 * draw(-spec.shift, spec.shift) for _ in range(2))
         angle = chosen * draw(-spec.rotate, spec.rotate).deg2rad()
-    cos, sin = angle.cos(), angle.sin()
-    rows = [
-        torch.stack([cos * wide * flip, -sin * wide, shift_x], 1),
-        torch.stack([sin * high * flip, cos * high, shift_y], 1),
-    ]
+    turn = [angle.cos() * flip, -angle.sin(), angle * 0, angle.sin() * flip, angle.cos(), angle * 0]
     inputs = pixels.permute(0, 3, 1, 2).float()
-    grid = F.affine_grid(torch.stack(rows, dim=1), list(inputs.shape), align_corners=False)
-    inputs = F.grid_sample(inputs, grid, padding_mode="zeros", align_corners=False)
+    grid = F.affine_grid(torch.stack(turn, dim=1).view(-1, 2, 3), list(inputs.shape), align_corners=False)
+    stretched = grid * torch.stack([wide, high], 1)[:, None, None] + torch.stack([shift_x, shift_y], 1)[:, None, None]
+    inputs = F.grid_sample(inputs, stretched, padding_mode="zeros", align_corners=False)
+    if spec.crop:  # turned after the crop: black beyond the window
+        inputs *= (grid.abs().amax(3) <= 1)[:, None]
     chosen = draw(1, 1, spec.colour_chance)
     factors = torch.stack([1 + chosen * draw(-spec.colour, spec.colour) for _ in range(3)])
     return _jitter(inputs, factors, chosen * draw(-spec.hue, spec.hue)).permute(0, 2, 3, 1)

@@ -41,7 +41,7 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
     out, memory = tmp_path / "models" / "article_cnn", Memory()
     info = export(trained, data, LINEAGE, out, memory)
     assert sorted(path.name for path in out.iterdir()) == [
-        "model.json", "model.onnx", "model.safetensors", "photographs.txt", "ood.safetensors",
+        "model.json", "model.onnx", "model.safetensors", "ood.safetensors", "photographs.txt",
     ]  # fmt: skip
     assert ModelInfo.read(out) == info
     assert info.parameters == 219_801
@@ -63,9 +63,7 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
     assert (answers.knn_similarity <= 1.001).all()
 
 
-def test_a_quantized_model_is_a_folder_like_any_other(
-    trained: Trained, data: PreparedDataset, tmp_path: Path
-) -> None:
+def test_a_quantized_model_is_a_folder_like_any_other(trained: Trained, data: PreparedDataset, tmp_path: Path) -> None:
     plain = export(trained, data, LINEAGE, tmp_path / "plain", Memory())
     info = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8")
     assert (info.quantized_from, plain.quantized_from, info.candidate) == ("article_cnn", "", "plain_int8")

@@ -73,7 +73,7 @@ def test_batches_hold_every_photograph_once_with_its_label(data: PreparedDataset
     split = data.split("train")
     pieces = dataloader.chunks(dataloader.order(len(split), seed=3, epoch=1), 16)
     seen = []
-    for batch in dataloader.photographs(split, pieces, None):
+    for batch in dataloader.batches(split, dataloader.photographs(split), pieces):
         assert batch.inputs.dtype == torch.uint8
         assert torch.equal(batch.labels, torch.from_numpy(split.labels[batch.indices]))
         assert np.array_equal(batch.inputs[0].numpy(), split.images([int(batch.indices[0])])[0])
