@@ -33,10 +33,11 @@ from pawprint.data.dataset import PreparedDataset
 from pawprint.evaluation.metrics import Scores, measure, paired_interval
 from pawprint.evaluation.summary import machine
 from pawprint.models import registry
-from pawprint.training import datasets, devices
+from pawprint.training import devices
+from pawprint.training.dataloader import TrainingData
 from pawprint.training.export import fit_temperature
-from pawprint.training.logger import NullLogger
 from pawprint.training.train import Trained, fit
+from pawprint.training.trainer import NullLogger
 
 FOLDS, VALIDATION, RESAMPLES = 5, 0.15, 2000
 HEAD = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
@@ -77,7 +78,7 @@ def logits(trained: Trained, data: PreparedDataset, params: Params) -> NDArray[n
     fresh.load_pretrained()
     swapped = {"test": "validation", "validation": "", "train": "train"}
     splits = replace(data, rows=tuple(row._replace(split=swapped[row.split]) for row in data.rows))
-    source = datasets.training_data(trained.candidate, fresh.to(device), trained.params, splits, device)
+    source = TrainingData(trained.candidate, fresh.to(device), trained.params, splits, device)
     source.network = trained.network.to(device)
     return source.predictions("validation", len(data.split("test"))).logits
 

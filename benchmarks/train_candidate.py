@@ -15,7 +15,6 @@ import resource
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -36,12 +35,6 @@ class Printed:
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         if step is not None:
             self.epochs.append({**values, "at": time.monotonic() - self.began})
-
-    def params(self, values: Mapping[str, Any]) -> None:
-        pass
-
-    def artifact(self, path: Path, folder: str = "") -> None:
-        pass
 
 
 def main() -> None:

@@ -19,7 +19,7 @@ from pawprint import image
 from pawprint.config import Params, load_params
 from pawprint.models import registry
 from pawprint.training import devices, feature_cache
-from pawprint.training.feature_cache import _Engine, _FrozenPart
+from pawprint.training.feature_cache import Engine, FrozenPart
 
 VARIANTS = ("torch float32", "torch float32, malloc", "torch bfloat16, malloc", "openvino f32", "openvino bf16")
 CHUNK, CHUNKS = 32, 8  # photographs at once, how often; one more warms up
@@ -33,10 +33,10 @@ def measure(variant: str) -> float:
         devices.keep_memory()
     network = registry.create_model("efficientnet_lite0")
     network.load_pretrained()
-    frozen = _FrozenPart(network.pooled(), blocks=0)
+    frozen = FrozenPart(network, blocks=0)
     params = _params("bfloat16" if precision.startswith("bf") else "float32")
-    engine = _Engine(frozen, (network.pooled().head.in_features,), params)
-    run = engine._by_torch if library == "torch" else engine._by_openvino
+    engine = Engine(frozen, (network.features,), params)
+    run = engine.by_torch if library == "torch" else engine.by_openvino
     pixels = np.random.default_rng(0).integers(0, 256, (CHUNK, image.SIZE, image.SIZE, 3), np.uint8)
     run(pixels)
     started = time.perf_counter()

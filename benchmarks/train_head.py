@@ -30,8 +30,8 @@ from pawprint.models import registry
 from pawprint.models.backbone import PooledNetwork
 from pawprint.training import devices
 from pawprint.training.feature_cache import FeatureCache
-from pawprint.training.logger import NullLogger
 from pawprint.training.train import fit
+from pawprint.training.trainer import NullLogger
 
 NAME, EPOCHS, BATCH, RATE = "efficientnet_lite0", 100, 512, 0.003
 VARIANTS = ("plain", "pawprint")

@@ -64,7 +64,7 @@ class FeatureCache:
     ) -> None:
         self.architecture, self.mirrored, self.pooled = architecture, mirrored, not blocks
         self.shape = maps_shape(network, blocks) if blocks else (network.features,)
-        self.engine = Engine(_FrozenPart(network, blocks), self.shape, params)
+        self.engine = Engine(FrozenPart(network, blocks), self.shape, params)
         # Of what was computed in bfloat16 float16 keeps every digit, in half the space.
         half = blocks and self.engine.execution["precision"] in ("bf16", "bfloat16")
         self._dtype = np.float16 if half else np.float32
@@ -148,7 +148,7 @@ def maps_shape(network: Network, blocks: int) -> tuple[int, ...]:
     device = next(network.parameters()).device
     with torch.inference_mode():
         pixels = torch.zeros((1, image.SIZE, image.SIZE, 3), dtype=torch.uint8, device=device)
-        return tuple(_FrozenPart(network, blocks).eval()(pixels).shape[1:])
+        return tuple(FrozenPart(network, blocks).eval()(pixels).shape[1:])
 
 
 def cache_root() -> Path:
@@ -156,7 +156,7 @@ def cache_root() -> Path:
     return Path(os.environ.get("PAWPRINT_CACHE", "cache")) / "features"
 
 
-class _FrozenPart(nn.Module):
+class FrozenPart(nn.Module):
     """uint8 [n, 300, 300, 3] -> features."""
 
     def __init__(self, network: Network, blocks: int) -> None:
