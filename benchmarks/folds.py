@@ -120,7 +120,7 @@ def predictions(names: str, data: PreparedDataset, folds: int) -> dict[str, tupl
 def scores(found: dict[str, tuple[int, list[float]]], hashes: list[str], classes: tuple[str, ...]) -> Scores:
     labels = np.array([found[one][0] for one in hashes])
     said = np.array([found[one][1] for one in hashes])
-    return Scores(tuple(hashes), tuple(hashes), labels, said, classes, np.ones(len(hashes)), 0.0)
+    return Scores(tuple(hashes), tuple(hashes), labels, said, classes, np.ones(len(hashes)))
 
 
 def main() -> None:

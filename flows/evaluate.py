@@ -11,10 +11,10 @@ from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError
 from pawprint.evaluation import metrics, model_card, plots, release
-from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, serving_classifier
+from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.files import write_json, write_text
-from pawprint.inference.classifier import load_verified
+from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.tracking.run import EVALUATED, Evaluated, RunRecord
 from pawprint.tracking.tracker import Tracker
 
@@ -44,8 +44,9 @@ def evaluate() -> None:
     # 3. measure and plot
     tuned, reports = {}, {}
     for name in params.models:
-        tuned[name] = evaluate_validation(name, params, validation)
-        reports[name] = evaluate_test(name, evaluator)
+        classifier = load_serving(ROOT / "models" / name, params)
+        tuned[name] = evaluate_validation(name, classifier, params, validation)
+        reports[name] = evaluate_test(name, classifier, evaluator)
     plot_learning_curves(params)
 
     # 4. into each model's MLflow run, where people compare
@@ -58,32 +59,21 @@ def evaluate() -> None:
 
 
 @step()
-def evaluate_validation(name: str, params: Params, validation: Split) -> Evaluation:
+def evaluate_validation(name: str, classifier: Classifier, params: Params, validation: Split) -> Evaluation:
     """Figures on the validation split, by which the challenger is chosen."""
-    scores = metrics.score(serving_classifier(ROOT / "models" / name, params), validation)
+    scores = metrics.score(classifier, validation)
     (OUT / name).mkdir(parents=True, exist_ok=True)
     scores.write(OUT / name / "validation.csv")
     return metrics.measure(scores, params.evaluation.bootstrap, params.seed)
 
 
 @step()
-def evaluate_test(name: str, evaluator: Evaluator) -> EvaluationReport:
+def evaluate_test(name: str, classifier: Classifier, evaluator: Evaluator) -> EvaluationReport:
     """Figures and predictions of one model under reports/evaluation/<name>/, plots under reports/plots/<name>/."""
-    folder, model, plot = OUT / name, ROOT / "models" / name, PLOTS / name
-    plot.mkdir(parents=True, exist_ok=True)
-    report, scores = evaluator.evaluate(model)
-    scores.write(folder / "test.csv")
-    scores.save(folder / release.SCORES)
-    write_text(folder / release.EVALUATION, report.model_dump_json(indent=1) + "\n")
-    plots.confusion(report.test, scores.classes, plot / "confusion.png")
-    plots.reliability(scores, plot / "reliability.png")
-    plots.roc_and_precision(scores, plot / "roc_and_precision.png")
-    plots.corruptions(report, plot / "corruptions.png")
-    plots.mistakes(scores, evaluator.test, plot / "mistakes.png")
-    classifier = serving_classifier(model, evaluator.params)
-    plots.activations(classifier, scores, evaluator.test, plot / "activations.png")
-    if classifier.info.architecture == "article_cnn":
-        plots.first_layer(model / "model.safetensors", evaluator.test, plot / "first_layer.png")
+    report, scores = evaluator.evaluate(classifier)
+    scores.write(OUT / name / release.SCORES)
+    write_text(OUT / name / release.EVALUATION, report.model_dump_json(indent=1) + "\n")
+    plots.of_model(classifier, report, scores, evaluator.test, PLOTS / name)
     worst = f", worst slice {report.worst_slice.name}" if report.worst_slice else ""
     print(f"{name}: test accuracy {report.test.accuracy}, log loss {report.test.log_loss}{worst}")
     return report
@@ -104,7 +94,7 @@ def log_evaluation(tracker: Tracker, name: str, tuned: Evaluation, report: Evalu
     evaluated.json keeps them too, for a run that has to be restored.
     """
     model = ROOT / "models" / name
-    record, (info, _) = RunRecord.read(model), load_verified(model)
+    record, info = RunRecord.read(model), ModelInfo.read(model)
     pictures = sorted(path.stem for path in (PLOTS / name).glob("*.png"))
     evaluated = Evaluated(
         model_digest=info.model_digest,

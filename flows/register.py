@@ -4,6 +4,7 @@ python -m flows.register
 """
 
 import json
+from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
@@ -13,14 +14,14 @@ from rich.table import Table
 from flows import ROOT
 from flows.tasks import run, step
 from pawprint.config import Params, load_params
-from pawprint.data.dataset import PreparedDataset
+from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, model_card, release
-from pawprint.evaluation.evaluator import EvaluationReport, Evaluator
+from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
 from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.evaluation.metrics import Scores
 from pawprint.files import write_text
-from pawprint.inference.classifier import load_verified
+from pawprint.inference.classifier import ModelInfo, load_verified
 from pawprint.lineage import Champion
 from pawprint.tracking.registry import model_name
 from pawprint.tracking.run import MANIFEST
@@ -45,10 +46,11 @@ def register() -> None:
     tracker.registry.challenge(entry)
 
     # 3. the gate: challenger and champion on the same test photographs
-    challenger = read_evaluation(name, entry)
+    evaluated = read_evaluations(params, data.split("test"))
+    challenger = evaluated[entry.model_digest]
     unseen(tracker, entry, challenger.scores.hashes, len(challenger.scores.hashes), name)
-    champion, verdict = judge_and_promote(tracker, params, data, entry, challenger)
-    verdict = verdict.because("" if champion and verdict.reason.startswith("the champion quantized") else why_quantized)
+    champion, verdict = judge_and_promote(tracker, params, data, entry, evaluated)
+    verdict = verdict if verdict.quantized else verdict.because(why_quantized)
     show(entry, champion, verdict)
 
     # 4. the decision, for the next stage and for people
@@ -73,34 +75,39 @@ def register_version(tracker: Tracker, name: str) -> Champion:
     return tracker.registry.register(model_name(info.lineage.dataset), tracker.restore_run(folder), info)
 
 
-def read_evaluation(name: str, entry: Champion) -> Contender:
-    """The evaluation that the stage `evaluate` left of a model: it is not measured twice."""
-    folder = ROOT / "reports" / "evaluation" / name
-    try:
-        report = EvaluationReport.model_validate_json((folder / release.EVALUATION).read_bytes())
-        if report.model_digest != entry.model_digest:
-            raise ValueError("another model")
-        return Contender(report, Scores.load(folder / release.SCORES))
-    except (OSError, ValueError):
-        raise PawprintError(f"{folder}/ does not hold the evaluation of {name}. Run `dvc repro evaluate`.") from None
+def read_evaluations(params: Params, test: Split) -> dict[str, Contender]:
+    """By model digest, what the stage `evaluate` left of each model: nothing is measured twice."""
+    found = {}
+    for name in params.models:
+        folder, model = ROOT / "reports" / "evaluation" / name, ROOT / "models" / name
+        try:
+            report = EvaluationReport.model_validate_json((folder / release.EVALUATION).read_bytes())
+            scores = Scores.load(folder / release.SCORES)
+        except (OSError, ValueError):
+            report = None
+        if not report or report.model_digest != ModelInfo.read(model).model_digest or scores.hashes != test.hashes:
+            raise PawprintError(f"{folder}/ does not hold the evaluation of {model}/. Run `dvc repro evaluate`.")
+        found[report.model_digest] = Contender(report, scores)
+    return found
 
 
-def unseen(tracker: Tracker, entry: Champion, tested: tuple[str, ...], least: int, who: str) -> tuple[str, ...]:
+def unseen(tracker: Tracker, version: Champion, tested: tuple[str, ...], least: int, who: str) -> tuple[str, ...]:
     """Those of the test photographs that the version provably did not learn from; PawprintError where too few."""
-    folder = tracker.registry.folder(entry)
-    kept = tracker.artifact(entry.run_id, MANIFEST)
+    folder = tracker.registry.folder(version)
+    kept = tracker.artifact(version.run_id, MANIFEST)
     manifests = [ROOT / "prepared" / "manifest.csv", *([kept] if kept else [])]
-    seen = gate.seen_hashes(folder, load_verified(folder)[0].lineage, manifests, who)
-    return gate.exclude_seen(tested, seen, least, who)
+    return gate.exclude_seen(
+        tested, gate.seen_hashes(folder, ModelInfo.read(folder).lineage, manifests, who), least, who
+    )
 
 
 def judge_and_promote(
-    tracker: Tracker, params: Params, data: PreparedDataset, entry: Champion, challenger: Contender
+    tracker: Tracker, params: Params, data: PreparedDataset, entry: Champion, evaluated: Mapping[str, Contender]
 ) -> tuple[Champion | None, Verdict]:
     """Judge, and promote if that is the verdict; judge again where another registration was faster."""
     for _ in range(ATTEMPTS):
         champion = tracker.registry.current_champion(entry.model)
-        verdict = judge(tracker, params, data, entry, champion, challenger)
+        verdict = judge(tracker, params, data, entry, champion, evaluated)
         if verdict.outcome != "promoted" or tracker.registry.promote(entry, verdict.reason, over=champion):
             return champion, verdict
     raise PawprintError(
@@ -115,10 +122,10 @@ def judge(
     data: PreparedDataset,
     entry: Champion,
     champion: Champion | None,
-    challenger: Contender,
+    evaluated: Mapping[str, Contender],
 ) -> Verdict:
-    """The gate's verdict; a champion of an earlier run is evaluated again on today's photographs."""
-    registry, rules = tracker.registry, params.gate
+    """The gate's verdict; a champion of an earlier pipeline is evaluated again on today's photographs."""
+    registry, rules, challenger = tracker.registry, params.gate, evaluated[entry.model_digest]
     if when_and_why := registry.rolled_back(entry):
         reason = (
             f"version {entry.version} was rolled back ({when_and_why}) and is not promoted again by itself; "
@@ -130,26 +137,24 @@ def judge(
     if champion.model_digest == entry.model_digest:
         reason = "the best candidate is the champion itself, byte for byte"
         return gate.uncompared("kept", reason, challenger, challenger, rules)
-    theirs, ours = (load_verified(registry.folder(one))[0] for one in (champion, entry))
+    theirs, ours = (ModelInfo.read(registry.folder(version)) for version in (champion, entry))
     if theirs.classes != ours.classes:
         names = ", ".join(ours.classes), ", ".join(theirs.classes)
         reason = f"the classes are now {names[0]} (the champion knew {names[1]}): a new model"
         return gate.uncompared("promoted", reason, challenger, None, rules)
-    test, tested = data.split("test"), challenger.scores.hashes
+    tested = challenger.scores.hashes
     who = f"the champion {champion.model} version {champion.version}"
     left = unseen(tracker, champion, tested, rules.min_photographs, who)
-    evaluator = Evaluator.of(test if left == tested else test.only(left), ROOT / "data", params)
-    if left != tested:  # seed, split or photographs were others: both are evaluated on what neither has seen
-        challenger = Contender(*evaluator.evaluate(registry.folder(entry)))
+    # Where seed, split or photographs were others, both are evaluated again, on what neither has seen.
+    found = dict(evaluated) if left == tested else {}
+    if missing := [version for version in (entry, champion) if version.model_digest not in found]:
+        evaluator = Evaluator.of(data.split("test").only(left), ROOT / "data", params)
+        for version in missing:
+            classifier = load_serving(registry.folder(version), params)
+            found[version.model_digest] = Contender(*evaluator.evaluate(classifier))
     quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
-    verdict = gate.decide(
-        challenger,
-        Contender(*evaluator.evaluate(registry.folder(champion))),
-        rules,
-        params.evaluation.bootstrap,
-        params.seed,
-        quantized,
-    )
+    both = found[entry.model_digest], found[champion.model_digest]
+    verdict = gate.decide(*both, rules, params.evaluation.bootstrap, params.seed, quantized)
     return gate.on_subset(verdict, len(left), len(tested))
 
 

@@ -23,7 +23,7 @@ def contender(
     confidence[:wrong] = 1 - confidence[:wrong]
     probabilities = np.where(np.arange(2) == labels[:, None], confidence[:, None], 1 - confidence[:, None])
     names = tuple(f"{hashes}{i}" for i in range(N))
-    scores = Scores(names, names, labels, probabilities, ("cat", "dog"), np.ones(N), 0.5)
+    scores = Scores(names, names, labels, probabilities, ("cat", "dog"), np.ones(N))
     report = EvaluationReport(
         model_digest="",
         test=measure(scores, 200, seed=1),

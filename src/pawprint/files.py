@@ -51,6 +51,19 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
+def render(package: str, template: str, **values: Any) -> str:
+    """A file of the package's folder templates/, filled in; a value in HTML is escaped."""
+    import jinja2  # here: most commands need none
+
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader(package),
+        autoescape=jinja2.select_autoescape(),
+        trim_blocks=True,
+        keep_trailing_newline=True,
+    )
+    return environment.get_template(template).render(values)
+
+
 @contextmanager
 def replace_folder(folder: Path) -> Iterator[Path]:
     """An empty folder that replaces `folder` when the block ends without an exception.

@@ -25,7 +25,7 @@ def page_of_plots(tmp_path: Path) -> Path:
     labels = np.arange(40) % 2
     probabilities = np.where(np.eye(2)[labels] > 0, 0.9, 0.1)
     names = tuple(map(str, range(40)))
-    scores = Scores(names, names, labels, probabilities, ("cat", "dog"), np.ones(40), 0.5)
+    scores = Scores(names, names, labels, probabilities, ("cat", "dog"), np.ones(40))
     pictures = tmp_path / "reports" / "plots" / "article_cnn"
     pictures.mkdir(parents=True)
     plots.confusion(measure(scores, 100, seed=0), scores.classes, pictures / "confusion.png")

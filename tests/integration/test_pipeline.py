@@ -204,7 +204,7 @@ def test_a_training_that_is_killed_goes_on_in_its_run_and_ends_in_the_same_bytes
 def test_one_candidate_s_parameter_retrains_that_one(workspace: Workspace) -> None:
     first = workspace.json("models/article_cnn/run.json")["run_id"]
     workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=1))
-    workspace.params(lambda p: p["evaluation"].update(disturbed=0, clutter=0))  # what is not asked for takes no time
+    workspace.params(lambda p: p["evaluation"].update(corruptions=0, clutter=0))  # what is not asked for takes no time
     said = workspace.run()
     assert "train@article_cnn" in said
     assert "Running stage 'train@efficientnet_lite0'" not in said
@@ -312,7 +312,7 @@ def test_make_run_with_photos_as_the_readme_says(workspace: Workspace) -> None:
             archive.write(photo, f"train/{photo.parent.name}.{number}.jpg")
     workspace.params(lambda p: p["candidates"].pop("efficientnet_lite0"))  # the road is the same, and shorter
     workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=1))
-    workspace.params(lambda p: p["evaluation"].update(disturbed=0, clutter=0))
+    workspace.params(lambda p: p["evaluation"].update(corruptions=0, clutter=0))
     said = workspace("make", "run", "PHOTOS=train.zip")
     assert "pawprint-dogs-cats" in said
     assert "the first model of this data set" in said

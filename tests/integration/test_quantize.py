@@ -9,7 +9,7 @@ from workspace import Workspace
 def test_a_twin_is_made_of_the_trained_weights_and_chosen_for_its_speed(workspace: Workspace) -> None:
     def few(values: dict[str, dict[str, object]]) -> None:
         del values["candidates"]["article_cnn"]
-        values["evaluation"].update(disturbed=0, clutter=0)
+        values["evaluation"].update(corruptions=0, clutter=0)
 
     workspace.params(few)
     workspace.run()

@@ -4,13 +4,10 @@ for row in differences(params): ...
 significant(ours, theirs, resamples=2000, seed=2017)      # from two test.csv
 """
 
-import csv
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
-
-from pawprint.evaluation.metrics import paired_interval
+from pawprint.evaluation.metrics import Scores, paired_interval
 
 FIGURES = (
     "test_accuracy", "test_log_loss", "test_auroc", "test_calibration_error", "test_worst_slice",
@@ -42,16 +39,9 @@ def significant(ours: Path, theirs: Path, column: str, resamples: int, seed: int
 
     The files are evaluation/test.csv of two runs; None where they were not tested on the same photographs.
     """
-    one, two = (_read(path, column) for path in (ours, theirs))
-    if not one or one.keys() != two.keys():
+    one, two = (Scores.load(path) for path in (ours, theirs))
+    if not one.hashes or one.hashes != two.hashes:
         return None
-    low, high = paired_interval(np.array([one[name] - two[name] for name in one]), resamples, seed)
+    mine, other = (scores.losses if column == "log_loss" else scores.correct.astype(float) for scores in (one, two))
+    low, high = paired_interval(mine - other, resamples, seed)
     return low > 0 or high < 0
-
-
-def _read(path: Path, column: str) -> dict[str, float]:
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    if column == "accuracy":
-        return {row["hash"]: float(row["class"] == row["predicted"]) for row in rows}
-    return {row["hash"]: float(row[column]) for row in rows}

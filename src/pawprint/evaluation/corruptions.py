@@ -16,7 +16,6 @@ from pydantic import BaseModel, ConfigDict
 
 from pawprint import image
 from pawprint.data.dataset import Split
-from pawprint.evaluation.metrics import BATCH
 from pawprint.inference.classifier import Classifier
 
 
@@ -57,9 +56,7 @@ class Corruptions:
     def _accuracy(self, classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
         if not len(pixels):
             return 0.0
-        parts = [pixels[start : start + BATCH] for start in range(0, len(pixels), BATCH)]
-        predicted = np.concatenate([classifier.predict(part).probabilities.argmax(axis=1) for part in parts])
-        return float((predicted == self.labels).mean())
+        return float((classifier.predict(pixels).probabilities.argmax(axis=1) == self.labels).mean())
 
 
 def corrupt(pixels: NDArray[np.uint8], seed: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:

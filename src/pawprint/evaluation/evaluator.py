@@ -1,7 +1,7 @@
 """All measurements of one model, in one call; evaluate and the gate use the same.
 
 evaluator = Evaluator.of(data.split("test"), root / "data", params)       # the photographs, once for all models
-report, scores = evaluator.evaluate(folder)
+report, scores = evaluator.evaluate(load_serving(folder, params))
 report.test.accuracy, report.worst_slice, report.corruptions.worst
 """
 
@@ -42,7 +42,7 @@ class EvaluationReport(BaseModel):
         return slices.worst(self.slices)
 
     def flat(self) -> dict[str, float]:
-        """Names and numbers as MLflow shows them, beside those of `Evaluation.flat`."""
+        """The metrics that MLflow shows, beside those of `Evaluation.flat`."""
         flat = {f"slice/{part.name.replace(': ', '/')}": part.accuracy.value for part in self.slices}
         flat |= {f"corruption/{name}": accuracy for name, accuracy in self.corruptions.under.items()}
         flat["test_robustness_loss"] = self.corruptions.worst[1]
@@ -77,9 +77,8 @@ class Evaluator:
             params,
         )
 
-    def evaluate(self, folder: Path) -> tuple[EvaluationReport, Scores]:
-        """All measurements of the model in `folder`, and its outputs photograph by photograph."""
-        classifier = serving_classifier(folder, self.params)
+    def evaluate(self, classifier: Classifier) -> tuple[EvaluationReport, Scores]:
+        """All measurements of a model (see `load_serving`), and its predictions photograph by photograph."""
         scores = metrics.score(classifier, self.test)
         evaluation = self.params.evaluation
         report = EvaluationReport(
@@ -93,6 +92,6 @@ class Evaluator:
         return report, scores
 
 
-def serving_classifier(folder: Path, params: Params) -> Classifier:
-    """The model in the device and precision that will serve it: what is evaluated is what is served."""
+def load_serving(folder: Path, params: Params) -> Classifier:
+    """The model on the device and in the precision that serve it: what is evaluated is what is served."""
     return Classifier(folder, params.serving.precision, params.serving.device)

@@ -4,8 +4,9 @@ verdict = decide(Contender(report, scores), Contender(champion_report, champion_
 verdict.outcome, verdict.reason      # "promoted", "log loss 0.031 against 0.058, ..."
 """
 
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
@@ -49,9 +50,10 @@ class Verdict(BaseModel):
     outcome: Outcome
     reason: str
     rules: list[Rule]
+    quantized: bool = False  # the champion was compared with an INT8 version of itself
 
     def because(self, *reasons: str) -> "Verdict":
-        """The verdict with further reasons, each in words of its own."""
+        """The verdict with further reasons, in words."""
         return self.model_copy(update={"reason": "; ".join([self.reason, *filter(None, reasons)])})
 
     def markdown(self, challenger: str, champion: str) -> str:
@@ -94,41 +96,27 @@ def decide(
     ours, theirs = challenger.scores, champion.scores
     if ours.hashes != theirs.hashes:
         raise PawprintError("The gate was given scores of different photographs. Run `dvc repro` to score both again.")
-    worst_gain, _ = paired_interval(ours.correct.astype(float) - theirs.correct.astype(float), resamples, seed)
     allowed = rules.max_int8_accuracy_loss if quantized else rules.max_accuracy_loss
+    worst, _ = paired_interval(ours.correct.astype(float) - theirs.correct.astype(float), resamples, seed)
     loss, accuracy = _figures(challenger, champion)
-    accuracy = accuracy.model_copy(
-        update={
-            "rule": f"accuracy not worse by more than {allowed:g} (low end {worst_gain:+.4f})",
-            "passed": bool(worst_gain >= -allowed),
-        }
-    )
+    words = f"accuracy not worse by more than {allowed:g} (low end {worst:+.4f})"
+    accuracy = accuracy.model_copy(update={"rule": words, "passed": bool(worst >= -allowed)})
     kept = limits(challenger, champion, rules)
     if quantized:
-        speeds = challenger.report.speed.throughput_per_second, champion.report.speed.throughput_per_second
-        shown = (f"{speed:.1f}" for speed in speeds)
-        faster = Rule(
-            rule="answers a second: more", challenger=next(shown), champion=next(shown), passed=speeds[0] > speeds[1]
-        )
+        speeds = [one.report.speed.throughput_per_second for one in (challenger, champion)]
+        fast, slow = (f"{speed:.1f}" for speed in speeds)
+        faster = Rule(rule="answers a second: more", challenger=fast, champion=slow, passed=speeds[0] > speeds[1])
         table = [accuracy, faster, loss, *kept]
         reason = f"the champion quantized to INT8: {speeds[0] / speeds[1]:.2f} times as many answers a second"
         if missed := _missed(table):
-            return Verdict(outcome="kept", reason=f"{reason}, but outside: {missed}", rules=table)
+            return Verdict(outcome="kept", reason=f"{reason}, but outside: {missed}", rules=table, quantized=True)
         reason += f", accuracy within gate.max_int8_accuracy_loss of {allowed:g}"
-        return Verdict(outcome="promoted", reason=reason, rules=table)
+        return Verdict(outcome="promoted", reason=reason, rules=table, quantized=True)
 
     low, high = paired_interval(theirs.losses - ours.losses, resamples, seed)
-    only_ours, only_theirs = int((ours.correct & ~theirs.correct).sum()), int((theirs.correct & ~ours.correct).sum())
-    p = stats.binomtest(only_ours, only_ours + only_theirs).pvalue if only_ours + only_theirs else 1.0
-    better = f"log loss better (95 % of paired difference [{low:+.4f}, {high:+.4f}] above 0)"
-    mcnemar = Rule(
-        rule=f"McNemar's exact test, p = {p:.3g}",
-        challenger=f"right alone {only_ours}",
-        champion=f"right alone {only_theirs}",
-        passed=None,
-    )
-    table = [loss.model_copy(update={"rule": better, "passed": bool(low > 0)}), accuracy, mcnemar, *kept]
-    figures, missed = f"log loss {ours.losses.mean():.4f} against {theirs.losses.mean():.4f}", _missed(kept)
+    words = f"log loss better (95 % of paired difference [{low:+.4f}, {high:+.4f}] above 0)"
+    loss = loss.model_copy(update={"rule": words, "passed": bool(low > 0)})
+    missed = _missed(kept)
     outcome: Outcome = "kept"
     if high < 0:
         reason = "worse"
@@ -140,7 +128,8 @@ def decide(
         reason = f"better, but outside: {missed}"
     else:
         outcome, reason = "promoted", "better, and no less accurate"
-    return Verdict(outcome=outcome, reason=f"{figures}: {reason}", rules=table)
+    reason = f"log loss {ours.losses.mean():.4f} against {theirs.losses.mean():.4f}: {reason}"
+    return Verdict(outcome=outcome, reason=reason, rules=[loss, accuracy, _mcnemar(ours, theirs), *kept])
 
 
 def prefer_quantized(quantized: Mapping[str, Any], source: Mapping[str, Any], rules: Gate) -> str:
@@ -161,56 +150,11 @@ def prefer_quantized(quantized: Mapping[str, Any], source: Mapping[str, Any], ru
 def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> list[Rule]:
     """The limits of params.yaml. A challenger that misses one passes where the champion is no better at it: a limit
     must not protect a bad champion."""
-
-    def rule(
-        text: str, figure: Callable[[EvaluationReport], float], limit: float, shown: Callable[[EvaluationReport], str]
-    ) -> Rule:
-        ours = figure(challenger.report)
-        theirs = figure(champion.report) if champion else None
-        return Rule(
-            rule=text,
-            challenger=shown(challenger.report),
-            champion=shown(champion.report) if champion else "none",
-            passed=bool(ours <= limit or (theirs is not None and ours <= theirs)),
-        )
-
+    ours = _limited(challenger.report, rules)
+    theirs = _limited(champion.report, rules) if champion else [("", "none", -inf, 0.0)] * len(ours)
     return [
-        rule(
-            f"calibration error at most {rules.max_calibration_error:g}",
-            lambda e: e.test.calibration_error.value,
-            rules.max_calibration_error,
-            lambda e: f"{e.test.calibration_error.value:.4f}",
-        ),
-        rule(
-            f"worst slice right in at least {rules.min_worst_slice:g}",
-            lambda e: -e.worst_slice.accuracy.value if e.worst_slice else -1.0,
-            -rules.min_worst_slice,
-            lambda e: f"{e.worst_slice.accuracy.value:.4f} ({e.worst_slice.name})" if e.worst_slice else "no slices",
-        ),
-        rule(
-            f"accuracy lost to a corruption at most {rules.max_robustness_loss:g}",
-            lambda e: e.corruptions.worst[1],
-            rules.max_robustness_loss,
-            lambda e: f"{e.corruptions.worst[1]:.4f} ({e.corruptions.worst[0]})",
-        ),
-        rule(
-            f"test photographs refused at most {rules.max_refused:g}",
-            lambda e: e.ood.refused,
-            rules.max_refused,
-            lambda e: f"{e.ood.refused:.4f}",
-        ),
-        rule(
-            f"one answer (median) within {rules.max_latency_ms:g} ms",
-            lambda e: e.speed.latency_p50_ms,
-            rules.max_latency_ms,
-            lambda e: f"{e.speed.latency_p50_ms:.1f} ms",
-        ),
-        rule(
-            f"model at most {rules.max_size_mb:g} MB",
-            lambda e: e.speed.size_mb,
-            rules.max_size_mb,
-            lambda e: f"{e.speed.size_mb:.1f} MB",
-        ),
+        Rule(rule=rule.format(abs(limit)), challenger=shown, champion=other, passed=figure <= limit or figure <= least)
+        for (rule, shown, figure, limit), (_, other, least, _) in zip(ours, theirs, strict=True)
     ]
 
 
@@ -255,9 +199,34 @@ def on_subset(verdict: Verdict, left: int, tested: int) -> Verdict:
     """The verdict with a rule that says that it was made on `left` of the `tested` photographs."""
     if left == tested:
         return verdict
-    said = f"compared on the {left} of {tested} test photographs that neither has learned from"
-    rule = Rule(rule=said, challenger=str(left), champion=str(left), passed=None)
-    return verdict.model_copy(update={"rules": [rule, *verdict.rules]}).because(said)
+    words = f"compared on the {left} of {tested} test photographs that neither has learned from"
+    rule = Rule(rule=words, challenger=str(left), champion=str(left), passed=None)
+    return verdict.model_copy(update={"rules": [rule, *verdict.rules]}).because(words)
+
+
+def _limited(report: EvaluationReport, rules: Gate) -> list[tuple[str, str, float, float]]:
+    """(rule, figure in words, figure, its limit) for each limit; smaller figures are better."""
+    worst, error = report.worst_slice, report.test.calibration_error.value
+    right = worst.accuracy.value if worst else 1.0
+    corruption, lost = report.corruptions.worst
+    refused, latency, size = report.ood.refused, report.speed.latency_p50_ms, report.speed.size_mb
+    slice_ = f"{right:.4f} ({worst.name})" if worst else "no slices"
+    return [
+        ("calibration error at most {:g}", f"{error:.4f}", error, rules.max_calibration_error),
+        ("worst slice right in at least {:g}", slice_, -right, -rules.min_worst_slice),
+        ("accuracy lost to a corruption at most {:g}", f"{lost:.4f} ({corruption})", lost, rules.max_robustness_loss),
+        ("test photographs refused at most {:g}", f"{refused:.4f}", refused, rules.max_refused),
+        ("one answer (median) within {:g} ms", f"{latency:.1f} ms", latency, rules.max_latency_ms),
+        ("model at most {:g} MB", f"{size:.1f} MB", size, rules.max_size_mb),
+    ]
+
+
+def _mcnemar(ours: Scores, theirs: Scores) -> Rule:
+    """McNemar's exact test, over the photographs that only one of the two gets right."""
+    alone, theirs_alone = int((ours.correct & ~theirs.correct).sum()), int((theirs.correct & ~ours.correct).sum())
+    p = stats.binomtest(alone, alone + theirs_alone).pvalue if alone + theirs_alone else 1.0
+    rule, counts = f"McNemar's exact test, p = {p:.3g}", [f"right alone {count}" for count in (alone, theirs_alone)]
+    return Rule(rule=rule, challenger=counts[0], champion=counts[1], passed=None)
 
 
 def _missed(rules: Sequence[Rule]) -> str:

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import cv2
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -25,7 +24,7 @@ from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
-from pawprint.files import write_text
+from pawprint.files import render, write_text
 from pawprint.inference import ood
 from pawprint.models import registry
 from pawprint.training import devices
@@ -132,8 +131,7 @@ def write(found: list[LabelIssue], out: Path) -> None:
         for rank, one in enumerate(found, 1):
             scores = (f"{one.label_issue_score:.4f}", f"{one.outlier_score:.4f}")
             rows.writerow((rank, one.file, one.label, "", one.guess, one.reason, *scores, one.hash))
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pawprint.evaluation"), autoescape=True)
-    write_text(out / "audit.html", environment.get_template("label_audit.html").render(found=found) + "\n")
+    write_text(out / "audit.html", render("pawprint.evaluation", "label_audit.html", found=found))
 
 
 def features_of(splits: list[Split], params: Params, classes: int) -> Iterator[NDArray[np.float32]]:

@@ -6,22 +6,22 @@ print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
 """
 
 import csv
-import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from safetensors import safe_open
-from safetensors.numpy import save_file
 from scipy import stats
 from sklearn import metrics as sk
 
 from pawprint.data.dataset import Split
+from pawprint.files import new_file
 from pawprint.inference.classifier import Classifier
 
+COLUMNS = ("photograph", "hash", "class", "predicted", "log_loss", "knn_similarity")  # then a probability a class
 LEVEL = 0.95
 BATCH = 32
 BINS = 15  # of confidence, for the calibration error
@@ -30,7 +30,7 @@ SORTED = 500  # resamples of what has to sort in each
 
 @dataclass(frozen=True)
 class Scores:
-    """A model's outputs for each photograph of a split."""
+    """A model's predictions for the photographs of a split."""
 
     hashes: tuple[str, ...]
     origins: tuple[str, ...]
@@ -38,7 +38,6 @@ class Scores:
     probabilities: NDArray[np.float64]  # [n, classes], rows sum to one
     classes: tuple[str, ...]
     knn_similarity: NDArray[np.float64]  # [n], cosine similarity to the nearest training photographs
-    threshold: float  # of the similarity; a lower one is answered `unknown`
 
     @property
     def correct(self) -> NDArray[np.bool_]:
@@ -52,41 +51,31 @@ class Scores:
         return np.asarray(-np.log(np.clip(right, 1e-15, 1.0)))
 
     def write(self, path: Path) -> None:
-        """One line a photograph, for a person and for plots."""
-        with path.open("w", newline="", encoding="utf-8") as file:
-            rows = csv.writer(file, lineterminator="\n")
-            rows.writerow(["photograph", "hash", "class", "predicted", "log_loss", "knn_similarity", *self.classes])
-            for origin, digest, label, row, loss, similarity in zip(
-                self.origins,
-                self.hashes,
-                self.labels,
-                self.probabilities,
-                self.losses,
-                self.knn_similarity,
-                strict=True,
-            ):
-                predicted = self.classes[int(row.argmax())]
-                numbers = (f"{number:.6f}" for number in (loss, similarity, *row))
-                rows.writerow([origin, digest, self.classes[label], predicted, *numbers])
-
-    def save(self, path: Path) -> None:
-        """All of it in safetensors, without loss."""
-        hashes = np.frombuffer(bytes.fromhex("".join(self.hashes)), np.uint8).reshape(len(self.hashes), -1)
-        arrays = {name: getattr(self, name) for name in ("labels", "probabilities", "knn_similarity")}
-        about = {"classes": list(self.classes), "origins": list(self.origins), "threshold": self.threshold}
-        save_file({"hashes": hashes, **arrays}, path, {"scores": json.dumps(about)})
+        """A CSV file with a row a photograph; nine digits hold a float32 exactly."""
+        rows = zip(
+            self.hashes, self.origins, self.labels, self.probabilities, self.knn_similarity, self.losses, strict=True
+        )
+        with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+            out = csv.writer(file, lineterminator="\n")
+            out.writerow([*COLUMNS, *self.classes])
+            for digest, origin, label, probabilities, similarity, loss in rows:
+                predicted = self.classes[int(probabilities.argmax())]
+                numbers = (f"{number:.9g}" for number in (similarity, *probabilities))
+                out.writerow([origin, digest, self.classes[label], predicted, f"{loss:.6f}", *numbers])
 
     @classmethod
-    def load(cls, path: Path) -> "Scores":
-        """What `save` wrote; OSError or SafetensorError where it is missing or damaged."""
-        with safe_open(path, "np") as file:
-            about = json.loads(file.metadata()["scores"])
-            arrays = {name: file.get_tensor(name) for name in ("labels", "probabilities", "knn_similarity")}
-            hashes = tuple(row.tobytes().hex() for row in file.get_tensor("hashes"))
-        return cls(
-            hashes=hashes, origins=tuple(about["origins"]), classes=tuple(about["classes"]),
-            threshold=about["threshold"], **arrays,
-        )  # fmt: skip
+    def load(cls, path: Path) -> Self:
+        """What `write` wrote; OSError or ValueError where it is missing or damaged."""
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        if tuple(header[:5]) != COLUMNS[:5]:
+            raise ValueError(f"{path} has other columns")
+        classes = tuple(header[len(COLUMNS) :])
+        numbers = np.array([row[len(COLUMNS) - 1 :] for row in rows], np.float32).astype(np.float64)
+        numbers = numbers.reshape(len(rows), 1 + len(classes))
+        labels = np.array([classes.index(row[2]) for row in rows], np.int64)
+        origins, hashes = (tuple(row[column] for row in rows) for column in (0, 1))
+        return cls(hashes, origins, labels, numbers[:, 1:], classes, numbers[:, 0])
 
 
 class Figure(BaseModel):
@@ -101,6 +90,12 @@ class Figure(BaseModel):
     def __str__(self) -> str:
         return f"{self.value:.4f} [{self.low:.4f}, {self.high:.4f}]"
 
+    @classmethod
+    def share(cls, right: int, n: int) -> Self:
+        """`right` of `n`, with Wilson's interval, which has a width at 100 % too."""
+        interval = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
+        return cls(value=right / n, low=float(interval.low), high=float(interval.high))
+
 
 class Evaluation(BaseModel):
     """One model on one set of photographs."""
@@ -113,7 +108,7 @@ class Evaluation(BaseModel):
     balanced_accuracy: Figure
     log_loss: Figure
     calibration_error: Figure
-    f1: dict[str, Figure]  # by class, but one that is neither in these photographs nor answered
+    f1: dict[str, Figure]  # by class, but one that is neither in these photographs nor predicted
     auroc: Figure | None  # None where a class is not in these photographs
     average_precision: Figure | None  # likewise; for more than two classes the mean over them
     confusion: list[list[int]]  # rows: right class, columns: predicted
@@ -133,28 +128,25 @@ class Evaluation(BaseModel):
 
 
 def score(classifier: Classifier, split: Split) -> Scores:
-    """The model's outputs for every photograph of a split, by the engine that serves it."""
-    batches = [range(start, min(start + BATCH, len(split))) for start in range(0, len(split), BATCH)]
-    answers = [classifier.predict(split.images(batch)) for batch in batches]
-    classes = len(classifier.info.classes)
+    """The model's predictions for every photograph of a split, by the engine that serves it."""
+    batches = (range(start, min(start + BATCH, len(split))) for start in range(0, len(split), BATCH))
+    parts = [classifier.predict(split.images(batch)) for batch in batches]
     return Scores(
         split.hashes,
         split.origins,
         split.labels,
-        np.concatenate([np.empty((0, classes)), *(answer.probabilities for answer in answers)]),
+        np.concatenate([np.empty((0, len(split.classes))), *(part.probabilities for part in parts)]),
         split.classes,
-        np.concatenate([np.empty(0), *(answer.knn_similarity for answer in answers)]),
-        classifier.info.ood_threshold,
+        np.concatenate([np.empty(0), *(part.knn_similarity for part in parts)]),
     )
 
 
 def measure(scores: Scores, resamples: int, seed: int) -> Evaluation:
-    """All figures of one model. Accuracy has Wilson's interval, which holds at 100 % too; the others have the
-    percentile bootstrap's over photographs (Efron and Tibshirani, 1993)."""
+    """All figures of one model. Accuracy has Wilson's interval; the others have the percentile bootstrap's over
+    photographs (Efron and Tibshirani, 1993)."""
     labels, probabilities, correct = scores.labels, scores.probabilities, scores.correct
     n, k = probabilities.shape
     right = int(correct.sum())
-    wilson = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
     rng = np.random.default_rng(seed)
     # How often each photograph is drawn, [resamples, n]: what a resample sums up is then one matrix product.
     counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
@@ -164,7 +156,7 @@ def measure(scores: Scores, resamples: int, seed: int) -> Evaluation:
         """`terms` [n, m] are summed over photographs; `statistic` makes one number of each [m] of [resamples, m]."""
         return _figure(float(statistic(once @ terms)[0]), statistic(counts @ terms))
 
-    one_hot, said = np.eye(k)[labels], np.eye(k)[probabilities.argmax(axis=1)]
+    one_hot, predicted = np.eye(k)[labels], np.eye(k)[probabilities.argmax(axis=1)]
 
     def recall(sums: NDArray[np.float64]) -> NDArray[np.float64]:
         hit, there = sums[:, :k], sums[:, k:]
@@ -180,14 +172,14 @@ def measure(scores: Scores, resamples: int, seed: int) -> Evaluation:
     return Evaluation(
         photographs=n,
         mistakes=n - right,
-        accuracy=Figure(value=right / n, low=float(wilson.low), high=float(wilson.high)),
-        balanced_accuracy=figure(np.hstack([one_hot * said, one_hot]), recall),
+        accuracy=Figure.share(right, n),
+        balanced_accuracy=figure(np.hstack([one_hot * predicted, one_hot]), recall),
         log_loss=figure(scores.losses[:, None], lambda sums: sums[:, 0] / n),
         calibration_error=figure(gaps, lambda sums: np.abs(sums).sum(axis=1) / n),
         f1={
-            name: figure(np.stack([(one_hot * said)[:, label], (one_hot + said)[:, label]], axis=1), f1)
+            name: figure(np.stack([(one_hot * predicted)[:, label], (one_hot + predicted)[:, label]], axis=1), f1)
             for label, name in enumerate(scores.classes)
-            if (one_hot + said)[:, label].any()
+            if (one_hot + predicted)[:, label].any()
         },
         auroc=auroc,
         average_precision=average_precision,
@@ -227,12 +219,12 @@ def _ranked(scores: Scores, resamples: int, seed: int) -> tuple[Figure, Figure]:
     draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
     areas, precisions = [], []
     for label in range(k):
-        truth, said = (labels == label)[draws], probabilities[:, label][draws]
+        truth, score = (labels == label)[draws], probabilities[:, label][draws]
         there = truth.sum(axis=1).astype(np.float64)
         there[(there == 0) | (there == n)] = np.nan  # a class is missing: no curve
-        ranks = stats.rankdata(said, axis=1)
+        ranks = stats.rankdata(score, axis=1)
         areas.append(((ranks * truth).sum(axis=1) - there * (there + 1) / 2) / (there * (n - there)))
-        sorted_ = np.take_along_axis(truth, np.argsort(-said, axis=1, kind="stable"), axis=1)
+        sorted_ = np.take_along_axis(truth, np.argsort(-score, axis=1, kind="stable"), axis=1)
         precision = np.cumsum(sorted_, axis=1) / np.arange(1, n + 1)
         precisions.append((precision * sorted_).sum(axis=1) / there)
     one_hot = np.eye(k)[labels]

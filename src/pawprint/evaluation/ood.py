@@ -14,7 +14,7 @@ from pydantic import BaseModel, ConfigDict
 from sklearn.metrics import roc_auc_score
 
 from pawprint import image
-from pawprint.evaluation.metrics import BATCH, Scores
+from pawprint.evaluation.metrics import Scores
 from pawprint.inference.classifier import Classifier
 
 
@@ -32,15 +32,13 @@ class OODReport(BaseModel):
 
 def measure(classifier: Classifier, scores: Scores, pictures: NDArray[np.uint8]) -> OODReport:
     """Drawn `pictures` uint8 [m, 300, 300, 3] against the test photographs of `scores`."""
-    parts = [classifier.predict(pictures[start : start + BATCH]) for start in range(0, len(pictures), BATCH)]
-    similarity = np.concatenate([np.empty(0), *(part.knn_similarity for part in parts)])
-    confidence = np.concatenate([np.empty(0), *(part.probabilities.max(axis=1) for part in parts)])
+    predictions, threshold = classifier.predict(pictures), classifier.info.ood_threshold
     return OODReport(
         clutter=len(pictures),
-        auroc=_auroc(scores.knn_similarity, similarity),
-        confidence_auroc=_auroc(scores.probabilities.max(axis=1), confidence),
-        false_accept=float((similarity >= scores.threshold).mean()) if len(pictures) else 0.0,
-        refused=float((scores.knn_similarity < scores.threshold).mean()),
+        auroc=_auroc(scores.knn_similarity, predictions.knn_similarity),
+        confidence_auroc=_auroc(scores.probabilities.max(axis=1), predictions.probabilities.max(axis=1)),
+        false_accept=float((predictions.knn_similarity >= threshold).mean()) if len(pictures) else 0.0,
+        refused=float((scores.knn_similarity < threshold).mean()),
     )
 
 
@@ -69,7 +67,8 @@ def _clutter(rng: np.random.Generator) -> NDArray[np.uint8]:
     return np.asarray(canvas.clip(0, 255).astype(np.uint8))
 
 
-def _auroc(known: NDArray[np.float64], strange: NDArray[np.float64]) -> float | None:
-    if not (len(known) and len(strange)):
+def _auroc(photographs: NDArray[np.floating], clutter: NDArray[np.floating]) -> float | None:
+    if not (len(photographs) and len(clutter)):
         return None
-    return float(roc_auc_score(np.repeat([1, 0], [len(known), len(strange)]), np.concatenate([known, strange])))
+    truth = np.repeat([1, 0], [len(photographs), len(clutter)])
+    return float(roc_auc_score(truth, np.concatenate([photographs, clutter])))

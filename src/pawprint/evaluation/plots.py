@@ -26,6 +26,19 @@ mpl.use("Agg")
 Curve = Sequence[tuple[int, float]]  # (epoch, value)
 
 
+def of_model(classifier: Classifier, report: EvaluationReport, scores: Scores, split: Split, out: Path) -> None:
+    """All plots of one evaluated model, into the folder `out`."""
+    out.mkdir(parents=True, exist_ok=True)
+    confusion(report.test, scores.classes, out / "confusion.png")
+    reliability(scores, out / "reliability.png")
+    roc_and_precision(scores, out / "roc_and_precision.png")
+    corruptions(report, out / "corruptions.png")
+    mistakes(scores, split, out / "mistakes.png")
+    activations(classifier, scores, split, out / "activations.png")
+    if classifier.info.architecture == "article_cnn":
+        first_layer(classifier.folder / "model.safetensors", split, out / "first_layer.png")
+
+
 def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> None:
     """Right class by predicted class, in photographs."""
     canvas = Canvas(figsize=(4, 4), layout="constrained")

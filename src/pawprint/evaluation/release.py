@@ -22,7 +22,7 @@ from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Release
 
 EVALUATION, GATE, TABLE = "evaluation.json", "gate.json", "gate.md"
-SCORES = "test.safetensors"  # predictions photograph by photograph, beside EVALUATION
+SCORES = "test.csv"  # predictions photograph by photograph, beside EVALUATION
 
 
 @dataclass(frozen=True)

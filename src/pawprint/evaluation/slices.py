@@ -14,11 +14,10 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 
 from pawprint import image
 from pawprint.data.dataset import Split
-from pawprint.evaluation.metrics import LEVEL, Figure, Scores
+from pawprint.evaluation.metrics import Figure, Scores
 
 _THIRDS = {"brightness": ("dark", "medium", "bright"), "sharpness": ("soft", "medium", "sharp")}
 _SIZES = ((320, "below 320 px"), (640, "320 to 639 px"), (np.inf, "640 px and more"))  # of the longer side
@@ -68,16 +67,9 @@ def slices(scores: Scores, traits: Mapping[str, Sequence[str]], least: int) -> l
             if counted[word] < least:
                 continue
             inside = np.array([one == word for one in words])
-            right, n = int(scores.correct[inside].sum()), counted[word]
-            wilson = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
-            found.append(
-                Slice(
-                    name=f"{trait}: {word}",
-                    photographs=n,
-                    accuracy=Figure(value=right / n, low=float(wilson.low), high=float(wilson.high)),
-                    log_loss=float(scores.losses[inside].mean()),
-                )
-            )
+            accuracy = Figure.share(int(scores.correct[inside].sum()), counted[word])
+            loss = float(scores.losses[inside].mean())
+            found.append(Slice(name=f"{trait}: {word}", photographs=counted[word], accuracy=accuracy, log_loss=loss))
     return found
 
 

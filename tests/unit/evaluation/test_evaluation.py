@@ -2,8 +2,9 @@
 
 import csv
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ def scores(right: list[bool], probability: float = 0.9, classes: tuple[str, ...]
     probabilities = np.full((n, len(classes)), (1 - probability) / (len(classes) - 1))
     probabilities[np.arange(n), said] = probability
     names = tuple(str(i) for i in range(n))
-    return Scores(names, names, labels, probabilities, classes, np.linspace(0, 1, n), 0.5)
+    return Scores(names, names, labels, probabilities, classes, np.linspace(0, 1, n))
 
 
 @dataclass
@@ -37,8 +38,7 @@ class Answering:
     """Stands where a classifier does and answers by a rule: what is measured is the measuring, not the model."""
 
     rule: Any  # pixels [n, 300, 300, 3] -> (probabilities [n, k], knn_similarity [n])
-    folder: Path = Path()
-    precision: str = "f32"
+    info: Any = field(default_factory=lambda: SimpleNamespace(ood_threshold=0.5))
 
     def predict(self, pixels: np.ndarray) -> Predictions:
         probabilities, knn_similarity = self.rule(pixels)
@@ -117,6 +117,25 @@ def test_source_and_breed_come_from_origins_csv_where_it_is(test_side: Split, tm
     assert "source" not in slices.traits(test_side, tmp_path)
 
 
+# predictions in a file
+
+
+def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
+    s = scores([True] * 7 + [False] * 3, classes=("cat", "dog", "a, b"))
+    exact = np.random.default_rng(1).dirichlet(np.ones(3), 10).astype(np.float32).astype(np.float64)
+    s = replace(s, probabilities=exact, origins=tuple(f'cat/{n}, "x" ü.jpg' for n in range(10)))
+    s = replace(s, knn_similarity=s.knn_similarity.astype(np.float32).astype(np.float64))
+    s.write(tmp_path / "test.csv")
+    read = Scores.load(tmp_path / "test.csv")
+    assert (read.hashes, read.origins, read.classes) == (s.hashes, s.origins, s.classes)
+    for name in ("labels", "probabilities", "knn_similarity", "losses"):
+        np.testing.assert_array_equal(getattr(read, name), getattr(s, name))
+    for damaged in ("", "photograph,hash\n", (tmp_path / "test.csv").read_text()[:-40]):
+        (tmp_path / "damaged.csv").write_text(damaged)
+        with pytest.raises(ValueError):
+            Scores.load(tmp_path / "damaged.csv")
+
+
 # corruptions
 
 
@@ -183,7 +202,7 @@ def test_clutter_is_the_same_from_the_same_seed_and_no_two_are_alike() -> None:
     assert np.array_equal(one, two[:6])
     assert len({hashlib.sha256(picture.tobytes()).digest() for picture in two}) == 8
     none = ood.clutter(0, seed=4)
-    measured = ood.measure(Answering(lambda pixels: None), scores([True] * 4), none)  # type: ignore[arg-type]
+    measured = ood.measure(Answering(lambda pixels: (np.empty((0, 2)), np.empty(0))), scores([True] * 4), none)  # type: ignore[arg-type]
     assert (measured.clutter, measured.auroc, measured.false_accept) == (0, None, 0.0)
 
 

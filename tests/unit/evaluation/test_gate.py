@@ -167,7 +167,7 @@ def part(whole: Contender, keep: np.ndarray) -> Contender:
     """What the same model would have scored on a part of the photographs."""
     s = whole.scores
     names = tuple(np.array(s.hashes)[keep])
-    scores = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.knn_similarity[keep], s.threshold)
+    scores = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.knn_similarity[keep])
     return Contender(whole.report.model_copy(update={"test": measure(scores, 200, seed=1)}), scores)
 
 

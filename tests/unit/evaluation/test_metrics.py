@@ -13,7 +13,7 @@ def drawn(n: int, classes: int, seed: int) -> Scores:
     logits = rng.normal(size=(n, classes)) + 2.0 * np.eye(classes)[labels]
     probabilities = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     names = tuple(str(i) for i in range(n))
-    return Scores(names, names, labels, probabilities, tuple("abcdef"[:classes]), np.ones(n), 0.0)
+    return Scores(names, names, labels, probabilities, tuple("abcdef"[:classes]), np.ones(n))
 
 
 @pytest.mark.parametrize("classes", [2, 3])
@@ -40,7 +40,7 @@ def test_values_are_scikit_learn_s(classes: int) -> None:
 
 def test_a_perfect_score_still_has_a_width() -> None:
     labels = np.array([0, 1] * 30)
-    s = Scores(("x",) * 60, ("x",) * 60, labels, np.eye(2)[labels] * 0.98 + 0.01, ("a", "b"), np.ones(60), 0.0)
+    s = Scores(("x",) * 60, ("x",) * 60, labels, np.eye(2)[labels] * 0.98 + 0.01, ("a", "b"), np.ones(60))
     e = measure(s, resamples=200, seed=0)
     assert e.accuracy.value == 1
     assert 0.9 < e.accuracy.low < 0.95
@@ -73,7 +73,7 @@ def test_a_class_that_is_not_there_has_no_auroc_but_everything_else() -> None:
     s = drawn(50, 3, seed=5)
     keep = s.labels != 2
     names = tuple(np.array(s.hashes)[keep])
-    kept = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.knn_similarity[keep], 0.0)
+    kept = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.knn_similarity[keep])
     e = measure(kept, resamples=100, seed=0)
     assert e.auroc is None
     assert e.photographs == int(keep.sum())
