@@ -139,7 +139,7 @@ def trace(
 
     found = tracing.trace(ROOT, what, tracing.Served(bento.folder, traffic.find_prediction))
     if as_json:
-        print(tracing.as_json(found))
+        print(found.as_json())
     else:
 
         def branch(link: tracing.Link, tree: Tree | None, arrow: str = "") -> Tree:

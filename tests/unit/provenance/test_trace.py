@@ -78,7 +78,7 @@ def test_down_from_an_alias_and_a_run_to_the_photographs(made: tuple[Path, Champ
     assert "as manifest" in down.links[0].links[-1].note
     run = tracing.trace(root, entry.run_id[:8], served())
     assert kinds(run) == [*kinds(down)[1:], "version"]
-    assert '"intact": true' in tracing.as_json(down)
+    assert '"intact": true' in down.as_json()
 
 
 def test_a_changed_model_a_changed_list_and_another_digest_are_broken_links(made: tuple[Path, Champion]) -> None:
@@ -93,7 +93,7 @@ def test_a_changed_model_a_changed_list_and_another_digest_are_broken_links(made
         file.write(b"x")
     (link,) = tracing.trace(root, "pawprint-colours/1", served()).broken()
     assert (link.kind, link.note) == ("model", "model.onnx is not the file that model.json describes")
-    assert '"intact": false' in tracing.as_json(tracing.trace(root, entry.run_id, served()))
+    assert '"intact": false' in tracing.trace(root, entry.run_id, served()).as_json()
 
 
 def test_a_bento_that_holds_another_model_than_it_names_is_broken(made: tuple[Path, Champion], tmp_path: Path) -> None:
