@@ -24,7 +24,7 @@ from pawprint.tracking.tracker import Tracker
 def package() -> None:
     """Fetch the champion by version and digest, and make it servable anywhere."""
     # 1. which version
-    champion = read_champion()
+    champion = Champion.read(ROOT)
     tracker = Tracker(ROOT)
 
     # 2. its folder, out of the registry: the champion may come from an earlier run than today's models/
@@ -40,14 +40,6 @@ def package() -> None:
     # 5. which Bento that was
     write_json(ROOT / "bento.json", {"tag": tag, "digest": digest, **champion.model_dump()})
     print(f"packaged {champion.model} version {champion.version} as {tag}")
-
-
-def read_champion() -> Champion:
-    """champion.json; PawprintError where it is missing or damaged."""
-    try:
-        return Champion.model_validate_json((ROOT / "champion.json").read_bytes())
-    except (OSError, ValueError):
-        raise PawprintError("champion.json is missing or damaged. Run `dvc repro` (or `make run`).") from None
 
 
 @step(retries=2, delay=2)

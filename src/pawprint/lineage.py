@@ -9,10 +9,12 @@ import hashlib
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
 from pawprint.config import Params, digest
+from pawprint.errors import PawprintError
 
 
 class Lineage(BaseModel):
@@ -56,6 +58,15 @@ class Champion(BaseModel):
     model_digest: str
     dataset: str
     metrics: dict[str, float] = {}  # on the test photographs
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """champion.json of a folder; PawprintError where it is missing or damaged."""
+        path = folder / "champion.json"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except (OSError, ValueError):
+            raise PawprintError(f"{path} is missing or damaged. `make run` writes it again.") from None
 
 
 def sha256(path: Path) -> str:

@@ -120,7 +120,7 @@ def test_a_run_s_page_says_how_good_it_is(page: Page, address: str, compared: li
         expect(page.get_by_text(text).first).to_be_attached(timeout=WAIT)
 
 
-def test_the_version_s_page_says_that_it_reigns_and_why(page: Page, address: str, compared: list[str]) -> None:
+def test_the_version_s_page_says_that_it_is_champion_and_why(page: Page, address: str, compared: list[str]) -> None:
     page.goto(f"{address}/#/models/pawprint-colours/versions/1")
     for text in ("98.1 %", "@ champion", "promoted_because"):
         expect(page.get_by_text(text).first).to_be_visible(timeout=WAIT)

@@ -1,4 +1,4 @@
-"""A twin in 8-bit integers, from params.yaml to the throne."""
+"""A quantized INT8 model, from params.yaml to the champion."""
 
 import pytest
 
@@ -6,7 +6,7 @@ from workspace import Workspace
 
 
 @pytest.mark.slow
-def test_a_twin_is_made_of_the_trained_weights_and_chosen_for_its_speed(workspace: Workspace) -> None:
+def test_a_quantized_model_is_made_of_the_trained_weights_and_chosen_for_its_speed(workspace: Workspace) -> None:
     def few(values: dict[str, dict[str, object]]) -> None:
         del values["candidates"]["article_cnn"]
         values["evaluation"].update(corruptions=0, clutter=0)
@@ -16,13 +16,14 @@ def test_a_twin_is_made_of_the_trained_weights_and_chosen_for_its_speed(workspac
     floats = workspace.json("champion.json")
     trained = workspace.json("models/efficientnet_lite0/model.json")
 
-    workspace.params(lambda values: values.update(int8=["efficientnet_lite0"]))
+    workspace.params(lambda values: values.update(quantized={"efficientnet_lite0_int8": "efficientnet_lite0"}))
     # On a busy machine, or one without such instructions, integers may be no faster.
     workspace.params(lambda values: values["gate"].update(max_int8_accuracy_loss=1.0))
-    told = workspace.run()
-    assert "flows.train" not in told  # no candidate is trained again
-    twin = workspace.json("models/efficientnet_lite0_int8/model.json")
-    assert (twin["int8"], twin["weights_digest"]) == (True, trained["weights_digest"])
+    printed = workspace.run()
+    assert "flows.train" not in printed  # no candidate is trained again
+    quantized = workspace.json("models/efficientnet_lite0_int8/model.json")
+    assert quantized["quantized_from"] == "efficientnet_lite0"
+    assert quantized["weights_digest"] == trained["weights_digest"]
     figures = workspace.json("reports/metrics.json")
     speeds = [
         figures[name]["speed"]["throughput_per_second"] for name in ("efficientnet_lite0_int8", floats["candidate"])

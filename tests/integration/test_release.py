@@ -1,5 +1,5 @@
 """Two releases, a rollback and a changed seed in a clone of the project: what the registry, the workspace and the Bento
-store then say. The tests share one workspace and run in the order they stand in.
+store hold afterwards. The tests share one workspace and run in the order they stand in.
 """
 
 import json
@@ -39,7 +39,7 @@ def released(workspace: Workspace) -> Workspace:
     return workspace
 
 
-def test_each_release_has_its_dossier_here_and_in_mlflow(released: Workspace) -> None:
+def test_each_release_has_its_files_here_and_in_mlflow(released: Workspace) -> None:
     now = one_story(released)
     first, second = (released.root / "reports" / "releases" / f"sample-v{version}" for version in ("1", now))
     names = {CARD, GATE, "gate.md", "evaluation.json", "lineage.json", "sbom.cdx.json"}
@@ -48,11 +48,11 @@ def test_each_release_has_its_dossier_here_and_in_mlflow(released: Workspace) ->
     assert json.loads((first / GATE).read_text())["reason"].startswith("the first model of this data set")
     assert "better, and no less accurate" in (second / CARD).read_text()
     assert "drawn pictures" in (second / CARD).read_text()
-    lineage, told = json.loads((second / "lineage.json").read_text()), released.json("bento.json")
-    assert (lineage["bento"], lineage["bento_digest"]) == (told["tag"], told["digest"])
+    lineage, packaged = json.loads((second / "lineage.json").read_text()), released.json("bento.json")
+    assert (lineage["bento"], lineage["bento_digest"]) == (packaged["tag"], packaged["digest"])
     assert lineage["code_digest"]
-    assert json.loads((second / "sbom.cdx.json").read_text())["metadata"]["component"]["bom-ref"] == told["tag"]
-    kept = next((released.root / "mlartifacts").glob(f"*/{told['run_id']}/artifacts/release"))
+    assert json.loads((second / "sbom.cdx.json").read_text())["metadata"]["component"]["bom-ref"] == packaged["tag"]
+    kept = next((released.root / "mlartifacts").glob(f"*/{packaged['run_id']}/artifacts/release"))
     assert {path.name: path.read_bytes() for path in kept.iterdir()} == {
         path.name: path.read_bytes() for path in second.iterdir()
     }
@@ -60,23 +60,23 @@ def test_each_release_has_its_dossier_here_and_in_mlflow(released: Workspace) ->
 
 
 def test_the_chain_holds_from_the_bento_to_the_photographs(released: Workspace) -> None:
-    told = released.json("bento.json")
-    said = json.loads(released("pawprint", "trace", told["tag"], "--json"))
-    assert said["intact"]
-    assert said["state"] == "proved"
+    packaged = released.json("bento.json")
+    tree = json.loads(released("pawprint", "trace", packaged["tag"], "--json"))
+    assert tree["intact"]
+    assert tree["state"] == "proved"
     photo = next((released.root / "data" / "cat").iterdir())
     assert json.loads(released("pawprint", "trace", str(photo), "--json"))["intact"]
 
 
-def test_a_rollback_brings_back_version_alias_files_bento_and_dossier(released: Workspace) -> None:
+def test_a_rollback_brings_back_version_alias_files_bento_and_release(released: Workspace) -> None:
     gone = one_story(released)
     shutil.rmtree(released.root / "reports" / "releases" / "sample-v1")
     said = released("pawprint", "rollback", "--because", "it calls foxes dogs")
-    assert f"version {gone} rolled back, version 1 (article_cnn) reigns" in said
+    assert f"version {gone} rolled back, version 1 (article_cnn) is the current champion" in said
     assert one_story(released) == "1"
     assert released.json("champion/model.json")["candidate"] == "article_cnn"
-    dossier = released.root / "reports" / "releases" / "sample-v1"
-    assert json.loads((dossier / GATE).read_text())["reason"].startswith("the first model of this data set")
+    kept = released.root / "reports" / "releases" / "sample-v1"
+    assert json.loads((kept / GATE).read_text())["reason"].startswith("the first model of this data set")
     assert "up to date" in released("dvc", "status")
     said = released.run()
     assert one_story(released) == "1"
@@ -86,13 +86,13 @@ def test_a_rollback_brings_back_version_alias_files_bento_and_dossier(released: 
     assert one_story(released) == "1"
 
 
-def test_another_seed_is_compared_on_what_the_champion_does_not_know(released: Workspace) -> None:
-    reigning = one_story(released)
+def test_another_seed_is_compared_on_what_the_champion_has_not_seen(released: Workspace) -> None:
+    champion = one_story(released)
     released.params(lambda p: p.update(seed=7))
     heard = released.run(fails=True)
     assert "are too few to compare on (`gate.min_photographs` is 100)" in heard
     assert "Traceback" not in heard
-    assert one_story(released) == reigning
+    assert one_story(released) == champion
     released.params(lambda p: p["gate"].update(min_photographs=2))
     released.run()
     assert "test photographs that neither has learned from" in released.json("reports/gate.json")["reason"]

@@ -63,6 +63,11 @@ class ModelInfo(BaseModel):
                 "It is damaged or from another version of pawprint; train the model again (`dvc repro`)."
             ) from None
 
+    @property
+    def trained_as(self) -> str:
+        """The candidate whose training made the weights."""
+        return self.quantized_from or self.candidate
+
 
 @dataclass(frozen=True)
 class Predictions:

@@ -65,9 +65,8 @@ def reproduce(root: Path, word: str) -> Outcome:
 
         # 3. train
         _run(there, "flows.preprocess")
-        name = first.quantized_from or first.candidate  # a quantized model has the weights of its source
-        _run(there, "flows.train", "--candidate", name)
-        again = ModelInfo.read(there / "models" / name)
+        _run(there, "flows.train", "--candidate", first.trained_as)
+        again = ModelInfo.read(there / "models" / first.trained_as)
 
     # 4. compare
     if again.weights_digest == first.weights_digest:

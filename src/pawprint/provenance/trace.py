@@ -106,10 +106,10 @@ class _Tracer:
         """A Bento and the version in it, each against its record in the registry."""
         inside = folder / "src" / "champion"
         try:
-            champion = Champion.model_validate_json((inside / "champion.json").read_bytes())
+            champion = Champion.read(inside)
             info = ModelInfo.read(inside)
             held = lineage.sha256(inside / "model.onnx")
-        except (OSError, ValueError, PawprintError) as error:
+        except (OSError, PawprintError) as error:
             return Link(kind="Bento", name=tag, state="broken", note=str(error))
         name = f"{champion.model}/{champion.version}"
         version = self.registry.find(name)
@@ -263,7 +263,7 @@ class _Tracer:
             data = PreparedDataset.open(self.root / "prepared")
         except PawprintError:
             return ""
-        found = (row for row in data.rows if row.hash == digest and row.split)
+        found = (row for row in data.rows if row.hash == digest)
         return next((f"{row.origin}, {row.split} split of {data.dataset}" for row in found), "")
 
 

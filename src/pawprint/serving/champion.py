@@ -9,8 +9,6 @@ import os
 import re
 from pathlib import Path
 
-from pydantic import ValidationError
-
 from pawprint.config import Serving, Tokens, load_serving
 from pawprint.errors import PawprintError
 from pawprint.lineage import Champion
@@ -21,15 +19,7 @@ _HOMES = _HERE.parents[2], _HERE.parents[3]  # a Bento's src, a checkout's root
 
 def read_champion(folder: Path) -> Champion | None:
     """champion.json of a model folder; None where there is none. PawprintError where it is damaged."""
-    path = folder / "champion.json"
-    if not path.exists():
-        return None
-    try:
-        return Champion.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise PawprintError(
-            f"{path} is damaged: {error.errors()[0]['msg']}. Run `make run` to package again."
-        ) from None
+    return Champion.read(folder) if (folder / "champion.json").exists() else None
 
 
 def registered_model(folder: Path) -> str:
