@@ -1,6 +1,6 @@
 """The embedded sample: 200 drawn cats and 200 drawn dogs, the same bytes from the same seed.
 
-    python -m pawprint.photos.drawn data        # data/cat/*.jpg, data/dog/*.jpg, data/dataset.json
+    python scripts/make_sample.py data        # data/cat/*.jpg, data/dog/*.jpg, data/dataset.json
 
 They are there so that the machinery can be tried with no network, and say nothing about real photographs. Both
 kinds share coats, poses, places and clutter; what tells them apart is shape (ears, muzzle, eyes, whiskers,
@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 SEED = 2017
 PER_CLASS = 200
 QUALITY = 82
+# The text of `source` is part of the sample that data.dvc names: it keeps the name of an earlier module.
 DATASET = {"name": "sample", "drawn": True, "source": f"pawprint.photos.drawn, seed {SEED}"}
 
 Kind = Literal["cat", "dog"]

@@ -39,6 +39,15 @@ def unpacked(path: Path, members: Mapping[str, bytes]) -> Path:
     return path
 
 
+def folders(root: Path, **classes: int) -> Path:
+    """root/<class>/<n>.jpg."""
+    for number, (label, count) in enumerate(classes.items()):
+        (root / label).mkdir(parents=True)
+        for index in range(count):
+            (root / label / f"{index}.jpg").write_bytes(photograph(1000 * number + index, width=60, height=40))
+    return root
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file below `folder`, by its path."""
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}

@@ -69,8 +69,11 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         members, recipe = fresh / "members", _recipe(params)
         (fresh / "shards").mkdir()
         # 1. each photograph by itself: check it, make it 300x300
-        with members.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-            pack = Packer(data, params, file, _earlier(out, recipe))
+        with (
+            members.open("wb") as file,
+            Packer(data, params, file, _earlier(out, recipe)) as pack,
+            ThreadPoolExecutor(os.cpu_count()) as pool,
+        ):
             files = photographs.photographs
             batches = (files[start : start + BATCH] for start in range(0, len(files), BATCH))
             packed = list(chain.from_iterable(pool.map(lambda batch: [pack(one) for one in batch], batches)))

@@ -135,9 +135,13 @@ class PreparedDataset:
         rows = tuple(read_manifest(folder / "manifest.csv"))
         try:
             report = json.loads((folder / "report.json").read_bytes())
+            if report["schema_version"] != MANIFEST_VERSION:
+                raise ValueError("another version")
             about = report["dataset"], report["drawn"], tuple(report["classes"])
         except (OSError, ValueError, KeyError, TypeError):
-            raise PawprintError(f"{folder}/ is missing or damaged. Run `dvc repro preprocess`.") from None
+            raise PawprintError(
+                f"{folder}/ is missing, damaged or from another version of pawprint. Run `dvc repro preprocess`."
+            ) from None
         return cls(folder, folder / "manifest.csv", *about, rows)
 
     def split(self, name: SplitName) -> Split:

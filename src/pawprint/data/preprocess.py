@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
+from typing import BinaryIO, Self
 
 from pawprint import image
 from pawprint.config import Params
@@ -31,8 +31,15 @@ class Packer:
     def __init__(self, data: Path, params: Params, file: BinaryIO, earlier: Path | None = None) -> None:
         self._data, self._params, self._file = data, params, file
         self._end, self._writing = 0, threading.Lock()
-        self._shards = earlier / "shards" if earlier else Path()
         self._known = {row.hash: row for row in read_manifest(earlier / "manifest.csv")} if earlier else {}
+        self._shards = {path.name: path.open("rb") for path in (earlier / "shards").glob("*.tar")} if earlier else {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for shard in self._shards.values():
+            shard.close()
 
     def __call__(self, photograph: tuple[str, Path]) -> Packed | Rejected:
         """Read, check and pack one photograph, given its class and its file."""
@@ -51,7 +58,7 @@ class Packer:
         with self._writing:
             start, self._end = self._end, self._end + len(member)
             self._file.write(member)
-        place = Path(self._file.name), start, len(jpeg), zlib.crc32(member)
+        place = os.fspath(self._file.name), start, len(jpeg), zlib.crc32(member)
         return Packed(*identity, checked.flags, checked.phash, *place)
 
     def _reused(self, digest: str, label: str, origin: str, path: Path, split: str) -> Packed | None:
@@ -59,14 +66,11 @@ class Packer:
         row = self._known.get(digest)
         if row is None or row.origin.rpartition(".")[2] != path.name.rpartition(".")[2]:
             return None
-        file, start, crc32 = self._shards / row.shard, row.offset - shards.BLOCK, int(row.crc32, 16)
-        try:
-            with file.open("rb", buffering=0) as shard:
-                intact = zlib.crc32(os.pread(shard.fileno(), shards.size(row.length), start)) == crc32
-        except OSError:
+        shard, start, crc32 = self._shards.get(row.shard), row.offset - shards.BLOCK, int(row.crc32, 16)
+        if shard is None or zlib.crc32(os.pread(shard.fileno(), shards.size(row.length), start)) != crc32:
             return None
-        place = file, start, row.length, crc32
-        return Packed(digest, label, origin, path, split, row.flags, row.phash, *place) if intact else None
+        place = os.fspath(shard.name), start, row.length, crc32
+        return Packed(digest, label, origin, path, split, row.flags, row.phash, *place)
 
 
 def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:
@@ -89,4 +93,4 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
 def _identity(label: str, path: Path, content: bytes, data: Path, params: Params) -> tuple[str, str, str, Path, str]:
     """The first fields of a Photograph."""
     digest = hashlib.sha256(content).hexdigest()
-    return digest, label, path.relative_to(data).as_posix(), path, split_of(digest, params.seed, params.split)
+    return digest, label, path.as_posix()[len(data.as_posix()) + 1 :], path, split_of(digest, params.seed, params.split)

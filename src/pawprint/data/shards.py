@@ -23,7 +23,7 @@ BLOCK = tarfile.BLOCKSIZE
 class Packed(Photograph):
     """A photograph as a member of a tar."""
 
-    file: Path  # where the member lies: a shard of the earlier run, or the file of new ones
+    file: str  # where the member lies: a shard of the earlier run, or the file of new ones
     start: int  # of the member's header in `file`
     length: int  # of the JPEG behind the header
     crc32: int  # of the whole member: header, JPEG and padding
@@ -62,7 +62,7 @@ def write(folder: Path, packed: Sequence[Packed]) -> Iterator[tuple[Packed, str,
 
 def _write_shard(path: Path, members: Sequence[Packed]) -> None:
     with ExitStack() as stack, path.open("wb") as shard:
-        sources = {file: stack.enter_context(file.open("rb")).fileno() for file in {one.file for one in members}}
+        sources = {file: stack.enter_context(Path(file).open("rb")).fileno() for file in {one.file for one in members}}
         for one in members:
             data = os.pread(sources[one.file], size(one.length), one.start)
             if len(data) != size(one.length):

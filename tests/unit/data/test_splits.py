@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pawprint.config import load_params
+from pawprint.config import SplitShares, load_params
 from pawprint.data import quality
 from pawprint.data.quality import Photograph
 from pawprint.data.splits import SPLITS, split_of
@@ -34,16 +34,16 @@ def photograph(picture: int, file: int, off: int, label: str) -> Photograph:
 
 
 def settled(photographs: list[Photograph]) -> tuple[dict[Path, str], set[Path]]:
-    """(split of each that is used, those that are left out), as preprocess does it."""
+    """(split of each that is used, those that are rejected), as preprocess does it."""
     kept, bad = quality.copies(photographs)
     bad += quality.near_copies(kept)
-    left_out = {one.path for one in bad}
-    return {one.path: one.split for one in kept if one.path not in left_out}, left_out
+    rejected = {one.path for one in bad}
+    return {one.path: one.split for one in kept if one.path not in rejected}, rejected
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(FILES, unique=True, max_size=60), st.data())
-def test_a_photograph_s_side_never_changes_as_others_come_and_go(files: list, data: st.DataObject) -> None:
+def test_a_photograph_s_split_never_changes_as_others_come_and_go(files: list, data: st.DataObject) -> None:
     every = [photograph(*one) for one in files]
     some = data.draw(st.lists(st.sampled_from(every), unique=True)) if every else []
     among_all, _ = settled(every)
@@ -54,11 +54,11 @@ def test_a_photograph_s_side_never_changes_as_others_come_and_go(files: list, da
 
 @settings(max_examples=150, deadline=None)
 @given(st.lists(FILES, unique=True, max_size=60))
-def test_what_is_near_across_sides_is_out_of_validation_and_test_and_listed(files: list) -> None:
+def test_what_is_near_across_splits_is_out_of_validation_and_test_and_listed(files: list) -> None:
     every = [photograph(*one) for one in files]
-    used, left_out = settled(every)
-    assert used.keys() | left_out == {one.path for one in every}
-    assert not used.keys() & left_out
+    used, rejected = settled(every)
+    assert used.keys() | rejected == {one.path for one in every}
+    assert not used.keys() & rejected
     splits: dict[int, set[str]] = {}
     labels: dict[int, set[str]] = {}
     for (picture, *_, label), one in zip(files, every, strict=True):
@@ -106,3 +106,29 @@ def test_the_shares_hold_within_2_points_in_each_class_of_thousands() -> None:
     ]
     for (_, split), share in shares(found).items():
         assert abs(share - wanted[split]) < 0.02
+
+
+HASHES = st.text("0123456789abcdef", min_size=64, max_size=64)
+SPLIT = SplitShares()
+
+
+@given(st.lists(HASHES, min_size=1, max_size=50, unique=True), st.data())
+def test_a_split_depends_on_nothing_but_content_and_seed(hashes: list[str], data: st.DataObject) -> None:
+    """Whatever else is there: the split of each is what it is alone."""
+    some = data.draw(st.lists(st.sampled_from(hashes)))
+    among_all = {one: split_of(one, 2017, SPLIT) for one in hashes}
+    assert {one: split_of(one, 2017, SPLIT) for one in some} == {one: among_all[one] for one in some}
+
+
+def test_the_shares_are_kept_and_another_seed_shuffles() -> None:
+    hashes = [f"{number:064x}" for number in range(20_000)]
+    splits = [split_of(one, 2017, SPLIT) for one in hashes]
+    for split, share in zip(SPLITS, (0.70, 0.15, 0.15), strict=True):
+        assert abs(splits.count(split) / len(splits) - share) < 0.01
+    assert [split_of(one, 2018, SPLIT) for one in hashes] != splits
+
+
+def test_a_larger_training_share_takes_from_the_others_and_gives_nothing_back() -> None:
+    wider = SplitShares(train=0.8, validation=0.1, test=0.1)
+    hashes = [f"{number:064x}" for number in range(2000)]
+    assert all(split_of(one, 7, wider) == "train" for one in hashes if split_of(one, 7, SPLIT) == "train")

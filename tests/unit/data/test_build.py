@@ -1,9 +1,8 @@
-"""The prepared set: what is left out and why, the same bytes always, and that a kill costs nothing but time."""
+"""The prepared set: what is rejected and why, the same bytes always, and that a kill costs nothing but time."""
 
 import csv
 import hashlib
 import json
-import multiprocessing
 import os
 import shutil
 import signal
@@ -21,7 +20,7 @@ from PIL import Image
 from odd_pictures import animation, jpeg_claiming, photograph, png16, png_bomb, saved, scene, with_exif
 from pawprint import image
 from pawprint.config import Params, load_params
-from pawprint.data import ingest, quality
+from pawprint.data import ingest
 from pawprint.data.build import Report, prepare
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.splits import SPLITS, split_of
@@ -60,7 +59,7 @@ def reasons(report: Report) -> dict[str, str]:
     return {one["path"]: one["reason"] for one in report["rejected"]}
 
 
-def test_each_bad_file_is_left_out_by_name_and_reason(tmp_path: Path) -> None:
+def test_each_bad_file_is_rejected_by_name_and_reason(tmp_path: Path) -> None:
     bad = {
         "cat/empty.jpg": (b"", "empty"),
         "cat/page.jpg": (b"<html>not found</html>", "not_an_image"),
@@ -120,7 +119,7 @@ def test_the_same_file_twice_is_used_once_and_under_two_labels_never(tmp_path: P
     assert reasons(report) == {"cat/y.jpg": "copy", "cat/z.jpg": "two_labels", "dog/z.jpg": "two_labels"}
 
 
-def test_a_near_copy_on_another_side_is_kept_out_of_validation_and_test_and_never_moved(tmp_path: Path) -> None:
+def test_a_near_copy_on_another_split_is_kept_out_of_validation_and_test_and_never_moved(tmp_path: Path) -> None:
     def smaller(seed: int) -> bytes:
         return saved(scene(seed).resize((400, 300), Image.Resampling.LANCZOS), quality=70)
 
@@ -145,20 +144,6 @@ def test_a_near_copy_on_another_side_is_kept_out_of_validation_and_test_and_neve
     assert report["photographs"] == before["photographs"] + 5
     with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as shard:
         assert len(shard.getnames()) == report["photographs"]  # other readers of the shards do not see them either
-
-
-def test_near_copies_are_found_among_many_and_strangers_are_not() -> None:
-    """Exactly the pairs within the distance, as comparing all with all finds them."""
-    rng = np.random.default_rng(2017)
-    prints = rng.integers(0, 256, (2000, quality.BITS // 8), np.uint8)
-    for index in range(0, 300, 3):  # some neighbours at 0 to 12 bits
-        bits = np.unpackbits(prints[index])
-        bits[rng.choice(quality.BITS, rng.integers(0, 13), replace=False)] ^= 1
-        prints[index + 1] = np.packbits(bits)
-    apart = np.bitwise_count(prints[:, None] ^ prints[None]).sum(2)
-    expected = {(i, j) for i, j in zip(*np.nonzero(apart <= quality.NEAR), strict=True) if i < j}
-    found = {tuple(group) for group in quality._groups([one.tobytes().hex() for one in prints])}
-    assert found == expected
 
 
 def test_too_many_bad_ones_fail_and_leave_what_was_there(tmp_path: Path) -> None:
@@ -270,23 +255,7 @@ def test_a_shard_is_byte_for_byte_what_tarfile_writes(tmp_path: Path) -> None:
     assert shard.read_bytes() == (tmp_path / "theirs.tar").read_bytes()
 
 
-def test_thousands_that_are_all_alike_are_one_group_and_told_in_short_sentences() -> None:
-    rng = np.random.default_rng(2017)
-    bits = np.tile(rng.integers(0, 2, quality.BITS, np.uint8), (5000, 1))
-    bits[np.arange(5000), rng.integers(0, quality.BITS, 5000)] ^= 1
-    prints = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
-    splits = ["train", "test"]
-    alike = [
-        quality.Photograph(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), splits[n % 2], "", one)
-        for n, one in enumerate(prints)
-    ]
-    bad = quality.near_copies(alike)
-    assert [one.path for one in bad] == [one.path for one in alike if one.split == "test"]
-    assert max(len(one.message) for one in bad) < 200
-    assert all("and 4,994 more" in one.message for one in bad)
-
-
-def test_sides_never_change_as_the_set_grows(tmp_path: Path) -> None:
+def test_splits_never_change_as_the_set_grows(tmp_path: Path) -> None:
     data, out = pets(tmp_path / "data"), tmp_path / "out"
     made(data, out)
 
@@ -300,23 +269,6 @@ def test_sides_never_change_as_the_set_grows(tmp_path: Path) -> None:
     after = splits()
     assert len(after) == 70
     assert before.items() <= after.items()
-
-
-def test_read_gives_any_photograph_in_any_order_also_in_another_process(tmp_path: Path) -> None:
-    made(pets(tmp_path / "data"), tmp_path / "out")
-    split = PreparedDataset.open(tmp_path / "out").split("train")
-    order = np.random.default_rng(1).permutation(len(split))
-    shuffled = split.images(order)
-    for place, index in enumerate(order):
-        original = (tmp_path / "data" / split.origins[index]).read_bytes()
-        assert np.array_equal(shuffled[place], image.load(original))
-    with multiprocessing.get_context("spawn").Pool(2) as pool:
-        for there in pool.starmap(_in_another_process, [(tmp_path / "out", order.tolist())] * 2):
-            assert there == shuffled.sum()
-
-
-def _in_another_process(folder: Path, order: list[int]) -> int:
-    return int(PreparedDataset.open(folder).split("train").images(order).sum())
 
 
 KILLED = """

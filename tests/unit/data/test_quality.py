@@ -1,0 +1,37 @@
+"""Near-copies: found exactly, in groups, at a cost that grows linearly."""
+
+from pathlib import Path
+
+import numpy as np
+
+from pawprint.data import quality
+
+
+def test_near_copies_are_found_among_many_and_others_are_not() -> None:
+    """Exactly the pairs within the distance, as comparing all with all finds them."""
+    rng = np.random.default_rng(2017)
+    phashes = rng.integers(0, 256, (2000, quality.BITS // 8), np.uint8)
+    for index in range(0, 300, 3):  # some neighbours at 0 to 12 bits
+        bits = np.unpackbits(phashes[index])
+        bits[rng.choice(quality.BITS, rng.integers(0, 13), replace=False)] ^= 1
+        phashes[index + 1] = np.packbits(bits)
+    apart = np.bitwise_count(phashes[:, None] ^ phashes[None]).sum(2)
+    expected = {(i, j) for i, j in zip(*np.nonzero(apart <= quality.NEAR), strict=True) if i < j}
+    found = {tuple(group) for group in quality._groups([one.tobytes().hex() for one in phashes])}
+    assert found == expected
+
+
+def test_thousands_that_are_all_alike_are_one_group_and_reported_in_short_sentences() -> None:
+    rng = np.random.default_rng(2017)
+    bits = np.tile(rng.integers(0, 2, quality.BITS, np.uint8), (5000, 1))
+    bits[np.arange(5000), rng.integers(0, quality.BITS, 5000)] ^= 1
+    phashes = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
+    splits = ["train", "test"]
+    alike = [
+        quality.Photograph(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), splits[n % 2], "", one)
+        for n, one in enumerate(phashes)
+    ]
+    bad = quality.near_copies(alike)
+    assert [one.path for one in bad] == [one.path for one in alike if one.split == "test"]
+    assert max(len(one.message) for one in bad) < 200
+    assert all("and 4,994 more" in one.message for one in bad)
