@@ -1,4 +1,4 @@
-"""How many of the known bad photographs stand in the first 40 of the audit's list: by doubt, by unlikeness, by both.
+"""How many of the known bad photographs are in the first 40 of the audit's list: by either score, and by both in turns.
 
     python benchmarks/label_audit.py prepared
 
@@ -36,7 +36,7 @@ def main() -> None:
     params = load_params(ROOT / "params.yaml")
     splits = [data.split(name) for name in SPLITS]
     started = time.perf_counter()
-    features = np.concatenate(list(label_audit.features_of(splits, params, len(data.classes))))
+    features = label_audit.features_of(splits, params, len(data.classes))
     labels = np.concatenate([split.labels for split in splits])
     names = [Path(origin).stem for split in splits for origin in split.origins]
     bad = {names.index(name) for name in BAD if name in names}
@@ -51,15 +51,15 @@ def main() -> None:
         started = time.perf_counter()
         probabilities = label_audit.out_of_fold(features, labels, params.seed, strength)
         regression = time.perf_counter() - started
-        doubted = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")
+        issues = np.argsort(probabilities[np.arange(len(labels)), labels], kind="stable")
         for neighbours in (1, 10, 30):
             started = time.perf_counter()
-            unlike = np.argsort(-label_audit.outlier_score(features, neighbours), kind="stable")
+            outliers = np.argsort(-label_audit.outlier_score(features, neighbours), kind="stable")
             distances = time.perf_counter() - started
-            both = np.array([index for index, _ in label_audit.interleave(doubted, unlike, len(labels))])
+            both = np.array([index for index, _ in label_audit.interleave(issues, outliers, len(labels))])
             print(
-                f"C {strength:g}, {neighbours:2} neighbours, in the first {FIRST}: doubt {found(doubted)}, unlikeness "
-                f"{found(unlike)}, in turns {found(both)}; {regression:.1f} s + {distances:.1f} s",
+                f"C {strength:g}, {neighbours:2} neighbours, in the first {FIRST}: label issues {found(issues)}, "
+                f"outliers {found(outliers)}, in turns {found(both)}; {regression:.1f} s + {distances:.1f} s",
                 flush=True,
             )
 

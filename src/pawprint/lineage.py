@@ -6,6 +6,8 @@ Release(**record.model_dump(), model="pawprint-sample", version="3", ...)   # wh
 """
 
 import hashlib
+import platform
+import re
 import subprocess
 from collections.abc import Iterable
 from pathlib import Path
@@ -93,6 +95,13 @@ def folder_digest(folder: Path, without: Iterable[str] = ()) -> str:
 def bento_digest(folder: Path) -> str:
     """Digest of a Bento in its store, but of bento.yaml, which holds the time of the build."""
     return folder_digest(folder, without=("bento.yaml",))
+
+
+def processor() -> str:
+    """Name of this machine's processor."""
+    cpuinfo = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
+    return found[1] if found else platform.processor() or platform.machine()
 
 
 def is_source(name: str) -> bool:

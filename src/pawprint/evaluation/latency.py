@@ -4,16 +4,15 @@ speed = measure(classifier, split.images(range(32)))
 speed.latency_p50_ms, speed.size_mb
 """
 
-import platform
-import re
+import os
 import time
-from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pawprint.inference.classifier import OOD_FILE, Classifier
+from pawprint.lineage import processor
 
 ROUNDS = 50  # of one photograph; the 95th percentile is the third longest
 BATCHES = 3
@@ -44,7 +43,7 @@ def measure(classifier: Classifier, pixels: NDArray[np.uint8]) -> Speed:
         latency_p95_ms=round(float(p95) * 1e3, 3),
         throughput_per_second=round(len(pixels) / many, 1),
         size_mb=round(size / 1e6, 3),
-        machine=f"{cpu()}, {classifier.precision}",
+        machine=f"{os.cpu_count()} x {processor()}, {classifier.precision}",
     )
 
 
@@ -52,12 +51,3 @@ def _seconds(classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
     began = time.perf_counter()
     classifier.predict(pixels)
     return time.perf_counter() - began
-
-
-def cpu() -> str:
-    """Cores and name of this machine's processor."""
-    try:
-        names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text(encoding="utf-8"))
-    except OSError:
-        names = []
-    return f"{len(names)} x {names[0]}" if names else platform.machine()

@@ -8,7 +8,6 @@ import json
 import os
 import platform
 import re
-import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from rich.table import Table
 from pawprint.config import load_params
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
+from pawprint.lineage import processor
 
 DRAWN = "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
 
@@ -125,8 +125,6 @@ def _collect(root: Path) -> dict[str, Any]:
 
 def machine() -> str:
     """Processor, cores and versions, as every figure in the docs names them."""
-    names = re.findall(r"model name\s*: (.+)", Path("/proc/cpuinfo").read_text()) if sys.platform == "linux" else []
-    cpu = names[0] if names else platform.processor() or platform.machine()
     packages = ("torch", "openvino", "mlflow", "bentoml", "dvc", "prefect")
     versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    return f"{cpu}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {versions}"
+    return f"{processor()}, {os.cpu_count()} cores, {platform.system()}, Python {platform.python_version()}, {versions}"

@@ -58,10 +58,10 @@ class ModelInfo(BaseModel):
         except ValidationError as error:
             problem = error.errors()[0]
             field = ".".join(str(part) for part in problem["loc"]) or "the file"
-            raise PawprintError(
-                f"{folder / 'model.json'}: `{field}`: {problem['msg']}. "
-                "It is damaged or from another version of pawprint; train the model again (`dvc repro`)."
-            ) from None
+            why = f"`{field}`: {problem['msg']}. It is damaged"
+            if field == "schema_version":
+                why = "it was made by another version of pawprint"
+            raise PawprintError(f"{folder / 'model.json'}: {why}; train the model again (`dvc repro`).") from None
 
     @property
     def trained_as(self) -> str:
@@ -102,14 +102,13 @@ class Classifier:
     """The model in `folder`, loaded and ready; safe to call from several threads.
 
     On a CPU every picture goes through the model alone, one core to a picture and as many at a time as there are
-    cores: faster than batches, and no answer depends on which others came with it.
+    cores: faster than batches, and no prediction depends on which others came with it.
 
     Args:
-        folder: holds model.onnx, model.json and typicality.safetensors.
-        precision: what the arithmetic runs in. `auto` is bf16 where the CPU computes in it natively, f32
-            elsewhere; OpenVINO left alone would choose by itself and not say. `self.precision` reports it.
-            On a GPU always f32.
-        device: where; `auto` is the GPU where there is one (see backends.py). Judging is done on the CPU.
+        folder: holds model.onnx, model.json and ood.safetensors.
+        precision: of the arithmetic. `auto` is bf16 where the CPU computes in it natively, f32 elsewhere; a GPU
+            computes in f32. `self.precision` is what is executed.
+        device: `auto` is the GPU where there is one (see backends.py).
 
     Raises:
         PawprintError: a file is missing, damaged, or not the one that model.json was written for.
@@ -123,8 +122,8 @@ class Classifier:
             self._session = backends.load(onnx, precision, device)
         except RuntimeError as error:
             raise PawprintError(f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again.") from None
-        self.streams, self.precision = self._session.at_once, self._session.precision
-        self.device = self._session.device
+        self.streams = self._session.at_once
+        self.precision, self.device = self._session.precision, self._session.device
         self._bank, self._k = _read_ood_bank(folder)
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
@@ -132,7 +131,8 @@ class Classifier:
         if images.dtype != np.uint8 or images.shape[1:] != (image.SIZE, image.SIZE, 3):
             raise ValueError(f"expected uint8 [N, 300, 300, 3], got {images.dtype} {list(images.shape)}")
         if not len(images):
-            return self._none()
+            one = self.predict(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
+            return Predictions(*(values[:0] for values in vars(one).values()))
         if len(images) == 1:
             outputs = [self._session(images)]
         else:
@@ -186,15 +186,6 @@ class Classifier:
             )
         by_class = {name: float(value) for name, value in zip(classes, probabilities, strict=True)}
         return Classification(UNKNOWN if reason else label, reason, by_class, similarity)
-
-    def _none(self) -> Predictions:
-        classes, dimensions = len(self.info.classes), self._bank.shape[1]
-        return Predictions(
-            probabilities=np.empty((0, classes), np.float32),
-            embedding=np.empty((0, dimensions), np.float32),
-            knn_similarity=np.empty(0, np.float32),
-            activation=np.empty((0, classes, 1, 1), np.float32),
-        )
 
 
 def load_verified(folder: Path) -> tuple[ModelInfo, bytes]:

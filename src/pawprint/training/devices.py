@@ -8,14 +8,13 @@ import contextlib
 import ctypes
 import os
 import platform
-import re
 from collections.abc import Iterator
-from pathlib import Path
 
 import torch
 
 from pawprint.config import Params, Training
 from pawprint.errors import PawprintError
+from pawprint.lineage import processor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
 _INT_MAX = 2**31 - 1
@@ -106,7 +105,7 @@ def execution(params: Params) -> dict[str, str]:
         where = {"processor": torch.cuda.get_device_name(device), "cuda": str(torch.version.cuda)}
     else:
         where = {
-            "processor": _processor(),
+            "processor": processor(),
             "instruction_set": torch.backends.cpu.get_cpu_capability(),
             "threads": str(torch.get_num_threads()),
         }
@@ -118,9 +117,3 @@ def describe(params: Params) -> str:
     found = execution(params)
     line = f"{found['device']} {found['precision']} {found['processor']}"
     return line if "threads" not in found else f"{line}, {found['instruction_set']}, {found['threads']} threads"
-
-
-def _processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    found = re.search(r"^model name\s*: (.*)", cpuinfo.read_text(), re.MULTILINE) if cpuinfo.exists() else None
-    return found[1] if found else platform.processor() or platform.machine()

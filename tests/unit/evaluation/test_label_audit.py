@@ -51,10 +51,9 @@ def test_ranks_are_taken_in_turns_and_each_photograph_once() -> None:
     assert [index for index, _ in label_audit.interleave(doubted, unlike, 99)] == [4, 1, 0, 2, 3]
 
 
-def test_the_outlier_score_is_the_distance_to_the_nearest_and_not_to_oneself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_outlier_score_is_the_distance_to_the_nearest_and_not_to_oneself() -> None:
     angles = np.deg2rad([0, 10, 20, 180])
     points = (np.stack([np.cos(angles), np.sin(angles)], 1) * [[1], [5], [2], [3]]).astype(np.float32)
-    monkeypatch.setattr(label_audit, "BLOCK", 3)
     expected = 1 - np.cos(np.deg2rad([10, 10, 10, 160]))
     assert np.allclose(label_audit.outlier_score(points, neighbours=1), expected, atol=1e-6)
 
