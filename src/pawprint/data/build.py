@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import TypedDict
 
 import cv2
-import jinja2
 import numpy as np
 import PIL
 import simplejpeg
@@ -37,7 +36,7 @@ from pawprint.data.quality import Rejected
 from pawprint.data.shards import Packed
 from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
-from pawprint.files import replace_folder, write_json, write_text
+from pawprint.files import render, replace_folder, write_json, write_text
 from pawprint.lineage import sha256
 
 BATCH = 64  # photographs that a thread takes at a time
@@ -149,8 +148,7 @@ def _page(report: Report, data: Path) -> str:
     """report.json as a page: what was rejected, with thumbnails. One file, nothing fetched."""
     shown = [one | {"picture": _thumbnail(data / one["path"])} for one in report["rejected"][:SHOWN]]
     reasons = Counter(one["reason"] for one in report["rejected"]).most_common()
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pawprint.data"), autoescape=True)
-    return environment.get_template("report.html").render(report=report, reasons=reasons, shown=shown) + "\n"
+    return render("pawprint.data", "report.html", report=report, reasons=reasons, shown=shown)
 
 
 def _thumbnail(path: Path) -> str:

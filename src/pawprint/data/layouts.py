@@ -3,14 +3,14 @@
 recognised = recognise(["train/cat.0.jpg", "train/dog.0.jpg"], "train")
 recognised.photographs        # (Found("train/cat.0.jpg", "cat"), Found("train/dog.0.jpg", "dog"))
 
-A layout is a function from paths to a class for each, or None where it does not apply. To support another: write one
+A layout is a function from paths to a class for each, empty where it does not apply. To support another: write one
 and add it to _LAYOUTS.
 """
 
 import re
-from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from pathlib import PurePosixPath
 
 from pawprint import image
@@ -29,7 +29,6 @@ _BREEDS = frozenset(
     newfoundland pomeranian pug saint_bernard samoyed scottish_terrier shiba_inu staffordshire_bull_terrier
     wheaten_terrier yorkshire_terrier""".split()  # noqa: SIM905 - readable
 )
-_PLAIN = {"cat": "cat", "cats": "cat", "dog": "dog", "dogs": "dog"}
 
 
 @dataclass(frozen=True)
@@ -50,7 +49,7 @@ class Recognised:
     ignored: tuple[str, ...]  # files that belong to no class, or are no pictures
 
 
-_Layout = Callable[[Sequence[PurePosixPath]], list[Found] | None]
+_Pictures = Sequence[PurePosixPath]
 
 
 def recognise(names: Sequence[str], source: str) -> Recognised:
@@ -59,95 +58,81 @@ def recognise(names: Sequence[str], source: str) -> Recognised:
     Raises:
         PawprintError: their layout is none that is known.
     """
-    seen = [PurePosixPath(name) for name in names if not _hidden(PurePosixPath(name))]
+    seen = [path for path in map(PurePosixPath, names) if not _hidden(path)]
     pictures = [path for path in seen if path.suffix.lower() in image.IMAGE_SUFFIXES]
     for set_name, layout in _LAYOUTS.items():
-        found = layout(pictures)
-        if found:
-            taken = {one.name for one in found}
-            ignored = tuple(str(path) for path in seen if str(path) not in taken)
-            return Recognised(set_name, tuple(found), ignored)
-    if pictures:
-        raise PawprintError(
-            f"{source} holds pictures, but it is not known which class they are of. Known are {LAYOUTS}."
-        )
-    raise PawprintError(f"{source} holds no pictures. Known are {LAYOUTS}.")
+        if found := layout(pictures):
+            used = {one.name for one in found}
+            return Recognised(set_name, tuple(found), tuple(str(path) for path in seen if str(path) not in used))
+    problem = "pictures, but it is not known which class they are of" if pictures else "no pictures"
+    raise PawprintError(f"{source} holds {problem}. Known are {LAYOUTS}.")
 
 
-def _kaggle(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+def _kaggle(pictures: _Pictures) -> list[Found]:
     """train/cat.0.jpg: the class is in the name. Others (test1/1.jpg has none) are ignored."""
-    found: dict[PurePosixPath, list[Found]] = defaultdict(list)
-    for path in pictures:
-        if match := re.fullmatch(r"([A-Za-z][\w-]*)\.\d+\.\w+", path.name):
-            found[path.parent].append(Found(str(path), match[1]))
-    if len(found) != 1:
-        return None
-    photographs = found.popitem()[1]
-    return photographs if len({one.label for one in photographs}) > 1 else None
+    found = {path: match[1] for path in pictures if (match := re.fullmatch(r"([A-Za-z][\w-]*)\.\d+\.\w+", path.name))}
+    if len({path.parent for path in found}) != 1 or len(set(found.values())) < 2:
+        return []
+    return [Found(str(path), label) for path, label in found.items()]
 
 
-def _oxford(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+def _oxford(pictures: _Pictures) -> list[Found]:
     """images/Abyssinian_1.jpg: a capital is a cat, the rest of the name its breed."""
     found = []
     for path in pictures:
         match = re.fullmatch(r"([A-Za-z][A-Za-z_-]*)_\d+", path.stem)
         if path.parent.name != "images" or not match:
-            return None
+            return []
         found.append(Found(str(path), "cat" if match[1][0].isupper() else "dog", match[1]))
     # IMG_1.jpg and dsc_2.jpg in a folder `images` are no cat and dog: some of the names must be breeds.
-    return found if any(one.breed in _BREEDS for one in found) else None
+    return found if any(one.breed in _BREEDS for one in found) else []
 
 
-def _microsoft(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+def _microsoft(pictures: _Pictures) -> list[Found]:
     """PetImages/Cat/0.jpg."""
     inside = [path for path in pictures if path.parent.parent.name == "PetImages"]
     if {path.parent.name for path in inside} != {"Cat", "Dog"}:
-        return None
-    return [Found(str(path), _PLAIN[path.parent.name.lower()]) for path in inside]
+        return []
+    return [Found(str(path), path.parent.name.lower()) for path in inside]
 
 
-def _filtered(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+def _filtered(pictures: _Pictures) -> list[Found]:
     """train/cats/cat.0.jpg, validation/cats/cat.2000.jpg: the splits are merged, pawprint draws its own."""
     found = _split_folders(pictures)
-    if not found or {one.label for one in found} != {"cats", "dogs"}:
-        return None
-    if not all(re.fullmatch(r"(cat|dog)\.\d+", path.stem) for path in pictures):
-        return None  # somebody's own, with classes of those names
-    return [Found(one.name, _PLAIN[one.label]) for one in found]
+    own = not all(re.fullmatch(r"(cat|dog)\.\d+", path.stem) for path in pictures)
+    if own or {one.label for one in found} != {"cats", "dogs"}:
+        return []  # `own`: somebody's photographs, in classes of those names
+    return [Found(one.name, one.label.removesuffix("s")) for one in found]
 
 
-def _split_folders(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+def _split_folders(pictures: _Pictures) -> list[Found]:
     """train/rose/1.jpg, test/rose/2.jpg: a folder a class in a folder a split."""
     start = _common(pictures)
     below = [path.parts[start:] for path in pictures]
-    if not below or any(len(parts) < 3 or parts[0].lower() not in _SPLIT_NAMES for parts in below):
-        return None
+    if any(len(parts) < 3 or parts[0].lower() not in _SPLIT_NAMES for parts in below):
+        return []
     return [Found(str(path), parts[1]) for path, parts in zip(pictures, below, strict=True)]
 
 
-def _folders(pictures: Sequence[PurePosixPath]) -> list[Found] | None:
+def _folders(pictures: _Pictures) -> list[Found]:
     """rose/1.jpg, lily/2.jpg, lily/more/3.jpg: a folder a class; a picture beside the folders is ignored."""
     start = _common(pictures)
     return [Found(str(path), path.parts[start]) for path in pictures if len(path.parts) > start + 1]
 
 
-def _common(pictures: Sequence[PurePosixPath]) -> int:
+def _common(pictures: _Pictures) -> int:
     """How many leading folders all of them share; one folder is always left."""
     parents = [path.parent.parts for path in pictures]
-    if not parents:
-        return 0
-    first, last = min(parents), max(parents)
-    shared = next((n for n, (one, other) in enumerate(zip(first, last, strict=False)) if one != other), None)
-    if shared is None:
-        shared = min(len(first), len(last))
-    return max(0, shared - 1) if first == last else shared
+    levels = zip(*parents, strict=False)
+    shared = sum(1 for _ in takewhile(lambda level: len(set(level)) == 1, levels))
+    return max(0, shared - 1) if len(set(parents)) == 1 else shared
 
 
 def _hidden(path: PurePosixPath) -> bool:
     return any(part.startswith(".") or part == "__MACOSX" for part in path.parts)
 
 
-_LAYOUTS: dict[str, _Layout] = {
+_LAYOUTS: dict[str, Callable[[_Pictures], list[Found]]] = {
     "oxford-iiit-pet": _oxford,
     "microsoft-cats-dogs": _microsoft,
     "cats-and-dogs-filtered": _filtered,
