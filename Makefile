@@ -59,11 +59,13 @@ setup: .venv/.installed
 .venv/.installed: requirements.lock pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash scripts/setup.sh
 
-lock:  ## write both locks anew from pyproject.toml (needs `pip install uv`)
+lock:  ## write the locks anew from pyproject.toml (needs `pip install uv`)
 	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-package torch \
 	    --no-header --no-emit-index-url --upgrade -o requirements.lock
 	uv pip compile pyproject.toml deploy/requirements.in --constraint requirements.lock --python-version 3.11 \
 	    --generate-hashes --no-emit-package torch --no-header --no-emit-index-url --no-annotate -o deploy/requirements.lock
+	uv pip compile --group serve --constraint requirements.lock --python-version 3.11 --no-header --no-emit-index-url \
+	    --no-annotate -o deploy/serve.lock
 
 clean:  ## remove the environment; runs, models and photographs stay
 	rm -rf .venv

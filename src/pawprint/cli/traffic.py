@@ -41,5 +41,6 @@ def report(
     if mlflow:
         from pawprint.tracking.tracker import Tracker
 
-        dataset, params = ModelInfo.read(model).lineage.dataset, report.as_parameters(found, log)
+        dataset = ModelInfo.read(model).lineage.dataset
+        params = {"model": found.model, "model_digest": found.digest, "log": str(log)}
         print(f"MLflow run {Tracker(ROOT).log_traffic_report(dataset, params, found.figures(), out, verdict)}")

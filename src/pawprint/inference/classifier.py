@@ -9,7 +9,7 @@ Evaluation, `pawprint predict` and the service use this class: what is evaluated
 
 import hashlib
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -159,14 +159,8 @@ class Classifier:
 
     def classify_files(self, paths: Iterable[Path]) -> Iterator[FileResult]:
         """A result for every file, in order. A file that is no picture gets its sentence, never an exception."""
-        pending: deque[Future[FileResult]] = deque()  # a few only, so that memory does not grow with the folder
         with ThreadPoolExecutor(self.streams, thread_name_prefix="classify") as pool:
-            for path in paths:
-                pending.append(pool.submit(self._classify_file, path))
-                if len(pending) > 4 * self.streams:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
+            yield from in_order(pool, self._classify_file, paths, 4 * self.streams)
 
     def _classify_file(self, path: Path) -> FileResult:
         try:
@@ -198,6 +192,22 @@ def load_verified(folder: Path) -> tuple[ModelInfo, bytes]:
             "It was changed or half written; train or package the model again (`dvc repro`)."
         )
     return info, onnx
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Path], FileResult], paths: Iterable[Path], ahead: int
+) -> Iterator[FileResult]:
+    """`work` of every path, in order; at most `ahead` are begun, so that memory does not grow with the folder."""
+    pending: deque[Future[FileResult]] = deque()
+    try:
+        for path in paths:
+            pending.append(pool.submit(work, path))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:  # who stops early does not wait for what was not begun
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def find_pictures(paths: Iterable[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Request ids, one JSON log line a request, and counters.
+"""Request ids, one JSON log line a request, counters, and the headers that every response has.
 
     {"time": "2026-01-02T03:04:05.678+00:00", "level": "INFO", "logger": "pawprint.access", "message": "POST /predict",
      "request_id": "3f2a...", "status": 200, "ms": 14.2, "client": "127.0.0.1"}
@@ -19,6 +19,12 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pawprint.serving import metrics
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+SECURITY_HEADERS = (
+    (b"x-content-type-options", b"nosniff"),
+    (b"x-frame-options", b"DENY"),
+    (b"referrer-policy", b"no-referrer"),
+    (b"cross-origin-resource-policy", b"same-origin"),
+)
 _QUIET = ("/healthz", "/livez", "/readyz", "/metrics")  # requested every few seconds by machines
 _PATHS = ("/", "/predict", "/predict/batch", "/explain", "/feedback", "/model", "/admin/reload", "/docs.json", *_QUIET)
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
@@ -72,16 +78,16 @@ class AccessLogMiddleware:
         REQUEST_ID.set(request_id.decode())
         status = 0  # the client hung up before there was a response
 
-        async def with_id(message: Message) -> None:
+        async def with_headers(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                message["headers"] = [*message.get("headers", ()), (b"x-request-id", request_id)]
+                message["headers"] = [*message.get("headers", ()), *SECURITY_HEADERS, (b"x-request-id", request_id)]
             await send(message)
 
         started = time.perf_counter()
         try:
-            await self.app(scope, receive, with_id)
+            await self.app(scope, receive, with_headers)
         finally:
             self._log(scope, status, time.perf_counter() - started)
 

@@ -2,27 +2,28 @@
 
 They are not BentoML endpoints: one of those takes files as multipart only, answers most bad input with 500, and spends
 more time on a request than on the picture (docs/decisions/serving.md). Each reads its request and writes its response
-itself, so FastAPI's part is routing and the OpenAPI document at /docs.json.
+itself: a picture is a form or the whole body, and a response that FastAPI validates again costs time.
 """
 
 import asyncio
 import base64
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from fastapi import FastAPI
-from pydantic import BaseModel, ValidationError
+from fastapi import APIRouter, FastAPI, Request, Security
+from pydantic import ValidationError
 from starlette.exceptions import HTTPException
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
 
 from pawprint.config import UNKNOWN, Serving
 from pawprint.errors import PawprintError
 from pawprint.image import BadImage
 from pawprint.serving import documentation, metrics
-from pawprint.serving.auth import Authorizer, Scope
+from pawprint.serving.auth import Authorizer, authorize
+from pawprint.serving.documentation import documented
 from pawprint.serving.engine import Engine
 from pawprint.serving.pictures import many_pictures, one_picture
 from pawprint.serving.problems import RequestError, json_response, problem_response
@@ -48,9 +49,10 @@ PAGE_HEADERS = {
     "Cache-Control": "no-cache",
 }
 MAX_FEEDBACK_BYTES = 4096
+READ, FEEDBACK, ADMIN = ([Security(authorize, scopes=[scope])] for scope in ("read", "feedback", "admin"))
 
 logger = logging.getLogger(__name__)
-Endpoint = Callable[["AppState", Request], Awaitable[Response]]
+router = APIRouter(generate_unique_id_function=lambda route: route.name)
 
 
 class AppState:
@@ -72,13 +74,11 @@ class AppState:
         return self._engine
 
     def install(self, engine: Engine) -> None:
-        """`engine` serves from now on; the one before ends when it has answered what it accepted."""
+        """`engine` serves from now on; the one before, and its threads, end with the last request that holds it."""
         before, self._engine = self._engine, engine
         for each, serves in ((before, 0), (engine, 1)):
             if each:
                 metrics.MODEL.labels(each.name.name, each.name.version, each.name.digest).set(serves)
-        if before:
-            self._retiring = asyncio.get_running_loop().create_task(before.retire())
 
     @asynccontextmanager
     async def concurrency_slot(self, pictures: int = 1) -> AsyncIterator[None]:
@@ -95,18 +95,36 @@ class AppState:
             metrics.IN_FLIGHT.dec(pictures)
 
 
-async def predict(state: AppState, request: Request) -> Response:
+def _state(request: Request) -> AppState:
+    state: AppState = request.app.state.service
+    return state
+
+
+@router.post(
+    "/predict",
+    dependencies=READ,
+    **documented(Prediction, 400, 408, 413, 415, 422, 503, body=documentation.ONE_IMAGE),
+)
+async def predict(request: Request) -> Response:
     """Classify one picture: the multipart field `image`, or the whole body."""
+    state = _state(request)
     async with state.concurrency_slot():
-        engine = state.engine
-        return json_response(await engine.predict(await one_picture(request)), headers=engine.headers)
+        data = await one_picture(request)
+        engine = state.engine  # the current one only now: a body may take seconds
+        return json_response(await engine.predict(data), headers=engine.headers)
 
 
-async def predict_batch(state: AppState, request: Request) -> Response:
+@router.post(
+    "/predict/batch",
+    dependencies=READ,
+    **documented(Batch, 400, 408, 413, 415, 422, 503, body=documentation.IMAGES),
+)
+async def predict_batch(request: Request) -> Response:
     """Classify many files of one form, in order; each has its own prediction or its own problem."""
+    state = _state(request)
     async with state.concurrency_slot():  # one place before its body is read, as many as its pictures after
-        engine = state.engine
         pictures = await many_pictures(request, state.params.max_images)
+        engine = state.engine
         async with state.concurrency_slot(len(pictures) - 1):
             metrics.BATCH.observe(len(pictures))
             items = await asyncio.gather(*(_batch_item(engine, name, data) for name, data in pictures))
@@ -121,20 +139,32 @@ async def _batch_item(engine: Engine, filename: str, data: bytes) -> BatchItem:
         return BatchItem(filename=filename, problem=Problem(reason=error.reason, error=str(error)))
 
 
-async def explain(state: AppState, request: Request) -> Response:
+@router.post(
+    "/explain",
+    dependencies=READ,
+    **documented(Explanation, 400, 408, 413, 415, 422, 503, body=documentation.ONE_IMAGE, content=documentation.PNG),
+)
+async def explain(request: Request) -> Response:
     """Classify one picture and return its heat map. `Accept: image/png` gives the PNG alone."""
+    state = _state(request)
     async with state.concurrency_slot():
+        data = await one_picture(request)
         engine = state.engine
-        prediction, png = await engine.explain(await one_picture(request))
+        prediction, png = await engine.explain(data)
     if "image/png" in request.headers.get("accept", ""):
         return Response(png, headers=engine.headers, media_type="image/png")
     url = "data:image/png;base64," + base64.b64encode(png).decode()
     return json_response(Explanation(prediction=prediction, overlay=url), headers=engine.headers)
 
 
-async def feedback(state: AppState, request: Request) -> Response:
+@router.post(
+    "/feedback",
+    dependencies=FEEDBACK,
+    **documented(FeedbackReceipt, 400, 404, 408, 413, 422, 503, headers=(), body=documentation.FEEDBACK),
+)
+async def feedback(request: Request) -> Response:
     """Record the right label of a prediction; the last one counts."""
-    body = await request.body()
+    state, body = _state(request), await request.body()
     if len(body) > MAX_FEEDBACK_BYTES:
         raise RequestError(413, "body_too_large", f"feedback takes at most {MAX_FEEDBACK_BYTES} bytes")
     try:
@@ -153,29 +183,17 @@ async def feedback(state: AppState, request: Request) -> Response:
     return json_response(FeedbackReceipt(id=given.id, label=given.label))
 
 
-async def model_card(state: AppState, request: Request) -> Response:
+@router.get("/model", dependencies=READ, **documented(ModelCard, 503))
+async def model(request: Request) -> Response:
     """The served model and where it comes from."""
-    engine = state.engine
-    info = engine.classifier.info
-    card = ModelCard(
-        model=engine.name,
-        candidate=info.candidate,
-        architecture=info.architecture,
-        parameters=info.parameters,
-        classes=list(info.classes),
-        fit=info.fit,
-        temperature=info.temperature,
-        typicality_threshold=info.ood_threshold,
-        device=engine.classifier.device,
-        precision=engine.classifier.precision,
-        lineage=info.lineage,
-        metrics=engine.champion.metrics if engine.champion else {},
-    )
-    return json_response(card, headers=engine.headers)
+    engine = _state(request).engine
+    return json_response(engine.card(), headers=engine.headers)
 
 
-async def reload(state: AppState, request: Request) -> Response:
+@router.post("/admin/reload", dependencies=ADMIN, **documented(ModelName, 404, 408, 409, 413))
+async def reload(request: Request) -> Response:
     """Serve what the model folder holds now. The model before goes on where that fails."""
+    state = _state(request)
     assert state.load is not None
     try:
         engine = await asyncio.to_thread(state.load)
@@ -189,20 +207,15 @@ async def _page(request: Request) -> Response:
     return FileResponse(PAGE / PAGE_FILES[request.url.path], headers=PAGE_HEADERS)
 
 
-async def _request_error(_: Request, error: Exception) -> Response:
-    assert isinstance(error, RequestError)
-    return problem_response(error.status, error.reason, str(error), error.headers)
-
-
 async def _bad_image(_: Request, error: Exception) -> Response:
     assert isinstance(error, BadImage)
     return problem_response(STATUS.get(error.reason, 422), error.reason, str(error))
 
 
 async def _http_error(_: Request, error: Exception) -> Response:
-    """Starlette's own errors (404, 405), in the same shape."""
+    """A RequestError, or one of Starlette's own (404, 405) in the same shape."""
     assert isinstance(error, HTTPException)
-    reason = error.detail.lower().replace(" ", "_")
+    reason = error.reason if isinstance(error, RequestError) else error.detail.lower().replace(" ", "_")
     return problem_response(error.status_code, reason, error.detail, error.headers)
 
 
@@ -225,31 +238,12 @@ def create_app(params: Serving) -> FastAPI:
         docs_url=None,  # Swagger's page loads scripts from a CDN
         redoc_url=None,
         exception_handlers={
-            RequestError: _request_error,
-            BadImage: _bad_image,
-            HTTPException: _http_error,
-            ClientDisconnect: _disconnected,
-            Exception: _internal,
+            HTTPException: _http_error, BadImage: _bad_image, ClientDisconnect: _disconnected, Exception: _internal,
         },
-    )
-    app.state.service = state = AppState(params)
-
-    def route(method: str, path: str, endpoint: Endpoint, scope: Scope, model: type[BaseModel], errors: str) -> None:
-        async def handle(request: Request) -> Response:
-            state.authorizer.check(request, scope)
-            return await endpoint(state, request)
-
-        handle.__name__, handle.__doc__ = endpoint.__name__, endpoint.__doc__
-        app.add_api_route(path, handle, methods=[method], **documentation.of(endpoint.__name__, model, errors))
-
-    read = "400 401 403 408 413 415 422 429 503"
-    route("POST", "/predict", predict, "read", Prediction, read)
-    route("POST", "/predict/batch", predict_batch, "read", Batch, read)
-    route("POST", "/explain", explain, "read", Explanation, read)
-    route("POST", "/feedback", feedback, "feedback", FeedbackReceipt, "400 401 403 404 408 413 422 429 503")
-    route("GET", "/model", model_card, "read", ModelCard, "401 403 429 503")
-    route("POST", "/admin/reload", reload, "admin", ModelName, "401 403 404 408 409 413 429")
+    )  # fmt: skip
+    app.state.service = AppState(params)
+    app.include_router(router)
     for path in PAGE_FILES:
         app.add_route(path, _page, methods=["GET"])
-    documentation.complete(app)
+    documentation.add_probes(app)
     return app

@@ -3,42 +3,49 @@
 import hashlib
 import hmac
 import time
-from typing import Literal
+from typing import Annotated
 
-from starlette.requests import Request
+from fastapi import Depends, Request
+from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
 
 from pawprint.config import Serving
 from pawprint.serving.problems import RequestError
 
-Scope = Literal["read", "feedback", "admin"]
+_HOW = "send `Authorization: Bearer TOKEN`"
 _ADDRESSES = 10_000  # callers that are remembered; the longest silent are forgotten first
+
+_bearer = HTTPBearer(auto_error=False, description="needed only for scopes that params.yaml or the environment locks")
+
+
+async def authorize(
+    request: Request, scopes: SecurityScopes, token: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
+) -> None:
+    """A dependency of every endpoint, with the scope that it needs; RequestError where the token or rate is refused."""
+    address = request.client.host if request.client else "unknown"
+    request.app.state.service.authorizer.check(token.credentials if token else "", scopes.scopes[0], address)
 
 
 class Authorizer:
     """Checks each request's token and rate."""
 
     def __init__(self, params: Serving) -> None:
-        self._digests = {scope: getattr(params.tokens, scope) for scope in ("read", "feedback", "admin")}
+        self._digests: dict[str, tuple[str, ...]] = params.tokens.model_dump()
         self._rate = params.requests_per_minute / 60
         self._burst = float(max(1, params.requests_per_minute))
         self._buckets: dict[str, tuple[float, float]] = {}  # caller -> (requests left, when that was)
 
-    def check(self, request: Request, scope: Scope) -> None:
+    def check(self, token: str, scope: str, address: str) -> None:
         """RequestError 401, 403, 404 (admin is off) or 429."""
-        token = _token(request)
-        digests = self._digests[scope]
-        if scope == "admin" and not digests:
+        needed = self._digests[scope]
+        if scope == "admin" and not needed:
             raise RequestError(404, "not_found", "admin endpoints are off; set serving.tokens.admin in params.yaml")
-        if digests:
-            self._authenticate(token, scope)
+        digest = hashlib.sha256(token.encode()).hexdigest()
+        if needed:
+            self._authenticate(digest if token else "", scope)
         if self._rate:
-            address = request.client.host if request.client else "unknown"
-            self._limit_rate(hashlib.sha256(token).hexdigest() if digests else address)
+            self._limit_rate(digest if needed else address)
 
-    def _authenticate(self, token: bytes, scope: Scope) -> None:
-        if not token:
-            raise RequestError(401, "no_token", "send `Authorization: Bearer TOKEN`", {"WWW-Authenticate": "Bearer"})
-        digest = hashlib.sha256(token).hexdigest()
+    def _authenticate(self, digest: str, scope: str) -> None:
         # Every digest is compared, each in constant time, so that timing does not reveal which one was close.
         opens = {
             name
@@ -46,7 +53,8 @@ class Authorizer:
             if sum(hmac.compare_digest(digest, known) for known in digests)
         }
         if not opens:
-            raise RequestError(401, "wrong_token", "this token is not known", {"WWW-Authenticate": "Bearer"})
+            code, message = ("wrong_token", "this token is not known") if digest else ("no_token", _HOW)
+            raise RequestError(401, code, message, {"WWW-Authenticate": "Bearer"})
         if scope not in opens:
             raise RequestError(403, "wrong_scope", f"this token does not open the {scope} part of the service")
 
@@ -59,11 +67,5 @@ class Authorizer:
             del self._buckets[next(iter(self._buckets))]
         if left < 1:
             wait = str(int((1 - left) / self._rate) + 1)
-            raise RequestError(
-                429, "too_many_requests", f"too many requests; try again in {wait} s", {"Retry-After": wait}
-            )
-
-
-def _token(request: Request) -> bytes:
-    scheme, _, token = request.headers.get("authorization", "").partition(" ")
-    return token.strip().encode() if scheme.lower() == "bearer" else b""
+            message = f"too many requests; try again in {wait} s"
+            raise RequestError(429, "too_many_requests", message, {"Retry-After": wait})

@@ -4,14 +4,14 @@
     bentoml serve pawprint:latest
 
 The Bento holds the few modules that serving needs, the champion and the `serving` parameters, and installs the
-packages that bentofile.yaml names at the versions of requirements.lock. Neither torch nor pawprint itself has to
-be installed where it is served.
+packages of deploy/serve.lock. Neither torch nor pawprint itself has to be installed where it is served.
 """
 
 import re
 import shutil
 import tempfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -30,26 +30,27 @@ from pawprint.serving import selftest
 NAME = "pawprint"
 _ROOT = Path(__file__).resolve().parents[3]
 _MODULES = ("__init__.py", "config.py", "errors.py", "image.py", "inference", "lineage.py", "serving", "telemetry.py")
+_ENTRY = "pawprint_bento"  # bento_entry.py under a name that no installed package has
 
 
-def build(folder: Path, champion: Mapping[str, Any], root: Path = _ROOT) -> str:
-    """The Bento of the model in `folder`, and `pawprint:latest` names it. Its tag.
+def build(model: Path, champion: Mapping[str, Any], root: Path = _ROOT) -> str:
+    """The Bento of the model folder `model`, and `pawprint:latest` names it. Its tag.
 
     The version ends in a digest of all that goes in, so building the same again finds what there is, and another
     model, other code or other packages make another Bento.
 
     Args:
-        folder: a model folder.
+        model: a model folder.
         champion: the content of champion.json; `model` and `version` are needed.
-        root: the checkout that the code, bentofile.yaml and requirements.lock are taken from.
+        root: the checkout that the code, bentofile.yaml and deploy/serve.lock are taken from.
 
     Raises:
         PawprintError: the model folder is damaged, or BentoML refused.
     """
-    load_verified(folder)
+    info, _ = load_verified(model)
     with tempfile.TemporaryDirectory(prefix="pawprint-bento-") as scratch:
         context = Path(scratch)
-        _stage(context, folder, champion, root)
+        _stage(context, model, {**champion, "model_digest": info.model_digest}, root)
         version = f"{_plain(champion)}-{folder_digest(context)[:8]}"
         tag = f"{NAME}:{version}"
         if not _holds(tag, context):
@@ -57,14 +58,14 @@ def build(folder: Path, champion: Mapping[str, Any], root: Path = _ROOT) -> str:
                 build_bentofile(str(context / "bentofile.yaml"), version=version, build_ctx=str(context))
             except BentoMLException as error:
                 raise PawprintError(f"BentoML could not build {tag}: {error}.") from error
-    _make_latest(tag)
+    write_text(Path(bentoml.get(tag).path).parent / "latest", version)  # BentoML moves it for a new Bento only
     return tag
 
 
 def exists(tag: str) -> bool:
     """Is exactly this Bento in BentoML's store?"""
     try:
-        return str(bentoml.get(tag).tag) == tag
+        return str(bentoml.get(tag).tag) == tag  # BentoML takes the beginning of a version for the whole
     except BentoMLException:
         return False
 
@@ -82,58 +83,31 @@ def latest() -> str | None:
         return None
 
 
-def requirements(lock: str, packages: Iterable[str]) -> list[str]:
-    """`name==version` of `packages` and of all that they need, sorted, as a compiled lock has them.
-
-    uv notes under each package which others asked for it (`# via`); that is followed the other way round.
-    """
-    versions: dict[str, str] = {}
-    needs: dict[str, set[str]] = {}
-    name = ""
-    for line in lock.splitlines():
-        if match := re.match(r"([a-z0-9][\w.-]*)==([^\s;\\]+)", line):
-            name = match[1]
-            versions[name] = match[2]
-        elif match := re.match(r"\s+#(?: via)?\s+([a-z0-9][\w.-]*)(?:\s|$)", line):
-            needs.setdefault(match[1], set()).add(name)
-    wanted: set[str] = set()
-    waiting = list(packages)
-    while waiting:
-        name = waiting.pop()
-        if name not in versions:
-            raise PawprintError(f"bentofile.yaml wants {name}, which requirements.lock does not have.")
-        if name not in wanted:
-            wanted.add(name)
-            waiting.extend(needs.get(name, ()))
-    return [f"{name}=={versions[name]}" for name in sorted(wanted)]
-
-
-def _stage(context: Path, folder: Path, champion: Mapping[str, Any], root: Path) -> None:
+def _stage(context: Path, model: Path, champion: Mapping[str, Any], root: Path) -> None:
     """Fill `context` with what the Bento holds, and a bentofile.yaml that says how to build it."""
-    package = context / "pawprint"
+    source, package = root / "src" / "pawprint", context / "pawprint"
     package.mkdir()
     for module in _MODULES:
-        source = root / "src" / "pawprint" / module
-        if source.is_dir():
-            shutil.copytree(source, package / module, ignore=shutil.ignore_patterns("__pycache__"))
+        if (source / module).is_dir():
+            shutil.copytree(source / module, package / module, ignore=shutil.ignore_patterns("__pycache__"))
         else:
-            shutil.copy(source, package)
-    shutil.copytree(folder, context / "champion", ignore=shutil.ignore_patterns("model.safetensors"))  # ONNX serves
+            shutil.copy(source / module, package)
+    shutil.copy(source / "serving" / "bento_entry.py", context / f"{_ENTRY}.py")
+    shutil.copytree(model, context / "champion", ignore=shutil.ignore_patterns("model.safetensors"))  # ONNX serves
     write_json(context / "champion" / "champion.json", dict(champion))
     if known := _one_of_each_class(root / "data"):
         selftest.write(context / "champion", known)
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
-    (context / "params.yaml").write_text(yaml.safe_dump({"serving": params["serving"]}), encoding="utf-8")
+    write_text(context / "params.yaml", yaml.safe_dump({"serving": params["serving"]}))
     options = yaml.safe_load((root / "bentofile.yaml").read_text(encoding="utf-8"))
     del options["include"], options["exclude"]  # here all is staged already
-    lock = (root / "requirements.lock").read_text(encoding="utf-8")
-    options["python"] = {
-        "packages": requirements(lock, options["python"]["packages"]),
-        "lock_packages": False,
-    }
-    options["labels"] = {key: str(champion[key]) for key in ("model", "version")}
-    options["description"] = _description(champion)
-    (context / "bentofile.yaml").write_text(yaml.safe_dump(options), encoding="utf-8")
+    shutil.copy(root / options["python"]["requirements_txt"], context / "requirements.txt")
+    options["service"] = f"{_ENTRY}:Pawprint"
+    options["python"] = {"requirements_txt": "requirements.txt", "lock_packages": False}
+    options["labels"] = {key: str(champion[key]) for key in ("model", "version", "model_digest")}
+    lines = [f"- {key}: {value}" for key, value in champion.items()]
+    options["description"] = "\n".join([f"# {champion['model']} version {champion['version']}", "", *lines, ""])
+    write_text(context / "bentofile.yaml", yaml.safe_dump(options))
 
 
 def _one_of_each_class(data: Path) -> dict[str, bytes]:
@@ -148,11 +122,6 @@ def _one_of_each_class(data: Path) -> dict[str, bytes]:
     return firsts
 
 
-def _description(champion: Mapping[str, Any]) -> str:
-    lines = [f"- {key}: {value}" for key, value in champion.items()]
-    return "\n".join([f"# {champion['model']} version {champion['version']}", "", *lines, ""])
-
-
 def _plain(champion: Mapping[str, Any]) -> str:
     """`sample-v3`: a Bento's version may hold letters, digits, dots and dashes."""
     name = re.sub(r"[^a-z0-9.]+", "-", str(champion["model"]).removeprefix(f"{NAME}-").lower()).strip("-.")
@@ -160,27 +129,10 @@ def _plain(champion: Mapping[str, Any]) -> str:
 
 
 def _holds(tag: str, context: Path) -> bool:
-    """Is the Bento there with every staged file? What a killed build left behind is removed."""
-    try:
-        kept = Path(bentoml.get(tag).path) / "src"
-        if str(bentoml.get(tag).tag) != tag:  # BentoML takes the beginning of a version for the whole
-            return False
-    except NotFound:
-        return False
-    except BentoMLException:
+    """Is the Bento there with every staged file? What a killed build left behind, or somebody changed, is removed."""
+    stored, without = folder(tag), ("bentofile.yaml",)
+    if stored and folder_digest(stored / "src", without) == folder_digest(context, without):
+        return True
+    with suppress(NotFound):
         bentoml.delete(tag)
-        return False
-    staged = (path for path in context.rglob("*") if path.is_file() and path.name != "bentofile.yaml")
-    for path in staged:
-        stored = kept / path.relative_to(context)
-        if not stored.is_file() or stored.read_bytes() != path.read_bytes():
-            bentoml.delete(tag)
-            return False
-    return True
-
-
-def _make_latest(tag: str) -> None:
-    """BentoML leaves `latest` where it was when an older Bento becomes the one to serve again."""
-    bento = bentoml.get(tag)
-    pointer = Path(bento.path).parent / "latest"
-    write_text(pointer, bento.tag.version)
+    return False

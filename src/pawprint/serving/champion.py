@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pawprint.config import Serving, Tokens, load_serving
 from pawprint.errors import PawprintError
+from pawprint.inference.classifier import load_verified
 from pawprint.lineage import Champion
 
 _HERE = Path(__file__).resolve()
@@ -39,6 +40,21 @@ def model_folder() -> Path:
         if (home / "champion").is_dir():
             return home / "champion"
     raise PawprintError("There is no champion/ to serve yet. Run `make run` first.")
+
+
+def verify(bento: str, packaged: str | None) -> None:
+    """PawprintError unless there is a whole model to serve, and it is the one that a Bento was built with.
+
+    Args:
+        bento: the tag that is served, "" in a checkout.
+        packaged: the digest of the Bento's model; None where the Bento records none.
+    """
+    info, _ = load_verified(model_folder())
+    if bento and packaged != info.model_digest and "PAWPRINT_MODEL" not in os.environ:
+        raise PawprintError(
+            f"{bento} was built with the model {(packaged or 'of an older version')[:12]}, but {model_folder()} holds "
+            f"{info.model_digest[:12]}. Package it again (`make run`), or name a model folder in PAWPRINT_MODEL."
+        )
 
 
 def serving_params() -> Serving:

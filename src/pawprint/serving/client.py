@@ -5,16 +5,16 @@ for result in predict("http://localhost:3000", find_pictures([Path("pictures")])
 """
 
 import time
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import httpx
 from pydantic import ValidationError
 
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import Classification, FileResult
+from pawprint.inference.classifier import FileResult, in_order
 from pawprint.serving.schema import Prediction, Problem
 
 _BUSY = (429, 503)
@@ -40,16 +40,7 @@ def predict(
         raise PawprintError(f"{url} is not an address ({error}). It looks like http://localhost:3000.") from None
     with client, ThreadPoolExecutor(concurrency, thread_name_prefix="predict") as pool:
         _check(client, url)
-        pending: deque[Future[FileResult]] = deque()  # a few only, so that memory does not grow with the folder
-        try:
-            for path in paths:
-                pending.append(pool.submit(_request, client, path, tries))
-                if len(pending) > 4 * concurrency:
-                    yield pending.popleft().result()
-            while pending:
-                yield pending.popleft().result()
-        finally:  # who stops early does not wait for what was not begun
-            pool.shutdown(wait=False, cancel_futures=True)
+        yield from in_order(pool, partial(_request, client, tries), paths, 4 * concurrency)
 
 
 def _check(client: httpx.Client, url: str) -> None:
@@ -69,7 +60,7 @@ def _check(client: httpx.Client, url: str) -> None:
         )
 
 
-def _request(client: httpx.Client, path: Path, tries: int) -> FileResult:
+def _request(client: httpx.Client, tries: int, path: Path) -> FileResult:
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -96,11 +87,9 @@ def _read(path: Path, response: httpx.Response) -> FileResult:
     if response.status_code != 200:
         return FileResult(path, None, _problem(response))
     try:
-        one = Prediction.model_validate_json(response.content)
+        return FileResult(path, Prediction.model_validate_json(response.content).classification(), "")
     except ValidationError:
         return FileResult(path, None, _FOREIGN.format(response.status_code))
-    found = Classification(one.label, one.reason, one.probabilities, one.typicality)
-    return FileResult(path, found, "")
 
 
 def _problem(response: httpx.Response) -> str:

@@ -3,13 +3,13 @@
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.responses import Response
 from pydantic import BaseModel
 
-from pawprint.serving.schema import Explanation, Feedback, FeedbackReceipt, Problem
+from pawprint.serving.schema import Feedback, Problem
 
-_PICTURE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, GIF, TIFF or BMP"}
-_PICTURES = {"type": "array", "items": _PICTURE, "minItems": 1}
+_IMAGE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, GIF, TIFF or BMP"}
+PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
+_TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _ERRORS = {
     400: "the request is malformed: empty, no picture in it, or several where one is allowed",
     401: "a token is needed",
@@ -29,38 +29,7 @@ _HEADERS = {
     "X-Pawprint-Bento": "the Bento's tag; `none` when served from a checkout",
     "Retry-After": "seconds",
 }
-
-
-def of(name: str, model: type[BaseModel], errors: str) -> dict[str, Any]:
-    """Arguments of `add_api_route` for the endpoint `name` that returns `model` or one of `errors`."""
-    lineage = () if model is FeedbackReceipt else ("X-Pawprint-Model", "X-Pawprint-Bento")
-    responses: dict[int | str, Any] = {
-        200: {"model": model, "description": "the result", "headers": _headers("X-Request-Id", *lineage)}
-    }
-    if model is Explanation:
-        responses[200]["content"] = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
-    for status in map(int, errors.split()):
-        retry = ("Retry-After",) if status in (429, 503) else ()
-        headers = _headers("X-Request-Id", *retry)
-        responses[status] = {"model": Problem, "description": _ERRORS[status], "headers": headers}
-    extra: dict[str, Any] = {"operationId": name, "security": [{}, {"token": []}]}
-    if body := _body(name):
-        extra["requestBody"] = {"required": True, "content": body}
-    return {"responses": responses, "openapi_extra": extra, "response_class": Response}
-
-
-def complete(app: FastAPI) -> None:
-    """Add what no route of the app declares: the token, the feedback's type and BentoML's own endpoints."""
-    document = app.openapi()
-    document["components"]["securitySchemes"] = {"token": {"type": "http", "scheme": "bearer"}}
-    document["components"]["schemas"]["Feedback"] = Feedback.model_json_schema()
-    for path in ("/healthz", "/livez", "/readyz", "/metrics"):
-        text = {"text/plain": {"schema": {"type": "string"}}}
-        response = {"description": "as text", "headers": _headers("X-Request-Id"), "content": text}
-        summary = "Prometheus metrics" if path == "/metrics" else "Health"
-        document["paths"][path] = {
-            "get": {"operationId": path.strip("/"), "summary": summary, "responses": {"200": response}}
-        }
+LINEAGE = ("X-Pawprint-Model", "X-Pawprint-Bento")
 
 
 def _headers(*names: str) -> dict[str, Any]:
@@ -68,14 +37,40 @@ def _headers(*names: str) -> dict[str, Any]:
     return {name: {"description": _HEADERS[name], "required": True, "schema": schema} for name in names}
 
 
-def _body(name: str) -> dict[str, Any]:
-    if name in ("predict", "explain"):
-        form = {"type": "object", "required": ["image"], "properties": {"image": _PICTURE}}
-        raw = {kind: {"schema": _PICTURE} for kind in ("application/octet-stream", "image/*")}
-        return {"multipart/form-data": {"schema": form}, **raw}
-    if name == "predict_batch":
-        form = {"type": "object", "required": ["image"], "properties": {"image": _PICTURES}}
-        return {"multipart/form-data": {"schema": form}}
-    if name == "feedback":
-        return {"application/json": {"schema": {"$ref": "#/components/schemas/Feedback"}}}
-    return {}
+def _form(image: dict[str, Any]) -> dict[str, Any]:
+    return {"schema": {"type": "object", "required": ["image"], "properties": {"image": image}}}
+
+
+ONE_IMAGE = {
+    "multipart/form-data": _form(_IMAGE), "application/octet-stream": {"schema": _IMAGE}, "image/*": {"schema": _IMAGE},
+}  # fmt: skip
+IMAGES = {"multipart/form-data": _form({"type": "array", "items": _IMAGE, "minItems": 1})}
+FEEDBACK = {"application/json": {"schema": Feedback.model_json_schema()}}
+
+
+def documented(
+    result: type[BaseModel],
+    *errors: int,
+    headers: tuple[str, ...] = LINEAGE,
+    content: dict[str, Any] | None = None,
+    body: dict[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Arguments of a route that returns `result` (or `content`) or one of `errors`; `body`: a request's media types."""
+    responses: dict[int, Any] = {200: {"headers": _headers("X-Request-Id", *headers), "content": content or {}}}
+    for status in (401, 403, 429, *errors):
+        retry = ("Retry-After",) if status in (429, 503) else ()
+        described = {"description": _ERRORS[status], "headers": _headers("X-Request-Id", *retry)}
+        responses[status] = {"model": Problem, **described}
+    extra: dict[str, Any] = {"security": [{}]}  # or no token, where the operator set none
+    if body:
+        extra["requestBody"] = {"required": True, "content": body}
+    return {"response_model": result, "responses": responses, "openapi_extra": extra}
+
+
+def add_probes(app: FastAPI) -> None:
+    """BentoML's own endpoints, which are no routes of the app."""
+    for path in ("/healthz", "/livez", "/readyz", "/metrics"):
+        response = {"description": "as text", "headers": _headers("X-Request-Id"), "content": _TEXT}
+        summary = "Prometheus metrics" if path == "/metrics" else "Health"
+        operation = {"operationId": path.strip("/"), "summary": summary, "responses": {"200": response}}
+        app.openapi()["paths"][path] = {"get": operation}

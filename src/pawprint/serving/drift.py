@@ -5,7 +5,7 @@
 
 Maximum mean discrepancy with Gaussian kernels (Gretton et al., A Kernel Two-Sample Test, 2012): it sees any difference
 between two distributions of embeddings, not of their means only. Its p-value comes from permutations, so that it holds
-for any number of pictures and any network; at 5 % one report in twenty cries wolf.
+for any number of pictures and any network; at 5 % one report in twenty is a false alarm.
 """
 
 from dataclasses import dataclass
@@ -14,14 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 FEWEST = 20  # pictures; with fewer even a great drift may go unseen
-_MOST = 1000  # pictures a side: the kernel is a table of all pairs
+_MOST = 1000  # pictures in each sample: the kernel is a table of all pairs
 _PERMUTATIONS = 999
 _WIDTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # near and far differences
 
 
 @dataclass(frozen=True)
 class Drift:
-    """What the test says."""
+    """The result of the test."""
 
     training: int  # embeddings of training photographs that were compared
     traffic: int  # embeddings of pictures that people sent
@@ -36,17 +36,17 @@ def compare(training: NDArray[np.floating], traffic: NDArray[np.floating], seed:
         ValueError: one of them has fewer than two rows.
     """
     rng = np.random.default_rng(seed)
-    sides = [_directions(_thinned(each, rng)) for each in (training, traffic)]
-    if min(map(len, sides)) < 2:
-        raise ValueError("two pictures a side are the least")
-    kernel = _kernel(np.concatenate(sides))
-    first, second = map(len, sides)
+    samples = [_unit(_thinned(each, rng)) for each in (training, traffic)]
+    first, second = map(len, samples)
+    if min(first, second) < 2:
+        raise ValueError("each sample needs at least two pictures")
+    kernel = _kernel(np.concatenate(samples))
     weights = np.concatenate([np.full(first, 1 / first), np.full(second, -1 / second)]).astype(np.float32)
-    # row 0 is what was seen, the others are the same pictures with the sides shuffled
+    # row 0 is what was seen, the others are the same pictures with the samples shuffled
     shuffled = np.stack([weights, *(rng.permutation(weights) for _ in range(_PERMUTATIONS))])
     distances = np.einsum("pn,pn->p", shuffled @ kernel, shuffled)
-    as_much = int((distances[1:] >= distances[0]).sum())
-    return Drift(first, second, float(distances[0]), (1 + as_much) / (1 + _PERMUTATIONS))
+    as_much = int((distances >= distances[0]).sum())
+    return Drift(first, second, float(distances[0]), as_much / len(distances))
 
 
 def _thinned(embeddings: NDArray[np.floating], rng: np.random.Generator) -> NDArray[np.floating]:
@@ -55,16 +55,14 @@ def _thinned(embeddings: NDArray[np.floating], rng: np.random.Generator) -> NDAr
     return embeddings[rng.choice(len(embeddings), _MOST, replace=False)]
 
 
-def _directions(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Of length one, as typicality.safetensors keeps them."""
+def _unit(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
+    """Of length one, as the bank of the model folder keeps them."""
     lengths = np.linalg.norm(embeddings.astype(np.float32), axis=1, keepdims=True)
-    directions: NDArray[np.float32] = (embeddings / np.maximum(lengths, 1e-12)).astype(np.float32)
-    return directions
+    return np.asarray(embeddings / np.maximum(lengths, 1e-12), np.float32)
 
 
 def _kernel(points: NDArray[np.float32]) -> NDArray[np.float32]:
     """[n, d] -> the mean of Gaussian kernels [n, n]: as wide as the median distance of two points, wider, narrower."""
-    squares = np.maximum(2 - 2 * points @ points.T, 0)  # of directions
+    squares = np.maximum(2 - 2 * points @ points.T, 0)  # of unit vectors
     median = max(float(np.median(squares[np.triu_indices(len(points), 1)])), 1e-12)
-    kernel: NDArray[np.float32] = np.mean([np.exp(-squares / (width * median)) for width in _WIDTHS], axis=0)
-    return kernel
+    return np.asarray(np.mean([np.exp(-squares / (width * median)) for width in _WIDTHS], axis=0), np.float32)

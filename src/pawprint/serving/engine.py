@@ -8,7 +8,6 @@ import uuid
 from concurrent.futures import ThreadPoolExecutor
 from contextvars import copy_context
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from pawprint.config import Serving
@@ -17,29 +16,27 @@ from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier, Predictions
 from pawprint.serving import metrics, selftest
 from pawprint.serving.champion import read_champion
-from pawprint.serving.schema import Milliseconds, ModelName, Prediction
+from pawprint.serving.schema import Milliseconds, ModelCard, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Computed:
+class _Result:
     """A thread's result for one picture."""
 
-    sha256: str  # of its bytes
+    prediction: Prediction
+    sha256: str  # of the picture's bytes
     pixels: Pixels
-    predictions: Predictions
-    wait: float  # seconds until a thread came free
-    decode: float
-    inference: float
+    outputs: Predictions
 
 
 class Engine:
     """The model in `folder`, with as many threads as it has streams.
 
     A thread decodes a picture and runs the model on it, so nothing moves from core to core and nothing waits for a
-    batch to fill (docs/decisions/no-batches.md).
+    batch to fill (docs/decisions/no-batches.md). The threads end when nothing refers to the engine any more.
 
     Args:
         folder: a model folder.
@@ -55,60 +52,64 @@ class Engine:
         self.traffic = traffic
         self.classifier = Classifier(folder, params.precision, params.device)
         selftest.check(self.classifier)
-        self._running = 0
         self._threads = ThreadPoolExecutor(self.classifier.streams, thread_name_prefix="picture")
         self.champion, info = read_champion(folder), self.classifier.info
-        model, version = (self.champion.model, self.champion.version) if self.champion else ("", "")
         self.name = ModelName(
-            name=model,
-            version=version,
+            name=self.champion.model if self.champion else "",
+            version=self.champion.version if self.champion else "",
             digest=info.model_digest,
             bento=bento,
-            dataset=info.lineage.dataset,
-            data_hash=info.lineage.data_hash,
-            git_commit=info.lineage.git_commit,
-            run_id=info.lineage.run_id,
+            **info.lineage.model_dump(include={"dataset", "data_hash", "git_commit", "run_id"}),
         )
         self.headers = {
-            "X-Pawprint-Model": f"{model or 'unregistered'}/{version or '0'} {info.model_digest}",
+            "X-Pawprint-Model": f"{self.name.name or 'unregistered'}/{self.name.version or '0'} {info.model_digest}",
             "X-Pawprint-Bento": bento or "none",
         }
 
+    def card(self) -> ModelCard:
+        """The model and where it comes from."""
+        info = self.classifier.info
+        return ModelCard(
+            model=self.name,
+            typicality_threshold=info.ood_threshold,
+            device=self.classifier.device,
+            precision=self.classifier.precision,
+            lineage=info.lineage,
+            metrics=self.champion.metrics if self.champion else {},
+            classes=list(info.classes),
+            **info.model_dump(include={"candidate", "architecture", "parameters", "fit", "temperature"}),
+        )
+
     async def predict(self, data: bytes) -> Prediction:
         """A picture's bytes -> its prediction, counted and logged. Raises BadImage."""
-        computed = await self._run(data)
-        prediction = self._prediction(computed)
-        self._log(prediction, computed, data)
+        result = await self._run(data)
+        prediction = result.prediction
+        metrics.ANSWERS.labels(prediction.label).inc()
+        metrics.CONFIDENCE.observe(max(prediction.probabilities.values()))
+        for part, milliseconds in prediction.milliseconds:
+            metrics.PARTS.labels(part).observe(milliseconds / 1000)
+        picture = data if self.params.keep_pictures else None
+        self.traffic.add(Record.of(prediction, time.time(), result.sha256, result.outputs.embedding[0], picture))
         return prediction
 
     async def explain(self, data: bytes) -> tuple[Prediction, bytes]:
         """A picture's bytes -> (its prediction, its heat map as a PNG); not logged. Raises BadImage."""
-        computed = await self._run(data)
-        best = int(computed.predictions.probabilities[0].argmax())
-        png = await asyncio.to_thread(cam.overlay, computed.pixels, computed.predictions.activation[0], best)
-        return self._prediction(computed), png
-
-    async def retire(self) -> None:
-        """Close once the last request of this engine has its response."""
-        while self._running:
-            await asyncio.sleep(0.05)
-        await asyncio.to_thread(self.close)
+        result = await self._run(data)
+        best = int(result.outputs.probabilities[0].argmax())
+        png = await asyncio.to_thread(cam.overlay, result.pixels, result.outputs.activation[0], best)
+        return result.prediction, png
 
     def close(self) -> None:
         """Finish what was accepted."""
         self._threads.shutdown()
 
-    async def _run(self, data: bytes) -> _Computed:
-        self._running += 1
+    async def _run(self, data: bytes) -> _Result:
         metrics.QUEUE.inc()
-        try:
-            work = partial(self._work, data, time.perf_counter())
-            in_context = partial(copy_context().run, work)  # so that what it logs has the request's id
-            return await asyncio.get_running_loop().run_in_executor(self._threads, in_context)
-        finally:
-            self._running -= 1
+        in_context = copy_context().run  # so that what it logs has the request's id
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._threads, in_context, self._work, data, time.perf_counter())
 
-    def _work(self, data: bytes, requested: float) -> _Computed:
+    def _work(self, data: bytes, requested: float) -> _Result:
         metrics.QUEUE.dec()
         started = time.perf_counter()
         try:
@@ -120,37 +121,12 @@ class Engine:
             raise BadImage("unreadable", "the picture cannot be read; it is damaged or very unusual") from error
         digest = hashlib.sha256(data).hexdigest()
         decoded = time.perf_counter()
-        predictions = self.classifier.predict(pixels[None])
+        outputs = self.classifier.predict(pixels[None])
         inferred = time.perf_counter()
-        return _Computed(digest, pixels, predictions, started - requested, decoded - started, inferred - decoded)
-
-    def _prediction(self, computed: _Computed) -> Prediction:
-        (result,) = self.classifier.decide(computed.predictions)
-        return Prediction(
-            id=uuid.uuid4().hex,
-            label=result.label,
-            reason=result.reason,
-            probabilities=result.probabilities,
-            typicality=result.knn_similarity,
-            model=self.name,
-            milliseconds=Milliseconds(
-                decode=round(1000 * computed.decode, 2),
-                wait=round(1000 * computed.wait, 2),
-                inference=round(1000 * computed.inference, 2),
-            ),
+        (found,) = self.classifier.decide(outputs)
+        milliseconds = Milliseconds(
+            decode=round(1000 * (decoded - started), 2),
+            wait=round(1000 * (started - requested), 2),
+            inference=round(1000 * (inferred - decoded), 2),
         )
-
-    def _log(self, prediction: Prediction, computed: _Computed, data: bytes) -> None:
-        metrics.ANSWERS.labels(prediction.label).inc()
-        metrics.CONFIDENCE.observe(max(prediction.probabilities.values()))
-        for part in ("decode", "wait", "inference"):
-            metrics.PARTS.labels(part).observe(getattr(computed, part))
-        self.traffic.add(
-            Record(
-                prediction,
-                time=time.time(),
-                picture_sha256=computed.sha256,
-                embedding=computed.predictions.embedding[0],
-                picture=data if self.params.keep_pictures else None,
-            )
-        )
+        return _Result(Prediction.of(uuid.uuid4().hex, found, self.name, milliseconds), digest, pixels, outputs)

@@ -16,17 +16,17 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
     """A connection that is closed where a request's headers do not arrive in time."""
 
     seconds: float = 20
+    _deadline: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """The first request is awaited from here on."""
-        self._deadline: asyncio.TimerHandle | None = None
         super().connection_made(transport)
-        self._expect_headers()
+        self.on_message_begin()
 
     def on_message_begin(self) -> None:
         """The first byte of a request, on a connection that may have had others before."""
         super().on_message_begin()
-        self._expect_headers()
+        self._deadline = self._deadline or self.loop.call_later(self.seconds, self._too_slow)
 
     def on_headers_complete(self) -> None:
         """The body's own limit counts from here (BodyLimitMiddleware)."""
@@ -38,12 +38,8 @@ class HeaderTimeoutProtocol(HttpToolsProtocol):
         self._cancel()
         super().connection_lost(exc)
 
-    def _expect_headers(self) -> None:
-        if self._deadline is None:
-            self._deadline = self.loop.call_later(self.seconds, self._too_slow)
-
     def _cancel(self) -> None:
-        if self._deadline is not None:
+        if self._deadline:
             self._deadline.cancel()
             self._deadline = None
 

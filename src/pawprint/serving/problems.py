@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 
 from pydantic import BaseModel
+from starlette.exceptions import HTTPException
 from starlette.responses import Response
 
 from pawprint.serving import metrics
 from pawprint.serving.schema import Problem
 
 
-class RequestError(RuntimeError):
+class RequestError(HTTPException):
     """A request that is answered with a status of 4xx or 5xx."""
 
     def __init__(self, status: int, reason: str, message: str, headers: Mapping[str, str] | None = None) -> None:
-        super().__init__(message)
-        self.status, self.reason, self.headers = status, reason, headers
+        super().__init__(status, message, headers)
+        self.reason = reason
 
 
 def json_response(content: BaseModel, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:

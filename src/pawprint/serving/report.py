@@ -7,9 +7,7 @@ Path("traffic.html").write_text(page(report))
 import base64
 import io
 import json
-import sqlite3
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,8 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from pawprint.errors import PawprintError
 from pawprint.inference.classifier import OOD_FILE, ModelInfo
+from pawprint.serving import traffic
 from pawprint.serving.champion import read_champion
 from pawprint.serving.drift import FEWEST, Drift, compare
 
@@ -67,13 +65,11 @@ def summarize(log: Path, folder: Path, since: float, seed: int) -> Report:
         PawprintError: there is no such log, or it is not one of ours.
     """
     info, champion = ModelInfo.read(folder), read_champion(folder)
-    rows, others = _read(log, info.model_digest, since)
-    ours = [row for row in rows if len(row["embedding"])]
-    firsts = {row["picture_sha256"]: np.frombuffer(row["embedding"], "<f2") for row in ours}
+    rows, others = traffic.read(log, info.model_digest, since)
+    embeddings = {row["picture_sha256"]: np.frombuffer(row["embedding"], "<f2") for row in rows}
     drift = None
-    if len(firsts) >= FEWEST:
-        training = load_file(folder / OOD_FILE)["embeddings"]
-        drift = compare(training, np.stack(list(firsts.values())), seed)
+    if len(embeddings) >= FEWEST:
+        drift = compare(load_file(folder / OOD_FILE)["embeddings"], np.stack(list(embeddings.values())), seed)
     return Report(
         model=f"{champion.model}/{champion.version}" if champion else "unregistered/0",
         digest=info.model_digest,
@@ -82,31 +78,11 @@ def summarize(log: Path, folder: Path, since: float, seed: int) -> Report:
         labels=[row["label"] for row in rows],
         confidence=np.array([max(json.loads(row["probabilities"]).values()) for row in rows]),
         typicality=np.array([row["typicality"] for row in rows]),
-        pictures=len({row["picture_sha256"] for row in rows}),
+        pictures=len(embeddings),
         others=others,
         drift=drift,
         judged=[(row["label"], row["right_label"]) for row in rows if row["right_label"] is not None],
     )
-
-
-def _read(log: Path, digest: str, since: float) -> tuple[list[sqlite3.Row], int]:
-    if not log.is_file():
-        raise PawprintError(f"There is no traffic log at {log}. Serve the model and send it pictures, or name --log.")
-    try:
-        with closing(sqlite3.connect(f"{log.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
-            connection.row_factory = sqlite3.Row
-            rows = connection.execute(
-                "SELECT p.time, p.picture_sha256, p.label, p.probabilities, p.typicality, p.embedding,"
-                " f.label AS right_label FROM predictions p LEFT JOIN feedback f ON f.id = p.id"
-                " WHERE p.model_digest = ? AND p.time >= ? ORDER BY p.time",
-                (digest, since),
-            ).fetchall()
-            others = connection.execute(
-                "SELECT count(*) FROM predictions WHERE model_digest != ? AND time >= ?", (digest, since)
-            ).fetchone()[0]
-    except sqlite3.Error as error:
-        raise PawprintError(f"{log} cannot be read as a traffic log ({error}). Name another with --log.") from None
-    return rows, int(others)
 
 
 def verdict(drift: Drift | None) -> str:
@@ -127,19 +103,9 @@ def page(report: Report) -> str:
         span = f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
     environment = jinja2.Environment(loader=jinja2.PackageLoader("pawprint.serving"), autoescape=True)
     return environment.get_template("traffic.html").render(
-        report=report, figures=report.figures(), span=span, verdict=verdict(report.drift), accuracy=_accuracy(report),
-        alarm=bool(report.drift and report.drift.p < ALARM), plot=_plots(report),
+        report=report, figures=report.figures(), span=span, verdict=verdict(report.drift), plot=_plots(report),
+        alarm=bool(report.drift and report.drift.p < ALARM), right=sum(label == true for label, true in report.judged),
     )  # fmt: skip
-
-
-def _accuracy(report: Report) -> str:
-    if not report.judged:
-        return "There is no feedback."
-    right = sum(predicted == label for predicted, label in report.judged)
-    return (
-        f"Feedback on {len(report.judged):,} predictions, {right:,} of them right. Feedback is given mostly on "
-        "mistakes, so this is no estimate for all predictions."
-    )
 
 
 def _plots(report: Report) -> str:
@@ -164,8 +130,3 @@ def _plots(report: Report) -> str:
     buffer = io.BytesIO()
     canvas.savefig(buffer, format="png", dpi=110)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
-
-
-def as_parameters(report: Report, log: Path) -> dict[str, str]:
-    """The report's parameters, for MLflow."""
-    return {"model": report.model, "model_digest": report.digest, "log": str(log)}

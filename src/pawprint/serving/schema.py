@@ -1,7 +1,10 @@
-"""Requests and responses of the API as types: the one definition for code, tests and OpenAPI."""
+"""Requests and responses of the API as types: the one definition for code, client, tests and OpenAPI."""
+
+from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pawprint.inference.classifier import Classification
 from pawprint.lineage import Lineage
 
 
@@ -40,6 +43,18 @@ class Prediction(_Schema):
     typicality: float = Field(description="likeness to the nearest training photographs, 1 is just like them")
     model: ModelName
     milliseconds: Milliseconds
+
+    @classmethod
+    def of(cls, id: str, found: Classification, model: ModelName, milliseconds: Milliseconds) -> Self:
+        """The response for a classification."""
+        return cls(
+            id=id, label=found.label, reason=found.reason, probabilities=found.probabilities,
+            typicality=found.knn_similarity, model=model, milliseconds=milliseconds,
+        )  # fmt: skip
+
+    def classification(self) -> Classification:
+        """The classification of a response."""
+        return Classification(self.label, self.reason, self.probabilities, self.typicality)
 
 
 class Explanation(_Schema):

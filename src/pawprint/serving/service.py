@@ -13,11 +13,10 @@ from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import load_verified
 from pawprint.serving import traffic
 from pawprint.serving.access_log import AccessLogMiddleware, log_as_json
 from pawprint.serving.app import AppState, create_app
-from pawprint.serving.champion import model_folder, registered_model, serving_params
+from pawprint.serving.champion import model_folder, registered_model, serving_params, verify
 from pawprint.serving.engine import Engine
 from pawprint.serving.header_timeout import limit_header_time
 from pawprint.serving.middleware import BodyLimitMiddleware
@@ -57,9 +56,10 @@ class Pawprint:
 
     @bentoml.on_deployment  # type: ignore[untyped-decorator]
     def check() -> None:  # BentoML calls it once, before any worker, without an instance
-        """Refuse to start, in one sentence, where there is nothing to serve, it is damaged, or the port is taken."""
+        """Refuse to start, in one sentence: the model is missing, damaged or another one, or the port is taken."""
+        bento = Pawprint.bento  # type: ignore[attr-defined]
         try:
-            load_verified(model_folder())
+            verify(str(bento.tag) if bento else "", bento.info.labels.get("model_digest") if bento else None)
             _refuse_taken_port()
         except PawprintError as error:
             raise BentoMLException(str(error)) from None

@@ -14,34 +14,61 @@ import contextlib
 import json
 import logging
 import os
-import queue
 import sqlite3
-import threading
 import time
-from concurrent.futures import Future
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
+from functools import cached_property
 from pathlib import Path
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from pawprint.errors import PawprintError
 from pawprint.serving import metrics
 from pawprint.serving.schema import Prediction
 
-_SCHEMA = """
+
+@dataclass(frozen=True)
+class Record:
+    """One prediction as it is logged: a field is a column of the table `predictions`."""
+
+    id: str
+    time: float  # seconds since 1970
+    picture_sha256: str  # of the bytes as they came
+    label: str
+    probabilities: str  # JSON, by class
+    typicality: float
+    embedding: bytes  # float16, little-endian
+    model_digest: str
+    model_version: str
+    picture: bytes | None = None  # only where serving.keep_pictures is on
+
+    @classmethod
+    def of(
+        cls, one: Prediction, time: float, sha256: str, embedding: NDArray[np.float32], picture: bytes | None = None
+    ) -> Self:
+        """The record of a prediction for the bytes `sha256` and their embedding [d]."""
+        probabilities, half = json.dumps(one.probabilities), embedding.astype("<f2").tobytes()
+        return cls(
+            one.id, time, sha256, one.label, probabilities, one.typicality, half,
+            one.model.digest, one.model.version, picture,
+        )  # fmt: skip
+
+
+_COLUMNS = [field.name for field in fields(Record)]
+_TYPES: dict[Any, str] = {str: "TEXT NOT NULL", float: "REAL NOT NULL", bytes: "BLOB NOT NULL", bytes | None: "BLOB"}
+_SCHEMA = f"""
+PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;
 CREATE TABLE IF NOT EXISTS predictions (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT UNIQUE NOT NULL,
-    time REAL NOT NULL,             -- seconds since 1970
-    picture_sha256 TEXT NOT NULL,   -- of the bytes as they came
-    label TEXT NOT NULL,
-    probabilities TEXT NOT NULL,    -- JSON, by class
-    typicality REAL NOT NULL,
-    embedding BLOB NOT NULL,        -- float16, little-endian
-    model_digest TEXT NOT NULL,
-    model_version TEXT NOT NULL,
-    picture BLOB                    -- only where serving.keep_pictures is on
+    {", ".join(f"{field.name} {_TYPES[field.type]}" for field in fields(Record))},
+    UNIQUE (id)
 );
 CREATE TABLE IF NOT EXISTS feedback (
     id TEXT PRIMARY KEY REFERENCES predictions (id) ON DELETE CASCADE,
@@ -49,37 +76,16 @@ CREATE TABLE IF NOT EXISTS feedback (
     label TEXT NOT NULL
 );
 """
+_ADD = f"INSERT INTO predictions ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"
+_TRIM = "DELETE FROM predictions WHERE number <= (SELECT max(number) FROM predictions) - ?"
+_FEEDBACK = (
+    "INSERT INTO feedback SELECT id, ?, ? FROM predictions WHERE id = ?"
+    " ON CONFLICT (id) DO UPDATE SET time = excluded.time, label = excluded.label"
+)
 _TRIM_EVERY = 256  # rows
 _GATHER = 0.1  # seconds: what arrives within them is one transaction
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Record:
-    """One prediction, as it is logged."""
-
-    prediction: Prediction
-    time: float  # seconds since 1970
-    picture_sha256: str  # of the bytes as they came
-    embedding: NDArray[np.float32]  # [d]
-    picture: bytes | None = None  # only where serving.keep_pictures is on
-
-    def row(self) -> dict[str, object]:
-        """The values of its row in `predictions`, by column."""
-        one = self.prediction
-        return {
-            "id": one.id,
-            "time": self.time,
-            "picture_sha256": self.picture_sha256,
-            "label": one.label,
-            "probabilities": json.dumps(one.probabilities),
-            "typicality": one.typicality,
-            "embedding": self.embedding.astype("<f2").tobytes(),
-            "model_digest": one.model.digest,
-            "model_version": one.model.version,
-            "picture": self.picture,
-        }
 
 
 def folder() -> Path:
@@ -101,101 +107,98 @@ class TrafficLog:
     def __init__(self, path: Path, rows: int) -> None:
         self.path = path
         self._rows = rows
-        self._work: queue.SimpleQueue[Record | _Feedback | None] = queue.SimpleQueue()
+        self._waiting: deque[Record] = deque()
+        self._since_trim = _TRIM_EVERY  # what a killed process left is trimmed first
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="traffic")
         if rows:
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._thread = threading.Thread(target=self._write, name="traffic", daemon=True)
-            self._thread.start()
 
     def add(self, record: Record) -> None:
         """Log a prediction; on disk a moment later."""
         if self._rows:
-            self._work.put(record)
+            self._waiting.append(record)
+            self._thread.submit(self._gather)
 
     async def feedback(self, id: str, label: str) -> bool:
         """Log the right label of a prediction; the last one counts. False where no such prediction is logged."""
         if not self._rows:
             return False
-        done: Future[bool] = Future()
-        self._work.put(_Feedback(id, label, done))
-        return await asyncio.wrap_future(done)
+        return await asyncio.get_running_loop().run_in_executor(self._thread, self._write, id, label)
 
     def close(self) -> None:
         """Write what waits, then end."""
-        if self._rows:
-            self._work.put(None)
-            self._thread.join()
+        self._thread.shutdown()
 
-    def _write(self) -> None:
+    @cached_property
+    def _connection(self) -> sqlite3.Connection:
         connection = sqlite3.connect(self.path, timeout=30)
-        connection.executescript(
-            "PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;" + _SCHEMA
-        )
-        since_trim = _TRIM_EVERY  # what a killed process left is trimmed first
-        running = True
-        while running:
-            items = [self._work.get()]
-            if not isinstance(items[0], _Feedback):
-                time.sleep(_GATHER)
-            while not self._work.empty():
-                items.append(self._work.get())
-            running = None not in items
-            try:
-                with connection:
-                    done = [(item, _apply(connection, item)) for item in items if item is not None]
-                    since_trim += len(items)
-                    if since_trim >= _TRIM_EVERY:
-                        connection.execute(
-                            "DELETE FROM predictions WHERE number <= (SELECT max(number) FROM predictions) - ?",
-                            (self._rows,),
-                        )
-                        since_trim = 0
-            except sqlite3.Error as error:  # a full disk stops the log, not the service
-                logger.error("the traffic log %s cannot be written: %s", self.path, error)
-                done = [(item, False) for item in items if item is not None]
-                metrics.LOST.inc(sum(isinstance(item, Record) for item in items))
-            for item, found in done:
-                if isinstance(item, _Feedback):
-                    item.done.set_result(found)
-        connection.close()
+        connection.executescript(_SCHEMA)
+        return connection
+
+    def _gather(self) -> None:
+        if self._waiting:  # another call has not written it already
+            time.sleep(_GATHER)
+            self._write()
+
+    def _write(self, id: str = "", label: str = "") -> bool:
+        """All that waits and feedback on the prediction `id`, in one transaction. Is `id` known?"""
+        records = [self._waiting.popleft() for _ in range(len(self._waiting))]
+        try:
+            with self._connection as transaction:
+                transaction.executemany(_ADD, map(asdict, records))
+                self._since_trim += len(records)
+                if self._since_trim >= _TRIM_EVERY:
+                    transaction.execute(_TRIM, (self._rows,))
+                    self._since_trim = 0
+                return bool(id) and transaction.execute(_FEEDBACK, (time.time(), label, id)).rowcount == 1
+        except sqlite3.Error as error:  # a full disk stops the log, not the service
+            logger.error("the traffic log %s cannot be written: %s", self.path, error)
+            metrics.LOST.inc(len(records))
+            return False
 
 
-@dataclass(frozen=True)
-class _Feedback:
-    id: str
-    label: str
-    done: Future[bool]
+@contextmanager
+def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+    """A log that may be written at the same time. The service need not run."""
+    with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
+        connection.row_factory = sqlite3.Row
+        yield connection
 
 
-def _apply(connection: sqlite3.Connection, item: Record | _Feedback) -> bool:
-    if isinstance(item, _Feedback):
-        written = connection.execute(
-            "INSERT INTO feedback SELECT id, ?, ? FROM predictions WHERE id = ?"
-            " ON CONFLICT (id) DO UPDATE SET time = excluded.time, label = excluded.label",
-            (time.time(), item.label, item.id),
-        )
-        return written.rowcount == 1
-    row = item.row()
-    marks = ", ".join(f":{name}" for name in row)
-    connection.execute(f"INSERT INTO predictions ({', '.join(row)}) VALUES ({marks})", row)
-    return True
+def read(log: Path, model_digest: str, since: float) -> tuple[list[sqlite3.Row], int]:
+    """(a model's predictions after `since`, by time, with the columns of Record and `right_label`, count of others').
+
+    Raises:
+        PawprintError: there is no such log, or it is not one of ours.
+    """
+    if not log.is_file():
+        raise PawprintError(f"There is no traffic log at {log}. Serve the model and send it pictures, or name --log.")
+    try:
+        with _reading(log) as connection:
+            rows = connection.execute(
+                "SELECT p.*, f.label AS right_label FROM predictions p LEFT JOIN feedback f ON f.id = p.id"
+                " WHERE p.model_digest = ? AND p.time >= ? ORDER BY p.time",
+                (model_digest, since),
+            ).fetchall()
+            others = "SELECT count(*) FROM predictions WHERE model_digest != ? AND time >= ?"
+            return rows, int(connection.execute(others, (model_digest, since)).fetchone()[0])
+    except sqlite3.Error as error:
+        raise PawprintError(f"{log} cannot be read as a traffic log ({error}). Name another with --log.") from None
 
 
 def find_prediction(id: str, logs: Path | None = None) -> dict[str, str] | None:
-    """The row of the prediction `id` in any log of the folder `logs`; None where there is none.
+    """Texts of the prediction `id` in any log of the folder `logs`; None where there is none.
 
     `model` is the registered model, which names the log, and `time` is in UTC. A log that cannot be read is skipped.
-    The service need not run.
     """
-    columns = ("id", "label", "picture_sha256", "model_digest", "model_version", "time")
+    columns = "id, label, picture_sha256, model_digest, model_version, time"
     for path in sorted((logs or folder()).glob("*.db")):
         try:
-            with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-                query = f"SELECT {', '.join(columns)} FROM predictions WHERE id = ?"
-                row = connection.execute(query, (id,)).fetchone()
+            with _reading(path) as connection:
+                row = connection.execute(f"SELECT {columns} FROM predictions WHERE id = ?", (id,)).fetchone()
         except sqlite3.Error:
             continue
         if row:
-            when = f"{datetime.fromtimestamp(row[-1], UTC):%Y-%m-%d %H:%M:%S} UTC"
-            return {**dict(zip(columns, row, strict=True)), "time": when, "model": path.stem}
+            when = f"{datetime.fromtimestamp(row['time'], UTC):%Y-%m-%d %H:%M:%S} UTC"
+            return {**row, "time": when, "model": path.stem}
     return None
