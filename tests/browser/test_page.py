@@ -62,7 +62,9 @@ def labels(page: Page) -> list[str]:
 
 
 def test_it_says_what_it_can_tell_apart(page: Page) -> None:
-    expect(page.locator("#classes")).to_have_text("Tells blue from red, and says when it is neither.")
+    expect(page.locator("#classes")).to_have_text(
+        "Distinguishes blue, red, and says when a picture is unlike all of them."
+    )
     page.get_by_text("The model and where it comes from").click()
     expect(page.locator("#lineage")).to_contain_text("pawprint-colours, version 3")
 
@@ -124,9 +126,9 @@ def test_a_bad_file_among_good_ones(page: Page, files: dict[str, Path]) -> None:
     expect(page.locator(".problem img:visible, .problem .bars:visible")).to_have_count(0)  # nothing broken is shown
 
 
-def test_neither_is_explained(page: Page, files: dict[str, Path]) -> None:
+def test_unknown_is_explained(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["green"]])
-    assert labels(page) == ["OODReport"]
+    assert labels(page) == ["Unknown"]
     expect(page.locator(".reason")).to_contain_text("like none of the training photographs")
 
 
@@ -149,7 +151,7 @@ def test_this_is_wrong_takes_one_click(page: Page, files: dict[str, Path]) -> No
     expect(page.locator(".reason")).to_have_text("Thank you. Noted as: blue.")
 
 
-def test_neither_can_be_put_right(page: Page, files: dict[str, Path]) -> None:
+def test_unknown_can_be_put_right(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["green"]])
     page.get_by_role("button", name="This is wrong").click()
     page.get_by_role("button", name="It is red").click()
@@ -226,9 +228,9 @@ def test_a_service_with_tokens_asks_for_one(
         page.keyboard.press("Enter")
         assert labels(page) == ["blue", "red"]
         expect(field).to_be_hidden()
-        expect(page.locator("#classes")).to_contain_text("Tells blue from red")
+        expect(page.locator("#classes")).to_contain_text("Distinguishes blue, red")
         page.get_by_role("button", name="This is wrong").first.click()
         expect(page.locator(".reason").first).to_have_text("Thank you. Noted as: red.")
         page.reload()  # the tab still knows it
-        expect(page.locator("#classes")).to_contain_text("Tells blue from red")
+        expect(page.locator("#classes")).to_contain_text("Distinguishes blue, red")
         page.close()

@@ -13,8 +13,10 @@ import pytest
 import yaml
 
 from pawprint.errors import PawprintError
+from pawprint.lineage import sha256
 from pawprint.serving import bento
-from service_process import ROOT, serving
+from service_process import checkout, free_port, serving
+from toy import build_toy_model
 
 CHAMPION = {
     "model": "pawprint-colours", "version": "3", "run_id": "a" * 32, "candidate": "toy", "model_digest": "b" * 64,
@@ -81,15 +83,6 @@ def test_it_holds_only_what_answering_needs(home: tuple[Path, list[str]]) -> Non
     assert all("==" in line for line in needed)
 
 
-def test_every_requirement_is_pinned_as_in_the_lock() -> None:
-    lock = (ROOT / "requirements.lock").read_text()
-    found = dict(line.split("==") for line in bento.requirements(lock, ["bentoml"]))
-    assert "starlette" in found  # what bentoml needs
-    assert found["bentoml"] == distribution("bentoml").version
-    with pytest.raises(PawprintError, match="nonesuch"):
-        bento.requirements(lock, ["nonesuch"])
-
-
 def test_a_damaged_model_is_refused(toy_model: Path, tmp_path: Path) -> None:
     copy = Path(shutil.copytree(toy_model, tmp_path / "model"))
     (copy / "model.onnx").write_bytes(b"onnx")
@@ -116,11 +109,14 @@ def bare_python(home: tuple[Path, list[str]], tmp_path_factory: pytest.TempPathF
 def test_it_answers_where_pawprint_is_not_installed(
     home: tuple[Path, list[str]], bare_python: str, pictures: dict[str, bytes], tmp_path: Path
 ) -> None:
+    bare = {"PYTHONPATH": ""}
     for name in ("pawprint", "torch"):
-        alone = subprocess.run([bare_python, "-c", f"import {name}"], capture_output=True, cwd=tmp_path, check=False)
+        command, env = [bare_python, "-c", f"import {name}"], {**os.environ, **bare}
+        alone = subprocess.run(command, env=env, capture_output=True, cwd=tmp_path, check=False)
         assert b"ModuleNotFoundError" in alone.stderr
     folder, tags = home
     env = {
+        **bare,
         "BENTOML_HOME": str(folder),
         "BENTOML_DO_NOT_TRACK": "True",
         "PAWPRINT_TRAFFIC": str(tmp_path / "traffic"),
@@ -133,8 +129,46 @@ def test_it_answers_where_pawprint_is_not_installed(
         assert response.headers["X-Pawprint-Bento"] == tags[0]
 
 
-def test_the_self_test_takes_photographs_of_any_format(tmp_path: Path) -> None:
-    for name in ("ok/1.PNG", "defect/deep/2.webp", "ok/notes.txt", ".hidden/3.jpg"):
-        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
-        (tmp_path / name).write_bytes(name.encode())
-    assert bento._one_of_each_class(tmp_path) == {"ok.jpg": b"ok/1.PNG", "defect.jpg": b"defect/deep/2.webp"}
+@pytest.fixture
+def checkout_with_another_champion(tmp_path: Path) -> tuple[Path, dict[str, str]]:
+    """(a checkout, the environment of an editable installation of it); its champion is not the Bento's."""
+    root = tmp_path / "checkout"
+    root.mkdir()
+    env = checkout(root)
+    build_toy_model(root / "champion", version="9", scale=40)
+    return root, env
+
+
+@pytest.mark.parametrize("inside", [False, True])
+def test_a_tag_serves_what_it_holds_where_pawprint_is_installed_editable(
+    home: tuple[Path, list[str]],
+    checkout_with_another_champion: tuple[Path, dict[str, str]],
+    toy_model: Path,
+    tmp_path: Path,
+    inside: bool,
+) -> None:
+    folder, tags = home
+    root, env = checkout_with_another_champion
+    env = {**env, "BENTOML_HOME": str(folder)}
+    with serving(tmp_path / "log", env, tags[1], cwd=root if inside else tmp_path) as (url, _):
+        model = httpx.get(f"{url}/model").json()["model"]
+        assert (model["digest"], model["version"]) == (sha256(toy_model / "model.onnx"), "4")
+        assert model["bento"] == tags[1]
+
+
+def test_a_bento_with_another_model_in_it_does_not_start(
+    home: tuple[Path, list[str]], checkout_with_another_champion: tuple[Path, dict[str, str]], tmp_path: Path
+) -> None:
+    folder, tags = home
+    root, env = checkout_with_another_champion
+    copy = Path(shutil.copytree(folder, tmp_path / "bentoml"))
+    champion = copy / "bentos" / tags[0].replace(":", "/") / "src/champion"
+    shutil.rmtree(champion)
+    shutil.copytree(root / "champion", champion)
+    done = subprocess.run(
+        [sys.executable, "-m", "bentoml", "serve", tags[0], "--port", str(free_port())],
+        env={**os.environ, **env, "BENTOML_HOME": str(copy)}, cwd=tmp_path, capture_output=True, text=True, timeout=60,
+        check=False,
+    )  # fmt: skip
+    assert done.returncode != 0 and "Traceback" not in done.stderr
+    assert f"{tags[0]} was built with the model" in done.stderr

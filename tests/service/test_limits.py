@@ -169,7 +169,8 @@ def test_the_client_sends_its_token(closed: str, pictures: dict[str, bytes], tmp
 
 
 def test_one_token_has_one_pace(closed: str) -> None:
-    statuses = [httpx.get(f"{closed}/model", headers=bearer(READ)).status_code for _ in range(40)]
-    assert statuses.count(200) <= 31 and statuses[-1] == 429
-    wait = int(httpx.get(f"{closed}/model", headers=bearer(READ)).headers["Retry-After"])
-    assert 1 <= wait <= 60
+    started = time.monotonic()
+    responses = [httpx.get(f"{closed}/model", headers=bearer(READ)) for _ in range(60)]
+    refused = [response for response in responses if response.status_code == 429]
+    assert len(responses) - len(refused) <= 31 + (time.monotonic() - started) / 2
+    assert refused and all(1 <= int(response.headers["Retry-After"]) <= 60 for response in refused)

@@ -38,7 +38,7 @@ def test_a_picture_as_the_whole_body(service: str, pictures: dict[str, bytes], k
     assert (response.status_code, response.json()["label"]) == (200, "blue")
 
 
-def test_neither_is_explained(service: str, pictures: dict[str, bytes]) -> None:
+def test_unknown_is_explained(service: str, pictures: dict[str, bytes]) -> None:
     answer = httpx.post(f"{service}/predict", content=pictures["green"]).json()
     assert answer["label"] == "unknown"
     assert "training photographs" in answer["reason"]

@@ -11,8 +11,6 @@ from pathlib import Path
 import httpx
 import pytest
 
-from pawprint.errors import PawprintError
-from pawprint.inference.classifier import Classifier
 from pawprint.serving import selftest
 from service_process import checkout, serving
 from toy import build_toy_model
@@ -96,13 +94,3 @@ def test_a_broken_champion_is_not_taken_over(url: str, folder: Path, pictures: d
 def test_only_the_admin_may(url: str, service: str) -> None:
     assert httpx.post(f"{url}/admin/reload").status_code == 401
     assert httpx.post(f"{service}/admin/reload", headers=ADMIN).status_code == 404  # no admin token is set there
-
-
-def test_the_selftest_knows_its_pictures(folder: Path) -> None:
-    selftest.check(Classifier(folder))
-    assert sorted(path.name for path in (folder / "selftest").iterdir()) == [
-        "answers.json", "blue.jpg", "green.jpg", "red.jpg",
-    ]  # fmt: skip
-    (folder / "selftest/answers.json").write_text(json.dumps({"red.jpg": [1.0, 0.0]}))
-    with pytest.raises(PawprintError, match=r"red\.jpg should give"):
-        selftest.check(Classifier(folder))

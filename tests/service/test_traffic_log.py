@@ -28,7 +28,7 @@ embedding = np.ones({WIDTH}, np.float32)
 while True:
     for _ in range(20):
         id = uuid.uuid4().hex
-        log.add(Record(prediction(id), time.time(), "0" * 64, embedding))
+        log.add(Record.of(prediction(id), time.time(), "0" * 64, embedding))
     asyncio.run(log.feedback(id, "dog"))
     print(id, flush=True)       # it is on disk, so it must be there after any kill
 """

@@ -146,7 +146,7 @@ def test_an_answer_leads_to_the_version_that_gave_it(made: tuple[Path, Champion]
     logs = tmp_path / "traffic"
     log = TrafficLog(logs / "pawprint-colours.db", rows=10)
     for id, digest in (("right", entry.model_digest), ("wrong", "9" * 64)):
-        log.add(Record(prediction(id, "red", digest, entry.version), 0.0, LEARNED, np.zeros(3, np.float32)))
+        log.add(Record.of(prediction(id, "red", digest, entry.version), 0.0, LEARNED, np.zeros(3, np.float32)))
     log.close()
     (logs / "torn.db").write_text("no database")
     down = tracing.trace(root, "right", served(logs=logs))
