@@ -36,6 +36,7 @@ CHALLENGER = "challenger"
 ROLLED_BACK = "rolled_back"  # tag: when and why a person rolled this version back
 BEAT = "beat"  # tag: the version that was champion before this one
 BENTO = "bento."  # beginning of a tag: the digest of a Bento that holds this version, by the Bento's tag
+LINEAGE = {"git_commit", "data_hash", "dataset", "params_digest"}  # tags of a version, beside candidate and digest
 METRIC = "metric."  # beginning of a tag: a figure on the test photographs
 
 
@@ -69,7 +70,7 @@ class Registry:
             found = self._client.search_model_versions(f"name = '{name}' and tags.model_digest = '{info.model_digest}'")
             if found:
                 return _champion(max(found, key=lambda version: int(version.version)))
-            lineage, source = info.lineage, run.model_uri
+            source = run.model_uri
             if not source:
                 raise Unreachable(
                     f"MLflow does not hold the model of run {run.id} yet: it or its store of artifacts was away when "
@@ -80,14 +81,7 @@ class Registry:
                 source=source,
                 run_id=run.id,
                 model_id=source.removeprefix("models:/"),  # a server refuses a source that it cannot tie to its model
-                tags={
-                    "candidate": info.candidate,
-                    "model_digest": info.model_digest,
-                    "git_commit": lineage.git_commit,
-                    "data_hash": lineage.data_hash,
-                    "dataset": lineage.dataset,
-                    "params_digest": lineage.params_digest,
-                },
+                tags=info.model_dump(include={"candidate", "model_digest"}) | info.lineage.model_dump(include=LINEAGE),
             )
         return _champion(entry)
 
@@ -197,17 +191,16 @@ class Registry:
         if kept.exists():
             return kept
         kept.parent.mkdir(parents=True, exist_ok=True)
-        _ = self._client
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=f".{kept.name}-") as scratch:
-            fetched = mlflow.artifacts.download_artifacts(run_id=version.run_id, artifact_path=FOLDER, dst_path=scratch)
-            info = ModelInfo.read(Path(fetched))
+            fetched = Path(self._client.download_artifacts(version.run_id, FOLDER, scratch))
+            info = ModelInfo.read(fetched)
             if info.model_digest != version.model_digest:
                 raise PawprintError(
                     f"{version.model} version {version.version} names model {version.model_digest[:12]} but its run "
                     f"{version.run_id} holds {info.model_digest[:12]}. Register the model again or roll back."
                 )
             if not kept.exists():
-                Path(fetched).rename(kept)
+                fetched.rename(kept)
         return kept
 
     def _tags(self, version: Champion) -> dict[str, str]:
