@@ -134,7 +134,7 @@ def default_remote(root: Path) -> str:
 
 
 def remote(root: Path, name: str) -> dict[str, str]:
-    """What DVC's configuration says of a remote: url, endpointurl, ..."""
+    """The options of a remote in DVC's configuration: url, endpointurl, ..."""
     head = f"remote.{name}."
     lines = (line.partition("=") for line in _dvc(root, "config", "--list", check=False).splitlines())
     return {key.removeprefix(head): value for key, _, value in lines if key.startswith(head)}
@@ -177,13 +177,13 @@ def lock(root: Path, patience: float = 0.0) -> Iterator[None]:
         files.write_text(owner, str(os.getpid()))
         _held[root] = held
         try:
-            _forget_the_dead(root)
+            _remove_stale_rwlock(root)
             yield
         finally:
             del _held[root]
 
 
-def _forget_the_dead(root: Path) -> None:
+def _remove_stale_rwlock(root: Path) -> None:
     """Remove DVC's list of who reads and writes what, where it is torn or names only processes that are gone.
 
     DVC itself looks whether a process of that number lives; after a restart of a container another one does.
@@ -201,7 +201,7 @@ def _forget_the_dead(root: Path) -> None:
     for pid in pids:
         with contextlib.suppress(psutil.Error):
             if psutil.Process(pid).create_time() <= written:
-                return  # somebody's own `dvc` is at work; DVC knows how to say so
+                return  # a `dvc` that a person started is at work; DVC reports it itself
     path.unlink(missing_ok=True)
 
 
@@ -268,7 +268,7 @@ def _alive(group: int) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    # dvc.yaml says `python`: let it be this environment's, also where nobody has activated it.
+    # dvc.yaml names `python`: this environment's, also where it is not activated.
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 

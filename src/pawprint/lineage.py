@@ -118,7 +118,7 @@ def git_state(root: Path) -> tuple[str, bool]:
 
 
 def commit_of(root: Path, word: str) -> str:
-    """The whole id of the commit that `word` names; "" where this repository has none."""
+    """The full id of the commit that `word` names; "" where this repository has none."""
     return _git(root, "rev-parse", "--verify", "--quiet", f"{word}^{{commit}}").decode().strip()
 
 
@@ -133,7 +133,7 @@ def files_at(root: Path, commit: str, paths: Iterable[str]) -> list[str]:
 
 
 def _git(root: Path, *words: str) -> bytes:
-    """What git says, or nothing where it fails."""
+    """The output of git; empty where it fails."""
     done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
     return done.stdout if done.returncode == 0 else b""
 

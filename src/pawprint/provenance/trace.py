@@ -128,7 +128,7 @@ class _Tracer:
             return Link(kind="version", name=name, state="unproved", note="not registered here")
         link = self.version(version, up)
         if version.model_digest != digest:
-            link.state, link.note = "broken", f"the registry says model {version.model_digest[:12]}, {source}"
+            link.state, link.note = "broken", f"the registry records model {version.model_digest[:12]}, {source}"
         return link
 
     def version(self, version: Champion, up: bool = True) -> Link:
@@ -232,9 +232,9 @@ class _Tracer:
         elif manifest is None:
             link.state, link.note = "unproved", f"manifest {record.manifest_digest[:12]} is not kept"
         elif learned_hashes(manifest) != claimed:
-            link.state, link.note = "broken", "photographs.txt does not name what the manifest says"
+            link.state, link.note = "broken", "photographs.txt does not list the photographs of the manifest"
         else:
-            link.note = f"as manifest {record.manifest_digest[:12]} says"
+            link.note = f"as in manifest {record.manifest_digest[:12]}"
         return link
 
     def photograph(self, word: str) -> Link | None:
@@ -258,7 +258,7 @@ class _Tracer:
         return link
 
     def _prepared(self, digest: str) -> str:
-        """What the prepared set says of a photograph; "" where it does not have it, or is not there."""
+        """Path, split and data set of a prepared photograph; "" where it does not have it, or is not there."""
         try:
             data = PreparedDataset.open(self.root / "prepared")
         except PawprintError:
@@ -293,4 +293,4 @@ def _model_problems(
         yield f"model.json names run {trained[:12]}"
     for name, value in info.lineage.model_dump(exclude={"run_id"}).items():
         if tags.get(name, str(value)) != str(value):
-            yield f"the run says {name} {tags[name][:12]}, the model {str(value)[:12]}"
+            yield f"the run records {name} {tags[name][:12]}, the model {str(value)[:12]}"

@@ -54,7 +54,7 @@ def artifact_root(root: Path) -> str | None:
 
 
 def connect(root: Path) -> None:
-    """Point MLflow at the runs; Unreachable at once, not after minutes of retries, when nobody answers.
+    """Point MLflow at the runs; Unreachable at once, not after minutes of retries, where no server answers.
 
     Raises:
         PawprintError: The server refuses the password.

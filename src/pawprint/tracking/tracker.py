@@ -143,7 +143,7 @@ class Tracker:
         """The run in MLflow that `call` of a journal is for, created by the call `begin` where MLflow has none."""
         known = self.known_run(run_id)
         if known is None and call.method != "begin":
-            raise PawprintError(f"MLflow no longer has the run {run_id}; somebody deleted it.")
+            raise PawprintError(f"MLflow no longer has the run {run_id}; it was deleted there.")
         if known is None:
             about = {"start_time": call.arguments["started"], "tags": {RESTORED: run_id}}
             known = self._create_run(call.arguments["dataset"], call.arguments["run_name"], **about)

@@ -75,7 +75,7 @@ def test_down_from_an_alias_and_a_run_to_the_photographs(made: tuple[Path, Champ
     below = ["data", "params", "packages", "photographs"]
     assert kinds(down) == ["version", "run", "model", "commit", *below]
     assert not list(down.broken())
-    assert "as manifest" in down.links[0].links[-1].note
+    assert "as in manifest" in down.links[0].links[-1].note
     run = tracing.trace(root, entry.run_id[:8], served())
     assert kinds(run) == [*kinds(down)[1:], "version"]
     assert '"intact": true' in down.as_json()
@@ -87,7 +87,7 @@ def test_a_changed_model_a_changed_list_and_another_digest_are_broken_links(made
     learned = (kept / "photographs.txt").read_text()
     (kept / "photographs.txt").write_text("3" * 64)
     (link,) = tracing.trace(root, "pawprint-colours/1", served()).broken()
-    assert (link.kind, link.note) == ("photographs", "photographs.txt does not name what the manifest says")
+    assert (link.kind, link.note) == ("photographs", "photographs.txt does not list the photographs of the manifest")
     (kept / "photographs.txt").write_text(learned)
     with (kept / "model.onnx").open("ab") as file:
         file.write(b"x")
