@@ -12,7 +12,7 @@ from prefect import flow
 from flows import ROOT
 from flows.tasks import run, step
 from pawprint import dvc, lineage
-from pawprint.config import Params, load_params
+from pawprint.config import Params, digest, load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.files import write_text
@@ -63,13 +63,17 @@ def train(name: str) -> None:
 
 def read_lineage(data: PreparedDataset, params: Params) -> lineage.Lineage:
     """The record of a training that is about to start."""
-    return lineage.read(
-        ROOT,
-        data.dataset,
-        data.manifest,
-        params,
+    commit, dirty = lineage.git_state(ROOT)
+    return lineage.Lineage(
+        git_commit=commit,
+        git_dirty=dirty,
+        dataset=data.dataset,
         data_hash=dvc.data_hash(ROOT),
+        manifest_digest=lineage.sha256(data.manifest),
+        params_digest=digest(params),
         code_digest=dvc.code_digest(ROOT),
+        lock_digest=lineage.sha256(ROOT / "requirements.lock"),
+        seed=params.seed,
         device=devices.describe(params),
         execution=devices.execution(params),
     )

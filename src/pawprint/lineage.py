@@ -1,6 +1,6 @@
 """Git commit + data hash + params + run + model digest as one record, carried by every model and answer.
 
-record = lineage.read(root, dataset, manifest, params, data_hash=dvc.data_hash(root), ...)   # before training
+record = Lineage(git_commit=commit, data_hash=dvc.data_hash(root), ...)   # before training
 record.model_copy(update={"run_id": run_id})
 Release(**record.model_dump(), model="pawprint-sample", version="3", ...)   # when it is packaged
 """
@@ -15,7 +15,6 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict
 
-from pawprint.config import Params, digest
 from pawprint.errors import PawprintError
 
 
@@ -136,34 +135,6 @@ def _git(root: Path, *words: str) -> bytes:
     """The output of git; empty where it fails."""
     done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
     return done.stdout if done.returncode == 0 else b""
-
-
-def read(
-    root: Path,
-    dataset: str,
-    manifest: Path,
-    params: Params,
-    *,
-    data_hash: str,
-    code_digest: str,
-    device: str,
-    execution: dict[str, str],
-) -> Lineage:
-    """The record of a training that is about to start in the workspace `root`."""
-    commit, dirty = git_state(root)
-    return Lineage(
-        git_commit=commit,
-        git_dirty=dirty,
-        dataset=dataset,
-        data_hash=data_hash,
-        manifest_digest=sha256(manifest),
-        params_digest=digest(params),
-        code_digest=code_digest,
-        lock_digest=sha256(root / "requirements.lock"),
-        seed=params.seed,
-        device=device,
-        execution=execution,
-    )
 
 
 def is_manifest(path: Path, record: Lineage) -> bool:

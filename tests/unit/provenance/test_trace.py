@@ -185,9 +185,15 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
             path = tmp_path / name
             path.write_text(path.read_text().replace("0123abc", "4567def") + "# changed\n")
             changed[kind] = "broken"
-        digests = {"data_hash": dvc.data_hash(tmp_path), "code_digest": dvc.code_digest(tmp_path)}
-        record = lineage.read(tmp_path, "colours", manifest, params, **digests, device="cpu", execution={})
-        record = record.model_copy(update={"git_dirty": False})
+        record = ModelInfo.read(toy_model).lineage.model_copy(
+            update={
+                "git_commit": lineage.git_state(tmp_path)[0],
+                "data_hash": dvc.data_hash(tmp_path),
+                "code_digest": dvc.code_digest(tmp_path),
+                "manifest_digest": sha256(manifest),
+                "lock_digest": sha256(tmp_path / "requirements.lock"),
+            }
+        )
         with tracker.start_training("article_cnn", params, record, "toy", {}) as run:
             info = ModelInfo.read(folder).model_copy(
                 update={
