@@ -99,7 +99,7 @@ def wait_for_server() -> None:
 
 
 def create_pool(client: SyncPrefectClient) -> None:
-    """The work pool, with room for one run at a time."""
+    """The work pool, one run at a time."""
     template = ProcessWorker.get_default_base_job_template()
     pool = WorkPoolCreate(name=POOL, type="process", concurrency_limit=1, base_job_template=template)
     client.create_work_pool(pool, overwrite=True)

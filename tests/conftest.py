@@ -1,4 +1,4 @@
-"""What several rooms' tests share: a model folder that is real but tiny, and pictures for it."""
+"""Shared fixtures: a model folder that is real but tiny, and pictures for it."""
 
 import contextlib
 import signal
@@ -77,5 +77,5 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The file that walks the whole road starts first, so that no worker is left alone with it at the end."""
+    """The longest file, a whole pipeline run, starts first, so that no worker is left alone with it at the end."""
     items.sort(key=lambda item: item.path.name != "test_pipeline.py")

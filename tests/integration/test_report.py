@@ -108,7 +108,7 @@ WORKFLOWS: dict[str, Any] = {
 
 @pytest.mark.parametrize("name", WORKFLOWS)
 def test_actions_are_pinned_by_commit_and_rights_are_the_least(name: str) -> None:
-    """No tag that can be moved; and what runs a stranger's code may write nothing and keeps no credentials."""
+    """No tag that can be moved; and what runs code of a pull request may write nothing and keeps no credentials."""
     workflow = WORKFLOWS[name]
     assert workflow["permissions"] == {"contents": "read"}
     assert "pull_request_target" not in workflow[True]  # YAML reads `on` as true

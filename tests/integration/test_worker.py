@@ -1,4 +1,4 @@
-"""What the worker relies on: a clone that loses no work, a workspace for one, a whole delivery, quiet notices."""
+"""What the worker relies on: a clone that loses no work, a locked workspace, an atomic rollout, safe notifications."""
 
 import json
 import os
@@ -142,24 +142,24 @@ def test_a_champion_is_delivered_whole_and_a_few_before_it_stay(tmp_path: Path) 
 
 
 @pytest.fixture
-def told() -> Iterator[tuple[str, list[dict[str, str]]]]:
-    """An address of apprise's that is listened to, and what was said there."""
-    heard: list[dict[str, str]] = []
-    with listening(heard) as server:
-        yield f"json://user:hidden@127.0.0.1:{server.server_port}/room", heard
+def receiver() -> Iterator[tuple[str, list[dict[str, str]]]]:
+    """An address of apprise's that is listened to, and the notifications that it received."""
+    received: list[dict[str, str]] = []
+    with listening(received) as server:
+        yield f"json://user:hidden@127.0.0.1:{server.server_port}/room", received
         server.shutdown()
 
 
-def test_people_are_told_and_no_secret_is_written(
-    told: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+def test_people_are_notified_and_no_secret_is_written(
+    receiver: tuple[str, list[dict[str, str]]], monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    address, heard = told
+    address, received = receiver
     monkeypatch.setenv(
         "PAWPRINT_NOTIFY", f"json://user:hidden@127.0.0.1:9/x {address} nonsense://hidden jsons://[hidden"
     )
     assert not notifications.send("pawprint failed", "for a reason")
-    assert [(one["title"], one["message"]) for one in heard] == [("pawprint failed", "for a reason")]
-    said = "".join(capfd.readouterr())
-    assert "address 1 (json) could not be told" in said
-    assert "address 3 (nonsense) is no address that apprise knows" in said
-    assert "hidden" not in said
+    assert [(one["title"], one["message"]) for one in received] == [("pawprint failed", "for a reason")]
+    printed = "".join(capfd.readouterr())
+    assert "address 1 (json) could not be reached" in printed
+    assert "address 3 (nonsense) is no address that apprise knows" in printed
+    assert "hidden" not in printed

@@ -1,4 +1,4 @@
-"""image.py: any bytes become upright RGB at 300x300, or a BadImage that says why; one road for both splits."""
+"""image.py: any bytes become upright RGB at 300x300, or a BadImage that says why; one decoder for all splits."""
 
 import io
 from pathlib import Path
