@@ -169,18 +169,18 @@ class Tokens(_Closed):
 
 
 class Serving(_Closed):
-    """Limits of the service; params.yaml says what each means."""
+    """Limits of the service."""
 
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    precision: Literal["auto", "bf16", "f32"] = "auto"
-    max_body_mb: Positive = 20
-    max_pixels: Count = 50_000_000
-    body_seconds: Positive = 20
-    max_in_flight: Count = 100
-    max_images: Count = 64
-    requests_per_minute: Annotated[int, Field(ge=0)] = 0
-    traffic_rows: Annotated[int, Field(ge=0)] = 20_000
-    keep_pictures: bool = False
+    device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where onnxruntime-gpu finds one
+    precision: Literal["auto", "bf16", "f32"] = "auto"  # auto: bf16 where the CPU computes in it
+    max_body_mb: Positive = 20  # a larger request is refused with 413
+    max_pixels: Count = 50_000_000  # a picture whose header claims more is refused
+    body_seconds: Positive = 20  # headers or a body that take longer to arrive are cut off
+    max_in_flight: Count = 100  # pictures at once; one more is answered 503
+    max_images: Count = 64  # in one /predict/batch
+    requests_per_minute: CountOrZero = 0  # of one token or address; 0 is no limit
+    traffic_rows: CountOrZero = 20_000  # predictions that the traffic log keeps; 0 keeps none
+    keep_pictures: bool = False  # in the traffic log too
     tokens: Tokens = Tokens()
 
     @model_validator(mode="after")
@@ -278,17 +278,14 @@ def _explain(problem: Any) -> str:
 
 def flatten(params: BaseModel, prefix: str = "") -> dict[str, Any]:
     """`{"training.device": "cpu", ...}`: dotted names as DVC and MLflow show them."""
-    flat: dict[str, Any] = {}
 
-    def walk(value: Any, name: str) -> None:
-        if isinstance(value, dict):
-            for key, inner in value.items():
-                walk(inner, f"{name}.{key}" if name else str(key))
-        else:
-            flat[name] = value
+    def walk(value: Any, name: str) -> dict[str, Any]:
+        if not isinstance(value, dict):
+            return {name: value}
+        below = [walk(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items()]
+        return {dotted: leaf for leaves in below for dotted, leaf in leaves.items()}
 
-    walk(params.model_dump(), prefix)
-    return flat
+    return walk(params.model_dump(), prefix)
 
 
 def digest(params: BaseModel) -> str:

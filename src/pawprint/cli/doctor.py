@@ -6,7 +6,6 @@ for finding in checks(Path.cwd()):
 The servers are those that the environment names, as for all other commands.
 """
 
-import base64
 import json
 import os
 import re
@@ -19,9 +18,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
 
 import typer
 
@@ -41,6 +38,10 @@ class Finding:
     found: str
     remedy: str = ""  # what to do; empty where it is ok
 
+    def as_json(self) -> dict[str, str]:
+        """For --json, whose readers know `found` as `said`."""
+        return {"name": self.name, "state": self.state, "said": self.found, "remedy": self.remedy}
+
 
 @examples("pawprint doctor")
 def doctor(as_json: Annotated[bool, typer.Option("--json", help="the report as JSON")] = False) -> None:
@@ -56,9 +57,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="the report as J
             mark = f"[{colours[finding.state]}]{finding.state:<4}[/]"
             output.print(f"{mark} {finding.name:<15}{escape(finding.found + remedy)}", highlight=False, soft_wrap=True)
     if as_json:
-        print(
-            json.dumps([{"said" if k == "found" else k: v for k, v in vars(one).items()} for one in findings], indent=1)
-        )
+        print(json.dumps([one.as_json() for one in findings], indent=1))
     if any(finding.state == "fail" for finding in findings):
         raise typer.Exit(1)
 
@@ -115,9 +114,8 @@ def _commands() -> Iterator[Finding]:
     if done.returncode == 0:
         yield Finding("docker", "ok", f"engine {done.stdout.strip()}")
     else:
-        yield Finding(
-            "docker", "warn", "its engine does not answer", "for `make stack`: start it, or join the group docker"
-        )
+        remedy = "for `make stack`: start it, or join the group docker"
+        yield Finding("docker", "warn", "its engine does not answer", remedy)
 
 
 def _gpu() -> Finding:
@@ -125,9 +123,8 @@ def _gpu() -> Finding:
         return Finding("gpu", "ok", "none (no nvidia-smi); the CPU is used")
     done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
     if done.returncode != 0:
-        return Finding(
-            "gpu", "warn", "nvidia-smi fails: " + done.stdout.strip()[:100], "repair the driver, or use the CPU"
-        )
+        found = f"nvidia-smi fails: {done.stdout.strip()[:100]}"
+        return Finding("gpu", "warn", found, "repair the driver, or use the CPU")
     cards = re.sub(r" \(UUID.*?\)", "", done.stdout.strip()).replace("\n", ", ")
     if "+cpu" in version("torch"):
         return Finding("gpu", "warn", f"{cards}, but torch is the CPU build", "make clean setup TORCH=cuda")
@@ -161,34 +158,29 @@ def port(number: int, remedy: str, ours: Collection[int | None]) -> Finding:
 def _mlflow() -> Finding:
     uri = os.environ.get("MLFLOW_TRACKING_URI", "")
     if not uri.startswith(("http://", "https://")):
-        return Finding(
-            "mlflow server", "ok", uri or "none (MLFLOW_TRACKING_URI is unset); runs are kept in mlflow.db here"
-        )
+        found = uri or "none (MLFLOW_TRACKING_URI is unset); runs are kept in mlflow.db here"
+        return Finding("mlflow server", "ok", found)
     user, secret = (os.environ.get(f"MLFLOW_TRACKING_{part}", "") for part in ("USERNAME", "PASSWORD"))
     finding = _ask("mlflow server", uri, "/health", "", "MLFLOW_TRACKING_URI")
     if finding.state == "ok":
-        path = "/api/2.0/mlflow/experiments/search?max_results=1"
-        finding = _ask(
-            "mlflow server", uri, path, f"{user}:{secret}" if user else "", "MLFLOW_TRACKING_USERNAME/PASSWORD"
-        )
+        path, user_and_secret = "/api/2.0/mlflow/experiments/search?max_results=1", f"{user}:{secret}" if user else ""
+        finding = _ask("mlflow server", uri, path, user_and_secret, "MLFLOW_TRACKING_USERNAME/PASSWORD")
     return finding
 
 
 def _prefect() -> Finding:
     url = os.environ.get("PREFECT_API_URL", "")
     if not url:
-        return Finding(
-            "prefect server", "ok", "none (PREFECT_API_URL is unset); each `make run` starts a temporary one"
-        )
+        found = "none (PREFECT_API_URL is unset); each `make run` starts a temporary one"
+        return Finding("prefect server", "ok", found)
     finding = _ask("prefect server", url, "/health", "", "PREFECT_API_URL")
     if finding.state == "ok":
         secret = os.environ.get("PREFECT_API_AUTH_STRING", "")
         finding = _ask("prefect server", url, "/admin/version", secret, "PREFECT_API_AUTH_STRING")
         theirs, ours = finding.found.rpartition(" ")[2].strip('"'), version("prefect")
         if finding.state == "ok" and theirs != ours:
-            return Finding(
-                "prefect server", "warn", f"{theirs}, and {ours} here", "make both the same: make stack, or make setup"
-            )
+            remedy = "make both the same: make stack, or make setup"
+            return Finding("prefect server", "warn", f"{theirs}, and {ours} here", remedy)
     return finding
 
 
@@ -201,24 +193,23 @@ def _service() -> Finding:
 
 def _ask(name: str, url: str, path: str, user_and_secret: str, variable: str) -> Finding:
     """Does `url` + `path` answer? A refusal and no answer are different findings; no secret is shown."""
+    import httpx
+
     parts = urlsplit(url)
     shown = f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "") + parts.path.rstrip("/")
     secret = user_and_secret or (f"{parts.username}:{parts.password}" if parts.username else "")
-    signed = {"Authorization": "Basic " + base64.b64encode(secret.encode()).decode()} if secret else {}
+    user, _, password = secret.partition(":")
     try:
-        with urlopen(Request(shown + path, headers=signed), timeout=_WAIT) as answer:
-            body = answer.read(100).decode(errors="replace").strip()
-            return Finding(name, "ok", f"{shown} answers" + (f" {body}" if path == "/admin/version" else ""))
-    except HTTPError as error:
-        if error.code in (401, 403):
-            why = "wants a user and password" if not secret else "refuses this user and password"
-            return Finding(
-                name, "fail", f"{shown} {why} ({error.code})", f"set {variable} (`deploy/stack.sh client` says them)"
-            )
-        return Finding(name, "fail", f"{shown}{path} answers {error.code}", "its own log says why")
-    except (URLError, OSError, ValueError) as error:
-        reason = error.reason if isinstance(error, URLError) else error
-        return Finding(name, "fail", f"{shown} does not answer ({reason})", f"start it, or correct or unset {variable}")
+        auth = (user, password) if secret else None
+        answer = httpx.get(shown + path, auth=auth, timeout=_WAIT, follow_redirects=True)
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        return Finding(name, "fail", f"{shown} does not answer ({error})", f"start it, or correct or unset {variable}")
+    if answer.status_code in (401, 403):
+        found = f"{shown} {'refuses this' if secret else 'wants a'} user and password ({answer.status_code})"
+        return Finding(name, "fail", found, f"set {variable} (`deploy/stack.sh client` shows them)")
+    if answer.is_error:
+        return Finding(name, "fail", f"{shown}{path} answers {answer.status_code}", "its own log says why")
+    return Finding(name, "ok", f"{shown} answers" + (f" {answer.text[:100]}" if path == "/admin/version" else ""))
 
 
 def remote(root: Path) -> Finding:
@@ -246,10 +237,7 @@ def bucket(name: str, settings: dict[str, str]) -> Finding:
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    keys = {
-        "aws_access_key_id": settings.get("access_key_id"),
-        "aws_secret_access_key": settings.get("secret_access_key"),
-    }
+    keys = {f"aws_{key}": settings.get(key) for key in ("access_key_id", "secret_access_key")}
     endpoint = settings.get("endpointurl") or os.environ.get("AWS_ENDPOINT_URL")
     where = f"{name}: {settings['url']}" + (f" at {endpoint}" if endpoint else "")
     try:
