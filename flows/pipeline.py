@@ -29,7 +29,7 @@ from pawprint import dvc
 from pawprint.config import load_params
 from pawprint.data import ingest
 from pawprint.evaluation import summary
-from pawprint.files import recover, write_text
+from pawprint.files import read_json, recover, write_text
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
@@ -82,7 +82,7 @@ def repair() -> None:
     from pawprint.serving import bento
     from pawprint.tracking.tracker import Tracker
 
-    packaged = summary.read_json(ROOT / "bento.json")
+    packaged = read_json(ROOT / "bento.json")
     if packaged is None:
         return
     registry = Tracker(ROOT).registry
@@ -93,7 +93,7 @@ def repair() -> None:
     if champion is None:
         return
     records = (ROOT / "champion.json", ROOT / "champion" / "champion.json", ROOT / "bento.json")
-    same = all(champion.model_dump().items() <= (summary.read_json(path) or {}).items() for path in records)
+    same = all(champion.model_dump().items() <= (read_json(path) or {}).items() for path in records)
     if same and bento.exists(packaged["tag"]):
         return
     print(f"The registry's champion is {champion.model} version {champion.version}: packaging it.", flush=True)

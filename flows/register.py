@@ -49,7 +49,7 @@ def register() -> None:
     evaluated = read_evaluations(params, data.split("test"))
     challenger = evaluated[entry.model_digest]
     unseen(tracker, entry, challenger.scores.hashes, len(challenger.scores.hashes), name)
-    champion, verdict = judge_and_promote(tracker, params, data, entry, evaluated)
+    champion, verdict = compare_and_promote(tracker, params, data, entry, evaluated)
     verdict = verdict if verdict.quantized else verdict.because(why_quantized)
     show(entry, champion, verdict)
 
@@ -101,13 +101,13 @@ def unseen(tracker: Tracker, version: Champion, tested: tuple[str, ...], least: 
     )
 
 
-def judge_and_promote(
+def compare_and_promote(
     tracker: Tracker, params: Params, data: PreparedDataset, entry: Champion, evaluated: Mapping[str, Contender]
 ) -> tuple[Champion | None, Verdict]:
-    """Judge, and promote if that is the verdict; judge again where another registration was faster."""
+    """Compare, and promote if that is the verdict; compare again where another registration was faster."""
     for _ in range(ATTEMPTS):
         champion = tracker.registry.current_champion(entry.model)
-        verdict = judge(tracker, params, data, entry, champion, evaluated)
+        verdict = compare(tracker, params, data, entry, champion, evaluated)
         if verdict.outcome != "promoted" or tracker.registry.promote(entry, verdict.reason, over=champion):
             return champion, verdict
     raise PawprintError(
@@ -116,7 +116,7 @@ def judge_and_promote(
 
 
 @step()
-def judge(
+def compare(
     tracker: Tracker,
     params: Params,
     data: PreparedDataset,

@@ -147,8 +147,8 @@ class Gate(_Closed):
     max_calibration_error: Share = 0.1
     min_worst_slice: Share = 0.8  # accuracy
     max_robustness_loss: Share = 0.25  # accuracy lost under the worst corruption
-    max_refused: Share = 0.1  # share of test photographs that are answered `unknown`
-    max_latency_ms: Positive = 500  # median of one answer
+    max_refused: Share = 0.1  # share of test photographs that are predicted `unknown`
+    max_latency_ms: Positive = 500  # median of one prediction
     max_size_mb: Positive = 200
 
 

@@ -51,6 +51,15 @@ def write_json(path: Path, values: Any) -> None:
     write_text(path, json.dumps(values, indent=1) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any] | None:
+    """A JSON object; None where the file is missing or damaged."""
+    try:
+        value = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
 def render(package: str, template: str, **values: Any) -> str:
     """A file of the package's folder templates/, filled in; a value in HTML is escaped."""
     import jinja2  # here: most commands need none

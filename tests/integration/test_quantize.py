@@ -31,7 +31,7 @@ def test_a_quantized_model_is_made_of_the_trained_weights_and_chosen_for_its_spe
     verdict = workspace.json("reports/gate.json")
     if speeds[0] > speeds[1] and verdict["outcome"] == "promoted":
         assert workspace.json("champion.json")["candidate"] == "efficientnet_lite0_int8"
-        assert "as many answers a second" in verdict["reason"]
+        assert "as many predictions a second" in verdict["reason"]
         assert workspace.json("bento.json")["candidate"] == "efficientnet_lite0_int8"
     else:
         assert workspace.json("champion.json") == floats

@@ -80,7 +80,7 @@ def rollback(
     model: Annotated[str, typer.Option(help="the registered model; default: the one of champion.json")] = "",
 ) -> None:
     """Make the previous champion the current one, and package it. The gate does not promote the other by itself."""
-    from pawprint.evaluation.summary import read_json
+    from pawprint.files import read_json
     from pawprint.tracking.tracker import Tracker
 
     name = model or (read_json(ROOT / "champion.json") or {}).get("model", "")

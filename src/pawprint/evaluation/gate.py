@@ -25,7 +25,7 @@ Outcome = Literal["promoted", "kept", "tie"]  # a tie keeps the champion
 
 @dataclass(frozen=True)
 class Contender:
-    """One of the two models."""
+    """A model that the gate compares."""
 
     report: EvaluationReport
     scores: Scores
@@ -105,9 +105,9 @@ def decide(
     if quantized:
         speeds = [one.report.speed.throughput_per_second for one in (challenger, champion)]
         fast, slow = (f"{speed:.1f}" for speed in speeds)
-        faster = Rule(rule="answers a second: more", challenger=fast, champion=slow, passed=speeds[0] > speeds[1])
+        faster = Rule(rule="predictions a second: more", challenger=fast, champion=slow, passed=speeds[0] > speeds[1])
         table = [accuracy, faster, loss, *kept]
-        reason = f"the champion quantized to INT8: {speeds[0] / speeds[1]:.2f} times as many answers a second"
+        reason = f"the champion quantized to INT8: {speeds[0] / speeds[1]:.2f} times as many predictions a second"
         if missed := _missed(table):
             return Verdict(outcome="kept", reason=f"{reason}, but outside: {missed}", rules=table, quantized=True)
         reason += f", accuracy within gate.max_int8_accuracy_loss of {allowed:g}"
@@ -142,8 +142,9 @@ def prefer_quantized(quantized: Mapping[str, Any], source: Mapping[str, Any], ru
     if theirs - ours > rules.max_int8_accuracy_loss or speeds[0] <= speeds[1]:
         return ""
     return (
-        f"quantized to INT8: {speeds[0] / speeds[1]:.2f} times as many answers a second, accuracy {ours:.4f} against "
-        f"{theirs:.4f} on the validation split, within gate.max_int8_accuracy_loss of {rules.max_int8_accuracy_loss:g}"
+        f"quantized to INT8: {speeds[0] / speeds[1]:.2f} times as many predictions a second, accuracy {ours:.4f} "
+        f"against {theirs:.4f} on the validation split, within gate.max_int8_accuracy_loss of "
+        f"{rules.max_int8_accuracy_loss:g}"
     )
 
 
@@ -216,7 +217,7 @@ def _limited(report: EvaluationReport, rules: Gate) -> list[tuple[str, str, floa
         ("worst slice right in at least {:g}", slice_, -right, -rules.min_worst_slice),
         ("accuracy lost to a corruption at most {:g}", f"{lost:.4f} ({corruption})", lost, rules.max_robustness_loss),
         ("test photographs refused at most {:g}", f"{refused:.4f}", refused, rules.max_refused),
-        ("one answer (median) within {:g} ms", f"{latency:.1f} ms", latency, rules.max_latency_ms),
+        ("one prediction (median) within {:g} ms", f"{latency:.1f} ms", latency, rules.max_latency_ms),
         ("model at most {:g} MB", f"{size:.1f} MB", size, rules.max_size_mb),
     ]
 

@@ -32,7 +32,7 @@ def pipeline(candidates: Mapping[str, tuple[str, EvaluationReport]]) -> str:
 def model_card(info: ModelInfo, report: EvaluationReport, drawn: bool, version: str, why: str) -> str:
     """MODEL_CARD.md of a release, after Mitchell et al., Model Cards for Model Reporting (2019).
 
-    `why` is the gate's reason; "" for a version that the gate never judged.
+    `why` is the gate's reason; "" for a version that the gate never compared.
     """
     return _render("model_card.md", info=info, report=report, drawn=drawn, version=version, why=why)
 

@@ -1,4 +1,4 @@
-"""Out-of-distribution pictures: does the model answer `unknown`, or a class?
+"""Out-of-distribution pictures: does the model predict `unknown`, or a class?
 
     measured = measure(classifier, scores, clutter(100, seed=2017))
     measured.auroc, measured.false_accept
@@ -26,8 +26,8 @@ class OODReport(BaseModel):
     clutter: int  # pictures
     auroc: float | None  # of the kNN similarity
     confidence_auroc: float | None  # of the largest probability (Hendrycks and Gimpel, 2017)
-    false_accept: float  # share of the clutter that is answered with a class
-    refused: float  # share of the test photographs that is answered `unknown`
+    false_accept: float  # share of the clutter that is predicted as a class
+    refused: float  # share of the test photographs that is predicted `unknown`
 
 
 def measure(classifier: Classifier, scores: Scores, pictures: NDArray[np.uint8]) -> OODReport:

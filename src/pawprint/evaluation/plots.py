@@ -9,11 +9,10 @@ from pathlib import Path
 import cv2
 import matplotlib as mpl
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure as Canvas
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
-from sklearn.metrics import ConfusionMatrixDisplay, average_precision_score, precision_recall_curve, roc_curve
+from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from pawprint.data.dataset import Split
 from pawprint.evaluation.evaluator import EvaluationReport
@@ -48,7 +47,7 @@ def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> N
 
 
 def reliability(scores: Scores, path: Path, bins: int = 10) -> None:
-    """Share of right answers by confidence; on the diagonal the model is calibrated."""
+    """Share of right predictions by confidence; on the diagonal the model is calibrated."""
     confidence = scores.probabilities.max(axis=1)
     index = np.minimum((confidence * bins).astype(int), bins - 1)
     canvas = Canvas(figsize=(4, 4), layout="constrained")
@@ -66,25 +65,19 @@ def reliability(scores: Scores, path: Path, bins: int = 10) -> None:
 
 
 def mistakes(scores: Scores, split: Split, path: Path, most: int = 32) -> None:
-    """Contact sheet of the photographs that the model was most wrong about, worst first."""
+    """Contact sheet of the mistakes with the highest loss, worst first; no file where there are none."""
     wrong = np.flatnonzero(~scores.correct)
     worst = wrong[np.argsort(-scores.losses[wrong], kind="stable")][:most]
     if not len(worst):
         path.unlink(missing_ok=True)
         return
     columns = min(8, len(worst))
-    rows = -(-len(worst) // columns)
-    canvas = Canvas(figsize=(columns * 1.6, rows * 1.9), layout="constrained")
-    grid = np.atleast_1d(canvas.subplots(rows, columns)).ravel()
-    for axes in grid:
-        axes.axis("off")
-    for axes, index, pixels in zip(grid, worst, split.images(worst), strict=False):
+    canvas, grid = _grid(-(-len(worst) // columns), columns, 1.6, 1.9)
+    for axes, index, pixels in zip(grid.ravel(), worst, split.images(worst), strict=False):
         predicted = scores.probabilities[index]
         axes.imshow(pixels)
-        axes.set_title(
-            f"{Path(scores.origins[index]).name}\n{scores.classes[int(predicted.argmax())]} {predicted.max():.0%}",
-            fontsize=6,
-        )
+        words = f"{scores.classes[int(predicted.argmax())]} {predicted.max():.0%}"
+        axes.set_title(f"{Path(scores.origins[index]).name}\n{words}", fontsize=6)
     _save(canvas, path)
 
 
@@ -97,13 +90,13 @@ def roc_and_precision(scores: Scores, path: Path) -> None:
         truth, predicted = scores.labels == label, scores.probabilities[:, label]
         if truth.all() or not truth.any():
             continue
-        false_positive, true_positive, _ = roc_curve(truth, predicted)
-        precision, recall, _ = precision_recall_curve(truth, predicted)
-        left.plot(false_positive, true_positive, label=scores.classes[label])
-        right.plot(recall, precision, label=f"AP {average_precision_score(truth, predicted):.4f}")
-    left.set(xlabel="false positive rate", ylabel="true positive rate", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
-    right.set(xlabel="recall", ylabel="precision", xlim=(-0.02, 1.02), ylim=(-0.02, 1.02))
+        RocCurveDisplay.from_predictions(truth, predicted, name=scores.classes[label], ax=left)
+        drawn = PrecisionRecallDisplay.from_predictions(truth, predicted, ax=right)
+        drawn.line_.set_label(f"AP {drawn.average_precision:.4f}")
+    left.set(xlabel="false positive rate", ylabel="true positive rate")
+    right.set(xlabel="recall", ylabel="precision")
     for axes in (left, right):
+        axes.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="auto")
         axes.legend(fontsize=7)
     _save(canvas, path)
 
@@ -143,23 +136,14 @@ def corruptions(report: EvaluationReport, path: Path) -> None:
 
 
 def activations(classifier: Classifier, scores: Scores, split: Split, path: Path, each: int = 6) -> None:
-    """Heat maps: the surest right answers above, the worst wrong ones below.
-
-    Class-activation maps of Zhou et al. (2016), out of the graph's own `activation`; the hottest place of every
-    picture is red.
-    """
+    """Heat maps (see inference/cam.py): the surest right predictions above, the worst wrong ones below."""
     order = np.argsort(scores.losses, kind="stable")
     right, wrong = order[scores.correct[order]][:each], order[~scores.correct[order]][::-1][:each]
-    canvas = Canvas(figsize=(each * 1.6, 3.9), layout="constrained")
-    grid = canvas.subplots(2, each)
-    for axes in grid.ravel():
-        axes.axis("off")
-    for row, (indices, word) in enumerate(((right, "right"), (wrong, "wrong"))):
-        if not len(indices):
-            continue
+    canvas, grid = _grid(2, each, 1.6, 1.95)
+    for row, indices, word in zip(grid, (right, wrong), ("right", "wrong"), strict=True):
         pixels = split.images(indices)
         maps = classifier.predict(pixels).activation
-        for axes, index, photograph, planes in zip(grid[row], indices, pixels, maps, strict=False):
+        for axes, index, photograph, planes in zip(row, indices, pixels, maps, strict=False):
             predicted = int(scores.probabilities[index].argmax())
             axes.imshow(photograph)
             axes.imshow(cam.heat_map(planes, predicted), cmap="turbo", alpha=0.45, vmin=0, vmax=1)
@@ -168,36 +152,35 @@ def activations(classifier: Classifier, scores: Scores, split: Split, path: Path
 
 
 def first_layer(weights: Path, split: Split, path: Path) -> None:
-    """The filters of `article_cnn`'s one convolution, and what each sees in a photograph of either class.
+    """The filters of `article_cnn`'s one convolution, and the map of each on a photograph of either class:
+    relu(convolution + bias), as the network computes it.
 
     `weights` is model.safetensors with `conv.weight` [10, 3, 5, 5] and `conv.bias` [10].
     """
     tensors = load_file(weights)
     filters, bias = tensors["conv.weight"].astype(np.float32), tensors["conv.bias"].astype(np.float32)
     shown = [int(np.flatnonzero(split.labels == label)[0]) for label in np.unique(split.labels)[:2]]
-    canvas = Canvas(figsize=(1.2 * (len(filters) + 1), 1.25 * (1 + len(shown))), layout="constrained")
-    grid = canvas.subplots(1 + len(shown), len(filters) + 1)
-    for axes in grid.ravel():
-        axes.axis("off")
+    canvas, grid = _grid(1 + len(shown), len(filters) + 1, 1.2, 1.25)
     low, high = float(filters.min()), float(filters.max())
     for axes, one in zip(grid[0, 1:], filters, strict=True):
         axes.imshow((one.transpose(1, 2, 0) - low) / (high - low))
     for row, photograph in zip(grid[1:], split.images(shown), strict=True):
-        _maps(row, photograph, filters, bias)
+        row[0].imshow(photograph)
+        inputs = photograph.astype(np.float32) / 255
+        for axes, one, offset in zip(row[1:], filters, bias, strict=True):
+            planes = sum(cv2.filter2D(inputs[:, :, colour], cv2.CV_32F, one[colour]) for colour in range(3))
+            axes.imshow(np.maximum(np.asarray(planes) + offset, 0), cmap="gray")
     _save(canvas, path)
 
 
-def _maps(
-    row: Sequence[Axes], photograph: NDArray[np.uint8], filters: NDArray[np.float32], bias: NDArray[np.float32]
-) -> None:
-    """The photograph, then one map a filter: relu(convolution + bias), as the network computes it."""
-    row[0].imshow(photograph)
-    inputs = photograph.astype(np.float32) / 255
-    for axes, one, offset in zip(row[1:], filters, bias, strict=True):
-        seen = sum(cv2.filter2D(inputs[:, :, colour], cv2.CV_32F, one[colour]) for colour in range(3))
-        axes.imshow(np.maximum(np.asarray(seen) + offset, 0), cmap="gray")
+def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Canvas, NDArray[np.object_]]:
+    """A figure and its axes [rows, columns], each `width` x `height` inches and without a frame."""
+    canvas = Canvas(figsize=(columns * width, rows * height), layout="constrained")
+    grid: NDArray[np.object_] = canvas.subplots(rows, columns, squeeze=False)
+    for axes in grid.ravel():
+        axes.axis("off")
+    return canvas, grid
 
 
 def _save(canvas: Canvas, path: Path) -> None:
-    # no date or version inside: the same figures give the same bytes
-    canvas.savefig(path, dpi=110, metadata={"Software": None})
+    canvas.savefig(path, dpi=110, metadata={"Software": None})  # no version inside: equal figures, equal bytes

@@ -4,7 +4,6 @@ show(Path("."), Console())
 write_results(Path("."), Path("docs/RESULTS.md"))
 """
 
-import json
 import os
 import platform
 import re
@@ -18,19 +17,11 @@ from rich.table import Table
 
 from pawprint.config import load_params
 from pawprint.errors import PawprintError
+from pawprint.files import read_json, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import processor
 
 DRAWN = "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
-
-
-def read_json(path: Path) -> dict[str, Any] | None:
-    """A JSON object, or None where the file is missing or torn."""
-    try:
-        value = json.loads(path.read_bytes())
-    except (OSError, ValueError):
-        return None
-    return value if isinstance(value, dict) else None
 
 
 def _need(path: Path) -> dict[str, Any]:
@@ -78,7 +69,7 @@ def write_results(root: Path, path: Path) -> None:
     text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
     pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
     text = pattern.sub(lambda _: section, text) if pattern.search(text) else f"{text.rstrip()}\n\n{section}\n"
-    path.write_text(text, encoding="utf-8")
+    write_text(path, text)
 
 
 def _collect(root: Path) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Heat map of an answer: its class-activation map over the picture (Zhou et al., 2016)."""
+"""Heat map of a prediction: its class-activation map over the picture (Zhou et al., 2016)."""
 
 import cv2
 import numpy as np
@@ -10,7 +10,7 @@ _OPACITY = 0.5
 
 
 def heat_map(activation: NDArray[np.float32], label: int) -> NDArray[np.float32]:
-    """[classes or 1, h, w] -> what speaks for class `label`, [300, 300] in 0..1; the hottest place is 1.
+    """[classes or 1, h, w] -> the evidence for class `label`, [300, 300] in 0..1; the hottest place is 1.
 
     A map of one plane is the log-odds of the second of two classes: for the first it is negated.
     """

@@ -45,7 +45,7 @@ class ModelInfo(BaseModel):
     quality: int  # preprocess.quality, likewise
     quantized_from: str = ""  # the candidate whose weights this INT8 graph was made from; "" for a trained model
     temperature: float  # fitted on the validation split, already inside the graph
-    ood_threshold: float  # a picture whose kNN similarity is lower is answered `unknown`
+    ood_threshold: float  # a picture whose kNN similarity is lower is predicted `unknown`
     model_digest: str  # SHA-256 of model.onnx
     weights_digest: str  # SHA-256 of model.safetensors
     lineage: Lineage

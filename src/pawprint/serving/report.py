@@ -12,11 +12,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
+from pawprint.files import render
 from pawprint.inference.classifier import OOD_FILE, ModelInfo
 from pawprint.serving import traffic
 from pawprint.serving.champion import read_champion
@@ -101,8 +101,8 @@ def page(report: Report) -> str:
     if report.labels:
         first, last = (datetime.fromtimestamp(each, UTC) for each in (report.times[0], report.times[-1]))
         span = f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
-    environment = jinja2.Environment(loader=jinja2.PackageLoader("pawprint.serving"), autoescape=True)
-    return environment.get_template("traffic.html").render(
+    return render(
+        "pawprint.serving", "traffic.html",
         report=report, figures=report.figures(), span=span, verdict=verdict(report.drift), plot=_plots(report),
         alarm=bool(report.drift and report.drift.p < ALARM), right=sum(label == true for label, true in report.judged),
     )  # fmt: skip

@@ -38,9 +38,11 @@ def test_a_quantized_model_is_chosen_for_its_speed_within_the_accuracy_that_is_a
 
     faster = asked(contender(0.96, 4, speed=twice))
     assert faster.outcome == "promoted"
-    assert "2.00 times as many answers a second, accuracy within gate.max_int8_accuracy_loss of 0.005" in faster.reason
+    assert (
+        "2.00 times as many predictions a second, accuracy within gate.max_int8_accuracy_loss of 0.005" in faster.reason
+    )
     assert decide(contender(0.96, 4, speed=twice), champion).outcome == "kept"  # it would not win by its answers
-    assert "answers a second: more" in asked(contender(0.97, 4)).reason
+    assert "predictions a second: more" in asked(contender(0.97, 4)).reason
     worse = asked(contender(0.97, 12, speed=twice))
     assert worse.outcome == "kept"
     assert "accuracy not worse" in worse.reason
@@ -72,7 +74,7 @@ def test_surer_answers_do_not_buy_more_mistakes() -> None:
     [
         ({"max_calibration_error": 0.0001}, "calibration error at most 0.0001"),
         ({"min_worst_slice": 0.999}, "worst slice right in at least 0.999"),
-        ({"max_latency_ms": 5.0}, "one answer (median) within 5 ms"),
+        ({"max_latency_ms": 5.0}, "one prediction (median) within 5 ms"),
         ({"max_size_mb": 1.0}, "model at most 1 MB"),
     ],
 )

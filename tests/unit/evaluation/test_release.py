@@ -74,7 +74,7 @@ def test_writing_again_replaces_it_whole(made: ReleaseFiles, tmp_path: Path) -> 
 def test_a_version_that_the_gate_never_judged_says_so(made: ReleaseFiles, tmp_path: Path) -> None:
     del made.evidence[release.GATE], made.evidence[release.TABLE]  # type: ignore[attr-defined]
     release.write(tmp_path / "out", made)
-    assert "the gate never judged it" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
+    assert "the gate never compared it" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
     assert not (tmp_path / "out" / "gate.md").exists()
 
 
