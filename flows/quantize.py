@@ -9,11 +9,10 @@ from prefect import flow
 
 from flows import ROOT
 from flows.tasks import run, step
-from flows.train import log_model, read_lineage
+from flows.train import log_model, model_run
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.tracking.tracker import Tracker
 from pawprint.training import quantize
 
 
@@ -27,15 +26,10 @@ def quantize_model(name: str) -> None:
     source, out = ROOT / "models" / params.quantized[name], ROOT / "models" / name
     data = PreparedDataset.open(ROOT / "prepared")
 
-    # 2. its lineage
-    record = read_lineage(data, params)
-    photographs = {split: len(data.split(split)) for split in ("train", "validation", "test")}
-    run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'}"
-
-    # 3. quantize, log: one MLflow run
-    with Tracker(ROOT).start_training(name, params, record, run_name, photographs) as mlflow_run:
+    # 2. quantize, log: one MLflow run
+    with model_run(name, params, data) as (mlflow_run, record):
         mlflow_run.tags({"quantized_from": params.quantized[name]})
-        step()(quantize.make)(source, data, record.model_copy(update={"run_id": mlflow_run.id}), name, out)
+        step()(quantize.make)(source, data, record, name, out)
         log_model(mlflow_run, out)
 
 

@@ -14,7 +14,7 @@ import threading
 import optuna
 import torch
 import yaml
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import TrialState
 from prefect import flow
 from rich.console import Console
 from rich.table import Table
@@ -26,7 +26,7 @@ from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.tracking.journal import JournaledRun
-from pawprint.tracking.tracker import Tracker
+from pawprint.tracking.tracker import PARENT, Tracker
 from pawprint.training import tune
 from pawprint.training.train import warm
 
@@ -87,7 +87,7 @@ def work(name: str, trials: int, worker: int) -> None:
     def one(trial: optuna.Trial) -> float:
         trial.set_user_attr(tune.WORKER, worker)
         label = f"{name} · trial {trial.number}"
-        child = tracker.begin(label, data.dataset, tags={"mlflow.parentRunId": parent, "candidate": name})
+        child = tracker.begin(label, data.dataset, tags={PARENT: parent, "candidate": name})
         trial.set_user_attr(RUN, child.id)
         child.params(tune.suggest(trial, params))
         outcome = "FAILED"
@@ -102,12 +102,8 @@ def work(name: str, trials: int, worker: int) -> None:
         finally:
             child.status(outcome)
 
-    def enough(study: optuna.Study, trial: FrozenTrial) -> None:
-        if tune.done(study) >= trials:
-            study.stop()
-
-    if tune.done(study) < trials:
-        study.optimize(one, callbacks=[enough])
+    while tune.done(study) < trials:
+        study.optimize(one, n_trials=1)
 
 
 def run_workers(name: str, trials: int, jobs: int) -> None:
@@ -127,7 +123,8 @@ def run_workers(name: str, trials: int, jobs: int) -> None:
 
 def show(study: optuna.Study) -> None:
     """The best trials, and what to write into params.yaml."""
-    trials = sorted(study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)), key=lambda trial: trial.value or 0)
+    ended, pruned = tune.with_state(study, TrialState.COMPLETE), tune.with_state(study, TrialState.PRUNED)
+    trials = sorted(ended, key=lambda trial: trial.value or 0)
     if not trials:
         print("No trial has ended yet.")
         return
@@ -136,14 +133,13 @@ def show(study: optuna.Study) -> None:
         shown = [f"{one:.4g}" if isinstance(one, float) else str(one) for one in trial.params.values()]
         table.add_row(str(trial.number), f"{trial.value:.5f}", *shown)
     Console(width=120).print(table)
-    pruned = len(study.get_trials(deepcopy=False, states=(TrialState.PRUNED,)))
-    print(f"{len(trials)} trials ended, {pruned} were pruned. The best, for params.yaml:\n")
+    print(f"{len(trials)} trials ended, {len(pruned)} were pruned. The best, for params.yaml:\n")
     print(yaml.safe_dump(trials[0].params, sort_keys=False))
 
 
 def end_children(study: optuna.Study) -> None:
     """A trial that was killed leaves a run that says it is running."""
-    below = f"tags.`mlflow.parentRunId` = '{study.user_attrs.get(RUN)}' and attributes.status = 'RUNNING'"
+    below = f"tags.`{PARENT}` = '{study.user_attrs.get(RUN)}' and attributes.status = 'RUNNING'"
     tracker = Tracker(ROOT)
     for run_id in tracker.search_runs(below):
         tracker.run(run_id).status("KILLED")
@@ -153,7 +149,7 @@ def end_children(study: optuna.Study) -> None:
 def end_parent(study: optuna.Study) -> None:
     """Log the best parameters to the sweep's own run."""
     parent = JournaledRun(Tracker(ROOT), str(study.user_attrs[RUN]))
-    if study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,)):
+    if tune.with_state(study, TrialState.COMPLETE):
         parent.tags({f"best.{key}": value for key, value in study.best_params.items()} | {"best": study.best_value})
     parent.status("FINISHED")
 

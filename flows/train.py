@@ -5,6 +5,8 @@ torchrun --standalone --nproc-per-node 2 -m flows.train --candidate article_cnn
 """
 
 import argparse
+import contextlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from prefect import flow
@@ -14,6 +16,7 @@ from flows.tasks import run, step
 from pawprint import dvc, lineage
 from pawprint.config import Params, digest, load_params
 from pawprint.data.dataset import PreparedDataset
+from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
 from pawprint.files import write_text
 from pawprint.tracking.journal import JournaledRun
@@ -27,37 +30,29 @@ from pawprint.training.trainer import NullLogger
 @flow(name="train", flow_run_name="train {name}")
 def train(name: str) -> None:
     """Train a candidate, export it, and log parameters, metrics and model."""
-    # 1. the candidate and the photographs
+    # 1. the candidate and the photographs; the precision that this machine executes
     params = load_params(ROOT / "params.yaml")
     if name in params.quantized:
         raise PawprintError(f"{name} is not trained. `python -m flows.quantize --model {name}` makes it.")
-    candidate = params.candidate(name)
-    data = PreparedDataset.open(ROOT / "prepared")
-    photographs = {split: len(data.split(split)) for split in ("train", "validation", "test")}
+    data, executed = PreparedDataset.open(ROOT / "prepared"), devices.resolve_precision(params)
 
-    # 2. the model's lineage, and what this machine will execute
-    record = read_lineage(data, params)
-    run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'} · {candidate.train}"
-    executed = devices.resolve_precision(params)
-
-    # 3. the checkpoint of a training that was killed, outside of what DVC deletes when a stage starts
+    # 2. the checkpoint of a training that was killed, outside of what DVC deletes when a stage starts
     checkpoints = CheckpointManager(ROOT / "cache" / "checkpoints", name, executed, data)
 
     if distributed.rank() > 0:  # torchrun started several processes: all compute, the first reports and writes
         fit(name, executed, data, NullLogger(), checkpoints)
         return
 
-    # 4. train, export, log: one MLflow run, resumed where there is a checkpoint
+    # 3. train, export, log: one MLflow run, resumed where there is a checkpoint
     out = ROOT / "models" / name
-    start = Tracker(ROOT).start_training
-    with start(name, params, record, run_name, photographs, resume=checkpoints.run_id) as mlflow_run:
+    with model_run(name, params, data, checkpoints.run_id) as (mlflow_run, record):
         checkpoints.run_id = mlflow_run.id
         log_photographs(mlflow_run)
-        record = record.model_copy(update={"run_id": mlflow_run.id})
-        fit_and_export(name, executed, data, record, out, mlflow_run, checkpoints)
+        trained = step()(fit)(name, executed, data, mlflow_run, checkpoints)
+        step()(export.export)(trained, data, record, out, mlflow_run)
         log_model(mlflow_run, out)
 
-    # 5. all is kept
+    # 4. the model is exported and logged
     checkpoints.discard()
 
 
@@ -79,26 +74,25 @@ def read_lineage(data: PreparedDataset, params: Params) -> lineage.Lineage:
     )
 
 
+@contextlib.contextmanager
+def model_run(
+    name: str, params: Params, data: PreparedDataset, resume: str = ""
+) -> Iterator[tuple[JournaledRun, lineage.Lineage]]:
+    """The MLflow run in which the model `name` is made, and the model's lineage."""
+    record = read_lineage(data, params)
+    photographs: dict[str, int] = {split: len(data.split(split)) for split in SPLITS}
+    run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'}"
+    if name not in params.quantized:
+        run_name += f" · {params.candidate(name).train}"
+    with Tracker(ROOT).start_training(name, params, record, run_name, photographs, resume) as mlflow_run:
+        yield mlflow_run, record.model_copy(update={"run_id": mlflow_run.id})
+
+
 @step(retries=2, delay=2)
 def log_photographs(mlflow_run: JournaledRun) -> None:
     """The report of preprocess: which photographs were rejected, and why."""
     for report in ("report.json", "report.html"):
         mlflow_run.artifact(ROOT / "prepared" / report, "photographs")
-
-
-@step()
-def fit_and_export(
-    name: str,
-    params: Params,
-    data: PreparedDataset,
-    record: lineage.Lineage,
-    out: Path,
-    logger: JournaledRun,
-    checkpoints: CheckpointManager,
-) -> None:
-    """Train and write the model folder."""
-    trained = fit(name, params, data, logger, checkpoints)
-    export.export(trained, data, record, out, logger)
 
 
 @step(retries=2, delay=2)

@@ -31,13 +31,12 @@ from pawprint.training.trainer import RunLogger
 
 STARTUP = 5  # trials before any is pruned
 WORKER = "worker"  # attribute of a trial: the number that its process was given
-DONE = (TrialState.COMPLETE, TrialState.PRUNED)
 
 
 def open_study(folder: Path, name: str, params: Params, data: PreparedDataset, worker: int = 0) -> optuna.Study:
-    """The study of the candidate `name`, gone on with where there is one.
+    """The study of the candidate `name`, resumed where there is one.
 
-    Each trial's value is the log loss on the validation split. With one worker the same trials come out twice.
+    Each trial's value is the log loss on the validation split. One worker repeats the same trials.
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     about = {
@@ -62,16 +61,21 @@ def killed(study: optuna.Study) -> list[FrozenTrial]:
 
     Only the process that holds the sweep's lock may call it.
     """
-    left = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    left = with_state(study, TrialState.RUNNING)
     for trial in left:
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, skip_if_exists=False)
     return left
 
 
+def with_state(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
+    """The trials in one of these states."""
+    return study.get_trials(deepcopy=False, states=states)
+
+
 def done(study: optuna.Study) -> int:
     """Trials that ran to their end or were pruned."""
-    return len(study.get_trials(deepcopy=False, states=DONE))
+    return len(with_state(study, TrialState.COMPLETE, TrialState.PRUNED))
 
 
 def suggest(trial: optuna.Trial, params: Params) -> dict[str, Any]:

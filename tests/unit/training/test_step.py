@@ -1,11 +1,6 @@
 """The options of a candidate, each measured by what it must do to the numbers."""
 
-import json
-import os
-import subprocess
-import sys
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,12 +11,9 @@ from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.models import registry
-from pawprint.training import dataloader, feature_cache
 from pawprint.training import step as module
 from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
-
-TESTS = str(Path(__file__).resolve().parents[2])
 
 
 @pytest.fixture(scope="module")
@@ -125,36 +117,6 @@ def test_mixup_and_smoothing_keep_the_loss_finite(data: PreparedDataset) -> None
     assert np.isfinite(losses(exact(mixup=0.4, label_smoothing=0.1), data)).all()
 
 
-def test_finetune_trains_the_last_blocks_from_cached_maps_as_it_would_from_pixels(
-    data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path))
-    given = params("efficientnet_lite0", train="finetune", blocks=2, epochs=1, batch_size=14, augment="flip")
-    given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
-
-    def tuned() -> tuple[nn.Module, list[float]]:
-        memory = Memory()
-        network = fit("efficientnet_lite0", given, data, memory).network
-        return network, memory.curve("train_loss") + memory.curve("validation_loss")
-
-    network, kept = tuned()
-    pretrained = registry.create_model("efficientnet_lite0")
-    pretrained.load_pretrained()
-    changed = {
-        name
-        for (name, before), after in zip(pretrained.state_dict().items(), network.state_dict().values(), strict=True)
-        if not torch.equal(before, after)
-    }
-    places = {".".join(name.split(".")[:2]) for name in changed}
-    assert places == {"blocks.14", "blocks.15", "last.0", "last.1", "head.weight", "head.bias"}
-    assert not any("running" in name for name in changed)
-
-    monkeypatch.setattr(feature_cache.Engine, "run", None)  # nothing is missing
-    assert tuned()[1] == kept
-    monkeypatch.setattr(dataloader, "is_cacheable", lambda *_: False)
-    np.testing.assert_allclose(tuned()[1], kept, rtol=1e-4)
-
-
 def test_deep_cnn_learns_and_stays_below_five_million(data: PreparedDataset) -> None:
     assert registry.parameters(registry.create_model("deep_cnn")) <= 5_000_000
     memory = Memory()
@@ -172,36 +134,3 @@ def test_class_weights_reach_the_training(data: PreparedDataset) -> None:
         return float(torch.from_numpy(trained.validation.logits).softmax(1)[:, 1].mean())
 
     assert called_dogs("balanced") > called_dogs("none") + 0.05
-
-
-TRAIN = """
-import json, os, sys
-from pathlib import Path
-sys.path.insert(0, sys.argv[1])
-from prepared_set import Memory, params
-from pawprint.data.dataset import PreparedDataset
-from pawprint.training.train import fit
-
-given = params("article_cnn", **json.loads(sys.argv[3]))
-given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
-memory = Memory()
-fit("article_cnn", given, PreparedDataset.open(Path(sys.argv[2])), memory)
-if memory.steps:
-    print(json.dumps([memory.curve("train_loss"), memory.curve("validation_loss"), memory.curve("train_accuracy")]))
-"""
-
-
-def test_two_processes_have_the_curve_of_one(data: PreparedDataset, tmp_path: Path) -> None:
-    changes = {"epochs": 3, "batch_size": 10, "learning_rate": 1e-4}
-    script = tmp_path / "train.py"
-    script.write_text(TRAIN)
-    arguments = [str(script), TESTS, str(data.folder), json.dumps(changes)]
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(TESTS).parent / "src")}
-    one, two = (
-        subprocess.run([*start, *arguments], capture_output=True, text=True, check=True, env=environment).stdout
-        for start in ([sys.executable], torchrun)
-    )
-    curves = [json.loads(next(line for line in out.splitlines() if line.startswith("[["))) for out in (one, two)]
-    assert sum(line.startswith("[[") for line in two.splitlines()) == 1  # rank 0 alone reports
-    np.testing.assert_allclose(curves[1], curves[0], atol=1e-4)

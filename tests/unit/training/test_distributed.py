@@ -1,0 +1,53 @@
+"""Two processes train as one does."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pawprint.data.dataset import PreparedDataset
+from prepared_set import drawings
+
+TESTS = str(Path(__file__).resolve().parents[2])
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> PreparedDataset:
+    return drawings(tmp_path_factory.mktemp("drawings"))
+
+
+TRAIN = """
+import json, os, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+from prepared_set import Memory, params
+from pawprint.data.dataset import PreparedDataset
+from pawprint.training.train import fit
+
+given = params("article_cnn", **json.loads(sys.argv[3]))
+given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
+memory = Memory()
+fit("article_cnn", given, PreparedDataset.open(Path(sys.argv[2])), memory)
+if memory.steps:
+    print(json.dumps([memory.curve("train_loss"), memory.curve("validation_loss"), memory.curve("train_accuracy")]))
+"""
+
+
+def test_two_processes_have_the_curve_of_one(data: PreparedDataset, tmp_path: Path) -> None:
+    changes = {"epochs": 3, "batch_size": 10, "learning_rate": 1e-4}
+    script = tmp_path / "train.py"
+    script.write_text(TRAIN)
+    arguments = [str(script), TESTS, str(data.folder), json.dumps(changes)]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(TESTS).parent / "src")}
+    one, two = (
+        subprocess.run([*start, *arguments], capture_output=True, text=True, check=True, env=environment).stdout
+        for start in ([sys.executable], torchrun)
+    )
+    curves = [json.loads(next(line for line in out.splitlines() if line.startswith("[["))) for out in (one, two)]
+    assert sum(line.startswith("[[") for line in two.splitlines()) == 1  # rank 0 alone reports
+    np.testing.assert_allclose(curves[1], curves[0], atol=1e-4)
