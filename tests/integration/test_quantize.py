@@ -1,8 +1,32 @@
 """A quantized INT8 model, from params.yaml to the champion."""
 
-import pytest
+import shutil
+import subprocess
+import sys
+from pathlib import Path
 
-from workspace import Workspace
+import pytest
+import yaml
+
+from workspace import PROJECT, Workspace
+
+
+@pytest.mark.parametrize("quantized", [{}, {"small_int8": "article_cnn", "lite_int8": "efficientnet_lite0"}])
+def test_each_entry_under_quantized_is_a_stage_of_dvc(quantized: dict[str, str], tmp_path: Path) -> None:
+    params = yaml.safe_load((PROJECT / "params.yaml").read_text()) | {"quantized": quantized}
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(params))
+    shutil.copy(PROJECT / "dvc.yaml", tmp_path)
+
+    def dvc(*words: str) -> str:
+        command = [sys.executable, "-m", "dvc", *words]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+
+    dvc("init", "--no-scm", "--quiet")
+    stages = dvc("stage", "list", "--name-only").split()
+    assert {name for name in stages if name.startswith("quantize")} == {f"quantize@{name}" for name in quantized}
+    graph = dvc("dag", "--dot")
+    for name, source in quantized.items():
+        assert f'"train@{source}" -> "quantize@{name}"' in graph
 
 
 @pytest.mark.slow
