@@ -85,7 +85,6 @@ def work(name: str, trials: int, worker: int) -> None:
     parent, tracker = str(study.user_attrs[RUN]), Tracker(ROOT)
 
     def one(trial: optuna.Trial) -> float:
-        trial.set_user_attr(tune.WORKER, worker)
         label = f"{name} · trial {trial.number}"
         child = tracker.begin(label, data.dataset, tags={PARENT: parent, "candidate": name})
         trial.set_user_attr(RUN, child.id)

@@ -138,7 +138,7 @@ class TrainingData:
     def __init__(
         self, name: str, network: Network, params: Params, data: PreparedDataset, device: torch.device
     ) -> None:
-        self.network, self.params, self.device = network, params, device
+        self.name, self.network, self.params, self.device = name, network, params, device
         self.candidate = params.candidate(name)
         self.splits: dict[SplitName, Split] = {"train": data.split("train"), "validation": data.split("validation")}
         self.labels = self.splits["train"].labels
@@ -148,13 +148,13 @@ class TrainingData:
         self.rows: dict[SplitName, Rows] = {}  # cached features; empty where photographs are read
         self.flipped: Rows | None = None
         if is_cacheable(network, self.candidate, device):
-            self._read_features(name)
+            self._read_features()
         self.resident = None if self.rows else gpu_dataloader.load(self.splits["train"], device)
 
-    def _read_features(self, name: str) -> None:
+    def _read_features(self) -> None:
         if self.candidate.augment not in ("none", "flip"):
             raise PawprintError(
-                f"params.yaml: `candidates.{name}.train: head` learns from features that are computed once, of a "
+                f"params.yaml: `candidates.{self.name}.train: head` learns from features that are computed once, of a "
                 "photograph and of its mirror image. Set `augment` to none or flip (found "
                 f"{self.candidate.augment!r}), or `train: finetune`."
             )

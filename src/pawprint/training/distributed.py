@@ -37,14 +37,14 @@ def group(device: torch.device) -> Iterator[torch.device]:
     if device.type == "cuda":
         device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(device)
-    joined = not dist.is_initialized()
-    if joined:
-        _join("nccl" if device.type == "cuda" else "gloo")
+    if dist.is_initialized():
+        yield device
+        return
+    _join("nccl" if device.type == "cuda" else "gloo")
     try:
         yield device
     finally:
-        if joined:
-            dist.destroy_process_group()
+        dist.destroy_process_group()
 
 
 def _join(backend: str) -> None:

@@ -7,8 +7,9 @@
 
 The key holds all that the numbers depend on: photograph, frozen weights, transform, and the execution (engine, version,
 precision that it really computes in). So a second run or a sweep over heads computes nothing, and new photographs cost
-only themselves. A folder under cache/features/ is one (weights, transform, execution); its files are blocks of
-photographs, each written atomically. Embeddings fit into memory; maps stay in their files and are read by the row.
+only themselves. A folder under features/ is one (weights, transform, execution); its files are blocks of
+photographs, each written atomically, below PAWPRINT_CACHE or cache/ in the current folder. Embeddings fit into memory;
+maps stay in their files and are read by the row.
 
 On the CPU the backbone runs in OpenVINO (benchmarks/train_features.py), one photograph a request, so that no neighbour
 can change its bits.
@@ -75,7 +76,7 @@ class FeatureCache:
             "part": [blocks, mirrored],
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
-        self.folder = cache_root() / f"{architecture}-{name}"
+        self.folder = Path(os.environ.get("PAWPRINT_CACHE", "cache")) / "features" / f"{architecture}-{name}"
 
     def of(self, split: Split) -> Vectors:
         """float32 [n, ...] of all photographs of `split`, in its order; only missing ones are computed."""
@@ -149,11 +150,6 @@ def maps_shape(network: Network, blocks: int) -> tuple[int, ...]:
     with torch.inference_mode():
         pixels = torch.zeros((1, image.SIZE, image.SIZE, 3), dtype=torch.uint8, device=device)
         return tuple(FrozenPart(network, blocks).eval()(pixels).shape[1:])
-
-
-def cache_root() -> Path:
-    """PAWPRINT_CACHE, or cache/ in the folder where the stage runs."""
-    return Path(os.environ.get("PAWPRINT_CACHE", "cache")) / "features"
 
 
 class FrozenPart(nn.Module):

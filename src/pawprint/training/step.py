@@ -13,13 +13,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.lr_scheduler import ConstantLR, CosineAnnealingLR, LRScheduler, OneCycleLR
 from torch.optim.swa_utils import AveragedModel
 
-from pawprint.config import Candidate, Params
-from pawprint.data.dataset import Split
+from pawprint.config import Candidate
 from pawprint.errors import DivergedError, PawprintError
 from pawprint.models.backbone import Network
 from pawprint.training import distributed
 from pawprint.training.checkpoint import State
-from pawprint.training.dataloader import Batch
+from pawprint.training.dataloader import Batch, TrainingData
 
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
@@ -31,26 +30,21 @@ OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
 class TrainingStep:
     """Network, optimizer and all that changes with a step.
 
-    Args:
-        module: its forward takes a batch's inputs to logits [n, classes]; wrapped for several processes.
-        split: the training split, for class weights and for the names of photographs.
-        backbone: parameters of the backbone that are trained, at `backbone_rate` of the learning rate.
-        steps: updates in the whole training, for the schedule.
+    Parameters that `train` leaves out are frozen; in several processes gradients are averaged over all.
     """
 
-    def __init__(
-        self, name: str, params: Params, network: Network, module: nn.Module, split: Split,
-        backbone: list[nn.Parameter], steps: int, device: torch.device,
-    ) -> None:  # fmt: skip
-        self.name, self.seed, self.candidate = name, params.seed, params.candidate(name)
-        self.network, self.module, self.split, self.device = network, module, split, device
-        self.compiled = torch.compile(module) if self.candidate.compile else module
+    def __init__(self, network: Network, data: TrainingData) -> None:
+        self.network, self.data, self.candidate, self.device = network, data, data.candidate, data.device
+        blocks = self.candidate.trained_blocks
+        backbone = [] if blocks is None else network.unfreeze_last(blocks)
+        self.module = distributed.wrap(data.module(network), self.device)
+        self.compiled = torch.compile(self.module) if self.candidate.compile else self.module
         self.optimizer = build_optimizer(self.candidate, network, backbone)
-        self.schedule = build_schedule(self.candidate, self.optimizer, steps)
-        self.scaler = torch.amp.GradScaler(device.type, enabled=params.training.precision == "float16")
+        self.schedule = build_schedule(self.candidate, self.optimizer, steps=data.batches * self.candidate.epochs)
+        self.scaler = torch.amp.GradScaler(self.device.type, enabled=data.params.training.precision == "float16")
         decay = self.candidate.ema
         self.average = AveragedModel(network, avg_fn=_ema(decay), use_buffers=True) if decay else None
-        self.class_weights = class_weights(self.candidate, split.labels, network.classes).to(device)
+        self.class_weights = class_weights(self.candidate, data.labels, network.classes).to(self.device)
         self.parts = self.candidate.accumulate
 
     @property
@@ -74,9 +68,10 @@ class TrainingStep:
                 if not isinstance(error, torch.OutOfMemoryError) and "allocate memory" not in str(error):
                     raise
                 if self.candidate.batch_size != "auto" or self.parts >= len(batch.labels):
+                    name = self.data.name
                     raise PawprintError(
-                        f"{self.name}: memory is short for {-(-len(batch.labels) // self.parts)} photographs at once. "
-                        f"Raise `candidates.{self.name}.accumulate` (found {self.candidate.accumulate}; the result "
+                        f"{name}: memory is short for {-(-len(batch.labels) // self.parts)} photographs at once. "
+                        f"Raise `candidates.{name}.accumulate` (found {self.candidate.accumulate}; the result "
                         "stays the same), lower `batch_size`, or set `batch_size: auto`."
                     ) from None
             self.parts *= 2
@@ -88,7 +83,7 @@ class TrainingStep:
         inputs, labels = batch.inputs.to(self.device, non_blocking=True), batch.labels.to(self.device)
         other, kept = labels, 1.0
         if self.candidate.mixup:
-            rng = np.random.default_rng((self.seed, epoch, number))
+            rng = np.random.default_rng((self.data.params.seed, epoch, number))
             inputs, other, kept = mixup(inputs, labels, self.candidate.mixup, rng)
         count = max(1, min(self.parts, len(labels)))
         parts = zip(*(whole.tensor_split(count) for whole in (inputs, labels, other)), strict=True)
@@ -128,12 +123,13 @@ class TrainingStep:
 
     def _diverged(self, batch: Batch, losses: Tensor, epoch: int, number: int) -> DivergedError:
         places = batch.indices[: len(losses)][~losses.isfinite().cpu().numpy()]
-        names = [self.split.origins[index] for index in places]
+        names = [self.data.splits["train"].origins[index] for index in places]
         shown = ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")
+        name = self.data.name
         return DivergedError(
-            f"{self.name}: in epoch {epoch}, batch {number + 1}, the loss is not a number for {shown}. Lower "
-            f"`candidates.{self.name}.learning_rate`, set `clip_norm`, or look at these photographs. The checkpoint "
-            "before it is kept."
+            f"{name}: in epoch {epoch}, batch {number + 1}, the loss is not a number for {shown}. Lower "
+            f"`candidates.{name}.learning_rate`, set `clip_norm`, or look at these photographs. The checkpoint before "
+            "it is kept."
         )
 
     def state_dict(self) -> State:

@@ -54,7 +54,7 @@ def fit(
         network = _create(name, params, len(data.classes))
         network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         source = TrainingData(name, network, params, data, device)
-        trainer = Trainer(name, params, network, source, device, logger, checkpoints)
+        trainer = Trainer(network, source, logger, checkpoints)
         with devices.one_thread() if params.candidate(name).train == "head" else nullcontext():
             trainer.run()
         sample = source.predictions("train", min(SAMPLE, len(data.split("train"))))

@@ -17,7 +17,6 @@ from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import MulticlassAccuracy
 
-from pawprint.config import Params
 from pawprint.errors import PawprintError
 from pawprint.models.backbone import Network
 from pawprint.progress import Progress
@@ -47,22 +46,16 @@ class Trainer:
     """A training: its state, and `run`."""
 
     def __init__(
-        self, name: str, params: Params, network: Network, data: TrainingData, device: torch.device,
-        logger: RunLogger, checkpoints: CheckpointManager | None,
-    ) -> None:  # fmt: skip
-        self.name, self.params, self.candidate = name, params, params.candidate(name)
-        self.network, self.data, self.device = network, data, device
-        self.logger, self.checkpoints = logger, checkpoints
+        self, network: Network, data: TrainingData, logger: RunLogger, checkpoints: CheckpointManager | None
+    ) -> None:
+        self.network, self.data, self.name, self.candidate = network, data, data.name, data.candidate
+        self.device, self.logger, self.checkpoints = data.device, logger, checkpoints
         if self.candidate.early_stopping and not len(data.splits["validation"]):
             raise PawprintError(
-                f"params.yaml: `candidates.{name}.early_stopping` needs a validation split, which is empty. Set it "
-                "to 0 or `split.validation` above 0."
+                f"params.yaml: `candidates.{data.name}.early_stopping` needs a validation split, which is empty. Set "
+                "it to 0 or `split.validation` above 0."
             )
-        blocks = self.candidate.trained_blocks
-        backbone = [] if blocks is None else network.unfreeze_last(blocks)
-        module = distributed.wrap(data.module(network), device)
-        steps = data.batches * self.candidate.epochs
-        self.step = TrainingStep(name, params, network, module, data.splits["train"], backbone, steps, device)
+        self.step = TrainingStep(network, data)
         self.epoch, self.batch = 1, 0  # the next batch's place
         self.best, self.since_best = float("inf"), 0
         self.best_weights: dict[str, Tensor] = {}
@@ -102,7 +95,7 @@ class Trainer:
                     raise PawprintError(
                         f"{self.name}: stopped by a signal in epoch {self.epoch}. The same command resumes there."
                     )
-                if time.monotonic() - self.saved > self.params.training.checkpoint_seconds:
+                if time.monotonic() - self.saved > self.data.params.training.checkpoint_seconds:
                     self._save()
         trained = time.monotonic() - began
         values = {

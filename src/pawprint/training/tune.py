@@ -2,7 +2,7 @@
 
     study = open_study(Path("cache/sweeps"), "efficientnet_lite0", params, data)
     study.optimize(lambda trial: value(trial, "efficientnet_lite0", params, data, logger), n_trials=20)
-    show(study)
+    study.best_params
 
 The study is a journal on disk, to which several processes may write. It is for one candidate, its ranges, the other
 parameters and these photographs: with any of them changed another study begins.
@@ -25,12 +25,12 @@ from pawprint.config import Candidate, Params, flatten
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import DivergedError, PawprintError
 from pawprint.lineage import sha256
+from pawprint.training import devices
 from pawprint.training.export import fit_temperature
 from pawprint.training.train import fit
 from pawprint.training.trainer import RunLogger
 
 STARTUP = 5  # trials before any is pruned
-WORKER = "worker"  # attribute of a trial: the number that its process was given
 
 
 def open_study(folder: Path, name: str, params: Params, data: PreparedDataset, worker: int = 0) -> optuna.Study:
@@ -42,7 +42,7 @@ def open_study(folder: Path, name: str, params: Params, data: PreparedDataset, w
     about = {
         "candidate": params.candidate(name).model_dump(mode="json"),
         "ranges": params.sweep.model_dump(mode="json", include={"ranges"}),
-        "shared": [params.seed, flatten(params.preprocess), flatten(params.training)],
+        "shared": [params.seed, flatten(params.preprocess), flatten(devices.resolve_precision(params).training)],
         "photographs": sha256(data.manifest),
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
@@ -92,12 +92,6 @@ def suggest(trial: optuna.Trial, params: Params) -> dict[str, Any]:
     return chosen
 
 
-def changed(params: Params, name: str, changes: Mapping[str, Any]) -> Params:
-    """The params with the candidate `name` changed."""
-    candidate = Candidate.model_validate({**params.candidate(name).model_dump(), **changes})
-    return params.model_copy(update={"candidates": {**params.candidates, name: candidate}})
-
-
 def value(trial: optuna.Trial, name: str, params: Params, data: PreparedDataset, logger: RunLogger) -> float:
     """Train with the numbers of `trial`; the log loss on the validation split, at the temperature fitted there.
 
@@ -108,8 +102,9 @@ def value(trial: optuna.Trial, name: str, params: Params, data: PreparedDataset,
     if not len(labels):
         raise PawprintError("A sweep compares on the validation split, which is empty. Set `split.validation` above 0.")
     try:
-        asked = changed(params, name, suggest(trial, params))
-        trained = fit(name, asked, data, _Pruning(logger, trial, asked.candidate(name).epochs))
+        candidate = Candidate.model_validate(params.candidate(name).model_dump() | suggest(trial, params))
+        sampled = params.model_copy(update={"candidates": {**params.candidates, name: candidate}})
+        trained = fit(name, sampled, data, _Pruning(logger, trial, candidate.epochs))
     except DivergedError as error:
         raise optuna.TrialPruned(str(error)) from None
     logits = torch.from_numpy(trained.validation.logits).double()
