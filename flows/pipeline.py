@@ -17,8 +17,10 @@ os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 # Prefect gives its temporary server 20 s to start; a busy laptop needs more, once for a new database.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
-from prefect import flow, runtime
+from prefect import flow, get_run_logger, runtime
 from prefect.client.orchestration import get_client
+from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+from prefect.client.schemas.sorting import FlowRunSort
 from rich.console import Console
 
 from flows import ROOT
@@ -67,14 +69,14 @@ def pull_photos() -> None:
 
 @step()
 def reproduce() -> None:
-    """`dvc repro`, its stages as runs on this flow's server."""
-    environment = {
-        "PREFECT_API_URL": str(get_client(sync_client=True).api_url),
-        "PAWPRINT_PIPELINE_RUN": f"pipeline {runtime.flow_run.id}",
-        "PYTHONUNBUFFERED": "1",
-    }
+    """`dvc repro`, its stages as runs on this flow's server and a line each in this flow's log."""
+    server, tag = get_client(sync_client=True), f"pipeline {runtime.flow_run.id}"
+    environment = {"PREFECT_API_URL": str(server.api_url), "PAWPRINT_PIPELINE_RUN": tag, "PYTHONUNBUFFERED": "1"}
     for line in dvc.repro(ROOT, environment=environment):
         print(line, flush=True)
+    ours = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
+    for stage in server.read_flow_runs(flow_run_filter=ours, sort=FlowRunSort.START_TIME_ASC):
+        get_run_logger().info("stage %s: %.1f s", stage.name, stage.total_run_time.total_seconds())
 
 
 def repair() -> None:

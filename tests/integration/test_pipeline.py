@@ -123,7 +123,7 @@ def test_the_stages_are_runs_on_the_pipeline_s_own_prefect_server(workspace: Wor
     assert {name for name, _, _ in runs} == {"pipeline", *stages}
     assert {state for _, state, _ in runs} == {"COMPLETED"}
     assert all("pipeline " in tags for name, _, tags in runs if name in stages)
-    assert any(message.startswith("stage train@article_cnn: ") for message in logged)
+    assert any(message.startswith("stage train article_cnn: ") for message in logged)
 
 
 def test_with_nothing_changed_nothing_runs_and_no_server_is_started(workspace: Workspace) -> None:
