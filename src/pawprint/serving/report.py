@@ -66,7 +66,7 @@ def summarize(log: Path, folder: Path, since: float, seed: int) -> Report:
     """
     info, champion = ModelInfo.read(folder), read_champion(folder)
     rows, others = traffic.read(log, info.model_digest, since)
-    embeddings = {row["picture_sha256"]: np.frombuffer(row["embedding"], "<f2") for row in rows}
+    embeddings = {row["picture_sha256"]: np.frombuffer(row["embedding"], "<f2") for row in rows if row["embedding"]}
     drift = None
     if len(embeddings) >= FEWEST:
         drift = compare(load_file(folder / OOD_FILE)["embeddings"], np.stack(list(embeddings.values())), seed)
