@@ -3,10 +3,10 @@
 import hashlib
 import hmac
 import time
-from typing import Annotated
 
-from fastapi import Depends, Request
-from fastapi.security import HTTPAuthorizationCredentials, HTTPBearer, SecurityScopes
+from fastapi import Request
+from fastapi.security import HTTPBearer
+from fastapi.security.utils import get_authorization_scheme_param
 
 from pawprint.config import Serving
 from pawprint.serving.problems import RequestError
@@ -14,15 +14,14 @@ from pawprint.serving.problems import RequestError
 _HOW = "send `Authorization: Bearer TOKEN`"
 _ADDRESSES = 10_000  # callers that are remembered; the longest silent are forgotten first
 
-_bearer = HTTPBearer(auto_error=False, description="needed only for scopes that params.yaml or the environment locks")
+# For the OpenAPI; a request's token is read by `token_of`.
+bearer = HTTPBearer(auto_error=False, description="needed only for scopes that params.yaml or the environment locks")
 
 
-async def authorize(
-    request: Request, scopes: SecurityScopes, token: Annotated[HTTPAuthorizationCredentials | None, Depends(_bearer)]
-) -> None:
-    """A dependency of every endpoint, with the scope that it needs; RequestError where the token or rate is refused."""
-    address = request.client.host if request.client else "unknown"
-    request.app.state.service.authorizer.check(token.credentials if token else "", scopes.scopes[0], address)
+def token_of(request: Request) -> str:
+    """The bearer token of a request, "" without one."""
+    scheme, token = get_authorization_scheme_param(request.headers.get("Authorization"))
+    return token if scheme.lower() == "bearer" else ""
 
 
 class Authorizer:
