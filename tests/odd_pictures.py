@@ -1,5 +1,6 @@
 """Pictures as people send them, and files that are none: what the tests of photographs share."""
 
+import base64
 import io
 import struct
 import zlib
@@ -80,3 +81,20 @@ def jpeg_claiming(width: int, height: int) -> bytes:
     start = data.index(b"\xff\xc0")
     data[start + 5 : start + 9] = struct.pack(">HH", height, width)
     return bytes(data)
+
+
+def heic() -> bytes:
+    """A HEIC of 96x64 pixels, red above blue once upright: on its side in the file, as telephones write them."""
+    return base64.b64decode(_HEIC)
+
+
+_HEIC = (
+    "AAAAHGZ0eXBoZWljAAAAAG1pZjFoZWljbWlhZgAAAaFtZXRhAAAAAAAAACFoZGxyAAAAAAAAAABwaWN0AAAAAAAAAAAAAAAAAAAAADRpbG9j"
+    "AAAAAERAAAIAAQAAAAABxQABAAAAAAAAAH8AAgAAAAACRAABAAAAAAAAACQAAAA4aWluZgAAAAAAAgAAABVpbmZlAgAAAAABAABodmMxAAAA"
+    "ABVpbmZlAgAAAQACAABFeGlmAAAAAA5waXRtAAAAAAABAAAA4GlwcnAAAADAaXBjbwAAAHhodmNDAQNwAAAAkAAAAAAAHvAA/P34+AAADwNg"
+    "AAEAGEABDAH//wNwAAADAJAAAAMAAAMAHroCQGEAAQArQgEBA3AAAAMAkAAAAwAAAwAeoCCBhZbqSSmubgIaDAgAAAMAyAAAAwAIQGIAAQAH"
+    "RAHBcrAiQAAAABNjb2xybmNseAABAA0ABoAAAAAUaXNwZQAAAAAAAABAAAAAYAAAABBwaXhpAAAAAAMICAgAAAAJaXJvdAMAAAAYaXBtYQAA"
+    "AAAAAAABAAEFgQIDBIUAAAAaaXJlZgAAAAAAAAAOY2RzYwACAAEAAQAAAKttZGF0AAAAeygBrwngITl1X//70p///DfvIfuzdFP//DRc+/xK"
+    "dP/9x9kKuBn//KaXuMiZOyMUvIsPqpHUD4HacejYPYRP7xRJO/7DewV7U2v5iRKE/f5MWbhUc12iJ6lc7/M7C0Jg5eBy7YNlZV4aoCq9UvF8"
+    "hOp+apqqp4ADu//PfgAAAAZFeGlmAABNTQAqAAAACAABARIAAwAAAAEABgAAAAAAAA=="
+)

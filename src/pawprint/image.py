@@ -6,7 +6,9 @@
 output of `pack`, so a photograph gives the model the same tensor, bit for bit, from a shard or from a request.
 """
 
+import functools
 import io
+import re
 import threading
 import warnings
 from dataclasses import dataclass
@@ -21,19 +23,25 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 SIZE = 300
 MAX_PIXELS = 100_000_000
 QUALITY = 95
+# The formats that import, prediction and service accept, by Pillow's names, with their suffixes. No other reader of
+# Pillow is asked (its reader of EPS starts Ghostscript).
 SUFFIXES_BY_FORMAT = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".mpo"), "MPO": (".jpg", ".jpeg", ".mpo"), "PNG": (".png", ".apng"),
-    "GIF": (".gif",), "WEBP": (".webp",), "BMP": (".bmp", ".dib"), "TIFF": (".tif", ".tiff"),
+    "GIF": (".gif",), "WEBP": (".webp",), "BMP": (".bmp",), "TIFF": (".tif", ".tiff"), "AVIF": (".avif",),
+    "HEIF": (".heic", ".heif"),
 }  # fmt: skip
-IMAGE_SUFFIXES = frozenset(suffix for of_one in SUFFIXES_BY_FORMAT.values() for suffix in of_one) | {
-    ".avif", ".heic", ".heif", ".jp2",
-}  # fmt: skip
+IMAGE_SUFFIXES = frozenset(suffix for of_one in SUFFIXES_BY_FORMAT.values() for suffix in of_one)
+FORMATS = "JPEG, PNG, WebP, GIF, BMP, TIFF, AVIF and HEIC"  # in a sentence
 Fit = Literal["squash", "letterbox", "crop"]
 Pixels = NDArray[np.uint8]
 
 _JPEG = b"\xff\xd8\xff"
+_MAGIC = (_JPEG, b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
+_SEGMENTS = 1000  # of a JPEG's header that are looked through for EXIF
+_LARGEST = (255, 1023, 4095, 16383, 65535)  # level of 8, 10, 12, 14 and 16 bits
 
 cv2.setNumThreads(0)  # the callers run one photograph a thread; OpenCV's own pool would only contend
+Image.MAX_IMAGE_PIXELS = None  # `max_pixels` is the limit, checked before a pixel is decoded
 
 
 class BadImage(ValueError):
@@ -54,6 +62,12 @@ class Header:
     mode: str  # Pillow's mode: RGB, L, CMYK, I;16, ...
     frames: int = 1
     orientation: int = 1  # EXIF 1..8, 1 is upright
+    deep: bool = False  # more than 8 bits a channel, or floating point
+
+
+def is_picture(head: bytes) -> bool:
+    """Whether a file's first 12 bytes are those of an accepted format (see SUFFIXES_BY_FORMAT)."""
+    return head.startswith(_MAGIC) or (head[:4], head[8:12]) == (b"RIFF", b"WEBP") or head[4:8] == b"ftyp"
 
 
 def inspect(data: bytes) -> Header:
@@ -74,7 +88,8 @@ def inspect(data: bytes) -> Header:
                 height=picture.height,
                 mode=picture.mode,
                 frames=getattr(picture, "n_frames", 1),
-                orientation=picture.getexif().get(0x0112, 1),
+                orientation=Image.Image.getexif(picture).get(0x0112, 1),  # PNG's own decodes the picture
+                deep=_is_deep(picture),
             )
     except BadImage:
         raise
@@ -86,7 +101,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Any picture as upright RGB, uint8 [height, width, 3].
 
     A large JPEG is scaled down by 2, 4 or 8 while it is decoded, never below 300 pixels a side. The first
-    frame of an animation is taken; alpha lies on white; 16-bit, CMYK and grayscale are converted.
+    frame of an animation is taken; alpha lies on white; CMYK and grayscale are converted. More than 8 bits are
+    scaled by the bits that the picture uses (`bits_used`).
 
     Raises:
         BadImage: `empty`, `not_an_image`, `truncated` or `too_large` (decided from the header).
@@ -163,10 +179,13 @@ def _orientation(data: bytes) -> int:
 def _has_exif(data: bytes) -> bool:
     """Whether a JPEG has EXIF: its segments one by one, for a search of the whole costs as much as its hash."""
     place = 2
-    while data[place : place + 1] == b"\xff" and b"\xe0" <= data[place + 1 : place + 2] <= b"\xef":
-        if data[place + 4 : place + 10] == b"Exif\x00\x00":
+    for _ in range(_SEGMENTS):
+        marker = data[place : place + 2]
+        if marker[:1] != b"\xff" or marker in (b"\xff\xda", b"\xff\xd9"):  # the scan begins, or the end
+            break
+        if marker == b"\xff\xe1" and data[place + 4 : place + 10] == b"Exif\x00\x00":
             return True
-        place += 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        place += 1 if marker == b"\xff\xff" else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
     return False
 
 
@@ -187,14 +206,35 @@ def _refuse_bomb(width: int, height: int, max_pixels: int) -> None:
 
 
 def _open(data: bytes) -> Image.Image:
+    readers = [name for name in SUFFIXES_BY_FORMAT if name not in ("MPO", "HEIF")]  # JPEG's reader reads MPO
+    if data[4:8] == b"ftyp":
+        _read_heif()
+        readers = ["AVIF", "HEIF"]
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # our own limit is stricter than Pillow's warning
-            return Image.open(io.BytesIO(data))
-    except Image.DecompressionBombError:
-        raise BadImage("too_large", "the picture's header claims an absurd size") from None
+            warnings.simplefilter("ignore")
+            return Image.open(io.BytesIO(data), formats=readers)
     except UnidentifiedImageError:
-        raise BadImage("not_an_image", "the file is not a picture in a known format (JPEG, PNG, WebP, ...)") from None
+        raise BadImage("not_an_image", f"the file is not a picture in a known format ({FORMATS})") from None
+
+
+@functools.cache
+def _read_heif() -> None:
+    """Give Pillow a reader of HEIC, at the first file that may be one."""
+    import pi_heif
+
+    pi_heif.register_heif_opener(thumbnails=False)
+    pi_heif.options.DECODE_THREADS = 1
+
+
+def bits_used(data: bytes) -> int:
+    """Bits a channel of a deep picture: the fewest of 8, 10, 12, 14 and 16 that hold its largest level; 32 for more.
+
+    A camera of 12 bits writes files of 16, whose levels fill a sixteenth of the range. For what `decode` can read.
+    """
+    with _open(data) as picture:
+        peak = float(_levels(picture, data).max(initial=0))
+    return next((bits for bits, top in zip((8, 10, 12, 14, 16), _LARGEST, strict=True) if peak <= top), 32)
 
 
 def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
@@ -203,21 +243,44 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
     try:
         with _open(data) as picture:
             _refuse_bomb(picture.width, picture.height, max_pixels)
+            if _is_deep(picture):
+                largest = (1, *_LARGEST) if picture.mode == "F" else _LARGEST
+                return _upright(_from_levels(_levels(picture, data), largest), picture.getexif().get(0x0112, 1))
             picture.draft("RGB", (2 * SIZE, 2 * SIZE))
-            upright = ImageOps.exif_transpose(picture)
-            return _rgb(upright)
+            return _rgb(ImageOps.exif_transpose(picture))
     except BadImage:
         raise
     except Exception as error:  # Pillow's readers raise whatever damaged data leads them to
         raise BadImage("truncated", f"the picture is damaged or cut off ({error})") from None
 
 
-def _rgb(picture: Image.Image) -> Pixels:
+def _is_deep(picture: Image.Image) -> bool:
+    """Whether an open picture, not yet decoded, has more than 8 bits a channel."""
+    tiles = getattr(picture, "tile", ())
+    coded = any(re.search(r"\b(RGB[AX]?|LA);16", str(tile[3])) for tile in tiles)
+    return coded or picture.mode.startswith("I") or picture.mode == "F"
+
+
+def _levels(picture: Image.Image, data: bytes) -> NDArray[np.float32]:
+    """Levels [height, width] or [height, width, 3 or 4] of a deep picture."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        values = np.nan_to_num(np.asarray(picture, np.float32))
-        top = 65535 if picture.mode != "F" else 255 if values.max(initial=0) > 1 else 1
-        grey = np.clip(values * (255 / top) + 0.5, 0, 255).astype(np.uint8)
-        return np.repeat(grey[:, :, None], 3, axis=2)
+        return np.nan_to_num(np.asarray(picture, np.float32), posinf=0.0)
+    levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow reads 8 of the 16 bits
+    if levels is None:
+        raise ValueError("its 16-bit data cannot be read")
+    order = cv2.COLOR_BGRA2RGBA if levels.shape[-1] == 4 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(levels, order), np.float32)
+
+
+def _from_levels(levels: NDArray[np.float32], largest: tuple[int, ...]) -> Pixels:
+    """RGB uint8 [height, width, 3]: levels divided by the first of `largest` that holds all, else by their maximum."""
+    peak = float(levels.max(initial=0))
+    top = next((top for top in largest if peak <= top), peak)
+    scaled = np.clip(levels * (255 / top) + 0.5, 0, 255).astype(np.uint8)
+    return np.repeat(scaled[:, :, None], 3, axis=2) if scaled.ndim == 2 else _rgb(Image.fromarray(scaled))
+
+
+def _rgb(picture: Image.Image) -> Pixels:
     if picture.has_transparency_data:
         layered = picture.convert("RGBA")
         white = Image.new("RGBA", layered.size, (255, 255, 255, 255))

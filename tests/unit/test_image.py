@@ -1,6 +1,8 @@
 """image.py: any bytes become upright RGB at 300x300, or a BadImage that says why; one decoder for all splits."""
 
 import io
+import struct
+import subprocess
 from pathlib import Path
 
 import cv2
@@ -14,6 +16,7 @@ from odd_pictures import (
     BLUE,
     RED,
     animation,
+    heic,
     jpeg_claiming,
     photograph,
     png16,
@@ -49,6 +52,8 @@ SHOWN = {
     "webp": lambda: saved(two_colours(), "WEBP", lossless=True),
     "bmp": lambda: saved(two_colours(), "BMP"),
     "tiff": lambda: saved(two_colours(), "TIFF"),
+    "avif": lambda: saved(two_colours(), "AVIF"),
+    "heic, on its side in the file": heic,
     "palette": lambda: saved(two_colours(mode="P"), "PNG"),
     "cmyk": lambda: saved(two_colours(mode="CMYK")),
     "upside down in the file": lambda: with_exif(3),
@@ -94,9 +99,45 @@ def test_grey_keeps_its_level_in_8_and_16_bits() -> None:
         assert close(pixels[150, 150], (120, 120, 120), by=1)
 
 
-def test_a_dark_16_bit_picture_is_not_taken_for_8_bit() -> None:
-    pixels = image.load(png16(np.full((300, 400), 200, np.uint16)))  # of 65,535: all but black
-    assert pixels.max() <= 2
+def deep(top: int, format: str, dtype: type[np.generic], channels: int = 1) -> bytes:
+    """A ramp from 0 to `top` down the picture, in the other channels its half."""
+    ramp = np.linspace(0, top, 200)[:, None].repeat(300, 1)
+    levels = np.stack([ramp, *[ramp / 2] * (channels - 1)], -1).astype(dtype)
+    if channels == 1:
+        return saved(Image.fromarray(levels[..., 0]), format)
+    done, encoded = cv2.imencode(f".{format.lower()}", levels[..., ::-1])
+    assert done
+    return encoded.tobytes()
+
+
+DEEP = {
+    **{f"{bits} bits in a PNG of 16": (deep(2**bits - 1, "PNG", np.uint16), bits) for bits in (8, 10, 12, 14, 16)},
+    "12 bits in a TIFF of 16": (deep(4095, "TIFF", np.uint16), 12),
+    "12 bits of three channels in a PNG": (deep(4095, "PNG", np.uint16, 3), 12),
+    "16 bits of three channels in a TIFF": (deep(65535, "TIFF", np.uint16, 3), 16),
+    "8 bits in a TIFF of 32": (deep(255, "TIFF", np.int32), 8),
+    "more than 16 bits in a TIFF of 32": (deep(2**24, "TIFF", np.int32), 32),
+    "floating point up to 1": (deep(1, "TIFF", np.float32), 8),
+    "floating point up to 4000": (deep(4000, "TIFF", np.float32), 12),
+}
+
+
+@pytest.mark.parametrize("name", DEEP)
+def test_deep_pictures_are_scaled_by_the_bits_that_they_use(name: str) -> None:
+    data, bits = DEEP[name]
+    pixels = image.decode(data)
+    assert image.inspect(data).deep
+    assert image.bits_used(data) == bits
+    assert (pixels[0, 150, 0], int(pixels[-1, 150, 0]) >= 248) == (0, True)
+    if "three" in name:
+        assert abs(int(pixels[-1, 150, 2]) - 127) <= 2
+
+
+def test_a_16_bit_file_of_5_bits_a_colour_is_not_deep() -> None:
+    """BMP's 16 bits are those of a whole pixel."""
+    header = struct.pack("<2sIHHI", b"BM", 54 + 16 * 16 * 2, 0, 0, 54)
+    header += struct.pack("<IiiHHIIiiII", 40, 16, 16, 1, 16, 0, 512, 0, 0, 0, 0)
+    assert not image.inspect(header + b"\x00\x7c" * 256).deep
 
 
 def test_one_pixel_fills_the_picture() -> None:
@@ -172,7 +213,16 @@ EXIF_BEHIND = {
     "first": lambda exif: saved(scene(9), exif=exif),
     "behind a colour profile": lambda exif: saved(scene(9), exif=exif, icc_profile=b"x" * 70_000),
     "behind a comment": lambda exif: saved(scene(9), exif=exif, comment=b"Exif"),
+    "behind another program's comment": lambda exif: behind(saved(scene(9), exif=exif), b"\xff\xfe\0\6made"),
+    "behind a table and a fill byte": lambda exif: behind(
+        saved(scene(9), exif=exif), b"\xff\xdb\0\x43\0" + b"\1" * 64 + b"\xff"
+    ),
 }
+
+
+def behind(jpeg: bytes, segment: bytes) -> bytes:
+    """The JPEG with `segment` before all others."""
+    return jpeg[:2] + segment + jpeg[2:]
 
 
 @pytest.mark.parametrize("name", EXIF_BEHIND)
@@ -188,6 +238,22 @@ def test_a_header_s_mode_and_size_are_pillow_s() -> None:
     for mode in ("RGB", "L", "CMYK"):
         data = saved(scene(9, 70, 50).convert(mode))
         assert image.inspect(data) == image.Header("JPEG", 70, 50, mode)
+
+
+def test_other_formats_are_refused_by_the_same_sentence_and_no_reader_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pillow's reader of EPS would start Ghostscript."""
+    monkeypatch.setattr(subprocess, "Popen", lambda *_, **__: pytest.fail("a program was started"))
+    monkeypatch.setattr(subprocess, "check_call", lambda *_, **__: pytest.fail("a program was started"))
+    Image.init()
+    for data in (saved(two_colours(), "EPS"), saved(two_colours(), "PPM"), saved(two_colours(), "JPEG2000")):
+        with pytest.raises(image.BadImage, match=r"known format .*AVIF and HEIC") as caught:
+            image.load(data)
+        assert caught.value.reason == "not_an_image"
+
+
+def test_the_limit_on_pixels_may_lie_above_pillow_s_own() -> None:
+    data = saved(Image.new("1", (20_000, 10_000)), "PNG")  # 200 million; Pillow alone refuses above 179 million
+    assert image.load(data, max_pixels=200_000_000).shape == SHAPE
 
 
 NO_PICTURE = {

@@ -74,7 +74,8 @@ def check(data: bytes, suffix: str, preprocess: Preprocess) -> CheckResult:
         grey = cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA)
     if cv2.meanStdDev(grey)[1].item() < BLANK:
         raise image.BadImage("blank", "it shows one colour and nothing else")
-    return CheckResult(pixels, " ".join(_flags(header, suffix)), _phash(grey))
+    flags = [*_flags(header, suffix), *([f"{image.bits_used(data)}-bit"] if header.deep else [])]
+    return CheckResult(pixels, " ".join(flags), _phash(grey))
 
 
 def screen(seen: Sequence[P | Rejected]) -> tuple[list[P], list[Rejected]]:
@@ -132,7 +133,7 @@ def _flags(header: image.Header, suffix: str) -> Iterable[str]:
         yield "alpha"
     if header.mode == "CMYK":
         yield "cmyk"
-    if header.mode.startswith("I") or header.mode == "F":
+    if header.deep:
         yield "deep"
     if header.mode in ("1", "L", "LA"):
         yield "grey"

@@ -216,7 +216,9 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
     for path in paths:
         if path.is_dir():
             inside = sorted(
-                file for file in path.rglob("*") if file.suffix.lower() in image.IMAGE_SUFFIXES and file.is_file()
+                file
+                for file in path.rglob("*")
+                if file.suffix.lower() in image.IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
             )
             if not inside:
                 suffixes = ", ".join(sorted(image.IMAGE_SUFFIXES))

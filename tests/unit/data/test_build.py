@@ -89,7 +89,7 @@ def test_what_is_converted_is_flagged_and_counted(tmp_path: Path) -> None:
         "cat/a.jpg": (saved(scene(1).convert("CMYK")), "cmyk"),
         "cat/b.jpg": (saved(scene(2).convert("L")), "grey"),
         "cat/c.png": (saved(scene(3).convert("RGBA"), "PNG"), "alpha"),
-        "dog/d.png": (png16(np.asarray(scene(4).convert("L"), np.uint16) * 257), "deep"),
+        "dog/d.png": (png16(np.asarray(scene(4).convert("L"), np.uint16) * 257), "deep 16-bit"),
         "dog/e.jpg": (with_exif(6), "rotated"),
         "dog/f.gif": (animation(), "animated"),
         "dog/g.jpg": (saved(scene(5), "PNG"), "wrong_extension"),

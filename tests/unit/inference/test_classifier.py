@@ -188,7 +188,12 @@ def test_folders_give_their_pictures_sorted(tmp_path: Path) -> None:
     for name in ("z.jpg", "b/a.PNG", "notes.txt"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert find_pictures([tmp_path]) == [tmp_path / "b/a.PNG", tmp_path / "z.jpg"]
+    for name in ("b/._a.PNG", "b/.hidden.jpg"):  # macOS's notes beside a picture, on other disks
+        (tmp_path / name).write_bytes(b"x")
+    for name in ("b/c.avif", "b/d.jfif", "b/e.jpe", "b/f.HEIC", "b/g.eps", "b/h.jp2"):
+        (tmp_path / name).write_bytes(b"x")
+    kept = [tmp_path / "b" / name for name in ("a.PNG", "c.avif", "d.jfif", "e.jpe", "f.HEIC")]
+    assert find_pictures([tmp_path]) == [*kept, tmp_path / "z.jpg"]
     assert find_pictures([tmp_path / "notes.txt"]) == [tmp_path / "notes.txt"]  # named by a person: taken
 
 
