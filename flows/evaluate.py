@@ -45,7 +45,7 @@ def evaluate() -> None:
     tuned, reports = {}, {}
     for name in params.models:
         classifier = load_serving(ROOT / "models" / name, params)
-        tuned[name] = evaluate_validation(name, classifier, params, validation)
+        tuned[name] = evaluate_validation(name, classifier, validation)
         reports[name] = evaluate_test(name, classifier, evaluator)
     plot_learning_curves(params)
 
@@ -59,12 +59,12 @@ def evaluate() -> None:
 
 
 @step()
-def evaluate_validation(name: str, classifier: Classifier, params: Params, validation: Split) -> Evaluation:
+def evaluate_validation(name: str, classifier: Classifier, validation: Split) -> Evaluation:
     """Figures on the validation split, by which the challenger is chosen."""
     scores = metrics.score(classifier, validation)
     (OUT / name).mkdir(parents=True, exist_ok=True)
     scores.write(OUT / name / "validation.csv")
-    return metrics.measure(scores, params.evaluation.bootstrap, params.seed)
+    return metrics.measure(scores)
 
 
 @step()

@@ -154,7 +154,7 @@ def compare(
             found[version.model_digest] = Contender(*evaluator.evaluate(classifier))
     quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
     both = found[entry.model_digest], found[champion.model_digest]
-    verdict = gate.decide(*both, rules, params.evaluation.bootstrap, params.seed, quantized)
+    verdict = gate.decide(*both, rules, quantized)
     return gate.on_subset(verdict, len(left), len(tested))
 
 

@@ -26,7 +26,7 @@ def contender(
     scores = Scores(names, names, labels, probabilities, ("cat", "dog"), np.ones(N))
     report = EvaluationReport(
         model_digest="",
-        test=measure(scores, 200, seed=1),
+        test=measure(scores),
         slices=slices(scores, {"half": ["first" if i < N // 2 else "second" for i in range(N)]}, least=20),
         corruptions=CorruptionReport(photographs=N, accuracy=1.0, under={"blur": 0.9}),
         ood=OODReport(clutter=10, auroc=1.0, confidence_auroc=0.9, false_accept=0.0, refused=0.0),

@@ -310,7 +310,7 @@ class Team:
         params = yaml.safe_load((self.repository / "params.yaml").read_text())
         small = params["candidates"]["article_cnn"] | {"epochs": epochs, "batch_size": 16, "accumulate": 1}
         params["candidates"] = {"article_cnn": small}
-        params["evaluation"] |= {"bootstrap": 100, "corruptions": 0, "clutter": 0}
+        params["evaluation"] |= {"corruptions": 0, "clutter": 0}
         (self.repository / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         (self.repository / "data" / "dataset.json").write_text('{"name": "toys"}\n')
         self.version("first photographs")

@@ -56,6 +56,8 @@ def test_a_sweep_is_seeded_gone_on_with_and_prunes_the_hopeless(data: PreparedDa
     assert optuna.trial.TrialState.PRUNED in states
     assert 0 < first.best_value < math.log(2)
     assert first.best_params["batch_size"] in (16, 64)
+    # A trial is pruned by what it is measured by in the end.
+    assert first.best_trial.intermediate_values[12] == pytest.approx(first.best_value, rel=1e-3)
     other = tune.open_study(tmp_path / "first", "efficientnet_lite0", searched(epochs=13), data)
     assert not other.trials  # other params: another study
 

@@ -56,7 +56,7 @@ def compare(
         column = {"test_accuracy": "accuracy", "test_log_loss": "log_loss"}.get(name)
         for number, (value, csv_) in enumerate(zip(values, tested, strict=True)):
             if number and column and csv_ and tested[0]:
-                differs = comparison.significant(csv_, tested[0], column, params.evaluation.bootstrap, params.seed)
+                differs = comparison.significant(csv_, tested[0], column)
                 values[number] = f"{value} *" if differs else value
         table.add_row(name, *values)
     console().print(table)

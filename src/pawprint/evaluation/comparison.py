@@ -1,13 +1,14 @@
 """Runs side by side on a terminal: parameters that differ first, then the figures.
 
 for row in differences(params): ...
-significant(ours, theirs, resamples=2000, seed=2017)      # from two test.csv
+significant(ours, theirs, "log_loss")      # from two test.csv
 """
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from pawprint.evaluation.metrics import Scores, paired_interval
+from pawprint.evaluation import intervals
+from pawprint.evaluation.metrics import Scores, discordant, paired_losses
 
 FIGURES = (
     "test_accuracy", "test_log_loss", "test_auroc", "test_calibration_error", "test_worst_slice",
@@ -34,7 +35,7 @@ def figures(measured: Sequence[Mapping[str, float]]) -> list[tuple[str, list[str
     return [(name, [shown(one, name) for one in measured]) for name in FIGURES if any(name in one for one in measured)]
 
 
-def significant(ours: Path, theirs: Path, column: str, resamples: int, seed: int) -> bool | None:
+def significant(ours: Path, theirs: Path, column: str) -> bool | None:
     """Does the 95 % interval of the paired difference in `log_loss` or `accuracy` exclude 0?
 
     The files are evaluation/test.csv of two runs; None where they were not tested on the same photographs.
@@ -42,6 +43,8 @@ def significant(ours: Path, theirs: Path, column: str, resamples: int, seed: int
     one, two = (Scores.load(path) for path in (ours, theirs))
     if not one.hashes or one.hashes != two.hashes:
         return None
-    mine, other = (scores.losses if column == "log_loss" else scores.correct.astype(float) for scores in (one, two))
-    low, high = paired_interval(mine - other, resamples, seed)
+    counts = discordant(one, two)
+    low, high = (
+        paired_losses(one, two) if column == "log_loss" else intervals.paired_proportions(*counts, len(one.hashes))
+    )
     return low > 0 or high < 0

@@ -83,7 +83,7 @@ class Evaluator:
         evaluation = self.params.evaluation
         report = EvaluationReport(
             model_digest=classifier.info.model_digest,
-            test=metrics.measure(scores, evaluation.bootstrap, self.params.seed),
+            test=metrics.measure(scores),
             slices=slices.slices(scores, self.traits, evaluation.min_slice),
             corruptions=self.corruptions.measure(classifier),
             ood=ood.measure(classifier, scores, self.clutter),

@@ -1,6 +1,6 @@
 """Whether a challenger becomes champion, and the reason in words.
 
-verdict = decide(Contender(report, scores), Contender(champion_report, champion_scores), params.gate, 2000, 2017)
+verdict = decide(Contender(report, scores), Contender(champion_report, champion_scores), params.gate)
 verdict.outcome, verdict.reason      # "promoted", "log loss 0.031 against 0.058, ..."
 """
 
@@ -17,8 +17,9 @@ from pawprint import lineage
 from pawprint.config import Gate
 from pawprint.data.dataset import learned_hashes
 from pawprint.errors import PawprintError
+from pawprint.evaluation import intervals, slices
 from pawprint.evaluation.evaluator import EvaluationReport
-from pawprint.evaluation.metrics import Scores, paired_interval
+from pawprint.evaluation.metrics import Scores, discordant, paired_losses
 
 Outcome = Literal["promoted", "kept", "tie"]  # a tie keeps the champion
 
@@ -82,26 +83,26 @@ def uncompared(
     return Verdict(outcome=outcome, reason=reason, rules=table)
 
 
-def decide(
-    challenger: Contender, champion: Contender, rules: Gate, resamples: int, seed: int, quantized: bool = False
-) -> Verdict:
+def decide(challenger: Contender, champion: Contender, rules: Gate, quantized: bool = False) -> Verdict:
     """Compare two models on the same photographs, pair by pair.
 
     Promoted when the 95 % interval of the paired difference in log loss lies below zero, the accuracy is not worse
-    than `max_accuracy_loss` (lower end of its paired interval) and every limit is kept. McNemar's exact test is
-    reported beside it: it uses only the photographs on which the two disagree and is too weak at a few hundred to
-    decide. `quantized`: the challenger is an INT8 version of the champion; it need not be better but faster, with an
-    accuracy not worse than `max_int8_accuracy_loss`.
+    than `max_accuracy_loss` (lower end of its paired interval), no slice is shown to be worse and every limit is kept.
+    McNemar's exact test is reported beside it. `quantized`: the challenger is an INT8 version of the champion; it need
+    not be better but faster, with an accuracy not worse than `max_int8_accuracy_loss`.
     """
     ours, theirs = challenger.scores, champion.scores
     if ours.hashes != theirs.hashes:
         raise PawprintError("The gate was given scores of different photographs. Run `dvc repro` to score both again.")
     allowed = rules.max_int8_accuracy_loss if quantized else rules.max_accuracy_loss
-    worst, _ = paired_interval(ours.correct.astype(float) - theirs.correct.astype(float), resamples, seed)
+    worst, _ = intervals.paired_proportions(*discordant(ours, theirs), len(ours.hashes))
     loss, accuracy = _figures(challenger, champion)
     words = f"accuracy not worse by more than {allowed:g} (low end {worst:+.4f})"
     accuracy = accuracy.model_copy(update={"rule": words, "passed": bool(worst >= -allowed)})
-    kept = limits(challenger, champion, rules)
+    weaker = slices.worse(challenger.report.slices, champion.report.slices)
+    words = "no slice shown to be worse (exact tests, 2.5 % for all together)"
+    same = Rule(rule=words, challenger=", ".join(weaker) or "none", champion="-", passed=not weaker)
+    kept = [same, *limits(challenger, champion, rules)]
     if quantized:
         speeds = [one.report.speed.throughput_per_second for one in (challenger, champion)]
         fast, slow = (f"{speed:.1f}" for speed in speeds)
@@ -113,7 +114,7 @@ def decide(
         reason += f", accuracy within gate.max_int8_accuracy_loss of {allowed:g}"
         return Verdict(outcome="promoted", reason=reason, rules=table, quantized=True)
 
-    low, high = paired_interval(theirs.losses - ours.losses, resamples, seed)
+    low, high = paired_losses(ours, theirs)
     words = f"log loss better (95 % of paired difference [{low:+.4f}, {high:+.4f}] above 0)"
     loss = loss.model_copy(update={"rule": words, "passed": bool(low > 0)})
     missed = _missed(kept)
@@ -123,7 +124,10 @@ def decide(
     elif low <= 0:
         outcome, reason = "tie", "no difference that these photographs can show"
     elif not accuracy.passed:
-        reason = "better, but the accuracy may be worse"
+        reason = (
+            f"better, but the accuracy may be worse by more than {allowed:g} as far as {len(ours.hashes)} photographs "
+            "can show; bring more, or raise gate.max_accuracy_loss"
+        )
     elif missed:
         reason = f"better, but outside: {missed}"
     else:
@@ -208,13 +212,13 @@ def on_subset(verdict: Verdict, left: int, tested: int) -> Verdict:
 def _limited(report: EvaluationReport, rules: Gate) -> list[tuple[str, str, float, float]]:
     """(rule, figure in words, figure, its limit) for each limit; smaller figures are better."""
     worst, error = report.worst_slice, report.test.calibration_error.value
-    right = worst.accuracy.value if worst else 1.0
+    right = slices.upper_end(report.slices)
     corruption, lost = report.corruptions.worst
     refused, latency, size = report.ood.refused, report.speed.latency_p50_ms, report.speed.size_mb
-    slice_ = f"{right:.4f} ({worst.name})" if worst else "no slices"
+    slice_ = f"{worst.accuracy} ({worst.name})" if worst else "no slices"
     return [
-        ("calibration error at most {:g}", f"{error:.4f}", error, rules.max_calibration_error),
-        ("worst slice right in at least {:g}", slice_, -right, -rules.min_worst_slice),
+        ("calibration error at most {:g}", str(report.test.calibration_error), error, rules.max_calibration_error),
+        ("every slice may be right in {:g} (95 % for all together)", slice_, -right, -rules.min_worst_slice),
         ("accuracy lost to a corruption at most {:g}", f"{lost:.4f} ({corruption})", lost, rules.max_robustness_loss),
         ("test photographs refused at most {:g}", f"{refused:.4f}", refused, rules.max_refused),
         ("one prediction (median) within {:g} ms", f"{latency:.1f} ms", latency, rules.max_latency_ms),
@@ -224,7 +228,7 @@ def _limited(report: EvaluationReport, rules: Gate) -> list[tuple[str, str, floa
 
 def _mcnemar(ours: Scores, theirs: Scores) -> Rule:
     """McNemar's exact test, over the photographs that only one of the two gets right."""
-    alone, theirs_alone = int((ours.correct & ~theirs.correct).sum()), int((theirs.correct & ~ours.correct).sum())
+    alone, theirs_alone = discordant(ours, theirs)
     p = stats.binomtest(alone, alone + theirs_alone).pvalue if alone + theirs_alone else 1.0
     rule, counts = f"McNemar's exact test, p = {p:.3g}", [f"right alone {count}" for count in (alone, theirs_alone)]
     return Rule(rule=rule, challenger=counts[0], champion=counts[1], passed=None)

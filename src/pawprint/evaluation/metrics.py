@@ -1,31 +1,30 @@
 """Scores of a model on photographs it has not learned from, each with a 95 % interval.
 
 scores = score(Classifier(folder), data.split("test"))
-evaluation = measure(scores, resamples=2000, seed=2017)
+evaluation = measure(scores)
 print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
 """
 
 import csv
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from scipy import stats
 from sklearn import metrics as sk
 
 from pawprint.data.dataset import Split
+from pawprint.evaluation import intervals
+from pawprint.evaluation.intervals import Interval
 from pawprint.files import new_file
 from pawprint.inference.classifier import Classifier
 
 COLUMNS = ("photograph", "hash", "class", "predicted", "log_loss", "knn_similarity")  # then a probability a class
-LEVEL = 0.95
 BATCH = 32
-BINS = 15  # of confidence, for the calibration error
-SORTED = 500  # resamples of what has to sort in each
+BINS = 15  # of equally many photographs, for the calibration error
+DRAWS = 200  # of labels that a perfectly calibrated model could have met
 
 
 @dataclass(frozen=True)
@@ -49,6 +48,14 @@ class Scores:
         """[n], minus the natural logarithm of the right class's probability."""
         right = self.probabilities[np.arange(len(self.labels)), self.labels]
         return np.asarray(-np.log(np.clip(right, 1e-15, 1.0)))
+
+    @property
+    def mistake_losses(self) -> NDArray[np.float64]:
+        """[n], what each photograph would cost if its prediction were wrong: of a wrong one its own loss, of a right
+        one the loss under the most probable of the other classes."""
+        rows, others = np.arange(len(self.labels)), self.probabilities.copy()
+        others[rows, self.labels] = 0
+        return np.asarray(np.maximum(self.losses, -np.log(np.clip(others.max(axis=1), 1e-15, 1.0))))
 
     def write(self, path: Path) -> None:
         """A CSV file with a row a photograph; nine digits hold a float32 exactly."""
@@ -92,9 +99,26 @@ class Figure(BaseModel):
 
     @classmethod
     def share(cls, right: int, n: int) -> Self:
-        """`right` of `n`, with Wilson's interval, which has a width at 100 % too."""
-        interval = stats.binomtest(right, n).proportion_ci(LEVEL, method="wilson")
-        return cls(value=right / n, low=float(interval.low), high=float(interval.high))
+        """`right` of `n`, with Wilson's interval."""
+        return cls.of(right / n, intervals.proportion(right, n))
+
+    @classmethod
+    def of(cls, value: float, interval: Interval) -> Self:
+        """A value and its interval, which holds it."""
+        return cls(value=value, low=min(value, interval[0]), high=max(value, interval[1]))
+
+
+class Calibration(BaseModel):
+    """How far confidence and accuracy are apart: the root of the mean squared gap, without its bias."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    value: float
+    perfect: float  # what a perfectly calibrated model of this confidence shows on so many photographs, on average
+    perfect_high: float  # and in 95 of 100 cases at most
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} (calibrated perfectly: {self.perfect:.4f}, at most {self.perfect_high:.4f})"
 
 
 class Evaluation(BaseModel):
@@ -107,7 +131,7 @@ class Evaluation(BaseModel):
     accuracy: Figure
     balanced_accuracy: Figure
     log_loss: Figure
-    calibration_error: Figure
+    calibration_error: Calibration
     f1: dict[str, Figure]  # by class, but one that is neither in these photographs nor predicted
     auroc: Figure | None  # None where a class is not in these photographs
     average_precision: Figure | None  # likewise; for more than two classes the mean over them
@@ -115,10 +139,12 @@ class Evaluation(BaseModel):
 
     def flat(self, prefix: str) -> dict[str, float]:
         """`{"test_accuracy": ..., "test_accuracy_low": ..., ...}`: the names that MLflow shows."""
-        names = ("accuracy", "balanced_accuracy", "log_loss", "auroc", "average_precision", "calibration_error")
-        named = {name: getattr(self, name) for name in names}
+        names = ("accuracy", "balanced_accuracy", "log_loss", "auroc", "average_precision")
+        named: dict[str, Figure | None] = {name: getattr(self, name) for name in names}
         named |= {f"f1_{label}": figure for label, figure in self.f1.items()}
         flat = {f"{prefix}_mistakes": float(self.mistakes), f"{prefix}_photographs": float(self.photographs)}
+        flat[f"{prefix}_calibration_error"] = self.calibration_error.value
+        flat[f"{prefix}_calibration_error_perfect"] = self.calibration_error.perfect
         for name, figure in named.items():
             if figure is not None:
                 flat[f"{prefix}_{name}"] = figure.value
@@ -141,101 +167,105 @@ def score(classifier: Classifier, split: Split) -> Scores:
     )
 
 
-def measure(scores: Scores, resamples: int, seed: int) -> Evaluation:
-    """All figures of one model. Accuracy has Wilson's interval; the others have the percentile bootstrap's over
-    photographs (Efron and Tibshirani, 1993)."""
+def measure(scores: Scores) -> Evaluation:
+    """All figures of one model. docs/decisions/evaluation.md has the source of each interval."""
     labels, probabilities, correct = scores.labels, scores.probabilities, scores.correct
     n, k = probabilities.shape
-    right = int(correct.sum())
-    rng = np.random.default_rng(seed)
-    # How often each photograph is drawn, [resamples, n]: what a resample sums up is then one matrix product.
-    counts = rng.multinomial(n, np.full(n, 1 / n), size=resamples).astype(np.float64)
-    once = np.ones((1, n))
-
-    def figure(terms: NDArray[np.float64], statistic: Callable[[NDArray[np.float64]], NDArray[np.float64]]) -> Figure:
-        """`terms` [n, m] are summed over photographs; `statistic` makes one number of each [m] of [resamples, m]."""
-        return _figure(float(statistic(once @ terms)[0]), statistic(counts @ terms))
-
-    one_hot, predicted = np.eye(k)[labels], np.eye(k)[probabilities.argmax(axis=1)]
-
-    def recall(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        hit, there = sums[:, :k], sums[:, k:]
-        return np.asarray(np.nanmean(np.where(there > 0, hit / np.maximum(there, 1), np.nan), axis=1))
-
-    def f1(sums: NDArray[np.float64]) -> NDArray[np.float64]:
-        hit, total = sums.T
-        return np.asarray(np.where(total > 0, 2 * hit / np.maximum(total, 1), np.nan))
-
-    gaps = _confidence_gaps(probabilities.max(axis=1), correct)
-    whole = len(np.unique(labels)) == k
-    auroc, average_precision = _ranked(scores, min(resamples, SORTED), seed) if whole else (None, None)
+    right, predicted = int(correct.sum()), probabilities.argmax(axis=1)
+    there, named = np.bincount(labels, minlength=k), np.bincount(predicted, minlength=k)
+    hit = np.bincount(labels[correct], minlength=k)
+    recalls = [(int(hit[label]), int(there[label])) for label in range(k) if there[label]]
+    balanced = float(np.mean([found / photographs for found, photographs in recalls]))
+    either = there + named - hit  # photographs that are of the class or predicted as it
+    whole = bool((there > 0).all())
+    auroc, average_precision = _ranked(scores, there) if whole and k > 1 else (None, None)
     return Evaluation(
         photographs=n,
         mistakes=n - right,
         accuracy=Figure.share(right, n),
-        balanced_accuracy=figure(np.hstack([one_hot * predicted, one_hot]), recall),
-        log_loss=figure(scores.losses[:, None], lambda sums: sums[:, 0] / n),
-        calibration_error=figure(gaps, lambda sums: np.abs(sums).sum(axis=1) / n),
+        balanced_accuracy=Figure.of(balanced, intervals.mean_of_proportions(recalls)),
+        log_loss=Figure.of(
+            float(scores.losses.mean()), intervals.mean(scores.losses, float(scores.mistake_losses.mean()))
+        ),
+        calibration_error=calibration_error(probabilities.max(axis=1), correct),
         f1={
-            name: figure(np.stack([(one_hot * predicted)[:, label], (one_hot + predicted)[:, label]], axis=1), f1)
-            for label, name in enumerate(scores.classes)
-            if (one_hot + predicted)[:, label].any()
+            name: _f1(int(hit[label]), int(either[label])) for label, name in enumerate(scores.classes) if either[label]
         },
         auroc=auroc,
         average_precision=average_precision,
-        confusion=sk.confusion_matrix(labels, probabilities.argmax(axis=1), labels=range(k)).tolist(),
+        confusion=sk.confusion_matrix(labels, predicted, labels=range(k)).tolist(),
     )
 
 
-def paired_interval(differences: NDArray[np.float64], resamples: int, seed: int) -> tuple[float, float]:
-    """95 % interval of the mean of `differences` [n] by the percentile bootstrap; (0, 0) where there are none."""
-    n = len(differences)
-    if not n:
-        return 0.0, 0.0
-    counts = np.random.default_rng(seed).multinomial(n, np.full(n, 1 / n), size=resamples)
-    low, high = np.quantile(counts @ differences / n, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return float(low), float(high)
+def paired_losses(ours: Scores, theirs: Scores, level: float = intervals.LEVEL) -> Interval:
+    """Interval of the mean of (their loss - our loss) on the same photographs: above zero ours is better.
+
+    The mistake that counts beside them (see `intervals.mean`) is the same for both: the most probable of the other
+    classes, on average over all photographs.
+    """
+    rows, others = np.arange(len(ours.labels)), ours.probabilities + theirs.probabilities
+    others[rows, ours.labels] = 0
+    other = replace(ours, labels=others.argmax(axis=1)), replace(theirs, labels=others.argmax(axis=1))
+    return intervals.mean(theirs.losses - ours.losses, float((other[1].losses - other[0].losses).mean()), level)
 
 
-def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> float:
-    """Expected calibration error: mean gap of confidence and accuracy over equal-width bins (Guo et al., 2017)."""
-    return float(np.abs(_confidence_gaps(confidence, correct).sum(axis=0)).sum() / len(confidence))
+def discordant(ours: Scores, theirs: Scores) -> tuple[int, int]:
+    """Photographs that only we, and that only they, get right."""
+    return int((ours.correct & ~theirs.correct).sum()), int((theirs.correct & ~ours.correct).sum())
 
 
-def _confidence_gaps(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> NDArray[np.float64]:
-    """[n, BINS], confidence minus correctness in the photograph's bin of confidence, 0 in all others."""
-    index = np.minimum((confidence * BINS).astype(int), BINS - 1)
-    return np.asarray(np.eye(BINS)[index] * (confidence - correct)[:, None])
+def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_]) -> Calibration:
+    """The debiased calibration error over bins of equally many photographs (Kumar et al., Verified Uncertainty
+    Calibration, 2019): of each squared gap the variance of its share of right predictions is taken off.
+
+    The expected calibration error with its absolute gaps is mostly its own bias where few predictions are wrong.
+    `perfect` is the same estimate of labels that are drawn from the confidence itself.
+    """
+    edges = np.unique(np.quantile(confidence, np.linspace(0, 1, BINS + 1)[1:-1]))
+    index = np.searchsorted(edges, confidence, side="right")  # equal confidences are in one bin
+    bins = [np.flatnonzero(index == number) for number in np.unique(index)]
+
+    def estimate(answers: NDArray[np.bool_]) -> NDArray[np.float64]:
+        """[draws, n] -> [draws]"""
+        squares = np.zeros(len(answers))
+        for rows in bins:
+            share, size = answers[:, rows].mean(axis=1), len(rows)
+            noise = share * (1 - share) / max(size - 1, 1)
+            squares += ((confidence[rows].mean() - share) ** 2 - noise) * size / len(confidence)
+        return np.asarray(np.sqrt(np.maximum(squares, 0)))
+
+    drawn = np.random.default_rng(0).random((DRAWS, len(confidence))) < confidence  # the same for every model
+    perfect = estimate(drawn)
+    return Calibration(
+        value=float(estimate(correct[None])[0]),
+        perfect=float(perfect.mean()),
+        perfect_high=float(np.quantile(perfect, 0.95)),
+    )
 
 
-def _ranked(scores: Scores, resamples: int, seed: int) -> tuple[Figure, Figure]:
+def _f1(hit: int, either: int) -> Figure:
+    """F1 is 2 J / (1 + J) of the share J of right ones among those of the class or predicted as it: so is its
+    interval, of Wilson's for J."""
+    low, high = intervals.proportion(hit, either)
+    return Figure.of(2 * hit / (either + hit), (2 * low / (1 + low), 2 * high / (1 + high)))
+
+
+def _ranked(scores: Scores, there: NDArray[np.int64]) -> tuple[Figure, Figure]:
     """AUROC and average precision; for more than two classes the means over one class against the rest.
 
-    The values are scikit-learn's. In a resample both come from one sort: the area as Mann and Whitney's statistic,
-    and the precision at each right one (ties there are copies of one photograph, so their order does not matter).
+    The ends of a mean's interval are the means of the ends, which holds however the classes depend on each other.
     """
     labels, probabilities = scores.labels, scores.probabilities
     n, k = probabilities.shape
-    draws = np.random.default_rng(seed).integers(0, n, size=(resamples, n))
-    areas, precisions = [], []
-    for label in range(k):
-        truth, score = (labels == label)[draws], probabilities[:, label][draws]
-        there = truth.sum(axis=1).astype(np.float64)
-        there[(there == 0) | (there == n)] = np.nan  # a class is missing: no curve
-        ranks = stats.rankdata(score, axis=1)
-        areas.append(((ranks * truth).sum(axis=1) - there * (there + 1) / 2) / (there * (n - there)))
-        sorted_ = np.take_along_axis(truth, np.argsort(-score, axis=1, kind="stable"), axis=1)
-        precision = np.cumsum(sorted_, axis=1) / np.arange(1, n + 1)
-        precisions.append((precision * sorted_).sum(axis=1) / there)
     one_hot = np.eye(k)[labels]
-    return (
-        _figure(float(sk.roc_auc_score(one_hot, probabilities, average="macro")), np.mean(areas, axis=0)),
-        _figure(
-            float(sk.average_precision_score(one_hot, probabilities, average="macro")), np.mean(precisions, axis=0)
-        ),
-    )
+    areas = sk.roc_auc_score(one_hot, probabilities, average=None)
+    precisions = sk.average_precision_score(one_hot, probabilities, average=None)
+    areas_of = [intervals.area(float(areas[c]), int(there[c]), int(n - there[c])) for c in range(k)]
+    # Boyd, Eng and Page, Area under the precision-recall curve (2013): a proportion of the class's photographs.
+    precisions_of = [intervals.proportion(float(precisions[c] * there[c]), int(there[c])) for c in range(k)]
 
+    def figure(values: NDArray[np.float64], ends: list[Interval]) -> Figure:
+        low, high = np.mean(ends, axis=0)
+        return Figure.of(float(np.mean(values)), (float(low), float(high)))
 
-def _figure(value: float, resampled: NDArray[np.float64]) -> Figure:
-    low, high = np.nanquantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Figure(value=value, low=float(low), high=float(high))
+    return figure(areas, areas_of), figure(precisions, precisions_of)

@@ -59,7 +59,7 @@ def reliability(scores: Scores, path: Path, bins: int = 10) -> None:
         [scores.correct[index == b].mean() for b in there],
         s=[10 + 200 * float((index == b).mean()) for b in there],
     )
-    axes.set(xlabel="confidence", ylabel="share that is right", xlim=(0.3, 1.01), ylim=(-0.02, 1.02))
+    axes.set(xlabel="confidence", ylabel="share that is right", xlim=(-0.01, 1.01), ylim=(-0.02, 1.02))
     axes.set_title(f"{len(confidence)} photographs; area: how many", fontsize=9)
     _save(canvas, path)
 

@@ -17,6 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from pawprint import image
 from pawprint.data.dataset import Split
+from pawprint.evaluation import intervals
 from pawprint.evaluation.metrics import Figure, Scores
 
 _THIRDS = {"brightness": ("dark", "medium", "bright"), "sharpness": ("soft", "medium", "sharp")}
@@ -32,6 +33,7 @@ class Slice(BaseModel):
     photographs: int
     accuracy: Figure  # Wilson's interval
     log_loss: float
+    mistakes: tuple[str, ...]  # hashes of its photographs that are predicted wrong
 
 
 def traits(split: Split, data: Path) -> dict[str, Sequence[str]]:
@@ -59,23 +61,50 @@ def traits(split: Split, data: Path) -> dict[str, Sequence[str]]:
 
 
 def slices(scores: Scores, traits: Mapping[str, Sequence[str]], least: int) -> list[Slice]:
-    """Every slice with at least `least` photographs; a trait that is the same for all has no slices."""
+    """Every slice with at least `least` photographs, and every class; a trait that all share has no slices."""
     found = []
     for trait, words in traits.items():
         counted = Counter(words)
         for word in sorted(counted) if len(counted) > 1 else ():
-            if counted[word] < least:
+            if counted[word] < least and trait != "class":
                 continue
             inside = np.array([one == word for one in words])
             accuracy = Figure.share(int(scores.correct[inside].sum()), counted[word])
             loss = float(scores.losses[inside].mean())
-            found.append(Slice(name=f"{trait}: {word}", photographs=counted[word], accuracy=accuracy, log_loss=loss))
+            wrong = tuple(scores.hashes[index] for index in np.flatnonzero(inside & ~scores.correct))
+            found.append(
+                Slice(
+                    name=f"{trait}: {word}", photographs=counted[word], accuracy=accuracy, log_loss=loss, mistakes=wrong
+                )
+            )
     return found
 
 
 def worst(found: Sequence[Slice]) -> Slice | None:
-    """The slice with the lowest accuracy; among equals the one with the highest log loss."""
-    return min(found, key=lambda part: (part.accuracy.value, -part.log_loss), default=None)
+    """The slice that is most surely weak: with the lowest upper end of its accuracy, and of equals the less sure one.
+
+    The one with the lowest accuracy would mostly be a small one with bad luck.
+    """
+    return min(found, key=lambda part: (part.accuracy.high, -part.log_loss), default=None)
+
+
+def upper_end(found: Sequence[Slice]) -> float:
+    """The accuracy that the weakest slice may have, by exact upper ends that are too low in 2.5 % at most for all
+    slices together (Bonferroni): the worst of many is below its true accuracy by chance alone."""
+    right = [(part.photographs - len(part.mistakes), part.photographs) for part in found]
+    return min((intervals.at_most(*counts, intervals.ERROR / len(found)) for counts in right), default=1.0)
+
+
+def worse(ours: Sequence[Slice], theirs: Sequence[Slice]) -> list[str]:
+    """Names of the slices in which we are shown to make more mistakes than they do on the same photographs: McNemar's
+    exact test of each, one-sided, 2.5 % for all together (Holm)."""
+    others = {part.name: set(part.mistakes) for part in theirs}
+    shared = [part for part in ours if part.name in others]
+    p = [
+        intervals.paired_p(len(set(part.mistakes) - others[part.name]), len(others[part.name] - set(part.mistakes)))
+        for part in shared
+    ]
+    return [part.name for part, rejected in zip(shared, intervals.holm(p), strict=True) if rejected]
 
 
 def _origins(split: Split, path: Path) -> dict[str, Sequence[str]]:

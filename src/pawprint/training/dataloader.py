@@ -61,9 +61,12 @@ def order(count: int, seed: int, epoch: int) -> Indices:
     return np.random.default_rng((seed, epoch)).permutation(count)
 
 
-def chunks(indices: Indices, size: int) -> list[Indices]:
-    """Pieces of `size`; the last may be smaller."""
-    return [indices[start : start + size] for start in range(0, len(indices), size)]
+def chunks(indices: Indices, size: int, least: int = 1) -> list[Indices]:
+    """Pieces of `size`; the last may be smaller, but one below `least` is added to the piece before it."""
+    pieces = [indices[start : start + size] for start in range(0, len(indices), size)]
+    if len(pieces) > 1 and len(pieces[-1]) < least:
+        pieces[-2:] = [np.concatenate(pieces[-2:])]
+    return pieces
 
 
 def batches(split: Split, source: Source, order: list[Indices], first: int = 0, alone: bool = False) -> Iterator[Batch]:
@@ -132,7 +135,8 @@ class TrainingData:
     """Both splits, and the module that takes a batch's inputs to logits.
 
     Raises:
-        PawprintError: A head is to be trained with an augmentation that its cached features cannot have.
+        PawprintError: A head is to be trained with an augmentation that its cached features cannot have, or there are
+            more processes than photographs in a batch.
     """
 
     def __init__(
@@ -144,7 +148,12 @@ class TrainingData:
         self.labels = self.splits["train"].labels
         size = self.candidate.batch_size
         self.batch_size = AUTO_BATCH if size == "auto" else size
-        self.batches = -(-len(self.labels) // self.batch_size)  # an epoch
+        if min(self.batch_size, len(self.labels)) < distributed.world():
+            raise PawprintError(
+                f"{name}: {distributed.world()} processes share batches of {min(self.batch_size, len(self.labels))} "
+                "photographs, and one would have none. Start fewer processes or raise `batch_size`."
+            )
+        self.batches = len(self._epoch(np.arange(len(self.labels))))
         self.rows: dict[SplitName, Rows] = {}  # cached features; empty where photographs are read
         self.flipped: Rows | None = None
         if is_cacheable(network, self.candidate, device):
@@ -170,7 +179,7 @@ class TrainingData:
     def train(self, epoch: int, skip: int = 0) -> Iterator[Batch]:
         """This process's batches of an epoch, but the first `skip`."""
         split, seed, kind = self.splits["train"], self.params.seed, self.candidate.augment
-        pieces = chunks(order(len(split), seed, epoch), self.batch_size)[skip:]
+        pieces = self._epoch(order(len(split), seed, epoch))[skip:]
         if self.rows:
             source = features(self.rows["train"], self.flipped, lambda i: mirrored(seed, epoch, split.hashes[i]))
         elif self.resident is not None:
@@ -178,6 +187,10 @@ class TrainingData:
         else:
             return prefetch(batches(split, photographs(split, augment(kind, seed, epoch)), pieces, skip))
         return batches(split, source, pieces, skip)
+
+    def _epoch(self, indices: Indices) -> list[Indices]:
+        """The batches of an epoch; each has a photograph for every process, for batch norm cannot do with none."""
+        return chunks(indices, self.batch_size, distributed.world())
 
     def in_order(self, name: SplitName, count: int | None = None, alone: bool = False) -> Iterator[Batch]:
         """The first `count` photographs of a split, or all, as they are; see `batches`."""

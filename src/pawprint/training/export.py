@@ -97,15 +97,15 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     """The temperature that makes the log loss of softmax(logits / t) smallest; 1.0 where there are no labels.
 
     Guo et al., On Calibration of Modern Neural Networks (2017), with smoothed targets: of n answers one more could have
-    been wrong (Laplace's rule of succession). Without that a validation split that holds no mistake makes every answer
-    infinitely sure. Platt's rule, with one doubtful answer a class, was measured too: it makes answers too unsure
-    (docs/decisions/training.md). `logits` [n, classes], `labels` [n].
+    been wrong (Laplace's rule of succession: the wrong classes share 1 / (n + 2)). Without that a validation split that
+    holds no mistake makes every answer infinitely sure. Platt's rule, with one doubtful answer a class, was measured
+    too: it makes answers too unsure (docs/decisions/training.md). `logits` [n, classes], `labels` [n].
     """
     if not len(labels):
         return 1.0
     scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
     classes = logits.shape[1]
-    smoothing = classes / (len(labels) + classes)
+    smoothing = min(1.0, classes / ((classes - 1) * (len(labels) + 2)))  # torch spreads it over the right class too
     log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_inverse], max_iter=100, line_search_fn="strong_wolfe")
 

@@ -39,7 +39,7 @@ def resident(pixels: Tensor, kind: Kind, seed: int, epoch: int) -> Callable[[NDA
 
     def read(indices: NDArray[np.int64], number: int) -> Tensor:
         # All draws are a function of (seed, epoch, batch, rank), so that a resumed training draws the same.
-        rng = np.random.default_rng((seed, epoch, number, distributed.rank()))
+        rng = np.random.default_rng((seed, epoch, number, distributed.rank(), 2))  # step.py: each stream its own
         return augment(pixels[torch.from_numpy(indices).to(pixels.device)], kind, rng)
 
     return read

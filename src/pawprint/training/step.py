@@ -53,9 +53,11 @@ class TrainingStep:
         return self.network if self.average is None else cast(Network, self.average.module)
 
     def __call__(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
-        """Update the weights; (losses [n], logits [n, classes]) of the batch, detached.
+        """Update the weights; (losses [n], right [n]) of the batch. Under mixup a prediction is right by the share of
+        the photograph that it names.
 
-        Where memory is short and `batch_size` is auto, the batch is halved until it fits; the result stays the same.
+        Where memory is short and `batch_size` is auto, the batch is halved until it fits. The step stays the same, but
+        for batch norm, which takes its statistics from each part.
 
         Raises:
             DivergedError: the loss is not a number; no weight has changed.
@@ -71,8 +73,8 @@ class TrainingStep:
                     name = self.data.name
                     raise PawprintError(
                         f"{name}: memory is short for {-(-len(batch.labels) // self.parts)} photographs at once. "
-                        f"Raise `candidates.{name}.accumulate` (found {self.candidate.accumulate}; the result "
-                        "stays the same), lower `batch_size`, or set `batch_size: auto`."
+                        f"Raise `candidates.{name}.accumulate` (found {self.candidate.accumulate}; the step "
+                        "stays the same but for batch norm), lower `batch_size`, or set `batch_size: auto`."
                     ) from None
             self.parts *= 2
             self.optimizer.zero_grad()
@@ -83,12 +85,14 @@ class TrainingStep:
         inputs, labels = batch.inputs.to(self.device, non_blocking=True), batch.labels.to(self.device)
         other, kept = labels, 1.0
         if self.candidate.mixup:
-            rng = np.random.default_rng((self.data.params.seed, epoch, number))
+            # The order of an epoch is drawn from (seed, epoch): a stream ends in a number of its own, for
+            # trailing zeros are nothing to a SeedSequence.
+            rng = np.random.default_rng((self.data.params.seed, epoch, number, 0, 1))
             inputs, other, kept = mixup(inputs, labels, self.candidate.mixup, rng)
         count = max(1, min(self.parts, len(labels)))
         parts = zip(*(whole.tensor_split(count) for whole in (inputs, labels, other)), strict=True)
         losses: list[Tensor] = []
-        outputs = []
+        correct = []
         for left, (part, right, wrong) in zip(reversed(range(count)), parts, strict=True):
             with self._no_sync() if left else nullcontext():
                 logits = self.compiled(part)
@@ -100,7 +104,8 @@ class TrainingStep:
                 # The mean over the whole batch of all processes; DDP itself divides by their number.
                 self.scaler.scale(loss.sum() * distributed.world() / batch.whole).backward()  # type: ignore[no-untyped-call]
             losses.append(loss.detach())
-            outputs.append(logits.detach())
+            predicted = logits.detach().argmax(dim=1)
+            correct.append(kept * (predicted == right).float() + (1 - kept) * (predicted == wrong).float())
         if self.candidate.clip_norm:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.network.parameters(), self.candidate.clip_norm)
@@ -110,7 +115,7 @@ class TrainingStep:
         self.schedule.step()
         if self.average is not None:
             self.average.update_parameters(self.network)
-        return torch.cat(losses), torch.cat(outputs)
+        return torch.cat(losses), torch.cat(correct)
 
     def _no_sync(self) -> AbstractContextManager[None]:
         """Processes exchange gradients with the last part of a batch only."""
@@ -194,7 +199,11 @@ def mixup(inputs: Tensor, labels: Tensor, alpha: float, rng: np.random.Generator
 
 
 def class_weights(candidate: Candidate, labels: NDArray[np.int64], classes: int) -> Tensor:
-    """Weights of the loss; balanced: every class weighs the same in sum, and the mean over the split is 1."""
+    """Weights of the loss; balanced: every class weighs the same in sum, and the mean over the split is 1.
+
+    The network then learns the probabilities of a set in which all classes are equally frequent (Elkan, The Foundations
+    of Cost-Sensitive Learning, 2001): on other photographs rare classes are predicted more often than they occur.
+    """
     if candidate.class_weights == "none":
         return torch.ones(classes)
     counts = np.maximum(np.bincount(labels, minlength=classes), 1)

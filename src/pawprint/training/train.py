@@ -21,7 +21,7 @@ from pawprint.models.backbone import Network
 from pawprint.training import devices, distributed
 from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.dataloader import Predictions, TrainingData, feature_caches, is_cacheable
-from pawprint.training.trainer import RunLogger, Trainer
+from pawprint.training.trainer import Objective, RunLogger, Trainer
 
 SAMPLE = 1000  # training photographs whose embeddings are kept, for the OOD score
 
@@ -39,11 +39,17 @@ class Trained:
 
 
 def fit(
-    name: str, params: Params, data: PreparedDataset, logger: RunLogger, checkpoints: CheckpointManager | None = None
+    name: str,
+    params: Params,
+    data: PreparedDataset,
+    logger: RunLogger,
+    checkpoints: CheckpointManager | None = None,
+    objective: Objective | None = None,
 ) -> Trained:
     """Train the candidate `name` on the training split, measured on the validation split after each epoch.
 
-    With `checkpoints` the training resumes from the checkpoint that it finds, and leaves one.
+    With `checkpoints` the training resumes from the checkpoint that it finds, and leaves one. `objective` is measured
+    on the validation split at ten epochs and given to the logger.
 
     Raises:
         PawprintError: The candidate or its architecture is unknown, the data do not fit it, or see Trainer.run.
@@ -54,7 +60,7 @@ def fit(
         network = _create(name, params, len(data.classes))
         network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         source = TrainingData(name, network, params, data, device)
-        trainer = Trainer(network, source, logger, checkpoints)
+        trainer = Trainer(network, source, logger, checkpoints, objective)
         with devices.one_thread() if params.candidate(name).train == "head" else nullcontext():
             trainer.run()
         sample = source.predictions("train", min(SAMPLE, len(data.split("train"))))

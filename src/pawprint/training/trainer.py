@@ -7,15 +7,16 @@ the checkpoint. So a training resumed from a checkpoint ends with the weights of
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Protocol, TypeVar
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
-from torchmetrics.classification import MulticlassAccuracy
 
 from pawprint.errors import PawprintError
 from pawprint.models.backbone import Network
@@ -26,6 +27,10 @@ from pawprint.training.dataloader import TrainingData
 from pawprint.training.step import TrainingStep, trained_tensors
 
 T = TypeVar("T")
+Objective = Callable[
+    [NDArray[np.float32], NDArray[np.int64]], float
+]  # logits [n, classes], labels [n] -> smaller is better
+OBJECTIVE = "validation_objective"  # its name among the values of an epoch; ten epochs of a training have it
 
 
 class RunLogger(Protocol):
@@ -46,10 +51,15 @@ class Trainer:
     """A training: its state, and `run`."""
 
     def __init__(
-        self, network: Network, data: TrainingData, logger: RunLogger, checkpoints: CheckpointManager | None
+        self,
+        network: Network,
+        data: TrainingData,
+        logger: RunLogger,
+        checkpoints: CheckpointManager | None,
+        objective: Objective | None = None,
     ) -> None:
         self.network, self.data, self.name, self.candidate = network, data, data.name, data.candidate
-        self.device, self.logger, self.checkpoints = data.device, logger, checkpoints
+        self.device, self.logger, self.checkpoints, self.objective = data.device, logger, checkpoints, objective
         if self.candidate.early_stopping and not len(data.splits["validation"]):
             raise PawprintError(
                 f"params.yaml: `candidates.{data.name}.early_stopping` needs a validation split, which is empty. Set "
@@ -84,8 +94,8 @@ class Trainer:
         self.step.module.train()
         with Progress(f"{self.name} epoch {self.epoch}/{self.candidate.epochs}", self.data.batches) as progress:
             for batch, seconds in _timed(self.data.train(self.epoch, self.batch)):
-                losses, logits = self.step(batch, self.epoch, self.batch)
-                _update(self.metrics, losses, logits, batch.labels.to(self.device))
+                losses, correct = self.step(batch, self.epoch, self.batch)
+                _update(self.metrics, losses, correct)
                 self.batch += 1
                 waited, seen = waited + seconds, seen + batch.whole
                 if distributed.rank() == 0:
@@ -122,15 +132,19 @@ class Trainer:
         if not len(self.data.splits["validation"]):
             return {}
         module, metrics = self.data.module(self.step.evaluated).eval(), self._new_metrics()
+        outputs: list[Tensor] = []
         for batch in self.data.in_order("validation"):
             labels = batch.labels.to(self.device)
             logits = module(batch.inputs.to(self.device))
-            _update(metrics, F.cross_entropy(logits, labels, reduction="none"), logits, labels)
-        return {f"validation_{name}": float(metric.compute()) for name, metric in metrics.items()}
+            _update(metrics, F.cross_entropy(logits, labels, reduction="none"), logits.argmax(dim=1) == labels)
+            outputs.append(logits)
+        values = {f"validation_{name}": float(metric.compute()) for name, metric in metrics.items()}
+        if self.objective and self.epoch % max(1, self.candidate.epochs // 10) == 0:
+            values[OBJECTIVE] = self.objective(torch.cat(outputs).cpu().numpy(), self.data.splits["validation"].labels)
+        return values
 
     def _new_metrics(self) -> dict[str, Metric]:
-        accuracy = MulticlassAccuracy(self.network.classes, average="micro")
-        metrics: dict[str, Metric] = {"loss": MeanMetric().to(self.device), "accuracy": accuracy.to(self.device)}
+        metrics: dict[str, Metric] = {name: MeanMetric().to(self.device) for name in ("loss", "accuracy")}
         for metric in metrics.values():
             metric.persistent(True)  # in the checkpoint
         return metrics
@@ -180,10 +194,10 @@ class Trainer:
             print(f"{self.name}: resumes in epoch {self.epoch} after {self.batch} batches", flush=True)
 
 
-def _update(metrics: Mapping[str, Metric], losses: Tensor, logits: Tensor, labels: Tensor) -> None:
-    if len(labels):  # a process may have none of a small batch
+def _update(metrics: Mapping[str, Metric], losses: Tensor, correct: Tensor) -> None:
+    if len(losses):  # a process may have none of a small batch
         metrics["loss"].update(losses)
-        metrics["accuracy"].update(logits, labels)
+        metrics["accuracy"].update(correct)
 
 
 def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:

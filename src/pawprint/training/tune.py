@@ -14,8 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import optuna
 import torch
+from numpy.typing import NDArray
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.trial import FrozenTrial, TrialState
@@ -28,7 +30,7 @@ from pawprint.lineage import sha256
 from pawprint.training import devices
 from pawprint.training.export import fit_temperature
 from pawprint.training.train import fit
-from pawprint.training.trainer import RunLogger
+from pawprint.training.trainer import OBJECTIVE, RunLogger
 
 STARTUP = 5  # trials before any is pruned
 
@@ -104,14 +106,19 @@ def value(trial: optuna.Trial, name: str, params: Params, data: PreparedDataset,
     try:
         candidate = Candidate.model_validate(params.candidate(name).model_dump() | suggest(trial, params))
         sampled = params.model_copy(update={"candidates": {**params.candidates, name: candidate}})
-        trained = fit(name, sampled, data, _Pruning(logger, trial, candidate.epochs))
+        trained = fit(name, sampled, data, _Pruning(logger, trial, candidate.epochs), objective=calibrated_loss)
     except DivergedError as error:
         raise optuna.TrialPruned(str(error)) from None
-    logits = torch.from_numpy(trained.validation.logits).double()
-    scaled = logits / fit_temperature(trained.validation.logits, labels)
-    loss = float(F.cross_entropy(scaled, torch.from_numpy(labels)))
+    loss = calibrated_loss(trained.validation.logits, labels)
     logger.metrics({"validation_log_loss": loss})
     return loss
+
+
+def calibrated_loss(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
+    """The log loss at the temperature that is fitted to `logits` [n, classes] and `labels` [n]: what a sweep makes
+    small, and what a trial is pruned by."""
+    scaled = torch.from_numpy(logits).double() / fit_temperature(logits, labels)
+    return float(F.cross_entropy(scaled, torch.from_numpy(labels)))
 
 
 class _Pruning:
@@ -126,7 +133,7 @@ class _Pruning:
     def metrics(self, values: Mapping[str, float], step: int | None = None) -> None:
         if step is None or step % self.every == 0:
             self.logger.metrics(values, step)
-        if step is not None and "validation_loss" in values:
-            self.trial.report(values["validation_loss"], step)
+        if step is not None and OBJECTIVE in values:
+            self.trial.report(values[OBJECTIVE], step)
             if self.trial.should_prune():
                 raise optuna.TrialPruned(f"worse than most at epoch {step}")

@@ -18,7 +18,7 @@ RULES = Gate()
 
 
 def decide(challenger: Contender, champion: Contender, rules: Gate = RULES) -> gate.Verdict:
-    return gate.decide(challenger, champion, rules, resamples=500, seed=1)
+    return gate.decide(challenger, champion, rules)
 
 
 def test_a_better_model_is_promoted_and_a_worse_one_is_not() -> None:
@@ -34,12 +34,13 @@ def test_a_quantized_model_is_chosen_for_its_speed_within_the_accuracy_that_is_a
     twice = FAST.model_copy(update={"throughput_per_second": 200})
 
     def asked(challenger: Contender) -> gate.Verdict:
-        return gate.decide(challenger, champion, RULES, resamples=500, seed=1, quantized=True)
+        rules = Gate(max_int8_accuracy_loss=0.015)  # 400 photographs cannot show less
+        return gate.decide(challenger, champion, rules, quantized=True)
 
     faster = asked(contender(0.96, 4, speed=twice))
     assert faster.outcome == "promoted"
     assert (
-        "2.00 times as many predictions a second, accuracy within gate.max_int8_accuracy_loss of 0.005" in faster.reason
+        "2.00 times as many predictions a second, accuracy within gate.max_int8_accuracy_loss of 0.015" in faster.reason
     )
     assert decide(contender(0.96, 4, speed=twice), champion).outcome == "kept"  # it would not win by its answers
     assert "predictions a second: more" in asked(contender(0.97, 4)).reason
@@ -73,7 +74,7 @@ def test_surer_answers_do_not_buy_more_mistakes() -> None:
     ("limit", "said"),
     [
         ({"max_calibration_error": 0.0001}, "calibration error at most 0.0001"),
-        ({"min_worst_slice": 0.999}, "worst slice right in at least 0.999"),
+        ({"min_worst_slice": 0.9999}, "every slice may be right in 0.9999 (95 % for all together)"),
         ({"max_latency_ms": 5.0}, "one prediction (median) within 5 ms"),
         ({"max_size_mb": 1.0}, "model at most 1 MB"),
     ],
@@ -107,7 +108,7 @@ def test_the_first_model_is_promoted_and_the_limits_it_misses_are_named() -> Non
     weak = gate.first(contender(0.8, 200), RULES)
     assert weak.outcome == "promoted"
     assert "outside its limits: calibration error" in weak.reason
-    assert "worst slice" in weak.reason
+    assert "every slice may be right in 0.8" in weak.reason
 
 
 def test_a_verdict_without_a_comparison_has_the_figures_and_its_reason() -> None:
@@ -170,7 +171,7 @@ def part(whole: Contender, keep: np.ndarray) -> Contender:
     s = whole.scores
     names = tuple(np.array(s.hashes)[keep])
     scores = Scores(names, names, s.labels[keep], s.probabilities[keep], s.classes, s.knn_similarity[keep])
-    return Contender(whole.report.model_copy(update={"test": measure(scores, 200, seed=1)}), scores)
+    return Contender(whole.report.model_copy(update={"test": measure(scores)}), scores)
 
 
 def test_a_champion_that_knows_some_photographs_wins_nothing_by_them() -> None:

@@ -148,3 +148,13 @@ def test_temperature_stays_in_bounds_where_there_is_no_error_or_no_label() -> No
     few, many = (fit_temperature(np.tile(logits, (n, 1)), np.array([0, 1] * n)) for n in (1, 10_000))
     assert 0.1 <= many < few <= 10  # two right answers are no proof, twenty thousand are
     assert fit_temperature(np.empty((0, 2), np.float32), np.empty(0, np.int64)) == 1.0
+
+
+@pytest.mark.parametrize(("classes", "count"), [(2, 400), (10, 400), (37, 700)])
+def test_temperature_leaves_a_calibrated_network_as_it_is_with_any_number_of_classes(classes: int, count: int) -> None:
+    """Labels drawn from the probabilities themselves: the right temperature is 1. One doubtful answer is little."""
+    rng = np.random.default_rng(classes)
+    logits = (rng.normal(0, 1, (count, classes)) + 8 * np.eye(classes)[rng.integers(0, classes, count)]).astype("f4")
+    chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+    labels = np.array([rng.choice(classes, p=row / row.sum()) for row in chances.astype(np.float64)])
+    assert fit_temperature(logits, labels) == pytest.approx(1, abs=0.2)

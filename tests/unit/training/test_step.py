@@ -11,6 +11,7 @@ from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.models import registry
+from pawprint.training import dataloader
 from pawprint.training import step as module
 from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
@@ -134,3 +135,30 @@ def test_class_weights_reach_the_training(data: PreparedDataset) -> None:
         return float(torch.from_numpy(trained.validation.logits).softmax(1)[:, 1].mean())
 
     assert called_dogs("balanced") > called_dogs("none") + 0.05
+
+
+def test_under_mixup_a_prediction_is_right_by_the_share_of_the_photograph_it_names(
+    data: PreparedDataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "mixup", lambda inputs, labels, alpha, rng: (inputs, 1 - labels, 0.25))
+    memory = Memory()
+    fit("article_cnn", exact(mixup=0.4, epochs=30, learning_rate=1e-3), data, memory)
+    accuracy = memory.curve("train_accuracy")
+    assert min(accuracy) >= 0.25
+    assert accuracy[-1] > 0.7  # it names the other photograph, which has three quarters; unmixed labels would give 0
+
+
+def test_no_two_streams_of_random_numbers_are_one(data: PreparedDataset, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The order of an epoch, and the mixup of each of its batches."""
+    drawn: dict[tuple[int, ...], str] = {}
+
+    def remember(inputs: torch.Tensor, labels: torch.Tensor, alpha: float, rng: np.random.Generator) -> object:
+        assert drawn.setdefault(tuple(rng.permutation(50)), "mixup") == "mixup"
+        return inputs, labels, 1.0
+
+    given = exact(mixup=0.4)
+    for epoch in range(3):
+        drawn[tuple(dataloader.order(50, given.seed, epoch))] = "order"
+    monkeypatch.setattr(module, "mixup", remember)
+    fit("article_cnn", given, data, Memory())
+    assert len(drawn) == 3 + 2 * -(-len(data.split("train")) // 16)
