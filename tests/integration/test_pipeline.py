@@ -265,7 +265,7 @@ def test_predict_answers_without_a_server(workspace: Workspace) -> None:
     said = workspace("pawprint", "predict", "--json", *map(str, cats), str(broken), fails=True)
     answers = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
     assert [answer["path"] for answer in answers] == [*map(str, cats), str(broken)]
-    assert all(set(answer) == {"path", "label", "probabilities"} for answer in answers[:3])
+    assert all(set(answer) == {"path", "label", "refusal", "probabilities"} for answer in answers[:3])
     assert "not a picture" in answers[3]["error"]
     broken.unlink()
 

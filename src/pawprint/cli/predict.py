@@ -11,6 +11,8 @@ from rich.console import Console
 
 from pawprint.cli.common import examples
 
+REFUSED = {"unlike": "unlike the training photographs", "unsure": "unsure which class"}
+
 
 @examples(
     "pawprint predict cat.jpg | pawprint predict --json pictures/ > predictions.jsonl | "
@@ -44,12 +46,14 @@ def predict(
         found = result.classification
         failed = failed or found is None
         if as_json:
-            values = {"label": found.label, "probabilities": found.probabilities} if found else {"error": result.error}
+            keep = ("label", "refusal", "probabilities")
+            values = {name: getattr(found, name) for name in keep} if found else {"error": result.error}
             print(json.dumps({"path": str(result.path), **values}), flush=True)
         elif found is None:
             print(f"{result.path}: error: {result.error}", file=sys.stderr)
         else:
             shares = ", ".join(f"{label} {p:.1%}" for label, p in found.probabilities.items())
-            print(f"{result.path}: {found.label} ({shares})", flush=True)
+            label = f"{found.label}, {REFUSED[found.refusal]}" if found.refusal else found.label
+            print(f"{result.path}: {label} ({shares})", flush=True)
     if failed:
         raise typer.Exit(1)

@@ -28,6 +28,7 @@ from pawprint.inference import backends, ood
 from pawprint.inference.backends import Device, Precision
 from pawprint.lineage import Lineage
 
+Refusal = Literal["", "unlike", "unsure"]  # unlike the training photographs, or too unsure which class it is
 OOD_FILE = "ood.safetensors"  # unit embeddings of training photographs, and k
 
 
@@ -45,7 +46,8 @@ class ModelInfo(BaseModel):
     quality: int  # preprocess.quality, likewise
     quantized_from: str = ""  # the candidate whose weights this INT8 graph was made from; "" for a trained model
     temperature: float  # fitted on the validation split, already inside the graph
-    ood_threshold: float  # a picture whose kNN similarity is lower is predicted `unknown`
+    ood_threshold: float  # a picture whose kNN similarity is lower is refused as unlike the training photographs
+    min_confidence: float = 0.0  # one whose largest probability is lower is refused as unsure; models of before have 0
     model_digest: str  # SHA-256 of model.onnx
     weights_digest: str  # SHA-256 of model.safetensors
     lineage: Lineage
@@ -84,7 +86,8 @@ class Classification:
     """The result for one picture; the command line and the service report the same."""
 
     label: str  # a class, or UNKNOWN
-    reason: str  # why UNKNOWN; "" otherwise
+    refusal: Refusal  # why UNKNOWN; "" otherwise
+    reason: str  # the same as a sentence
     probabilities: dict[str, float]  # by class, in the model's order
     knn_similarity: float
 
@@ -171,15 +174,19 @@ class Classifier:
             return FileResult(path, None, f"the file cannot be read: {error.strerror or error}")
 
     def _decide(self, probabilities: NDArray[np.float32], similarity: float) -> Classification:
-        classes, threshold = self.info.classes, self.info.ood_threshold
-        label, reason = classes[int(np.argmax(probabilities))], ""
+        classes, threshold, least = self.info.classes, self.info.ood_threshold, self.info.min_confidence
+        label, confidence = classes[int(np.argmax(probabilities))], float(probabilities.max())
+        by_class = {name: float(value) for name, value in zip(classes, probabilities, strict=True)}
         if similarity < threshold:
             reason = (
                 f"it is like none of the training photographs (typicality {similarity:.2f}, at least "
                 f"{threshold:.2f} is needed); {label} is the nearest class"
             )
-        by_class = {name: float(value) for name, value in zip(classes, probabilities, strict=True)}
-        return Classification(UNKNOWN if reason else label, reason, by_class, similarity)
+            return Classification(UNKNOWN, "unlike", reason, by_class, similarity)
+        if confidence < least:
+            reason = f"unsure which class it is ({label} {confidence:.1%}, at least {least:.1%} is needed)"
+            return Classification(UNKNOWN, "unsure", reason, by_class, similarity)
+        return Classification(label, "", "", by_class, similarity)
 
 
 def load_verified(folder: Path) -> tuple[ModelInfo, bytes]:

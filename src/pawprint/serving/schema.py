@@ -4,7 +4,7 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pawprint.inference.classifier import Classification
+from pawprint.inference.classifier import Classification, Refusal
 from pawprint.lineage import Lineage
 
 
@@ -37,8 +37,12 @@ class Prediction(_Schema):
     """The prediction for one picture."""
 
     id: str = Field(description="of this prediction, for /feedback")
-    label: str = Field(description="a class, or `unknown` for a picture like none of the training photographs")
-    reason: str = Field(description="why `unknown`; empty otherwise")
+    label: str = Field(description="a class, or `unknown` for a picture that is refused")
+    refusal: Refusal = Field(
+        default="",
+        description="why `unknown`: `unlike` the training photographs, or `unsure` which class; empty otherwise",
+    )
+    reason: str = Field(description="the same as a sentence; empty where the label is a class")
     probabilities: dict[str, float] = Field(description="by class; they sum to one")
     typicality: float = Field(description="likeness to the nearest training photographs, 1 is just like them")
     model: ModelName
@@ -48,13 +52,13 @@ class Prediction(_Schema):
     def of(cls, id: str, found: Classification, model: ModelName, milliseconds: Milliseconds) -> Self:
         """The response for a classification."""
         return cls(
-            id=id, label=found.label, reason=found.reason, probabilities=found.probabilities,
+            id=id, label=found.label, refusal=found.refusal, reason=found.reason, probabilities=found.probabilities,
             typicality=found.knn_similarity, model=model, milliseconds=milliseconds,
         )  # fmt: skip
 
     def classification(self) -> Classification:
         """The classification of a response."""
-        return Classification(self.label, self.reason, self.probabilities, self.typicality)
+        return Classification(self.label, self.refusal, self.reason, self.probabilities, self.typicality)
 
 
 class Explanation(_Schema):

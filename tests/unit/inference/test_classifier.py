@@ -14,7 +14,7 @@ import pytest
 from pawprint import image
 from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import Classifier, find_pictures
+from pawprint.inference.classifier import Classifier, ModelInfo, find_pictures
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +29,7 @@ def copy(toy_model: Path, tmp_path: Path) -> Path:
 
 def test_answer_has_label_probabilities_and_knn_similarity(classifier: Classifier, pictures: dict[str, bytes]) -> None:
     answer = classifier.classify(pictures["red"])
-    assert (answer.label, answer.reason) == ("red", "")
+    assert (answer.label, answer.refusal, answer.reason) == ("red", "", "")
     assert answer.knn_similarity > classifier.info.ood_threshold
     assert list(answer.probabilities) == ["blue", "red"]
     assert sum(answer.probabilities.values()) == pytest.approx(1, abs=1e-5)
@@ -38,9 +38,26 @@ def test_answer_has_label_probabilities_and_knn_similarity(classifier: Classifie
 
 def test_a_picture_like_no_training_photograph_is_unknown(classifier: Classifier, pictures: dict[str, bytes]) -> None:
     answer = classifier.classify(pictures["green"])
-    assert answer.label == UNKNOWN
+    assert (answer.label, answer.refusal) == (UNKNOWN, "unlike")
     assert answer.knn_similarity < classifier.info.ood_threshold
     assert "training photographs" in answer.reason
+
+
+def test_a_picture_between_the_classes_is_refused_for_another_reason(copy: Path, pictures: dict[str, bytes]) -> None:
+    info = ModelInfo.read(copy)
+    (copy / "model.json").write_text(info.model_copy(update={"min_confidence": 0.99999}).model_dump_json())
+    classifier = Classifier(copy, precision="f32")
+    answer = classifier.classify(pictures["red"])
+    assert (answer.label, answer.refusal) == (UNKNOWN, "unsure")
+    assert answer.reason.startswith("unsure which class it is (red ")
+    assert classifier.classify(pictures["green"]).refusal == "unlike"  # it is unsure of this one too
+
+
+def test_a_model_of_before_refuses_nothing_as_unsure(copy: Path, pictures: dict[str, bytes]) -> None:
+    written = json.loads((copy / "model.json").read_text())
+    del written["min_confidence"]
+    (copy / "model.json").write_text(json.dumps(written))
+    assert Classifier(copy, precision="f32").classify(pictures["red"]).label == "red"
 
 
 def test_predictions_agree_with_the_arithmetic(classifier: Classifier, pictures: dict[str, bytes]) -> None:
