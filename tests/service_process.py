@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import httpx
+import psutil
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -69,3 +70,10 @@ def checkout(folder: Path, **serving_params: object) -> dict[str, str]:
     params["serving"].update(serving_params)
     (folder / "params.yaml").write_text(yaml.safe_dump(params))
     return {"PYTHONPATH": str(folder / "src"), "PAWPRINT_TRAFFIC": str(folder / "traffic")}
+
+
+def processes(url: str) -> list[psutil.Process]:
+    """The service at `url`: the process that was started, then all below it."""
+    port = url.rpartition(":")[2]
+    parent = next(p for p in psutil.process_iter(["cmdline"]) if {"serve", port} <= set(p.info["cmdline"] or ()))
+    return [parent, *parent.children(True)]

@@ -5,7 +5,11 @@ bentoml serve pawprint:latest     # the Bento that was built last
 curl -F image=@cat.jpg http://localhost:3000/predict
 """
 
+import os
+import shutil
 import socket
+import tempfile
+from typing import Any
 
 import bentoml
 import click
@@ -59,6 +63,7 @@ class Pawprint:
         """Refuse to start, in one sentence: the model is missing, damaged or another one, or the port is taken."""
         bento = Pawprint.bento  # type: ignore[attr-defined]
         try:
+            _close_supervisor()
             verify(str(bento.tag) if bento else "", bento.info.labels.get("model_digest") if bento else None)
             _refuse_taken_port()
         except PawprintError as error:
@@ -79,6 +84,24 @@ class Pawprint:
         state.engine.close()
         if state.traffic:
             state.traffic.close()
+
+
+def _close_supervisor() -> None:
+    """BentoML's process supervisor takes commands on two TCP ports of 127.0.0.1, from any user of the machine.
+
+    From here on it takes them on Unix sockets in a folder of its owner's. BentoML has no setting for it.
+    """
+    if os.name != "posix":
+        return
+    from bentoml._internal.utils import circus  # here: the workers need none of it
+
+    class PrivateArbiter(circus.Arbiter):
+        def __init__(self, watchers: Any, endpoint: str, pubsub_endpoint: str, **options: Any) -> None:
+            folder = tempfile.mkdtemp(prefix="pawprint-supervisor-")  # mode 0700
+            super().__init__(watchers, f"ipc://{folder}/control", f"ipc://{folder}/events", **options)
+            self.exit_stack.callback(shutil.rmtree, folder, ignore_errors=True)
+
+    circus.Arbiter = PrivateArbiter  # type: ignore[misc]
 
 
 def _refuse_taken_port() -> None:
