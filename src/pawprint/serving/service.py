@@ -95,13 +95,13 @@ def _close_supervisor() -> None:
         return
     from bentoml._internal.utils import circus  # here: the workers need none of it
 
-    class PrivateArbiter(circus.Arbiter):
+    class PrivateArbiter(circus.Arbiter):  # type: ignore[misc]
         def __init__(self, watchers: Any, endpoint: str, pubsub_endpoint: str, **options: Any) -> None:
             folder = tempfile.mkdtemp(prefix="pawprint-supervisor-")  # mode 0700
             super().__init__(watchers, f"ipc://{folder}/control", f"ipc://{folder}/events", **options)
             self.exit_stack.callback(shutil.rmtree, folder, ignore_errors=True)
 
-    circus.Arbiter = PrivateArbiter  # type: ignore[misc]
+    circus.Arbiter = PrivateArbiter
 
 
 def _refuse_taken_port() -> None:
