@@ -1,6 +1,6 @@
 # make run | test | serve | ui: each sets up what it needs by itself. `make help` lists all.
 
-PYTHON ?= python3.11
+PYTHON ?=
 TORCH ?= auto
 PHOTOS ?=
 NAME ?=
@@ -15,7 +15,7 @@ GPU ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: stack stack-down stack-reset help run test test-all report lint serve ui setup lock clean
+.PHONY: stack stack-down stack-reset help run test test-all report lint serve ui setup setup-dev lock clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -38,16 +38,16 @@ stack-down:  ## stop them; the data stays
 stack-reset:  ## stop them and delete the data, after asking
 	@deploy/stack.sh reset
 
-test: setup  ## the tests that CI runs (at most 12 minutes on 2 cores)
+test: setup-dev  ## the tests that CI runs (at most 12 minutes on 2 cores)
 	@OMP_WAIT_POLICY=passive python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder -m "not slow" --cov --cov-report=term:skip-covered $(ARGS)
 
-test-all: setup  ## every test, the slow ones too: fuzzing, kills, real photographs
+test-all: setup-dev  ## every test, the slow ones too: fuzzing, kills, real photographs
 	@OMP_WAIT_POLICY=passive python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 report: setup  ## figures and plots against main -> report/ (AGAINST=<revision>, BUILD=1 reproduces it first)
 	@python scripts/report.py --against "$(AGAINST)" $(if $(BUILD),--build)
 
-lint: setup  ## ruff, mypy --strict, import-linter
+lint: setup-dev  ## ruff, mypy --strict, import-linter
 	@ruff check .
 	@ruff format --check .
 	@mypy
@@ -55,17 +55,17 @@ lint: setup  ## ruff, mypy --strict, import-linter
 
 setup: .venv/.installed
 
-# Stands for a complete environment: written last, so that a broken installation is never taken for a whole one.
+setup-dev: .venv/.installed-dev
+
+# Each stands for a complete environment: written last, so that a broken installation is never taken for a whole one.
 .venv/.installed: requirements.lock pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash scripts/setup.sh
 
-lock:  ## write the locks anew from pyproject.toml (needs `pip install uv`)
-	uv pip compile pyproject.toml --extra dev --python-version 3.11 --generate-hashes --no-emit-package torch \
-	    --no-header --no-emit-index-url --upgrade -o requirements.lock
-	uv pip compile pyproject.toml deploy/requirements.in --constraint requirements.lock --python-version 3.11 \
-	    --generate-hashes --no-emit-package torch --no-header --no-emit-index-url --no-annotate -o deploy/requirements.lock
-	uv pip compile --group serve --constraint requirements.lock --python-version 3.11 --no-header --no-emit-index-url \
-	    --no-annotate -o deploy/serve.lock
+.venv/.installed-dev: requirements-dev.lock pyproject.toml scripts/setup.sh
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" DEV=1 bash scripts/setup.sh
+
+lock: setup  ## write the locks anew from pyproject.toml (ARGS=--upgrade for newer versions)
+	@bash scripts/lock.sh $(ARGS)
 
 clean:  ## remove the environment; runs, models and photographs stay
 	rm -rf .venv

@@ -1,50 +1,79 @@
 #!/usr/bin/env bash
-# Make .venv: torch as a line of its own, everything else from the lock with its hashes, then this project.
-# TORCH=auto takes PyTorch's CPU build where there is no NVIDIA GPU (PyPI's Linux build brings gigabytes of CUDA).
+# Make .venv by uv: torch and everything else from the locks with their hashes, then this project.
+# uv is the machine's, else the pinned one from PyPI, in .venv. Packages come from wherever uv or pip is told to look: UV_*
+# and PIP_* variables, pip's configuration. TORCH=auto takes the CPU's build of torch where there is no NVIDIA GPU
+# (PyPI's build for Linux brings gigabytes of CUDA); DEV=1 adds what tests and checks need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
+PATH=${PATH//"$PWD/.venv/bin:"/} # the machine's Python and uv, not those that a set-up before has made
 
 say() { printf '%s\n' "setup: $*"; }
 fail() { printf '%s\n' "error: $*" >&2; exit 1; }
+one_of_ours() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
-PYTHON=${PYTHON:-python3.11}
+PYTHON=${PYTHON:-}
 TORCH=${TORCH:-auto}
+LOCK=requirements${DEV:+-dev}.lock
 CPU_INDEX=https://download.pytorch.org/whl/cpu
-
-command -v "$PYTHON" >/dev/null || fail "$PYTHON is not installed. Install Python 3.11, or name it: make run PYTHON=/path/to/python3.11"
-"$PYTHON" -c 'import sys; sys.exit(sys.version_info[:2] != (3, 11))' || fail "$PYTHON is $("$PYTHON" -V 2>&1), the lock is for Python 3.11. Name another: make run PYTHON=/path/to/python3.11"
-"$PYTHON" -c 'import venv, ensurepip' 2>/dev/null || fail "$PYTHON has no venv module. On Debian or Ubuntu: apt install python3.11-venv"
 
 free=$(df -Pk . | awk 'NR==2 {print $4}')
 [ "$free" -gt 4000000 ] || fail "only $((free / 1024)) MB free on this disk; the environment needs about 4 GB. Free some, then run again."
-
 if [ "$TORCH" = auto ]; then
     if command -v nvidia-smi >/dev/null && nvidia-smi >/dev/null 2>&1; then TORCH=cuda; else TORCH=cpu; fi
 fi
 case $TORCH in cpu | cuda) ;; *) fail "TORCH=$TORCH is neither cpu nor cuda" ;; esac
 
-say "environment in .venv (a few minutes, once)"
-[ -x .venv/bin/python ] || "$PYTHON" -m venv .venv
-pip() { .venv/bin/python -m pip --disable-pip-version-check "$@"; }
+# 1. Python
+if [ -n "$PYTHON" ]; then
+    command -v "$PYTHON" >/dev/null || fail "$PYTHON is not installed. Name a Python 3.11, 3.12 or 3.13: make setup PYTHON=/path/to/python3.11"
+    one_of_ours "$PYTHON" || fail "$PYTHON is $("$PYTHON" -V 2>&1), the locks are for Python 3.11 to 3.13. Name another: make setup PYTHON=/path/to/python3.11"
+else
+    for name in .venv/bin/python python3.11 python3.12 python3.13 python3 python; do
+        if one_of_ours "$name"; then PYTHON=$name && break; fi
+    done
+fi
 
-torch=$(sed -nE 's/^ *"(torch==[^"]+)".*/\1/p' pyproject.toml)
-index=()
-if [ "$TORCH" = cpu ] && [ "$(uname -s)" = Linux ]; then
-    if .venv/bin/python - "$CPU_INDEX/torch/" <<'PY' 2>/dev/null; then
-import sys, urllib.request
-urllib.request.urlopen(sys.argv[1], timeout=8).read(1)
-PY
-        index=(--index-url "$CPU_INDEX" --extra-index-url https://pypi.org/simple)
-        torch="$torch+cpu"
-    else
-        say "PyTorch's CPU index does not answer; taking torch from pip's own sources"
+# 2. uv
+uv=uv
+if ! uv --version >/dev/null 2>&1; then
+    uv=.venv/bin/uv
+    [ -n "$PYTHON" ] || fail "no Python 3.11 to 3.13 here. Install one, or uv, which brings its own."
+    if ! "$uv" --version >/dev/null 2>&1; then
+        "$PYTHON" -c 'import venv, ensurepip' 2>/dev/null || fail "$PYTHON has no venv module. On Debian or Ubuntu: apt install python3-venv"
+        say "uv from PyPI"
+        "$PYTHON" -m venv .venv
+        .venv/bin/python -m pip install --quiet --disable-pip-version-check --require-hashes --no-deps -r locks/uv.lock
     fi
 fi
-say "$torch"
-pip install --quiet "${index[@]}" "$torch"
-say "everything else from requirements.lock"
-pip install --quiet --require-hashes --no-deps -r requirements.lock
-pip install --quiet --no-deps --no-build-isolation -e .
+# the places that pip looks in, where uv is told of none; from which of them a file comes is all one: the hash decides
+for name in "${PYTHON:-python3}" python3 python; do
+    if pip=$("$name" -m pip config list 2>/dev/null); then break; fi
+done
+pip_option() { sed -nE "s/^[^=]*\.$1='(.*)'\$/\1/p" <<< "$pip" | head -1 | sed 's/\\n/ /g'; }
+default=$(pip_option index-url) more=$(pip_option extra-index-url) links=$(pip_option find-links)
+if [ -n "$default" ]; then export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$default}; fi
+if [ -n "$more" ]; then export UV_INDEX=${UV_INDEX:-$more}; fi
+if [ -n "$links" ]; then export UV_FIND_LINKS=${UV_FIND_LINKS:-${links// /,}}; fi
+export UV_INDEX_STRATEGY=unsafe-best-match UV_PYTHON_DOWNLOADS=automatic
+
+# 3. the environment
+say "environment in .venv"
+[ -x .venv/bin/python ] || "$uv" venv --quiet --python "${PYTHON:-3.11}" .venv
+export VIRTUAL_ENV=$PWD/.venv
+install() { "$uv" pip install --quiet --no-deps --require-hashes -r "$LOCK" "$@"; }
+there() { "$uv" pip install --quiet --dry-run --no-deps --require-hashes "$@" 2>/dev/null; }
+if [ "$TORCH" = cuda ]; then
+    install -r locks/torch-cuda.lock
+elif there -r locks/torch-cpu.lock; then
+    install -r locks/torch-cpu.lock
+elif UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 there -r locks/torch-cpu.lock --index "$CPU_INDEX"; then
+    install -r locks/torch-cpu.lock --index "$CPU_INDEX"
+else
+    say "no CPU build of torch for $(.venv/bin/python -V) here, and PyTorch's index does not answer; taking PyPI's build with CUDA (3 GB)"
+    install -r locks/torch-cuda.lock
+fi
+"$uv" pip install --quiet --no-deps --no-build-isolation -e .
+
 # Telemetry off for every tool of this environment, also one typed by hand: the values of
 # src/pawprint/telemetry.py, set at interpreter start. (Not an import of it: DVC's experiments run other copies.)
 .venv/bin/python - <<'PY'
@@ -56,4 +85,5 @@ line = f"import os; [os.environ.setdefault(name, value) for name, value in {OFF!
 Path(sysconfig.get_path("purelib"), "pawprint-telemetry.pth").write_text(line)
 PY
 touch .venv/.installed
+if [ -n "${DEV:-}" ]; then touch .venv/.installed-dev; fi
 say "done"

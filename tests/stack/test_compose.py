@@ -140,7 +140,7 @@ def test_our_images_stand_on_one_base_and_hold_what_the_lock_says() -> None:
     def versions(path: Path) -> dict[str, str]:
         return dict(re.findall(r"^([a-z0-9][\w.-]*)==([^\s;\\]+)", path.read_text(), re.MULTILINE))
 
-    tested, shipped = versions(ROOT / "requirements.lock"), versions(ROOT / "deploy/requirements.lock")
+    tested, shipped = versions(ROOT / "requirements-dev.lock"), versions(ROOT / "deploy/requirements.lock")
     others = {name: (shipped[name], tested[name]) for name in shipped.keys() & tested if shipped[name] != tested[name]}
     assert not others
     assert shipped.keys() - tested.keys() <= {"boto3", "s3transfer", "flask-wtf", "wtforms"}

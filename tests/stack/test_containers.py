@@ -48,7 +48,7 @@ def images(tmp_path_factory: pytest.TempPathFactory, toy_model: Path) -> dict[st
         pytest.skip("the base image can neither be pulled nor made here")
     torch = re.findall(r'"(torch==[^"]+)"', (ROOT / "pyproject.toml").read_text())[0]
     index, port = folder / "index/torch", free_port()
-    say(sys.executable, "-m", "pip", "download", "--no-deps", "--dest", index, f"{torch}+cpu")
+    say(Path(sys.base_prefix) / "bin/python3", "-m", "pip", "download", "--no-deps", "--dest", index, f"{torch}+cpu")
     server = subprocess.Popen(
         [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1", "-d", index.parent]
     )

@@ -1,29 +1,67 @@
-"""The lock: what must not be in it, because it breaks what is."""
+"""The locks: every package by hash, one version a name, and nothing that breaks what is installed."""
 
 import re
+import tomllib
 from pathlib import Path
 
-LOCK = Path(__file__).parents[2] / "requirements.lock"
+import pytest
+
+ROOT = Path(__file__).parents[2]
+HASHED = ["requirements.lock", "requirements-dev.lock", "deploy/requirements.lock"]
+HASHED += sorted(f"locks/{path.name}" for path in (ROOT / "locks").iterdir())
+ALL = [*HASHED, "deploy/serve.lock"]
 
 
-def locked() -> dict[str, str]:
-    found = re.findall(r"^([a-z0-9][\w.-]*)(?:\[[\w,]+\])?==([^\s;\\]+)", LOCK.read_text(), flags=re.MULTILINE)
-    return {name.lower().replace("_", "-"): version for name, version in found}
+def locked(name: str) -> list[tuple[str, str, str]]:
+    """(package, version, the rest of its entry: marker and hashes) of each entry of a lock."""
+    entries = (ROOT / name).read_text().replace("\\\n", " ").splitlines()
+    found = (re.match(r"([a-z0-9][\w.-]*)(?:\[[\w,]+\])?={2,3}([^\s;]+)(.*)", entry) for entry in entries)
+    return [(match[1], match[2], match[3]) for match in found if match]
 
 
 def test_no_torchvision_and_no_timm() -> None:
     """PyPI's torchvision is a CUDA build and breaks torchmetrics and mlflow.pytorch with a CPU torch; timm needs it."""
-    assert not {"torchvision", "timm"} & set(locked())
-    assert "torch" not in locked()  # a line of its own in the installation, for the CPU or the CUDA build
+    names = {package for name in ALL for package, _, _ in locked(name)}
+    assert not {"torchvision", "timm"} & names
+
+
+def test_torch_and_its_cuda_packages_are_in_their_own_locks_alone() -> None:
+    torch = re.findall(r'"torch==([^"]+)"', (ROOT / "pyproject.toml").read_text())[0]
+    for name in ("requirements.lock", "requirements-dev.lock", "deploy/requirements.lock", "deploy/serve.lock"):
+        assert not [one for one, _, _ in locked(name) if re.match(r"torch$|triton|cuda-|nvidia-(?!ml-py)", one)]
+    assert ("torch", torch) in [entry[:2] for entry in locked("locks/torch-cuda.lock")]
+    cpu = {version: rest for _, version, rest in locked("locks/torch-cpu.lock")}
+    assert cpu.keys() == {torch, f"{torch}+cpu"}
+    assert cpu[f"{torch}+cpu"].count("--hash=") >= 6  # Python 3.11, 3.12 and 3.13, for x86-64 and ARM
 
 
 def test_fastapi_is_one_that_prefect_can_use() -> None:
-    major, minor = (int(part) for part in locked()["fastapi"].split(".")[:2])
+    versions = {package: version for package, version, _ in locked("requirements.lock")}
+    major, minor = (int(part) for part in versions["fastapi"].split(".")[:2])
     assert (0, 139) <= (major, minor) < (0, 151)
 
 
-def test_every_package_is_pinned_by_hash() -> None:
-    entries = LOCK.read_text().replace("\\\n", " ").splitlines()
-    packages = [entry for entry in entries if re.match(r"[a-z0-9]", entry)]
-    assert len(packages) == len(locked())
-    assert all("--hash=sha256:" in entry for entry in packages)
+@pytest.mark.parametrize("name", HASHED)
+def test_every_package_is_pinned_by_hash_and_no_index_is_named(name: str) -> None:
+    text = (ROOT / name).read_text()
+    entries = [line for line in text.splitlines() if re.match(r"[^\s#]", line)]
+    assert entries
+    assert len(entries) == len(locked(name))
+    assert all("--hash=sha256:" in rest for _, _, rest in locked(name))
+    assert "://" not in text
+
+
+def test_one_version_a_name_in_all_locks() -> None:
+    versions: dict[str, set[str]] = {}
+    for name in ALL:
+        for package, version, _ in locked(name):
+            versions.setdefault(package, set()).add(version.removesuffix("+cpu"))
+    assert not {package: found for package, found in versions.items() if len(found) > 1}
+
+
+def test_the_locks_are_for_every_python_of_the_project() -> None:
+    assert tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["requires-python"] == ">=3.11,<3.14"
+    rests = {package: rest for package, _, rest in locked("requirements.lock")}
+    assert "sys_platform != 'win32'" in rests["uvloop"]
+    for package in ("numpy", "onnxruntime", "openvino"):
+        assert rests[package].count("--hash=") > 9, f"{package} is locked for one Python or system only"

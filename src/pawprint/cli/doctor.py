@@ -81,9 +81,9 @@ def checks(root: Path) -> Iterator[Finding]:
 
 def _python() -> Finding:
     found = ".".join(map(str, sys.version_info[:3]))
-    if sys.version_info[:2] == (3, 11):
+    if (3, 11) <= sys.version_info[:2] <= (3, 13):
         return Finding("python", "ok", found)
-    return Finding("python", "fail", f"{found}; the lock is for 3.11", "make setup PYTHON=python3.11")
+    return Finding("python", "fail", f"{found}; the locks are for 3.11 to 3.13", "make clean setup PYTHON=python3.11")
 
 
 def packages(lock: Path) -> Iterator[Finding]:

