@@ -6,7 +6,7 @@ python -m flows.evaluate
 from prefect import flow
 
 from flows import ROOT
-from flows.tasks import run, step
+from flows.tasks import run_stage, step
 from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError
@@ -15,6 +15,7 @@ from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serv
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.files import write_json, write_text
 from pawprint.inference.classifier import Classifier, ModelInfo
+from pawprint.progress import say
 from pawprint.tracking.run import EVALUATED, Evaluated, RunRecord
 from pawprint.tracking.tracker import Tracker
 
@@ -74,8 +75,9 @@ def evaluate_test(name: str, classifier: Classifier, evaluator: Evaluator) -> Ev
     scores.write(OUT / name / release.SCORES)
     write_text(OUT / name / release.EVALUATION, report.model_dump_json(indent=1) + "\n")
     plots.of_model(classifier, report, scores, evaluator.test, PLOTS / name)
-    worst = f", worst slice {report.worst_slice.name}" if report.worst_slice else ""
-    print(f"{name}: test accuracy {report.test.accuracy}, log loss {report.test.log_loss}{worst}")
+    right, loss = report.test.accuracy, report.test.log_loss.value
+    text = f"  {name:<24}{right.value:.1%} [{right.low:.1%}, {right.high:.1%}] right, log loss {loss:.4f}"
+    say(text, candidate=name, test=report.test.model_dump())
     return report
 
 
@@ -117,4 +119,4 @@ def log_pipeline(tracker: Tracker, dataset: str, reports: dict[str, tuple[str, E
 
 
 if __name__ == "__main__":
-    run(evaluate)
+    run_stage(evaluate, "evaluate")

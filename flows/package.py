@@ -9,13 +9,14 @@ from pathlib import Path
 from prefect import flow
 
 from flows import ROOT
-from flows.tasks import run, step
+from flows.tasks import run_stage, step
 from pawprint import lineage
 from pawprint.errors import PawprintError
 from pawprint.evaluation import release
 from pawprint.files import replace_folder, write_json, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
+from pawprint.progress import say
 from pawprint.serving import bento, sbom
 from pawprint.tracking.tracker import Tracker
 
@@ -39,7 +40,8 @@ def package() -> None:
 
     # 5. which Bento that was
     write_json(ROOT / "bento.json", {"tag": tag, "digest": digest, **champion.model_dump()})
-    print(f"packaged {champion.model} version {champion.version} as {tag}")
+    text = f"  {champion.model} version {champion.version} is packaged as {tag}"
+    say(text, bento=tag, model=champion.model, version=champion.version)
 
 
 @step(retries=2, delay=2)
@@ -90,4 +92,4 @@ def _stored(tag: str) -> Path:
 
 
 if __name__ == "__main__":
-    run(package)
+    run_stage(package, "package")

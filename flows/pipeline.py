@@ -6,11 +6,15 @@ python -m flows.pipeline repair                               package the versio
 """
 
 import argparse
+import importlib
 import os
+import signal
 import subprocess
 import sys
+import threading
+import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
@@ -21,17 +25,18 @@ from prefect import flow, get_run_logger, runtime
 from prefect.client.orchestration import get_client
 from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
 from prefect.client.schemas.sorting import FlowRunSort
-from rich.console import Console
 
 from flows import ROOT
 from flows.package import package
 from flows.register import register
-from flows.tasks import explained, run, step
+from flows.tasks import explained, is_local, run, step
 from pawprint import dvc
 from pawprint.config import load_params
 from pawprint.data import ingest
+from pawprint.errors import PawprintError
 from pawprint.evaluation import summary
 from pawprint.files import read_json, recover, write_text
+from pawprint.progress import as_json, relay, say
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
@@ -55,7 +60,7 @@ def pipeline(photos: str | None = None, name: str | None = None) -> None:
 @step()
 def import_photos(photos: str, name: str | None) -> None:
     """Replace data/ by a person's photographs and let DVC version them."""
-    print(ingest.ingest(photos, ROOT / "data", name).summary(), flush=True)
+    say(ingest.ingest(photos, ROOT / "data", name).summary())
     dvc.add(ROOT, "data")
 
 
@@ -70,13 +75,40 @@ def pull_photos() -> None:
 @step()
 def reproduce() -> None:
     """`dvc repro`, its stages as runs on this flow's server and a line each in this flow's log."""
-    server, tag = get_client(sync_client=True), f"pipeline {runtime.flow_run.id}"
-    environment = {"PREFECT_API_URL": str(server.api_url), "PAWPRINT_PIPELINE_RUN": tag, "PYTHONUNBUFFERED": "1"}
-    for line in dvc.repro(ROOT, environment=environment):
-        print(line, flush=True)
+    pipeline = runtime.flow_run.id or uuid.uuid4().hex
+    tag = f"pipeline {pipeline}"
+    environment = {"PAWPRINT_PIPELINE_RUN": tag, "PYTHONUNBUFFERED": "1"}
+    server = None if is_local() else get_client(sync_client=True)
+    if server:
+        environment["PREFECT_API_URL"] = str(server.api_url)
+    terminal = sys.stdout.isatty() and sys.stderr.isatty() and not as_json()
+    verbose = os.environ.get("PAWPRINT_VERBOSE") == "1"
+    # MLflow takes seconds to import, which `_end_parent` would cost after Ctrl-C.
+    threading.Thread(target=importlib.import_module, args=("pawprint.tracking.tracker",), daemon=True).start()
+    outcome = "KILLED"
+    try:
+        for line in dvc.repro(ROOT, environment=environment, terminal=terminal, verbose=verbose):
+            relay(line)
+        outcome = "FINISHED"
+    except PawprintError:
+        outcome = "FAILED"
+        raise
+    finally:
+        _end_parent(pipeline, outcome)
+    if server is None:
+        return
     ours = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
     for stage in server.read_flow_runs(flow_run_filter=ours, sort=FlowRunSort.START_TIME_ASC):
         get_run_logger().info("stage %s: %.1f s", stage.name, stage.total_run_time.total_seconds())
+
+
+def _end_parent(pipeline: str, outcome: str) -> None:
+    """The MLflow run over the trainings of this pipeline has ended, however it did."""
+    from pawprint.tracking.server import Unreachable
+    from pawprint.tracking.tracker import Tracker
+
+    with suppress(Unreachable):
+        Tracker(ROOT).end_pipeline(pipeline, outcome)
 
 
 def repair() -> None:
@@ -98,7 +130,8 @@ def repair() -> None:
     same = all(champion.model_dump().items() <= (read_json(path) or {}).items() for path in records)
     if same and bento.exists(packaged["tag"]):
         return
-    print(f"The registry's champion is {champion.model} version {champion.version}: packaging it.", flush=True)
+    registry.folder(champion)  # before anything is replaced
+    say(f"The registry's champion is {champion.model} version {champion.version}: packaging it.")
     write_text(ROOT / "champion.json", champion.model_dump_json(indent=1) + "\n")
     package.fn()
     dvc.commit(ROOT, "register", "package")
@@ -127,8 +160,18 @@ def main() -> None:
     once = verbs.add_parser("run", help="run it now")
     once.add_argument("--photos", help="a zip, tar or folder, an http(s) or s3 URL, or a public set's name")
     once.add_argument("--name", help="name of the data set (default: from the photographs)")
+    once.add_argument("--local", action="store_true", help="without Prefect: no server, no history of the run")
+    once.add_argument("--json", action="store_true", help="what is reported as JSON, an object a line")
+    once.add_argument("-v", "--verbose", action="store_true", help="DVC's own messages too")
     verbs.add_parser("repair", help="package the registry's current champion, after a rollback or a move by hand")
     options = parser.parse_args()
+    for name, given in (("LOCAL", "local"), ("VERBOSE", "verbose")):
+        if getattr(options, given, False):
+            os.environ[f"PAWPRINT_{name}"] = "1"
+    if getattr(options, "json", False):
+        os.environ["PAWPRINT_OUTPUT"] = "json"
+    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # ended, or the terminal closed
+        signal.signal(number, signal.default_int_handler)
     with explained(), dvc.lock(ROOT):
         load_params(ROOT / "params.yaml")  # before DVC reads it, whose errors say less
         if options.verb == "repair":
@@ -139,7 +182,7 @@ def main() -> None:
         else:
             with prepared_runs():
                 run(pipeline, options.photos, options.name, own_server=True)
-        summary.show(ROOT, Console(width=None if sys.stdout.isatty() else 120))
+        summary.show(ROOT)
 
 
 if __name__ == "__main__":

@@ -6,9 +6,10 @@ python -m flows.preprocess
 from prefect import flow
 
 from flows import ROOT
-from flows.tasks import run, step
+from flows.tasks import run_stage, step
 from pawprint.config import Params, load_params
 from pawprint.data import build, ingest
+from pawprint.progress import say
 
 
 @flow(name="preprocess", flow_run_name="preprocess")
@@ -18,7 +19,10 @@ def preprocess() -> None:
     photographs = ingest.dataset(ROOT / "data")
     report = prepare(photographs, params)
     rejected = len(report["rejected"])
-    print(f"{report['dataset']}: {report['photographs']} photographs, {rejected} rejected; splits {report['splits']}")
+    counts = {split: sum(by_class.values()) for split, by_class in report["splits"].items()}
+    shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
+    text = f"  {report['dataset']}: {report['photographs']:,} photographs ({shown}), {rejected:,} rejected"
+    say(text, dataset=report["dataset"], photographs=report["photographs"], rejected=rejected, splits=report["splits"])
 
 
 @step()
@@ -28,4 +32,4 @@ def prepare(photographs: ingest.Dataset, params: Params) -> build.Report:
 
 
 if __name__ == "__main__":
-    run(preprocess)
+    run_stage(preprocess, "preprocess")

@@ -8,7 +8,7 @@ import argparse
 from prefect import flow
 
 from flows import ROOT
-from flows.tasks import run, step
+from flows.tasks import run_stage, step
 from flows.train import log_model, model_run
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
@@ -36,4 +36,5 @@ def quantize_model(name: str) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", required=True, help="a name under `quantized` in params.yaml")
-    run(quantize_model, parser.parse_args().model)
+    name = parser.parse_args().model
+    run_stage(quantize_model, f"quantize {name}", name)

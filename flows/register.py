@@ -4,15 +4,17 @@ python -m flows.register
 """
 
 import json
+import os
 from collections.abc import Mapping
 from typing import Any
 
 from prefect import flow
-from rich.console import Console
+from rich import box
+from rich.markup import escape
 from rich.table import Table
 
 from flows import ROOT
-from flows.tasks import run, step
+from flows.tasks import run_stage, step
 from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError
@@ -23,6 +25,7 @@ from pawprint.evaluation.metrics import Scores
 from pawprint.files import write_text
 from pawprint.inference.classifier import ModelInfo, load_verified
 from pawprint.lineage import Champion
+from pawprint.progress import as_json, say, show_table
 from pawprint.tracking.registry import model_name
 from pawprint.tracking.run import MANIFEST
 from pawprint.tracking.tracker import Tracker
@@ -39,11 +42,14 @@ def register() -> None:
     tracker = Tracker(ROOT)
     name, why_quantized = choose_challenger(params)
 
-    # 2. every model becomes a registered version, known by its digest
+    # 2. every model becomes a registered version, known by its digest; an experiment's does not
     tracker.sync()
-    versions = {each: register_version(tracker, each) for each in params.models}
-    entry = versions[name]
-    tracker.registry.challenge(entry)
+    if is_experiment():
+        entry = unregistered(tracker, name)
+    else:
+        versions = {each: register_version(tracker, each) for each in params.models}
+        entry = versions[name]
+        tracker.registry.challenge(entry)
 
     # 3. the gate: challenger and champion on the same test photographs
     evaluated = read_evaluations(params, data.split("test"))
@@ -55,6 +61,11 @@ def register() -> None:
 
     # 4. the decision, for the next stage and for people
     log_decision(tracker, entry, champion, challenger, verdict, data.drawn)
+
+
+def is_experiment() -> bool:
+    """Does `dvc exp run` run this, without having been asked to promote?"""
+    return "DVC_EXP_BASELINE_REV" in os.environ and os.environ.get("PAWPRINT_PROMOTE") != "1"
 
 
 def choose_challenger(params: Params) -> tuple[str, str]:
@@ -73,6 +84,26 @@ def register_version(tracker: Tracker, name: str) -> Champion:
     folder = ROOT / "models" / name
     info, _ = load_verified(folder)
     return tracker.registry.register(model_name(info.lineage.dataset), tracker.restore_run(folder), info)
+
+
+def unregistered(tracker: Tracker, name: str) -> Champion:
+    """A model that is compared and not registered; its version is ""."""
+    folder = ROOT / "models" / name
+    info, _ = load_verified(folder)
+    mlflow_run, dataset = tracker.restore_run(folder), info.lineage.dataset
+    entry = Champion(
+        model=model_name(dataset),
+        version="",
+        run_id=mlflow_run.id,
+        candidate=name,
+        model_digest=info.model_digest,
+        dataset=dataset,
+    )
+    if tracker.registry.current_champion(entry.model) is None:
+        raise PawprintError(
+            f"{entry.model} has no champion yet, and an experiment makes none. Run `pawprint run` first."
+        )
+    return entry
 
 
 def read_evaluations(params: Params, test: Split) -> dict[str, Contender]:
@@ -108,6 +139,9 @@ def compare_and_promote(
     for _ in range(ATTEMPTS):
         champion = tracker.registry.current_champion(entry.model)
         verdict = compare(tracker, params, data, entry, champion, evaluated)
+        if verdict.outcome == "promoted" and is_experiment():
+            reason = "would be promoted, but an experiment moves no alias (PAWPRINT_PROMOTE=1 lets it)"
+            return champion, verdict.model_copy(update={"outcome": "kept"}).because(reason)
         if verdict.outcome != "promoted" or tracker.registry.promote(entry, verdict.reason, over=champion):
             return champion, verdict
     raise PawprintError(
@@ -126,7 +160,7 @@ def compare(
 ) -> Verdict:
     """The gate's verdict; a champion of an earlier pipeline is evaluated again on today's photographs."""
     registry, rules, challenger = tracker.registry, params.gate, evaluated[entry.model_digest]
-    if when_and_why := registry.rolled_back(entry):
+    if entry.version and (when_and_why := registry.rolled_back(entry)):
         reason = (
             f"version {entry.version} was rolled back ({when_and_why}) and is not promoted again by itself; "
             "remove its tag `rolled_back` in MLflow to let it compete"
@@ -160,11 +194,21 @@ def compare(
 
 def show(entry: Champion, champion: Champion | None, verdict: Verdict) -> None:
     """Print the gate's table."""
-    table = Table("rule", f"challenger {_name(entry)}", f"champion {_name(champion)}", "", title_justify="left")
+    if as_json():
+        names = {"challenger": _name(entry), "champion": _name(champion)}
+        say(
+            "",
+            gate=verdict.outcome,
+            reason=verdict.reason,
+            **names,
+            rules=[rule.model_dump() for rule in verdict.rules],
+        )
+        return
+    table = Table("rule", f"challenger {_name(entry)}", f"champion {_name(champion)}", "", box=box.SIMPLE_HEAD)
     for rule in verdict.rules:
-        table.add_row(rule.rule, rule.challenger, rule.champion, gate.MARKS[rule.passed])
-    Console(width=120).print(table)
-    print(f"gate: {verdict.outcome} ({verdict.reason})")
+        table.add_row(*map(escape, (rule.rule, rule.challenger, rule.champion)), gate.MARKS[rule.passed])
+    show_table(table)
+    show_table(f"  gate: {verdict.outcome} ({escape(verdict.reason)})")
 
 
 @step(retries=2, delay=2)
@@ -178,7 +222,8 @@ def log_decision(
 ) -> None:
     """champion.json, reports/gate.json and gate.md; the verdict on the challenger's run and on its version."""
     registry, reports, test = tracker.registry, ROOT / "reports", challenger.report.test
-    registry.record_metrics(entry, {"accuracy": test.accuracy.value, "log_loss": test.log_loss.value})
+    if entry.version:
+        registry.record_metrics(entry, {"accuracy": test.accuracy.value, "log_loss": test.log_loss.value})
     current = registry.current_champion(entry.model)
     assert current is not None  # the first model of a data set is always promoted
     write_text(ROOT / "champion.json", current.model_dump_json(indent=1) + "\n")
@@ -192,14 +237,22 @@ def log_decision(
     mlflow_run.text(challenger.report.model_dump_json(indent=1) + "\n", f"{folder}/{release.EVALUATION}")
     tags = {"gate": verdict.outcome, "gate_reason": verdict.reason}
     mlflow_run.tags({**tags, "drawn": drawn})
+    if not entry.version:
+        return
     info, _ = load_verified(registry.folder(entry))
     figures = {"test_accuracy": f"{test.accuracy.value:.4f}", "test_log_loss": f"{test.log_loss.value:.4f}"}
     registry.describe(entry, model_card.summary(info, challenger.report, drawn), tags | figures)
 
 
 def _name(champion: Champion | None) -> str:
-    return f"{champion.candidate}, version {champion.version}" if champion else "none"
+    if champion is None:
+        return "none"
+    return (
+        f"{champion.candidate}, version {champion.version}"
+        if champion.version
+        else f"{champion.candidate}, not registered"
+    )
 
 
 if __name__ == "__main__":
-    run(register)
+    run_stage(register, "register")

@@ -11,16 +11,21 @@ import errno
 import functools
 import logging
 import os
+import re
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any, ParamSpec, TypeVar
 
+import httpx
 import tenacity
 from prefect import Flow, tags, task
 from prefect.cache_policies import NO_CACHE
 from prefect.context import FlowRunContext
 from prefect.settings import get_current_settings
 
+from pawprint import progress
 from pawprint.errors import PawprintError
 
 P = ParamSpec("P")
@@ -66,13 +71,89 @@ def run(flow: Flow[..., Any], *args: Any, own_server: bool = False, **kwargs: An
     it takes); else the plain function.
     """
     with explained():
-        if not own_server and not get_current_settings().api.url:
+        if is_local() or (not own_server and not get_current_settings().api.url):
             flow.fn(*args, **kwargs)
             return
         for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
             logging.getLogger(name).addFilter(_without_traceback)
+        if url := get_current_settings().api.url:
+            _check_server(url)
+        else:
+            _start_server()
         with tags(*filter(None, [os.environ.get("PAWPRINT_PIPELINE_RUN")])):
             flow(*args, **kwargs)
+
+
+def is_local() -> bool:
+    """Was Prefect ruled out, by `pawprint run --local`?"""
+    return os.environ.get("PAWPRINT_LOCAL") == "1"
+
+
+def run_stage(flow: Flow[..., Any], name: str, *args: Any) -> None:
+    """Run a stage of dvc.yaml as `run` does, with a line that shows how it goes."""
+    if int(os.environ.get("RANK", "0")) > 0:  # another process of torchrun; the first one reports
+        run(flow, *args)
+        return
+    with explained(), progress.stage(name):
+        run(flow, *args)
+
+
+def _start_server() -> None:
+    """Prefect's temporary server, which Ctrl-C does not reach: a run that is stopped must be able to tell it.
+
+    Raises:
+        PawprintError: It does not start.
+    """
+    home = get_current_settings().home
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        if not os.access(home, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        raise PawprintError(
+            f"Prefect cannot keep its database in {home} ({error.strerror}). Set PREFECT_HOME to a folder that can be "
+            "written, or run without Prefect: `pawprint run --local`."
+        ) from None
+    failures: list[BaseException] = []
+
+    def start() -> None:
+        from prefect.server.api.server import SubprocessASGIServer  # seconds, which only the whole pipeline needs
+
+        if hasattr(signal, "pthread_sigmask"):  # what this thread blocks, the server inherits
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+        try:
+            SubprocessASGIServer().start()
+        except Exception as error:
+            failures.append(error)
+
+    starting = threading.Thread(target=start, daemon=True)
+    starting.start()
+    starting.join()
+    if failures:
+        raise PawprintError(
+            f"Prefect's temporary server does not start ({failures[0]}). Run again when the machine is less busy, or "
+            "without Prefect: `pawprint run --local`."
+        )
+
+
+def _check_server(url: str) -> None:
+    """Refuse a server that does not answer at once; Prefect itself would try for minutes.
+
+    Raises:
+        PawprintError: see above.
+    """
+    try:
+        httpx.get(f"{url.rstrip('/')}/health", timeout=10).raise_for_status()
+    except (httpx.HTTPError, httpx.InvalidURL) as error:
+        raise PawprintError(
+            f"The Prefect server at {_shown(url)} does not answer ({str(error).splitlines()[0]}). Start it, correct or "
+            "unset PREFECT_API_URL (`prefect config view` shows where it is set), or run without Prefect: "
+            "`pawprint run --local`."
+        ) from None
+
+
+def _shown(url: str) -> str:
+    return re.sub(r"//[^/@]*@", "//", url)
 
 
 @contextlib.contextmanager
@@ -80,11 +161,15 @@ def explained() -> Iterator[None]:
     """Turn what a person can mend into one sentence and exit code 1; a traceback with PAWPRINT_DEBUG=1."""
     try:
         yield
+    except KeyboardInterrupt as error:
+        if not os.environ.get("PAWPRINT_PIPELINE_RUN"):  # else the pipeline reports it
+            progress.say(str(error) or "Stopped. The same command resumes.", stopped=True)
+        sys.exit(130)
     except Exception as error:
         sentence = explain(error)
         if sentence is None or os.environ.get("PAWPRINT_DEBUG") == "1":
             raise
-        print(f"error: {sentence}", file=sys.stderr)
+        progress.error(sentence)
         sys.exit(1)
 
 

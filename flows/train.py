@@ -12,13 +12,14 @@ from pathlib import Path
 from prefect import flow
 
 from flows import ROOT
-from flows.tasks import run, step
+from flows.tasks import run_stage, step
 from pawprint import dvc, lineage
 from pawprint.config import Params, digest, load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
 from pawprint.files import write_text
+from pawprint.progress import say
 from pawprint.tracking.journal import JournaledRun
 from pawprint.tracking.tracker import Tracker
 from pawprint.training import devices, distributed, export
@@ -59,6 +60,8 @@ def train(name: str) -> None:
 def read_lineage(data: PreparedDataset, params: Params) -> lineage.Lineage:
     """The record of a training that is about to start."""
     commit, dirty = lineage.git_state(ROOT)
+    if why := lineage.why_no_commit(ROOT):
+        say(f"The record of this training names no commit: {why}")
     return lineage.Lineage(
         git_commit=commit,
         git_dirty=dirty,
@@ -108,4 +111,5 @@ def log_model(mlflow_run: JournaledRun, out: Path) -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidate", required=True, help="a name under `candidates` in params.yaml")
-    run(train, parser.parse_args().candidate)
+    name = parser.parse_args().candidate
+    run_stage(train, f"train {name}", name)

@@ -22,12 +22,28 @@ import psutil
 import yaml
 from filelock import FileLock
 
-from pawprint import files, lineage
+from pawprint import files, lineage, progress
 from pawprint.errors import PawprintError
 
 SAMPLE_REMOTE = "sample"  # ships with the project: read from, never written to
 TEAM_REMOTE = "team"  # what `use_remote` calls the remote that the environment names
 PATIENCE = 15.0  # seconds that DVC and its stage have to end by themselves when a run is stopped
+BUSY = 2.0  # of these, that DVC may be busy with no stage running
+LOCKFILE = "dvc.lock"
+# `dvc` without its own messages: its stages inherit the file descriptor, not the Python object. Of errors the one that
+# a stage failed is left out, because the stage has said why.
+_QUIET = """
+import logging, os, sys
+sys.stdout = open(os.devnull, "w")
+from dvc.cli import main
+from dvc.stage.exceptions import StageCmdFailedError
+def is_of_dvc(record):
+    error = record.exc_info and record.exc_info[1]
+    return record.levelno >= logging.ERROR and not isinstance(getattr(error, "__cause__", None), StageCmdFailedError)
+for handler in logging.getLogger("dvc").handlers:
+    handler.addFilter(is_of_dvc)
+sys.exit(main(sys.argv[1:]))
+"""
 
 _held: dict[Path, FileLock] = {}  # the workspaces whose lock this process holds
 
@@ -53,7 +69,8 @@ def add(root: Path, target: str = "data") -> None:
     The sample's pointer says that it comes from the remote `sample` and is never pushed. DVC carries that over to
     whatever is added in its place, hence `own`; a person's own photographs must go to the person's own remote.
     """
-    _dvc(root, "add", target, show=True)
+    with progress.stage("version the photographs"):
+        _dvc(root, "add", target)
     own(root, target)
 
 
@@ -66,7 +83,7 @@ def own(root: Path, target: str = "data") -> None:
     for out in content["outs"]:
         out.pop("remote", None)
         out.pop("push", None)
-    pointer.write_text(yaml.safe_dump(content, sort_keys=False), encoding="utf-8")
+    files.write_text(pointer, yaml.safe_dump(content, sort_keys=False))
 
 
 def data_hash(root: Path, commit: str = "") -> str:
@@ -110,7 +127,8 @@ def code_digest(root: Path, commit: str = "") -> str:
 
 def pull(root: Path, target: str = "data.dvc") -> None:
     """Bring what `target` names into the workspace; a bare pull would stop at outputs no remote has."""
-    _dvc(root, "pull", target, show=True)
+    with progress.stage("pull the photographs"):
+        _dvc(root, "pull", target)
 
 
 def pull_elsewhere(root: Path, worktree: Path, target: str = "data.dvc") -> None:
@@ -152,7 +170,8 @@ def push(root: Path, remote: str | None = None) -> str:
             "The remote `sample` ships with the project and holds the drawn sample only; nothing is pushed to it. "
             "Add your own: `dvc remote add --default --local NAME URL`."
         )
-    _dvc(root, "push", "--remote", name, show=True)
+    with progress.stage(f"push to {name}"):
+        _dvc(root, "push", "--remote", name)
     return name
 
 
@@ -178,9 +197,34 @@ def lock(root: Path, patience: float = 0.0) -> Iterator[None]:
         _held[root] = held
         try:
             _remove_stale_rwlock(root)
+            repair_lockfile(root)
             yield
         finally:
             del _held[root]
+
+
+def is_damaged(root: Path) -> bool:
+    """Was dvc.lock cut off? DVC writes it in place."""
+    try:
+        content = yaml.safe_load((root / LOCKFILE).read_bytes())
+    except FileNotFoundError:
+        return False
+    except (OSError, ValueError, yaml.YAMLError):
+        return True
+    return not isinstance(content, dict) or "stages" not in content
+
+
+def repair_lockfile(root: Path) -> None:
+    """Keep a copy of dvc.lock while it is whole; put it back where a DVC that was killed has left it cut off."""
+    kept = root / ".dvc" / "tmp" / f"{LOCKFILE}.kept"
+    if not is_damaged(root):
+        with contextlib.suppress(FileNotFoundError):
+            files.write_bytes(kept, (root / LOCKFILE).read_bytes())
+        return
+    if kept.exists():
+        files.write_bytes(root / LOCKFILE, kept.read_bytes())
+        return
+    (root / LOCKFILE).unlink()  # DVC then finds what finished stages left in its run cache
 
 
 def _remove_stale_rwlock(root: Path) -> None:
@@ -215,47 +259,72 @@ def use_remote(root: Path, url: str) -> None:
         _dvc(root, "config", "--local", "core.remote", TEAM_REMOTE)
 
 
-def repro(root: Path, *arguments: str, environment: dict[str, str] | None = None) -> Iterator[str]:
-    """Run the stale stages, giving DVC's and the stages' output line by line; PawprintError if one fails."""
+def repro(
+    root: Path,
+    *arguments: str,
+    environment: dict[str, str] | None = None,
+    terminal: bool = False,
+    verbose: bool = False,
+) -> Iterator[str]:
+    """Run the stale stages, giving their output line by line; PawprintError if one fails.
+
+    `terminal`: stages write to this process's terminal themselves, and no line is given. `verbose`: with DVC's own
+    messages.
+    """
     process = subprocess.Popen(
-        [sys.executable, "-m", "dvc", "repro", *arguments],
+        [sys.executable, *(("-m", "dvc") if verbose else ("-c", _QUIET)), "repro", *arguments],
         cwd=root,
         env=_environment() | (environment or {}),
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
+        stdout=None if terminal else subprocess.PIPE,
+        stderr=None if terminal else subprocess.STDOUT,
         text=True,
         bufsize=1,
         start_new_session=True,  # so that it and its stages can be ended together, whoever else shares our group
         pass_fds=[held._context.lock_file_fd for held in _held.values() if held._context.lock_file_fd is not None],
     )
-    assert process.stdout is not None
     try:
-        for line in process.stdout:
+        for line in process.stdout or ():
             yield line.rstrip("\n")
         code = process.wait()
     finally:
         if process.poll() is None:  # the reader went away (cancelled, timed out): the stage must not live on
-            _end_group(process)
+            _end_group(process, root)
     if code != 0:
         raise PawprintError(
-            "`dvc repro` stopped; the lines above say at which stage and why. Mend that and run it again: "
+            "The pipeline stopped; the lines above say at which stage and why. Mend that and run it again: "
             "finished stages are not repeated."
         )
 
 
-def _end_group(process: subprocess.Popen[str]) -> None:
-    """End DVC and all that it started: as Ctrl-C does, so that DVC cleans up; what does not end is killed."""
-    assert process.stdout is not None
-    threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would hold it up
-    for ending, patience in ((signal.SIGINT, PATIENCE), (signal.SIGTERM, 3.0), (signal.SIGKILL, 3.0)):
-        deadline = time.monotonic() + patience
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, ending)
-        while time.monotonic() < deadline:
+def _end_group(process: subprocess.Popen[str], root: Path) -> None:
+    """End DVC and all that it started.
+
+    Its stage gets what Ctrl-C sends, and DVC stops because the stage does: a DVC that is interrupted itself may leave
+    dvc.lock empty. One that is busy without a stage is interrupted after a while; what does not end is killed.
+    """
+    if process.stdout:
+        threading.Thread(target=process.stdout.read, daemon=True).start()  # a full pipe would hold it up
+    repair_lockfile(root)
+    began, told = time.monotonic(), set[int]()
+    while _alive(process.pid) and time.monotonic() < began + PATIENCE:
+        process.poll()
+        with contextlib.suppress(psutil.Error):
+            for stage in psutil.Process(process.pid).children(recursive=True):
+                if stage.pid not in told:
+                    stage.send_signal(signal.SIGINT)
+                told.add(stage.pid)
+        if not told and time.monotonic() > began + BUSY:
+            told.add(process.pid)
+            process.send_signal(signal.SIGINT)
+        time.sleep(0.05)
+    for ending in (signal.SIGTERM, signal.SIGKILL):
+        deadline = time.monotonic() + 3.0
+        while _alive(process.pid) and time.monotonic() < deadline:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, ending)
             process.poll()
-            if not _alive(process.pid):
-                return
             time.sleep(0.1)
+    repair_lockfile(root)
 
 
 def _alive(group: int) -> bool:
@@ -272,18 +341,16 @@ def _environment() -> dict[str, str]:
     return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
 
 
-def _dvc(root: Path, *words: str, check: bool = True, show: bool = False) -> str:
-    """Run dvc; its standard output as text. `show` lets progress and messages through to the terminal."""
+def _dvc(root: Path, *words: str, check: bool = True) -> str:
+    """Run dvc; its standard output as text."""
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *words],
         cwd=root,
         env=_environment(),
-        stdout=subprocess.PIPE,
-        stderr=None if show else subprocess.PIPE,
+        capture_output=True,
         text=True,
         check=False,
     )
     if check and done.returncode != 0:
-        reported = (done.stderr or "").strip() or "the lines above say why"
-        raise PawprintError(f"`dvc {' '.join(words)}` failed: {reported}")
+        raise PawprintError(f"`dvc {' '.join(words)}` failed: {done.stderr.strip()}")
     return done.stdout

@@ -11,3 +11,7 @@ class PawprintError(Exception):
 
 class DivergedError(PawprintError):
     """The loss of a training is not a number."""
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal requested a stop, and what was done until then is kept; the message says how to go on."""

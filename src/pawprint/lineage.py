@@ -23,8 +23,8 @@ class Lineage(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    git_commit: str  # "" outside a git repository
-    git_dirty: bool  # tracked files changed (dvc.lock, which every repro rewrites, does not count)
+    git_commit: str  # "" where git tells none: no repository, no git, a checkout of another user
+    git_dirty: bool  # tracked files changed (dvc.lock, which every repro rewrites, does not count), or none is known
     dataset: str  # the data set's name
     data_hash: str  # what data.dvc names: md5 of the directory listing, ends in .dir
     manifest_digest: str  # of prepared/manifest.csv
@@ -109,11 +109,35 @@ def is_source(name: str) -> bool:
 
 
 def git_state(root: Path) -> tuple[str, bool]:
-    """(commit, dirty). `("", False)` outside a repository or before the first commit."""
-
+    """(commit, dirty); `("", True)` where git tells no commit, for then nothing says what the code was."""
     commit = commit_of(root, "HEAD")
-    dirty = bool(commit and _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"))
-    return commit, dirty
+    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"))
+    return commit, dirty or not commit
+
+
+def why_no_commit(root: Path) -> str:
+    """Why git tells no commit of this project, and what to do; "" where it does."""
+    if commit_of(root, "HEAD"):
+        return ""
+    try:
+        done = subprocess.run(
+            ["git", "-C", str(root), "rev-parse", "HEAD"], capture_output=True, text=True, check=False
+        )
+    except FileNotFoundError:
+        return "git is not installed. Install it, so that a model's record names the code that made it."
+    if "dubious ownership" in done.stderr:
+        remedy = f"Allow it: `git config --global --add safe.directory {root}`."
+        return f"git refuses {root}, which belongs to another user. {remedy}"
+    if "not a git repository" in done.stderr:
+        return f"{root} is no git repository. `git init && git add -A && git commit -m start` makes it one."
+    return "there is no commit yet. `git add -A && git commit -m start` makes one."
+
+
+def commit_in_words(record: Lineage) -> str:
+    """The commit for a person."""
+    if not record.git_commit:
+        return "none (git told no commit: the code is not proved)"
+    return record.git_commit[:12] + (" (with uncommitted changes)" if record.git_dirty else "")
 
 
 def commit_of(root: Path, word: str) -> str:
@@ -132,8 +156,11 @@ def files_at(root: Path, commit: str, paths: Iterable[str]) -> list[str]:
 
 
 def _git(root: Path, *words: str) -> bytes:
-    """The output of git; empty where it fails."""
-    done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
+    """The output of git; empty where it fails or is not there."""
+    try:
+        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)
+    except FileNotFoundError:
+        return b""
     return done.stdout if done.returncode == 0 else b""
 
 

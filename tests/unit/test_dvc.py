@@ -34,16 +34,61 @@ def root(tmp_path: Path) -> Path:
 
 def test_repro_streams_what_stages_say_and_then_nothing_is_stale(root: Path) -> None:
     assert dvc.status(root)
-    assert "copying" in list(dvc.repro(root))
+    assert list(dvc.repro(root)) == ["copying"]  # and nothing that DVC itself has to say
     assert dvc.status(root) == {}
     (root / "data" / "a").write_text("2")
     assert dvc.status(root)
+    assert "Running stage 'copy':" in list(dvc.repro(root, verbose=True))
 
 
 def test_a_stage_that_fails_is_a_sentence(root: Path) -> None:
     (root / "dvc.yaml").write_text("stages:\n  bad:\n    cmd: 'false'\n    outs: [out]\n")
-    with pytest.raises(PawprintError, match="`dvc repro` stopped"):
+    with pytest.raises(PawprintError, match="The pipeline stopped"):
         list(dvc.repro(root))
+
+
+def test_dvc_s_own_errors_are_shown(root: Path) -> None:
+    (root / "dvc.yaml").write_text("stages:\n  bad:\n    cmd: echo\n    deps: [nowhere]\n")
+    lines = []
+    with pytest.raises(PawprintError, match="The pipeline stopped"):
+        lines.extend(dvc.repro(root))
+    with pytest.raises(PawprintError):
+        for line in dvc.repro(root):
+            lines.append(line)  # noqa: PERF402  the end is an error
+    assert "nowhere" in "".join(lines)
+
+
+def test_a_run_that_is_stopped_at_any_moment_leaves_dvc_lock_whole(root: Path) -> None:
+    stage = "  s{0}:\n    cmd: echo {0}; cp data/a o{0}\n    outs: [o{0}]\n"
+    (root / "dvc.yaml").write_text("stages:\n" + "".join(stage.format(number) for number in range(6)))
+    for stop in (1, 3, 4):
+        (root / "data" / "a").write_text(str(stop))
+        (root / "dvc.lock").unlink(missing_ok=True)
+        lines = dvc.repro(root, "--no-run-cache")
+        for _ in range(stop):
+            next(lines)
+        lines.close()  # what a closed pipe, Ctrl-C and a time-out come to
+        assert not dvc.is_damaged(root), stop
+        assert dvc.status(root)
+    assert (root / "dvc.lock").exists()
+
+
+@pytest.mark.parametrize("cut", [b"", b"schema: '2.0'\nsta", b"\xff"], ids=["empty", "cut off", "no text"])
+def test_a_damaged_dvc_lock_is_put_back_by_the_next_command(root: Path, cut: bytes) -> None:
+    list(dvc.repro(root))
+    with dvc.lock(root):
+        pass
+    whole = (root / "dvc.lock").read_bytes()
+    (root / "dvc.lock").write_bytes(cut)
+    assert dvc.is_damaged(root)
+    with dvc.lock(root):
+        assert (root / "dvc.lock").read_bytes() == whole
+        assert dvc.status(root) == {}
+    (root / "dvc.lock").write_bytes(cut)
+    (root / ".dvc" / "tmp" / "dvc.lock.kept").unlink()
+    with dvc.lock(root):
+        list(dvc.repro(root))
+    assert dvc.status(root) == {}
 
 
 def test_nothing_is_pushed_to_the_sample_and_nowhere_by_accident(root: Path, tmp_path: Path) -> None:

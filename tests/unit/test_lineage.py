@@ -12,11 +12,13 @@ def git(folder: Path, *words: str) -> None:
 
 
 def test_a_changed_file_makes_the_tree_dirty_but_dvc_lock_does_not(tmp_path: Path) -> None:
-    assert lineage.git_state(tmp_path) == ("", False)
+    assert lineage.git_state(tmp_path) == ("", True)  # nothing says what the code was
+    assert "is no git repository" in lineage.why_no_commit(tmp_path)
     git(tmp_path, "init")
     for name in ("code.py", "dvc.lock"):
         (tmp_path / name).write_text("1")
-    assert lineage.git_state(tmp_path) == ("", False)
+    assert lineage.git_state(tmp_path) == ("", True)
+    assert "there is no commit yet" in lineage.why_no_commit(tmp_path)
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-m", "first")
     commit, dirty = lineage.git_state(tmp_path)

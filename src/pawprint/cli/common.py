@@ -1,5 +1,7 @@
 """What the groups of commands share."""
 
+import contextlib
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -34,8 +36,12 @@ def start(*words: str) -> None:
     """Run `python -m ...` of the current project to its end, with its exit code."""
     if not (ROOT / "flows").is_dir():
         raise PawprintError(f"{ROOT} is no pawprint project: it has no flows/. Change into the project's folder.")
-    try:
-        code = subprocess.call([sys.executable, "-m", *words], cwd=ROOT)
-    except KeyboardInterrupt:  # the child got the signal too and has reported it
-        code = 130
-    raise typer.Exit(code)
+    command = [sys.executable, "-m", *words]
+    if os.name == "posix":  # become it: its signals, its exit code
+        os.chdir(ROOT)
+        sys.stdout.flush()
+        os.execv(sys.executable, command)
+    with subprocess.Popen(command, cwd=ROOT) as child:
+        while True:
+            with contextlib.suppress(KeyboardInterrupt):  # the child gets it too, and ends
+                raise typer.Exit(child.wait())

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pawprint import __version__
+from pawprint import __version__, progress
 from pawprint.cli import doctor, models, photos, predict, project, runs, traffic
 from pawprint.errors import PawprintError
 
@@ -56,5 +56,5 @@ def main() -> None:
     except PawprintError as error:
         if os.environ.get("PAWPRINT_DEBUG") == "1":
             raise
-        print(f"error: {error}", file=sys.stderr)
+        progress.error(str(error))
         sys.exit(1)

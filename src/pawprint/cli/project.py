@@ -11,9 +11,14 @@ from pawprint.cli.common import examples, start
 def run(
     photos: Annotated[str, typer.Option(help="a zip, tar or folder, an http(s) or s3 URL, or a public set")] = "",
     name: Annotated[str, typer.Option(help="name of the data set; default: from the photographs")] = "",
+    local: Annotated[bool, typer.Option("--local", help="without Prefect: no server, no history of the run")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="what is reported as JSON, an object a line")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="DVC's own messages too")] = False,
 ) -> None:
     """Photographs -> models -> champion -> Bento: whatever is stale, then a table of results."""
-    start("flows.pipeline", "run", *(["--photos", photos] if photos else []), *(["--name", name] if name else []))
+    words = [*(["--photos", photos] if photos else []), *(["--name", name] if name else [])]
+    flags = {"--local": local, "--json": as_json, "--verbose": verbose}
+    start("flows.pipeline", "run", *words, *(flag for flag, given in flags.items() if given))
 
 
 @examples("pawprint train article_cnn")

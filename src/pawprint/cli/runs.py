@@ -15,7 +15,7 @@ def summary() -> None:
     """The table that `make run` ends with."""
     from pawprint.evaluation.summary import show
 
-    show(ROOT, console(120))
+    show(ROOT)
 
 
 @examples("pawprint results --out docs/RESULTS.md")

@@ -157,10 +157,14 @@ def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> li
     must not protect a bad champion."""
     ours = _limited(challenger.report, rules)
     theirs = _limited(champion.report, rules) if champion else [("", "none", -inf, 0.0)] * len(ours)
-    return [
-        Rule(rule=rule.format(abs(limit)), challenger=shown, champion=other, passed=figure <= limit or figure <= least)
-        for (rule, shown, figure, limit), (_, other, least, _) in zip(ours, theirs, strict=True)
-    ]
+    table = []
+    for (words, shown, figure, limit), (_, other, least, _) in zip(ours, theirs, strict=True):
+        rule, passed = words.format(abs(limit)), figure <= limit
+        if not passed and champion and figure <= least:
+            rule, passed = f"no worse than the champion, which misses it too: {rule}", True
+        unknown = figure == -inf  # nothing was measured that the limit could hold for
+        table.append(Rule(rule=rule, challenger=shown, champion=other, passed=None if unknown else passed))
+    return table
 
 
 def seen_hashes(folder: Path, record: lineage.Lineage, manifests: Sequence[Path], who: str) -> frozenset[str]:
@@ -212,7 +216,7 @@ def on_subset(verdict: Verdict, left: int, tested: int) -> Verdict:
 def _limited(report: EvaluationReport, rules: Gate) -> list[tuple[str, str, float, float]]:
     """(rule, figure in words, figure, its limit) for each limit; smaller figures are better."""
     worst, error = report.worst_slice, report.test.calibration_error.value
-    right = slices.upper_end(report.slices)
+    right = slices.upper_end(report.slices) if worst else inf
     corruption, lost = report.corruptions.worst
     refused, latency, size = report.ood.refused, report.speed.latency_p50_ms, report.speed.size_mb
     slice_ = f"{worst.accuracy} ({worst.name})" if worst else "no slices"

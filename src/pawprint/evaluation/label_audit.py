@@ -29,7 +29,7 @@ from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
-from pawprint.files import render, write_text
+from pawprint.files import new_file, render, write_text
 from pawprint.models import registry
 from pawprint.training import devices
 from pawprint.training.feature_cache import FeatureCache
@@ -144,7 +144,7 @@ def interleave(issues: NDArray[np.int64], outliers: NDArray[np.int64], top: int)
 def write(found: list[LabelIssue], out: Path) -> None:
     """audit.csv, for a person's decisions, and audit.html with the pictures; one file each, nothing fetched."""
     out.mkdir(parents=True, exist_ok=True)
-    with (out / "audit.csv").open("w", newline="", encoding="utf-8") as file:
+    with new_file(out / "audit.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
         for rank, one in enumerate(found, 1):

@@ -17,6 +17,7 @@ from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocC
 from pawprint.data.dataset import Split
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.metrics import Evaluation, Scores
+from pawprint.files import new_file
 from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier
 
@@ -183,4 +184,5 @@ def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Canvas,
 
 
 def _save(canvas: Canvas, path: Path) -> None:
-    canvas.savefig(path, dpi=110, metadata={"Software": None})  # no version inside: equal figures, equal bytes
+    with new_file(path) as partial:  # no version inside: equal figures, equal bytes
+        canvas.savefig(partial, format=path.suffix[1:], dpi=110, metadata={"Software": None})

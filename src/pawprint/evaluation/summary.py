@@ -1,27 +1,32 @@
 """The results as one table: on the terminal after `make run`, and in docs/RESULTS.md.
 
-show(Path("."), Console())
+show(Path("."))
 write_results(Path("."), Path("docs/RESULTS.md"))
 """
 
 import os
 import platform
 import re
+from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
+from rich.console import Console, Group
+from rich.markup import escape
 from rich.table import Table
 
 from pawprint.config import load_params
 from pawprint.errors import PawprintError
 from pawprint.files import read_json, write_text
 from pawprint.inference.classifier import ModelInfo
-from pawprint.lineage import processor
+from pawprint.lineage import commit_in_words, processor
+from pawprint.progress import as_json, say
 
 DRAWN = "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
+
+SHOWN = ("candidate", "accuracy [95 %]", "log loss [95 %]", "seconds")  # columns that fit a window of 80
 
 
 def _need(path: Path) -> dict[str, Any]:
@@ -31,27 +36,34 @@ def _need(path: Path) -> dict[str, Any]:
     return value
 
 
-def show(root: Path, console: Console) -> None:
-    """Print the table and the next commands to type."""
+def show(root: Path) -> None:
+    """Print the result, and then the next commands to type; none is wider than the window."""
     found = _collect(root)
+    if as_json():
+        rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
+        say("", dataset=found["dataset"], drawn=found["drawn"], models=rows, **found["facts"])
+        return
+    console = Console(highlight=False)
     table = Table(title=found["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in found["columns"]:
-        table.add_column(column, justify="left" if column in ("candidate", "MLflow run") else "right", no_wrap=True)
+    shown = [number for number, column in enumerate(found["columns"]) if column in SHOWN]
+    for number in shown:
+        column = found["columns"][number]
+        table.add_column(column, justify="left" if column == "candidate" else "right", overflow="fold")
     for row in found["rows"]:
-        table.add_row(*row, style="bold" if row[0] == found["champion_candidate"] else None)
-    console.print()
-    console.print(table)
+        bold = "bold" if row[0] == found["champion_candidate"] else None
+        table.add_row(*(escape(row[number]) for number in shown), style=bold)
+    facts, following = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
     for name, value in found["facts"].items():
-        console.print(f"{name:<10}", value, highlight=False, soft_wrap=True)
-    if found["drawn"]:
-        console.print(f"\n{DRAWN}", style="yellow", highlight=False, soft_wrap=True)
-    console.print("\nNext:", highlight=False)
+        facts.add_row(name, escape(value))
     for command, what in (
         ("make serve", "classify photographs on http://127.0.0.1:3000"),
         ("make ui", "compare the runs on http://127.0.0.1:5000"),
-        ("make run PHOTOS=<train.zip or folder>", "the same on real photographs, a folder a class"),
+        ("make run PHOTOS=FILE", "the same on photographs: a zip, or a folder with a folder a class"),
     ):
-        console.print(f"  {command:<40}{what}", highlight=False, soft_wrap=True)
+        following.add_row("", escape(command), what)
+    drawn = [f"[yellow]{DRAWN}[/]\n"] if found["drawn"] else []
+    with suppress(OSError):  # a reader that went away, or a closed terminal
+        console.print(Group("", table, facts, "", *drawn, "Next:", following))
 
 
 def write_results(root: Path, path: Path) -> None:
@@ -93,7 +105,7 @@ def _collect(root: Path) -> dict[str, Any]:
                 record["run_id"][:8],
             ]
         )
-    lineage = info.lineage
+    lineage = ModelInfo.read(root / "champion").lineage  # the champion may be of an earlier run than the models
     photographs = figures[next(iter(params.candidates))]["test"]["photographs"]
     return {
         "dataset": lineage.dataset,
@@ -106,8 +118,7 @@ def _collect(root: Path) -> dict[str, Any]:
             "champion": f"{packaged['candidate']}, {packaged['model']} version {packaged['version']}",
             "why": f"{gate['outcome']}: {gate['reason']}",
             "Bento": packaged["tag"],
-            "git commit": (lineage.git_commit[:12] or "none")
-            + (" (with uncommitted changes)" if lineage.git_dirty else ""),
+            "git commit": commit_in_words(lineage),
             "data": f"{lineage.dataset} {lineage.data_hash}",
             "MLflow run": packaged["run_id"],
         },

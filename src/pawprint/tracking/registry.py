@@ -35,6 +35,7 @@ CHAMPION = "champion"
 CHALLENGER = "challenger"
 ROLLED_BACK = "rolled_back"  # tag: when and why a person rolled this version back
 BEAT = "beat"  # tag: the version that was champion before this one
+HISTORY = "champions"  # tag of the registered model: the versions that were champion, oldest first
 BENTO = "bento."  # beginning of a tag: the digest of a Bento that holds this version, by the Bento's tag
 LINEAGE = {"git_commit", "data_hash", "dataset", "params_digest"}  # tags of a version, beside candidate and digest
 METRIC = "metric."  # beginning of a tag: a figure on the test photographs
@@ -117,8 +118,26 @@ class Registry:
             if (current and current.version) != (over and over.version):
                 return False
             self._tag(version, {"promoted_because": reason, BEAT: over.version if over else ""})
-            self._client.set_registered_model_alias(version.model, CHAMPION, version.version)
+            self._make_champion(version)
         return True
+
+    def _make_champion(self, version: Champion) -> None:
+        """Move the alias and keep its history: MLflow keeps none."""
+        history = ",".join([*self._history(version.model), version.version])
+        self._client.set_registered_model_alias(version.model, CHAMPION, version.version)
+        self._client.set_registered_model_tag(version.model, HISTORY, history)
+
+    def _history(self, name: str) -> list[str]:
+        """The versions that have been champion, oldest first; the last is the current one, also one set by hand."""
+        kept = self._client.get_registered_model(name).tags.get(HISTORY, "")
+        entries = self._client.search_model_versions(f"name = '{name}'")
+        promoted = sorted(int(entry.version) for entry in entries if "promoted_because" in entry.tags)
+        history = kept.split(",") if kept else [str(version) for version in promoted]
+        current = self.current_champion(name)
+        if current and current.version not in history[-1:]:
+            history.append(current.version)
+        existing = {str(entry.version) for entry in entries}
+        return [version for version in history if version in existing]
 
     def roll_back(self, name: str, reason: str) -> tuple[Champion, Champion]:
         """Make the previous champion the current one; (the one before, the one now).
@@ -132,18 +151,23 @@ class Registry:
             gone = self.current_champion(name)
             if gone is None:
                 raise PawprintError(f"{name} has no champion to roll back. Run `make run` first.")
-            previous, seen = gone, {gone.version}
-            while previous.version in seen or self.rolled_back(previous):
-                seen.add(previous.version)
-                before = self._tags(previous).get(BEAT, "")
-                if not before or before in seen:
-                    raise PawprintError(
-                        f"{name} version {gone.version} is the first champion: there is none before it."
-                    )
-                previous = _champion(self._client.get_model_version(name, before))
+            versions = (
+                _champion(self._client.get_model_version(name, version)) for version in reversed(self._history(name))
+            )
+            usable = (
+                one
+                for one in versions
+                if one.model_digest and one.version != gone.version and not self.rolled_back(one)
+            )
+            previous = next(usable, None)
+            if previous is None:
+                raise PawprintError(
+                    f"{name} version {gone.version} is the first champion that was not rolled back: there is none "
+                    "before it."
+                )
             when = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime())
             self._tag(gone, {ROLLED_BACK: f"{when}: {reason}"})
-            self._client.set_registered_model_alias(name, CHAMPION, previous.version)
+            self._make_champion(previous)
         return gone, previous
 
     def rolled_back(self, version: Champion) -> str:
@@ -187,6 +211,12 @@ class Registry:
         Raises:
             PawprintError: the version's run holds another model.
         """
+        if not version.model_digest:
+            raise PawprintError(
+                f"{version.model} version {version.version} was registered by hand: no tag `model_digest` says which "
+                f"model it holds. Point the alias at another version (`pawprint rollback`, or the MLflow UI), or train "
+                "the model here."
+            )
         kept = self._tracker.workspace / "cache" / "registry" / version.model_digest
         if kept.exists():
             return kept

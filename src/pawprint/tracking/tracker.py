@@ -26,6 +26,7 @@ import mlflow
 from mlflow.exceptions import MlflowException
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
+from pawprint import files
 from pawprint.config import Params, flatten
 from pawprint.dvc import main_workspace
 from pawprint.errors import PawprintError
@@ -109,8 +110,8 @@ class Tracker:
             run.artifact(self.root / "requirements.lock", "environment")
             with _system_metrics(run.id, lineage.device, bool(resume)):
                 yield run
-        except BaseException:
-            run.status("FAILED")
+        except BaseException as error:
+            run.status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
             raise
         run.status(FINISHED)
 
@@ -292,19 +293,29 @@ class Tracker:
         return str(found.experiment_id)
 
     def pipeline_run(self, dataset: str) -> Run | None:
-        """The run of the pipeline run that this process belongs to, created by the first who asks; None by hand.
-
-        It is finished from the start: its children have states of their own.
-        """
+        """The run of the pipeline run that this process belongs to, created by the first who asks; None by hand."""
         pipeline = pipeline_id()
         if not pipeline:
             return None
-        if found := self.search_runs(f"tags.pipeline_run = '{pipeline}' and tags.kind = 'pipeline'"):
-            return self.run(found[0])
+        if found := self._find_pipeline(pipeline):
+            return found
+        kept = self.workspace / "cache" / "pipeline_run"
+        if kept.exists() and (left := self.known_run(kept.read_text(encoding="ascii"))):
+            self.run(left).status("KILLED")  # of a pipeline that could not say so
         name = f"pipeline · {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
         run = self.run(self._create_run(dataset, name, tags={"pipeline_run": pipeline, "kind": "pipeline"}))
-        run.status(FINISHED)
+        files.write_text(kept, run.id)
         return run
+
+    def end_pipeline(self, pipeline: str, status: str) -> None:
+        """Set the state of the run of a pipeline run, where it has one."""
+        if run := self._find_pipeline(pipeline):
+            run.status(status)
+            (self.workspace / "cache" / "pipeline_run").unlink(missing_ok=True)
+
+    def _find_pipeline(self, pipeline: str) -> Run | None:
+        found = self.search_runs(f"tags.pipeline_run = '{pipeline}' and tags.kind = 'pipeline'")
+        return self.run(found[0]) if found else None
 
     def _pipeline_id(self, dataset: str) -> str:
         try:

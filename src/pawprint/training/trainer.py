@@ -18,9 +18,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from torchmetrics import MeanMetric, Metric
 
-from pawprint.errors import PawprintError
+from pawprint.errors import PawprintError, Stopped
 from pawprint.models.backbone import Network
-from pawprint.progress import Progress
+from pawprint.progress import Progress, as_json, say
 from pawprint.training import distributed
 from pawprint.training.checkpoint import CheckpointManager, State
 from pawprint.training.dataloader import TrainingData
@@ -92,17 +92,18 @@ class Trainer:
     def _train_epoch(self, stop: threading.Event) -> None:
         began, waited, seen = time.monotonic(), 0.0, 0
         self.step.module.train()
-        with Progress(f"{self.name} epoch {self.epoch}/{self.candidate.epochs}", self.data.batches) as progress:
+        label, whole = f"{self.name} epoch {self.epoch}/{self.candidate.epochs}", len(self.data.splits["train"])
+        with Progress(label, whole, unit="images") as progress:
             for batch, seconds in _timed(self.data.train(self.epoch, self.batch)):
                 losses, correct = self.step(batch, self.epoch, self.batch)
                 _update(self.metrics, losses, correct)
                 self.batch += 1
                 waited, seen = waited + seconds, seen + batch.whole
                 if distributed.rank() == 0:
-                    progress.advance(1)
+                    progress.advance(batch.whole)
                 if stop.is_set():
                     self._save()
-                    raise PawprintError(
+                    raise Stopped(
                         f"{self.name}: stopped by a signal in epoch {self.epoch}. The same command resumes there."
                     )
                 if time.monotonic() - self.saved > self.data.params.training.checkpoint_seconds:
@@ -157,9 +158,19 @@ class Trainer:
 
     def _print(self, values: Mapping[str, float]) -> None:
         epochs = self.candidate.epochs
-        if self.epoch in {1, epochs} or self.epoch % max(1, epochs // 10) == 0:
-            line = ", ".join(f"{key.replace('_', ' ')} {value:.4g}" for key, value in values.items())
-            print(f"{self.name} epoch {self.epoch}/{epochs}: {line}", flush=True)
+        if self.epoch not in {1, epochs} and self.epoch % max(1, epochs // 10):
+            return
+        if self.epoch == 1 and not as_json():
+            say(f"{'epoch':>9}{'train loss':>12}{'validation loss':>17}{'accuracy':>10}{'images/s':>10}")
+        loss, accuracy = values.get("validation_loss"), values.get("validation_accuracy")
+        say(
+            f"{f'{self.epoch}/{epochs}':>9}{values['train_loss']:>12.4f}"
+            + (f"{loss:>17.4f}{accuracy:>10.1%}" if loss is not None else f"{'-':>17}{'-':>10}")
+            + f"{values['images_per_second']:>10,.0f}",
+            candidate=self.name,
+            epoch=self.epoch,
+            **values,
+        )
 
     def _save(self) -> None:
         self.saved = time.monotonic()

@@ -80,7 +80,7 @@ def test_a_rollback_puts_the_previous_one_back_and_marks_the_other(registry: Reg
     assert "it calls foxes dogs" in registry.rolled_back(gone)
     assert registry.rolled_back(now) == ""
     assert registry.roll_back(NAME, "this one too")[1].version == "1"
-    with pytest.raises(PawprintError, match="version 1 is the first champion"):
+    with pytest.raises(PawprintError, match="version 1 is the first champion that was not rolled back"):
         registry.roll_back(NAME, "again")
     assert registry.current_champion(NAME) == version(registry, 1)
 
