@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Literal, Self, TypeVar
 
 import numpy as np
 import safetensors
@@ -29,6 +29,9 @@ from pawprint.inference.backends import Device, Precision
 from pawprint.lineage import Lineage
 
 Refusal = Literal["", "unlike", "unsure"]  # unlike the training photographs, or too unsure which class it is
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 OOD_FILE = "ood.safetensors"  # unit embeddings of training photographs, and k
 
 
@@ -202,13 +205,13 @@ def load_verified(folder: Path) -> tuple[ModelInfo, bytes]:
 
 
 def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Path], FileResult], paths: Iterable[Path], ahead: int
-) -> Iterator[FileResult]:
-    """`work` of every path, in order; at most `ahead` are begun, so that memory does not grow with the folder."""
-    pending: deque[Future[FileResult]] = deque()
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """`work` of every item, in order; at most `ahead` are begun, so that memory does not grow with their number."""
+    pending: deque[Future[Result]] = deque()
     try:
-        for path in paths:
-            pending.append(pool.submit(work, path))
+        for item in items:
+            pending.append(pool.submit(work, item))
             if len(pending) > ahead:
                 yield pending.popleft().result()
         while pending:

@@ -3,13 +3,9 @@
 import hashlib
 import shutil
 import socket
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +15,7 @@ from pawprint.data import archives, download
 from pawprint.data.ingest import ingest
 from pawprint.errors import PawprintError
 from photo_sources import KAGGLE, pets, tarred, unpacked, zipped
+from s3_server import s3
 
 PADDING = np.random.default_rng(2017).bytes(3 * 2**20)  # so that there is something to break off from
 
@@ -239,31 +236,6 @@ def test_nobody_there_and_no_room_are_sentences(
         ingest(server.url, tmp_path / "data")
 
 
-@contextmanager
-def s3(root: Path) -> Iterator[str]:
-    """An S3 server over the folder `root` (its folders are buckets); its URL."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    package = find_spec("rclone_api")
-    assert package and package.origin
-    program = Path(package.origin).parent / "bin" / "rclone"
-    options = ("--auth-key", "key,secret", "--config", "/dev/null", "--dir-cache-time", "0s")
-    process = subprocess.Popen(
-        [program, "serve", "s3", root, "--addr", f"127.0.0.1:{port}", *options], stderr=subprocess.DEVNULL
-    )
-    try:
-        for _ in range(200):
-            with socket.socket() as probe:
-                if probe.connect_ex(("127.0.0.1", port)) == 0:
-                    break
-            time.sleep(0.1)
-        yield f"http://127.0.0.1:{port}"
-    finally:
-        process.terminate()
-        process.wait()
-
-
 def test_archives_and_folders_come_from_s3(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     bucket = tmp_path / "buckets" / "photos"
     unpacked(bucket / "garden", pets())
@@ -271,11 +243,7 @@ def test_archives_and_folders_come_from_s3(tmp_path: Path, monkeypatch: pytest.M
     monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(download, "PAUSE", 0.01)
     data = tmp_path / "data"
-    with s3(tmp_path / "buckets") as url:
-        monkeypatch.setenv("AWS_ENDPOINT_URL", url)
-        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "key")
-        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+    with s3(tmp_path / "buckets", monkeypatch):
         assert ingest("s3://photos/train.zip", data).dataset.name == "dogs-cats"
         assert not ingest("s3://photos/train.zip", data).changed
         # what is here is not fetched again: nothing of the first half is looked at, so zeros in it stay
@@ -298,4 +266,3 @@ def test_archives_and_folders_come_from_s3(tmp_path: Path, monkeypatch: pytest.M
         s3fs.S3FileSystem.clear_instance_cache()
         with pytest.raises(PawprintError, match="AWS_ACCESS_KEY_ID"):
             ingest("s3://photos/train.zip", data)
-    s3fs.S3FileSystem.clear_instance_cache()

@@ -1,0 +1,369 @@
+"""Pictures by the million -> a Parquet dataset of predictions, which a killed run resumes.
+
+    run("s3://bucket/pets/", "predictions/", Classifier(Path("champion")))
+
+Pictures are taken in a fixed order, in chunks of CHUNK. A chunk becomes one part, whose name is a digest of the model,
+the recipe and the chunk's keys and etags, and which appears whole or not at all. A run does the chunks whose part is
+not there, so nothing but the parts says what is done; `_manifest.json` comes last. The caller holds one chunk's rows
+and the pictures that are read ahead, whatever the size of the source.
+"""
+
+import hashlib
+import heapq
+import json
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Collection, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+from typing import Any, TypeVar
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import tenacity
+
+from pawprint import files, image
+from pawprint.data import archives, download
+from pawprint.errors import PawprintError
+from pawprint.inference.classifier import Classifier, FileResult, in_order
+from pawprint.progress import Progress
+
+CHUNK = 4096  # pictures of a part
+READERS = 16  # threads that read pictures from a bucket; a disk needs fewer, and has idle ones
+AHEAD = 64  # pictures that are read before a core is free for them
+RECIPE = 1  # raised when the columns, or the meaning of one, change
+MEASURED = 16  # pictures whose time gives the estimate
+SHOWN = 10  # of the least sure
+MANIFEST, STARTED = "_manifest.json", "_started.json"
+
+Item = TypeVar("Item")
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A picture of a source, not read yet."""
+
+    key: str  # its path within the source, or what the inventory names
+    etag: str  # changes with its content, as far as the source says; "" where it says nothing
+    read: Callable[[], bytes]
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where pictures come from; `pictures` lists them anew, in the same order."""
+
+    name: str
+    pictures: Callable[[], Iterator[Picture]]
+    readers: int  # threads that may read at a time: 1 where an archive is read from front to back
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a finished run has written."""
+
+    pictures: int
+    labels: dict[str, int]  # pictures by label
+    errors: int
+    least_sure: tuple[tuple[str, str, float], ...]  # key, label and score
+    resumed: int  # pictures whose parts were there already
+
+
+def run(
+    where: str, out: str, classifier: Classifier, suffixes: Collection[str] = image.IMAGE_SUFFIXES,
+    limit: int | None = None, report: Callable[[str], None] = print,
+) -> Summary:  # fmt: skip
+    """Classify every picture of a source.
+
+    Args:
+        where: a folder, an archive, an http(s) URL of one, an s3 URL of a folder, or a Parquet inventory (local or s3)
+            with a column `key` of paths or URLs and, if it has one, a column `etag`.
+        out: a folder or an s3 URL.
+        suffixes: of the files that count as pictures; an inventory's rows all count.
+        limit: the first pictures only.
+        report: takes sentences for a person.
+
+    Raises:
+        PawprintError: the source cannot be read or is empty, or `out` holds predictions of another model or source.
+    """
+    store = _Store(out)
+    with _opened(where, frozenset(suffixes)) as source, store.lock(), ThreadPoolExecutor(source.readers) as reading:
+        model = classifier.info.model_digest
+        store.claim({"source": source.name, "model": model, "precision": classifier.precision, "recipe": RECIPE})
+
+        def chunks() -> Iterator[tuple[str, list[Picture]]]:
+            found = islice(source.pictures(), limit)
+            while chunk := list(islice(found, CHUNK)):
+                yield _part_name(chunk, f"{RECIPE} {model} {classifier.precision}"), chunk
+
+        # 1. what there is, and what of it is done
+        here = store.parts()
+        sizes = {name: len(chunk) for name, chunk in chunks()}
+        total, left = sum(sizes.values()), sum(size for name, size in sizes.items() if name not in here)
+        if not total:
+            raise PawprintError(f"{source.name} holds no pictures ({', '.join(sorted(suffixes))}).")
+        parts = f"{len(sizes):,} part{'s' * (len(sizes) > 1)}"
+        report(f"{source.name}: {total:,} pictures in {parts}, {total - left:,} of them predicted before")
+
+        # 2. the rest, in order, on every core
+        todo = ((name, chunk) for name, chunk in chunks() if name not in here)
+        _classify(todo, left, classifier, reading, store, report)
+
+        # 3. no part of an earlier listing stays; the manifest says that all is there
+        store.remove(here - sizes.keys())
+        summary = _summary(store, list(sizes), total - left)
+        lineage = classifier.info.lineage.model_dump()
+        store.write(MANIFEST, json.dumps({
+            "source": source.name, "pictures": total, "labels": summary.labels, "errors": summary.errors,
+            "classes": classifier.info.classes, "model_digest": model, "precision": classifier.precision,
+            "lineage": lineage, "parts": list(sizes),
+        }, indent=1).encode())  # fmt: skip
+        return summary
+
+
+def _classify(
+    todo: Iterable[tuple[str, list[Picture]]], left: int, classifier: Classifier, reading: ThreadPoolExecutor,
+    store: "_Store", report: Callable[[str], None],
+) -> None:  # fmt: skip
+    """Write a part for each chunk. Reading and classifying run on across the border of two chunks."""
+    begun: deque[tuple[str, list[Picture]]] = deque()
+
+    def pictures() -> Iterator[Picture]:
+        for name, chunk in todo:
+            begun.append((name, chunk))
+            yield from chunk
+
+    def read(picture: Picture) -> tuple[Picture, bytes | OSError]:
+        try:
+            return picture, picture.read()
+        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+            return picture, error
+
+    def classify(given: tuple[Picture, bytes | OSError]) -> FileResult:
+        picture, data = given
+        if isinstance(data, OSError):
+            return FileResult(Path(picture.key), None, f"it cannot be read: {data.strerror or data}")
+        try:
+            return FileResult(Path(picture.key), classifier.classify(data), "")
+        except image.BadImage as error:
+            return FileResult(Path(picture.key), None, str(error))
+
+    rows: list[FileResult] = []
+    started = time.monotonic()
+    with ThreadPoolExecutor(classifier.streams) as pool, Progress("predicting", left) as progress:
+        results = in_order(pool, classify, in_order(reading, read, pictures(), AHEAD), 4 * classifier.streams)
+        for done, result in enumerate(results, 1):
+            rows.append(result)
+            rate = done / (time.monotonic() - started)
+            if done == MEASURED < left:
+                report(f"about {(left - done) / rate / 60:,.1f} minutes at {rate:,.0f} pictures a second")
+            progress.advance(1, f"{rate:,.0f} pictures/s")
+            name, chunk = begun[0]
+            if len(rows) == len(chunk):
+                store.write(name, _part(chunk, rows, classifier))
+                begun.popleft()
+                rows = []
+
+
+def _part_name(chunk: list[Picture], recipe: str) -> str:
+    digest = hashlib.sha256(recipe.encode())
+    for picture in chunk:
+        digest.update(f"\n{picture.key}\0{picture.etag}".encode("utf-8", "surrogateescape"))
+    return f"{digest.hexdigest()[:32]}.parquet"
+
+
+def _part(chunk: list[Picture], rows: list[FileResult], classifier: Classifier) -> bytes:
+    """Parquet of one chunk, a row a picture in the chunk's order."""
+    classes = classifier.info.classes
+    found = [row.classification for row in rows]
+    scores = [list(one.probabilities.values()) if one else None for one in found]
+    shown = [picture.key.encode("utf-8", "replace").decode() for picture in chunk]
+    table = pa.table(
+        {
+            "key": pa.array(shown, pa.string()),
+            "etag": pa.array([picture.etag for picture in chunk], pa.string()),
+            "label": pa.array([one.label if one else None for one in found], pa.string()),
+            "score": pa.array([max(row) if row else None for row in scores], pa.float32()),
+            "probabilities": pa.array(scores, pa.list_(pa.float32())),
+            "typicality": pa.array([one.knn_similarity if one else None for one in found], pa.float32()),
+            "reason": pa.array([one.reason if one else None for one in found], pa.string()),
+            "error": pa.array([row.error or None for row in rows], pa.string()),
+            "model_digest": pa.array([classifier.info.model_digest] * len(rows)).dictionary_encode(),
+        },
+        metadata={"classes": json.dumps(classes), "lineage": classifier.info.lineage.model_dump_json()},
+    )
+    sink = pa.BufferOutputStream()
+    pq.write_table(table, sink)
+    return bytes(sink.getvalue())
+
+
+def _summary(store: "_Store", parts: list[str], resumed: int) -> Summary:
+    labels: Counter[str] = Counter()
+    errors = 0
+    unsure: list[tuple[float, str, str]] = []
+    for name in parts:
+        for row in store.rows(name, ["key", "label", "score"]):
+            if row["label"] is None:
+                errors += 1
+                continue
+            labels[row["label"]] += 1
+            entry = (-row["score"], row["key"], row["label"])
+            (heapq.heappush if len(unsure) < SHOWN else heapq.heappushpop)(unsure, entry)
+    least_sure = tuple((key, label, -score) for score, key, label in sorted(unsure, reverse=True))
+    return Summary(sum(labels.values()) + errors, dict(labels.most_common()), errors, least_sure, resumed)
+
+
+@contextmanager
+def _opened(where: str, suffixes: frozenset[str]) -> Iterator[Source]:
+    shown = download.public_part(where) if "://" in where else where
+    system, root = _system(where) if where.startswith("s3://") else (None, where)
+    with ExitStack() as stack, _explained(shown):
+        if where.endswith(".parquet"):
+            yield Source(shown, lambda: _inventory(where), READERS)
+        elif system or Path(where).is_dir():
+            system = system or fsspec.filesystem("file")
+            yield Source(shown, lambda: _walk(system, root, suffixes), READERS)
+        else:
+            archive = stack.enter_context(archives.opened(download.local(where).path))
+            yield Source(shown, lambda: _members(archive, suffixes), 1)
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """The file system of a path or URL, and the path in it. Each command lists a bucket anew."""
+    options = {"use_listings_cache": False} if url.startswith("s3://") else {}
+    system, path = fsspec.core.url_to_fs(url, **options)
+    return system, str(path)
+
+
+def _walk(system: Any, root: str, suffixes: frozenset[str]) -> Iterator[Picture]:
+    """Files below a folder, folder by folder; one folder's names are in memory at a time."""
+    root = str(root).rstrip("/")
+    for folder, below, found in system.walk(root, detail=True):
+        for name in [name for name in below if name.startswith(".")]:
+            del below[name]  # which keeps `walk` out of it
+        for name in sorted(found):
+            if PurePosixPath(name).suffix.lower() in suffixes and not name.startswith("."):
+                info = found[name]
+                etag = str(info.get("ETag", "")).strip('"') or f"{info.get('size')}-{info.get('mtime', '')}"
+                path = f"{folder.rstrip('/')}/{name}"
+                yield Picture(path.removeprefix(system._strip_protocol(root)).lstrip("/"), etag, _reader(system, path))
+
+
+def _members(archive: archives.Source, suffixes: frozenset[str]) -> Iterator[Picture]:
+    """Files of an archive, in its own order."""
+
+    def reader(name: str) -> Callable[[], bytes]:
+        return lambda: b"".join(stream.read() for _, stream in archive.streams({name}))
+
+    for name, size in archive.files.items():
+        path = PurePosixPath(name)
+        if path.suffix.lower() in suffixes and not path.name.startswith("."):
+            yield Picture(name, str(size), reader(name))
+
+
+def _inventory(where: str) -> Iterator[Picture]:
+    """Rows of a Parquet file, batch by batch; a key that is no URL lies beside the inventory."""
+    beside = where.rpartition("/")[0]
+    with fsspec.open(where, "rb") as file:
+        table = pq.ParquetFile(file)
+        if "key" not in table.schema_arrow.names:
+            raise PawprintError(f"{where} has no column `key`, but {', '.join(table.schema_arrow.names)}. Rename one.")
+        columns = [name for name in ("key", "etag") if name in table.schema_arrow.names]
+        for batch in table.iter_batches(CHUNK, columns=columns):
+            for row in batch.to_pylist():
+                key = str(row["key"])
+                full = key if "://" in key or key.startswith("/") or not beside else f"{beside}/{key}"
+                system, path = _system(full)
+                yield Picture(key, str(row.get("etag") or ""), _reader(system, path))
+
+
+def _reader(system: Any, path: str) -> Callable[[], bytes]:
+    """Reads one file; a bucket that does not answer is asked again."""
+    if "file" in system.protocol:
+        return Path(path).read_bytes
+    tries = tenacity.retry(
+        retry=tenacity.retry_if_not_exception_type((FileNotFoundError, PermissionError)),
+        stop=tenacity.stop_after_attempt(5), wait=tenacity.wait_exponential(max=10), reraise=True,
+    )  # fmt: skip
+    return tries(lambda: bytes(system.cat_file(path)))
+
+
+@contextmanager
+def _explained(shown: str) -> Iterator[None]:
+    from botocore.exceptions import BotoCoreError
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise PawprintError(f"{shown} does not exist ({error}).") from None
+    except (OSError, pa.ArrowInvalid, BotoCoreError) as error:
+        raise PawprintError(f"{shown} cannot be read or written: {error}. What is done stays; run it again.") from None
+
+
+class _Store:
+    """The folder or bucket that the parts are written to."""
+
+    def __init__(self, out: str) -> None:
+        self.out = out.rstrip("/")
+        self._system, self._root = _system(self.out)
+        self._local = "file" in self._system.protocol
+
+    def claim(self, what: dict[str, Any]) -> None:
+        """Note what is written here; PawprintError where it is something else, or files of somebody else."""
+        known = self._read(STARTED)
+        if known is None:
+            if self._system.exists(self._root) and any(not self._hidden(name) for name in self._names()):
+                raise PawprintError(f"{self.out} holds other files. Name a new or empty folder.")
+            self.write(STARTED, json.dumps(what, indent=1).encode())
+        elif json.loads(known) != what:
+            other = ", ".join(name for name, value in what.items() if json.loads(known).get(name) != value)
+            raise PawprintError(
+                f"{self.out} holds predictions of another {other}. Name another folder, or remove this one."
+            )
+
+    def parts(self) -> set[str]:
+        """Names of the parts that are there."""
+        return {name for name in self._names() if name.endswith(".parquet") and not self._hidden(name)}
+
+    def rows(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+        """Rows of a part."""
+        with self._system.open(f"{self._root}/{name}", "rb") as file:
+            yield from pq.read_table(file, columns=columns).to_pylist()
+
+    def write(self, name: str, data: bytes) -> None:
+        """Whole or not at all: by rename on a disk, by PUT in a bucket."""
+        if self._local:
+            files.write_bytes(Path(self._root, name), data)
+        else:
+            self._system.pipe_file(f"{self._root}/{name}", data)
+
+    def remove(self, parts: Collection[str]) -> None:
+        """Remove parts, and what killed runs left half written."""
+        left = [name for name in self._names() if name.startswith(".") and name.endswith(".partial")]
+        for name in (*parts, *left):
+            self._system.rm_file(f"{self._root}/{name}")
+
+    def lock(self) -> AbstractContextManager[Any]:
+        """Keeps a second run out of a folder; a bucket has no locks, and two runs there write the same parts."""
+        if not self._local:
+            return nullcontext()
+        busy = f"Another run writes {self.out}. Wait for it, or end it."
+        return files.lock(Path(self._root, ".lock"), busy)
+
+    def _names(self) -> list[str]:
+        if not self._system.exists(self._root):
+            return []
+        return [PurePosixPath(path).name for path in self._system.ls(self._root, detail=False)]
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            return bytes(self._system.cat_file(f"{self._root}/{name}"))
+        except FileNotFoundError:
+            return None
+
+    @staticmethod
+    def _hidden(name: str) -> bool:
+        return name.startswith(".")

@@ -1,0 +1,48 @@
+"""`pawprint batch`: a large collection of pictures -> a Parquet dataset of predictions."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pawprint.cli.common import console, examples
+
+
+@examples(
+    "pawprint batch photographs/ predictions/ | pawprint batch s3://bucket/pets/ s3://bucket/predictions/ | "
+    "pawprint batch inventory.parquet predictions/ --limit 1000"
+)
+def batch(
+    source: Annotated[str, typer.Argument(help="a folder, an archive, a URL, or a Parquet file with a column `key`")],
+    out: Annotated[str, typer.Argument(help="a folder or s3 URL for the Parquet files")],
+    model: Annotated[Path, typer.Option(help="a model folder")] = Path("champion"),
+    where: Annotated[list[str] | None, typer.Option(help="suffixes of pictures: --where .jpg --where .png")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="the first pictures only")] = None,
+) -> None:
+    """Classify any number of pictures. A run that was stopped or killed goes on when it is called again."""
+    from rich.table import Table
+
+    from pawprint import batch, image
+    from pawprint.inference.classifier import Classifier
+
+    suffixes = [f".{suffix.lstrip('.').lower()}" for suffix in where or image.IMAGE_SUFFIXES]
+    terminal = console(80)
+    try:
+        done = batch.run(
+            source, out, Classifier(model), suffixes, limit, lambda text: terminal.print(text, style="dim")
+        )
+    except KeyboardInterrupt:
+        terminal.print("Stopped. Finished parts stay: the same command goes on from there.")
+        raise typer.Exit(130) from None
+    table = Table(box=None)
+    for name, justify in (("label", "left"), ("pictures", "right"), ("share", "right")):
+        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    counts = done.labels | ({"error": done.errors} if done.errors else {})
+    for label, count in counts.items():
+        table.add_row(label, f"{count:,}", f"{count / done.pictures:.1%}")
+    terminal.print(table)
+    if done.least_sure:
+        terminal.print("\nleast sure:")
+        for key, label, score in done.least_sure:
+            terminal.print(f"  {score:.3f}  {label}  {key}", highlight=False)
+    terminal.print(f"\n{done.pictures:,} predictions in {out}")

@@ -1,0 +1,162 @@
+"""`pawprint batch`: every picture once, whatever happens on the way."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from pawprint import batch
+from pawprint.errors import PawprintError
+from pawprint.inference.classifier import Classifier
+from s3_server import s3
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, pictures: dict[str, bytes]) -> Path:
+    """30 pictures in two folders, one file that is none, one hidden and one of another suffix."""
+    root = tmp_path_factory.mktemp("pictures")
+    for number in range(30):
+        name = ("red", "blue", "green")[number % 3]
+        path = root / ("a" if number < 10 else "b c") / f"{number:02}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(pictures[name] + bytes(number))  # the same picture, another file
+    (root / "broken.jpg").write_bytes(b"not a picture")
+    (root / "._a.jpg").write_bytes(b"what macOS leaves")
+    (root / "notes.txt").write_text("no picture")
+    return root
+
+
+@pytest.fixture(scope="module")
+def classifier(toy_model: Path) -> Classifier:
+    return Classifier(toy_model)
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(batch, "CHUNK", 7)
+
+
+def rows(out: Path) -> list[dict[str, object]]:
+    manifest = json.loads((out / batch.MANIFEST).read_bytes())
+    assert sorted(manifest["parts"]) == sorted(path.name for path in out.glob("*.parquet"))
+    return [row for part in manifest["parts"] for row in pq.read_table(out / part).to_pylist()]
+
+
+def test_a_row_for_every_picture_says_what_the_classifier_says(
+    folder: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    done = batch.run(str(folder), str(tmp_path / "out"), classifier)
+    found = rows(tmp_path / "out")
+    expected = ["broken.jpg", *(f"a/{n:02}.jpg" for n in range(10)), *(f"b c/{n:02}.jpg" for n in range(10, 30))]
+    assert [row["key"] for row in found] == expected
+    assert (done.pictures, done.errors, done.labels) == (31, 1, {"red": 10, "blue": 10, "unknown": 10})
+    assert [row["label"] for row in found[1:4]] == ["red", "blue", "unknown"]
+    assert found[0]["label"] is None
+    assert "not" in str(found[0]["error"])
+    for row in found[1:]:
+        alone = classifier.classify((folder / str(row["key"])).read_bytes())
+        assert row["probabilities"] == pytest.approx(list(alone.probabilities.values()), abs=0, rel=1e-7)
+        assert (row["label"], row["reason"]) == (alone.label, alone.reason)
+    # the data set is read as one by other tools
+    assert pq.read_table(tmp_path / "out").num_rows == 31
+
+
+def test_a_second_run_predicts_what_is_new_only(
+    folder: Path, classifier: Classifier, tmp_path: Path, pictures: dict[str, bytes]
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(folder, source)
+    assert batch.run(str(source), str(out), classifier).resumed == 0
+    written = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
+    assert batch.run(str(source), str(out), classifier).resumed == 31
+    assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == written
+    # the last folder has one more, and a picture of it another content: only its chunks are predicted again
+    (source / "b c" / "31.jpg").write_bytes(pictures["red"])
+    (source / "b c" / "29.jpg").write_bytes(pictures["blue"])
+    assert batch.run(str(source), str(out), classifier).resumed == 28
+    found = {row["key"]: row["label"] for row in rows(out)}
+    assert len(found) == 32
+    assert (found["b c/29.jpg"], found["b c/31.jpg"]) == ("blue", "red")
+
+
+def test_archives_and_inventories(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        for path in sorted(folder.rglob("*.jpg")):
+            archive.write(path, path.relative_to(folder.parent))
+    done = batch.run(str(tmp_path / "pets.zip"), str(tmp_path / "from-zip"), classifier, limit=20)
+    assert done.pictures == 20
+    keys = ["a/00.jpg", "a/01.jpg", str(folder / "a" / "02.jpg"), "a/gone.jpg"]
+    pq.write_table(pa.table({"key": keys, "etag": ["1", "2", "3", "4"]}), folder / "inventory.parquet")
+    done = batch.run(str(folder / "inventory.parquet"), str(tmp_path / "from-inventory"), classifier)
+    assert (done.pictures, done.errors) == (4, 1)
+    (gone,) = (row for row in rows(tmp_path / "from-inventory") if row["error"])
+    assert (gone["key"], gone["etag"], gone["error"]) == (
+        "a/gone.jpg", "4", "it cannot be read: No such file or directory",
+    )  # fmt: skip
+
+
+def test_from_bucket_to_bucket(
+    folder: Path, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, tmp_path / "buckets" / "photos" / "garden")
+    with s3(tmp_path / "buckets", monkeypatch):
+        assert batch.run("s3://photos/garden", "s3://photos/out", classifier).labels["red"] == 10
+        (tmp_path / "buckets" / "photos" / "garden" / "a" / "00.jpg").unlink()
+        assert batch.run("s3://photos/garden", "s3://photos/out", classifier).pictures == 30
+        with pytest.raises(PawprintError, match="s3://photos/nothing"):
+            batch.run("s3://photos/nothing", "s3://photos/other", classifier)
+    assert [row["key"] for row in rows(tmp_path / "buckets" / "photos" / "out")][1] == "a/01.jpg"
+
+
+def test_what_cannot_be_done_is_a_sentence(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    with pytest.raises(PawprintError, match="does not exist"):
+        batch.run(str(tmp_path / "nowhere"), out, classifier)
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(PawprintError, match="holds no pictures"):
+        batch.run(str(tmp_path / "empty"), out, classifier)
+    with pytest.raises(PawprintError, match="predictions of another source"):
+        batch.run(str(folder), out, classifier)
+    with pytest.raises(PawprintError, match="holds other files"):
+        batch.run(str(folder), str(folder), classifier)
+    pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "list.parquet")
+    with pytest.raises(PawprintError, match="no column `key`, but path"):
+        batch.run(str(tmp_path / "list.parquet"), str(tmp_path / "other"), classifier)
+
+
+def killed_until_done(folder: Path, model: Path, out: Path, kills: int) -> None:
+    """Run the command, and kill it `kills` times at random moments; then once more to its end."""
+    code = (
+        "import sys; from pathlib import Path; from pawprint import batch;"
+        "from pawprint.inference.classifier import Classifier; batch.CHUNK = 3; print('ready', flush=True);"
+        "batch.run(sys.argv[1], sys.argv[2], Classifier(Path(sys.argv[3])))"
+    )
+    command = [sys.executable, "-c", code, str(folder), str(out), str(model)]
+    rng = random.Random(2017)
+    for kill in range(kills + 1):
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+        if kill < kills:
+            time.sleep(rng.uniform(0.05, 1))
+            os.kill(process.pid, signal.SIGKILL)
+        process.communicate(timeout=120)
+    assert process.returncode == 0
+
+
+@pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
+def test_kills_neither_lose_nor_double_a_picture(folder: Path, toy_model: Path, tmp_path: Path, kills: int) -> None:
+    killed_until_done(folder, toy_model, tmp_path / "out", kills)
+    keys = [row["key"] for row in rows(tmp_path / "out")]
+    assert len(keys) == len(set(keys)) == 31
+    assert not list((tmp_path / "out").glob(".*.partial"))
