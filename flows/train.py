@@ -72,6 +72,7 @@ def read_lineage(data: PreparedDataset, params: Params) -> lineage.Lineage:
         code_digest=dvc.code_digest(ROOT),
         lock_digest=lineage.sha256(ROOT / "requirements.lock"),
         seed=params.seed,
+        **({"test_split": f"the source's own ({data.own_test:,} photographs)"} if data.own_test else {}),
         device=devices.describe(params),
         execution=devices.execution(params),
     )

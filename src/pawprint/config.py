@@ -47,6 +47,7 @@ class SplitShares(_Closed):
     train: Share = 0.70
     validation: Share = 0.15
     test: Share = 0.15
+    keep_test: bool = False  # photographs that the source had under `test` are the test split, and no others
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:

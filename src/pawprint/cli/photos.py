@@ -1,7 +1,7 @@
 """`pawprint photos`: import, check and correct photographs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -19,15 +19,24 @@ def import_(
     name: Annotated[str | None, typer.Option(help="what to call this data set")] = None,
     add: Annotated[bool, typer.Option("--add", help="keep what is there, and add to it")] = False,
     sha256: Annotated[str | None, typer.Option(help="which the archive must have")] = None,
+    layout: Annotated[
+        Literal["auto", "top", "parent", "names"],
+        typer.Option(help="what the classes are: the top folders, the folders that hold the pictures, or files' names"),
+    ] = "auto",
+    labels: Annotated[str, typer.Option(help="a table (CSV) of file and class: in SOURCE, or a file here")] = "",
+    encoding: Annotated[str, typer.Option(help="of file names in a zip that Windows wrote: cp932, gbk, ...")] = "",
 ) -> None:
     """Bring the photographs of SOURCE into data/; `dvc add data` then versions them."""
     from pawprint import dvc
     from pawprint.data.ingest import ingest
 
-    result = ingest(source, Path("data"), name, add, sha256)
+    result = ingest(source, Path("data"), name, add, sha256, layout, labels, encoding)
     if result.changed:
         dvc.own(Path())
     _some(result.contradictions)
+    if result.changed and result.ignored:
+        more = f" and {len(result.ignored) - 3:,} more" if len(result.ignored) > 3 else ""
+        print(f"ignored: {', '.join(result.ignored[:3])}{more}")
     print(f"{result.summary()} {NEXT}" if result.changed else result.summary())
 
 

@@ -9,6 +9,7 @@ is refused with a PawprintError that names it, before or while it is read.
 """
 
 import lzma
+import os
 import shutil
 import tarfile
 import zipfile
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
+from pawprint.data.class_folders import unreadable
 from pawprint.errors import PawprintError
 from pawprint.progress import Progress
 
@@ -29,6 +31,8 @@ MAX_NOTE = 2**20  # a header of a tar: a long name, ...
 MAX_RATIO = 200  # unpacked to packed bytes; pictures are packed already, and stay near 1
 FREE_RATIO_BYTES = 64 * 2**20  # below this, unpacked, no ratio is absurd (small drawings pack well)
 BLOCK = tarfile.BLOCKSIZE
+_UTF8 = 0x800  # flag of a zip's member: its name is UTF-8
+_CODE_PAGES = ("gbk", "big5", "cp932", "cp949", "cp866", "cp850", "cp437")  # of Windows, by language
 ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 
 
@@ -53,8 +57,8 @@ class Source:
 
 
 @contextmanager
-def opened(path: Path) -> Iterator[Source]:
-    """Open a folder or an archive by its content, whatever its suffix.
+def opened(path: Path, encoding: str = "") -> Iterator[Source]:
+    """Open a folder or an archive by its content, whatever its suffix; `encoding` of an old zip's names.
 
     Raises:
         PawprintError: it is none, or an unsafe or damaged one.
@@ -65,7 +69,7 @@ def opened(path: Path) -> Iterator[Source]:
     try:
         if zipfile.is_zipfile(path):
             with zipfile.ZipFile(path) as archive:
-                yield _zip(archive, path)
+                yield _zip(archive, path, encoding)
         else:
             with _open_tar(path) as tar:
                 yield _tar(tar, path)
@@ -84,27 +88,75 @@ def is_archive(name: str) -> bool:
 
 def _folder(root: Path) -> Source:
     # The folder's own name belongs to the names, as an archive's top folder does: `images`, `PetImages`, ...
-    top = root.resolve().name.lstrip(".") or "folder"
-    found = {PurePosixPath(top, path.relative_to(root).as_posix()).as_posix(): path for path in root.rglob("*")}
-    files = {name: found[name].stat().st_size for name in sorted(found) if found[name].is_file()}
-    return Source(files, tuple(name for name in found if found[name].is_dir()), lambda name: found[name].open("rb"))
+    home = root.resolve()
+    top = home.name.lstrip(".") or "folder"
+    found: dict[str, Path] = {}
+    folders = []
+    for folder, inside, files in os.walk(home, onerror=unreadable):
+        for name in (*inside, *files):
+            path = Path(folder, name)
+            if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(home):
+                raise PawprintError(
+                    f"{path} is a link that leads out of {root}/. Copy what it points at (`cp -rL`), or remove it."
+                )
+        folders += [PurePosixPath(top, Path(folder, name).relative_to(home)).as_posix() for name in inside]
+        for path in (Path(folder, name) for name in files):
+            if path.is_file():
+                found[PurePosixPath(top, path.relative_to(home)).as_posix()] = path
+    sizes = {name: found[name].stat().st_size for name in sorted(found)}
+    return Source(sizes, tuple(folders), lambda name: _open_file(found[name]))
 
 
-def _zip(archive: zipfile.ZipFile, path: Path) -> Source:
+def _open_file(path: Path) -> IO[bytes]:
+    try:
+        return path.open("rb")
+    except OSError as error:
+        unreadable(error)
+
+
+def _zip(archive: zipfile.ZipFile, path: Path, encoding: str) -> Source:
     guard = _Guard(path)
-    for entry in archive.infolist():
-        guard.check(entry.filename, entry.file_size, link=(entry.external_attr >> 28) == 0o12)
+    names = _zip_names(archive, encoding)
+    for name, entry in zip(names, archive.infolist(), strict=True):
+        guard.check(name, entry.file_size, link=(entry.external_attr >> 28) == 0o12)
         if entry.flag_bits & 1:
             raise PawprintError(f"{path} is encrypted. Unpack it with its password and name the folder.")
-    entries = {entry.filename: entry for entry in archive.infolist() if not entry.is_dir()}
+    entries = {name: entry for name, entry in zip(names, archive.infolist(), strict=True) if not name.endswith("/")}
     sizes = {name: entries[name].file_size for name in sorted(entries)}
     return Source(sizes, (), lambda name: archive.open(entries[name]))
+
+
+def _zip_names(archive: zipfile.ZipFile, encoding: str) -> list[str]:
+    """The names of a zip's members. Windows' tools write backslashes, and names in the code page of their language
+    without saying which: where it is none of ASCII and UTF-8, a person has to."""
+    names = []
+    for entry in archive.infolist():
+        name = entry.filename
+        if not entry.flag_bits & _UTF8 and not name.isascii():
+            raw = name.encode("cp437")
+            decoded = _decoded(raw, encoding or "utf-8")
+            if decoded is None:
+                seen = [f"  --encoding {page}: {text}" for page in _CODE_PAGES if (text := _decoded(raw, page))]
+                problem = f"are not {encoding}" if encoding else "do not say which code page they are in"
+                raise PawprintError(
+                    "\n".join([f"{archive.filename}: names {problem}. Import with the right one:", *seen])
+                )
+            name = decoded
+        names.append(name.replace("\\", "/"))
+    return names
+
+
+def _decoded(raw: bytes, encoding: str) -> str | None:
+    try:
+        return raw.decode(encoding)
+    except (UnicodeDecodeError, LookupError):
+        return None
 
 
 def _tar(archive: tarfile.TarFile, path: Path) -> Source:
     guard, entries = _Guard(path), {}
     with Progress(f"listing {path.name}", None) as progress:
-        for entry in archive:
+        for entry in _members(archive):
             guard.check(entry.name, entry.size, link=not (entry.isreg() or entry.isdir()) or entry.issparse())
             if entry.isreg():
                 entries[entry.name.removeprefix("./")] = entry
@@ -122,6 +174,28 @@ def _tar(archive: tarfile.TarFile, path: Path) -> Source:
     return Source({entry.name.removeprefix("./"): entry.size for entry in in_order}, (), opened)
 
 
+def _members(archive: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:
+    """The members; _Absurd where headers lead tarfile astray."""
+    while True:
+        with _absurd_headers():
+            entry = archive.next()
+        if entry is None:
+            return
+        if entry.size < 0:
+            raise _Absurd(f"a member of {entry.size:,} bytes")
+        yield entry
+
+
+@contextmanager
+def _absurd_headers() -> Iterator[None]:
+    try:
+        yield
+    except RecursionError:
+        raise _Absurd("hundreds of headers before one member") from None
+    except (ValueError, OverflowError, IndexError) as error:
+        raise _Absurd(f"a header that makes no sense ({error})") from None
+
+
 def _is_zero(archive: tarfile.TarFile, place: int) -> bool:
     stream = archive.fileobj
     assert stream is not None
@@ -137,7 +211,7 @@ class _Entry(tarfile.TarInfo):
     """A member. What stands before one (a long name, ...) is read whole into memory by tarfile, so it has a limit."""
 
     def _proc_member(self, archive: tarfile.TarFile) -> tarfile.TarInfo:
-        if self.size > MAX_NOTE and not (self.isreg() or self.isdir()):
+        if self.size < 0 or (self.size > MAX_NOTE and not (self.isreg() or self.isdir())):
             raise _Absurd(f"a header of {self.size:,} bytes")
         member: tarfile.TarInfo = super()._proc_member(archive)  # type: ignore[misc]
         return member
@@ -145,7 +219,8 @@ class _Entry(tarfile.TarInfo):
 
 def _open_tar(path: Path) -> tarfile.TarFile:
     try:
-        return tarfile.open(path, tarinfo=_Entry)
+        with _absurd_headers():
+            return tarfile.open(path, tarinfo=_Entry)
     except tarfile.ReadError:
         raise Damaged(f"{path} is no zip or tar archive, or it is cut short. Bring it again.") from None
 
@@ -161,6 +236,8 @@ class _Guard:
         parts = PurePosixPath(name.replace("\\", "/"))
         if parts.is_absolute() or ".." in parts.parts or (parts.parts and parts.parts[0].endswith(":")):
             raise PawprintError(f"{self._path} names a place outside itself (`{name}`): it is rejected.")
+        if "\0" in name:
+            raise PawprintError(f"{self._path} holds a name with a zero byte ({name[:80]!a}): it is rejected.")
         if link:
             raise PawprintError(f"{self._path} holds a link or a device (`{name}`): it is rejected.")
         self._files += 1

@@ -28,7 +28,7 @@ import simplejpeg
 
 from pawprint import image
 from pawprint.config import Params
-from pawprint.data import quality, shards
+from pawprint.data import origins, quality, shards
 from pawprint.data.class_folders import Dataset
 from pawprint.data.dataset import MANIFEST_VERSION, ManifestRow, write_manifest
 from pawprint.data.preprocess import Packer
@@ -52,6 +52,7 @@ class Report(TypedDict):
     classes: list[str]
     photographs: int
     splits: dict[str, dict[str, int]]
+    own_test: int
     flags: dict[str, int]
     rejected: list[dict[str, str]]
     recipe: str
@@ -67,6 +68,7 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
     with replace_folder(out) as fresh:
         members, recipe = fresh / "members", _recipe(params)
         (fresh / "shards").mkdir()
+        own_test = len(origins.own_test(data)) if params.split.keep_test else 0
         # 1. each photograph by itself: check it, make it 300x300
         with (
             members.open("wb") as file,
@@ -83,7 +85,7 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         placed = shards.write(fresh / "shards", used)
         write_manifest(fresh / "manifest.csv", (_row(*one) for one in placed))
         members.unlink()
-        report = _report(photographs, data, used, rejected, recipe, sha256(fresh / "manifest.csv"))
+        report = _report(photographs, data, used, rejected, recipe, sha256(fresh / "manifest.csv"), own_test)
         write_json(fresh / "report.json", report)
         write_text(fresh / "report.html", _page(report, data))
     return report
@@ -123,7 +125,13 @@ def _row(one: Packed, shard: str, offset: int) -> ManifestRow:
 
 
 def _report(
-    photographs: Dataset, data: Path, used: list[Packed], rejected: list[Rejected], recipe: str, manifest: str
+    photographs: Dataset,
+    data: Path,
+    used: list[Packed],
+    rejected: list[Rejected],
+    recipe: str,
+    manifest: str,
+    own_test: int,
 ) -> Report:
     counts = Counter((one.split, one.label) for one in used)
     flags = Counter(flag for one in used for flag in one.flags.split())
@@ -134,6 +142,7 @@ def _report(
         classes=list(photographs.classes),
         photographs=len(used),
         splits={split: {label: counts[split, label] for label in photographs.classes} for split in SPLITS},
+        own_test=own_test,
         flags=dict(sorted(flags.items())),
         rejected=[
             {"path": one.path.relative_to(data).as_posix(), "reason": one.reason, "message": one.message}

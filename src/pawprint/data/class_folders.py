@@ -4,16 +4,18 @@ dataset(Path("data"))            # its name, its classes, its photographs
 """
 
 import json
+import os
 import re
+import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
 from pawprint.files import recover
 
-DATASET = "dataset.json"
+DATASET, ORIGINS = "dataset.json", "origins.csv"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -47,7 +49,12 @@ def dataset(data: Path) -> Dataset:
         )
     photographs = []
     for folder in folders:
-        refuse_reserved(folder.name, str(data))
+        refuse_name(folder.name, str(data))
+        if folder.is_symlink():
+            raise PawprintError(
+                f"{folder} is a link, which DVC does not follow. Put the folder itself there, or import it: "
+                "`pawprint photos import FOLDER` copies a folder of class folders."
+            )
         files = files_in(folder)
         if not files:
             raise PawprintError(f"{folder}/ holds no photographs. Add some, or remove the folder.")
@@ -63,20 +70,54 @@ def dataset(data: Path) -> Dataset:
 
 def class_folders(data: Path) -> list[Path]:
     """The folders of data/, a class each."""
-    return sorted(folder for folder in data.iterdir() if folder.is_dir() and not folder.name.startswith("."))
+    return sorted(folder for folder in data.iterdir() if folder.is_dir() and not hidden(folder.name))
 
 
-def refuse_reserved(label: str, source: str) -> None:
-    """PawprintError for the class that a model answers where a picture is of none."""
+def refuse_name(label: str, source: str) -> None:
+    """PawprintError for a class whose name is taken, or cannot be the name of a folder."""
     if label.casefold() == UNKNOWN:
         raise PawprintError(
             f"{source} has a class `{label}`, which is the answer for a picture of no class. Rename its folder."
         )
+    problem = (
+        "is the name of a file of data/" if label in (DATASET, ORIGINS)
+        else "begins with a dot or is empty" if hidden(label) or not label.strip()
+        else "is not valid UTF-8" if not is_utf8(label)
+        else "has a control character, a slash or a backslash" if has_control(label) or {"/", "\\"} & set(label)
+        else f"has {len(label.encode())} bytes; a folder's name has at most 255" if len(label.encode()) > 255
+        else ""
+    )  # fmt: skip
+    if problem:
+        raise PawprintError(f"{source} has a class {label[:80]!a}, which {problem}. Rename its folder.")
+
+
+def has_control(name: str) -> bool:
+    """Whether a name has a line's end or another control character, which damages lists of files."""
+    return any(unicodedata.category(character) in ("Cc", "Zl", "Zp") for character in name)
+
+
+def is_utf8(name: str) -> bool:
+    """Whether a name on disk was UTF-8; Python marks the bytes of one that was not."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
+
+
+def hidden(name: str) -> bool:
+    """Whether a system put a file or folder of this name there, and no person."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
 
 
 def files_in(folder: Path) -> list[Path]:
-    """All files below a folder, good or bad; hidden ones are none."""
-    return sorted(file for file in folder.rglob("*") if file.is_file() and not file.name.startswith("."))
+    """All files below a folder, good or bad; hidden ones are none. PawprintError where a folder cannot be read."""
+    found = []
+    for parent, inside, files in os.walk(folder, onerror=unreadable):
+        inside[:] = [name for name in inside if not hidden(name)]
+        found += [path for name in files if not hidden(name) and (path := Path(parent, name)).is_file()]
+    return sorted(found)
+
+
+def unreadable(error: OSError) -> NoReturn:
+    """PawprintError for a folder or file that may not be read."""
+    raise PawprintError(f"{error.filename} cannot be read ({error.strerror}). Change its permissions, or remove it.")
 
 
 def description(data: Path) -> dict[str, Any]:

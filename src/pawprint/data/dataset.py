@@ -127,6 +127,7 @@ class PreparedDataset:
     dataset: str
     drawn: bool
     classes: tuple[str, ...]
+    own_test: int  # photographs of the source's own test split, where `split.keep_test` keeps it; else 0
     rows: tuple[ManifestRow, ...] = field(repr=False)
 
     @classmethod
@@ -137,7 +138,7 @@ class PreparedDataset:
             report = json.loads((folder / "report.json").read_bytes())
             if report["schema_version"] != MANIFEST_VERSION:
                 raise ValueError("another version")
-            about = report["dataset"], report["drawn"], tuple(report["classes"])
+            about = report["dataset"], report["drawn"], tuple(report["classes"]), report.get("own_test", 0)
         except (OSError, ValueError, KeyError, TypeError):
             raise PawprintError(
                 f"{folder}/ is missing, damaged or from another version of pawprint. Run `dvc repro preprocess`."

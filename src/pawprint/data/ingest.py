@@ -23,12 +23,16 @@ from pawprint.data import archives, download, layouts, origins
 from pawprint.data.class_folders import (
     DATASET,
     NAME,
+    ORIGINS,
     Dataset,
     class_folders,
     dataset,
     description,
     files_in,
-    refuse_reserved,
+    has_control,
+    hidden,
+    is_utf8,
+    refuse_name,
 )  # fmt: skip
 from pawprint.data.origins import Origin, Origins
 from pawprint.errors import PawprintError
@@ -36,6 +40,7 @@ from pawprint.files import recover, replace_folder, write_json
 from pawprint.progress import Progress
 
 PIECE = 2**20  # bytes copied at a time
+_TEXTS = {".csv", ".json", ".tsv", ".txt", ".xml"}  # there may be one a photograph: not looked into
 __all__ = ["Dataset", "IngestResult", "dataset", "ingest"]
 
 
@@ -49,7 +54,10 @@ class IngestResult:
     added: int = 0  # photographs that were not there
     known: int = 0  # files whose content was there already, in the same class
     dropped: int = 0  # files whose content a person has dropped
-    ignored: int = 0  # files that are no pictures, or of no class
+    ignored: tuple[str, ...] = ()  # files that are no pictures, or of no class
+    unlabelled: int = 0  # of these: a competition's test pictures
+    classes: str = ""  # photographs of the source by class
+    splits: str = ""  # and by split, where the source has some
     contradictions: list[str] = field(default_factory=list)  # the same content under another class, a sentence each
 
     def summary(self) -> str:
@@ -57,18 +65,31 @@ class IngestResult:
         counts = {
             "new": self.added, "there already": self.known, "dropped before": self.dropped,
             "earlier decisions gone (--add keeps them)": self.undecided,
-            "under another class": len(self.contradictions), "ignored": self.ignored,
+            "under another class": len(self.contradictions), "test pictures without a class": self.unlabelled,
+            "ignored": len(self.ignored) - self.unlabelled,
         }  # fmt: skip
         parts = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)
         files, classes = len(self.dataset.photographs), len(self.dataset.classes)
         whole = f"{self.dataset.name}: {files:,} files in {classes} classes"
-        return f"{whole} ({parts})." if self.changed else f"{whole}, as before: nothing has changed."
+        if not self.changed:
+            return f"{whole}, as before: nothing has changed."
+        return f"{whole} ({parts}). The source has {self.classes}.{self.splits}"
 
 
 def ingest(
-    source: str | Path, data: Path, name: str | None = None, add: bool = False, sha256: str | None = None
+    source: str | Path,
+    data: Path,
+    name: str | None = None,
+    add: bool = False,
+    sha256: str | None = None,
+    layout: layouts.Layout = "auto",
+    labels: str = "",
+    encoding: str = "",
 ) -> IngestResult:
     """Replace `data` by the photographs of `source`, or `add` them; where that fails `data` stays as it was.
+
+    `layout` is what the classes are (see layouts.recognise); `labels` a table of them, a file of the source or on disk;
+    `encoding` is of the names in an old zip.
 
     Raises:
         PawprintError: the source cannot be read or downloaded, is of no known layout, unsafe or damaged, or has
@@ -80,8 +101,10 @@ def ingest(
     local = download.local(source, sha256)
     with replace_folder(data) as fresh:
         described, before = _keep(data, fresh) if add and data.exists() else ({}, Origins())
-        with local.forgotten_if_damaged(), _opened(local.path, fresh.with_name("inner")) as archive:
-            found = layouts.recognise(sorted(archive.files), str(source))
+        with local.forgotten_if_damaged(), _opened(local.path, fresh.with_name("inner"), encoding) as archive:
+            _refuse_files(archive, str(source))
+            table = _labels(archive, labels) if labels else None
+            found = layouts.recognise(sorted(archive.files), str(source), layout, _by_content(archive), table)
             _refuse_classes(found, archive, str(source))
             if add:
                 _refuse_a_new_class_alone(found, data, str(source))
@@ -98,7 +121,8 @@ def ingest(
         result.undecided = 0 if add or not result.changed else origins.decided(data)
         if not result.changed:
             shutil.rmtree(fresh)  # not even a file's time changes, for which DVC would hash it again
-    result.dataset, result.ignored = dataset(data), len(found.ignored)
+    result.dataset, result.ignored, result.unlabelled = dataset(data), found.ignored, found.unlabelled
+    result.classes, result.splits = found.counts(), found.splits()
     return result
 
 
@@ -154,7 +178,9 @@ class _Importer:
         self._fresh, self._source = fresh, source
         self._settled = {row.hash for row in before}
         self._used = {row.file.casefold() for row in before}
-        self._classes = {folder.name.casefold(): folder.name for folder in class_folders(fresh)}
+        self._made: dict[str, str] = {}  # classes of this import
+        there = [folder.name for folder in class_folders(fresh)]
+        self._classes = {name.casefold(): name for name in there} | {name: name for name in there}
 
     def copy(self, found: layouts.Recognised, archive: archives.Source) -> None:
         """All photographs of the archive."""
@@ -168,8 +194,7 @@ class _Importer:
 
     def _place(self, incoming: Path, digest: str, one: layouts.Found) -> None:
         """Give the photograph in the file `incoming` its place, if it is new."""
-        label = _safe(one.label)
-        label = self._classes.setdefault(label.casefold(), label)
+        label = self._label(one.label)
         original = PurePosixPath(one.name).name
         files = self.origins.files(digest, f"{label}/{_safe(original)}")
         same = sorted(file for file in files if file.split("/")[0] == label)
@@ -188,9 +213,23 @@ class _Importer:
                     f"{one.name} is called {label}, and {others[0]} too: both are imported"
                 )
             self.result.added += 1
-            (self._fresh / label).mkdir(exist_ok=True)
             incoming.rename(self._fresh / file)
-        self.origins.add(Origin(file, label, digest, self._source, one.name, one.breed))
+        self.origins.add(Origin(file, label, digest, self._source, one.name, one.breed, one.split))
+
+    def _label(self, name: str) -> str:
+        """The class of this name: one that was there before, in upper or lower case; else a new one."""
+        name = unicodedata.normalize("NFC", name)
+        label = self._made.get(name) or self._classes.get(name) or self._classes.get(name.casefold())
+        if label is None:
+            try:
+                (self._fresh / name).mkdir()
+            except FileExistsError:
+                raise PawprintError(
+                    f"{self._source} has two classes `{name}` that differ by upper and lower case, which are one "
+                    "folder on this disk. Rename one."
+                ) from None
+            label = self._made[name] = name
+        return label
 
 
 def _write(stream: IO[bytes], target: Path) -> str:
@@ -204,9 +243,9 @@ def _write(stream: IO[bytes], target: Path) -> str:
 
 
 @contextmanager
-def _opened(path: Path, scratch: Path) -> Iterator[archives.Source]:
+def _opened(path: Path, scratch: Path, encoding: str) -> Iterator[archives.Source]:
     """The archive at `path`, or the one of photographs inside it: Kaggle's outer zip holds train.zip."""
-    with archives.opened(path) as outer:
+    with archives.opened(path, encoding) as outer:
         pictures = any(PurePosixPath(name).suffix.lower() in image.IMAGE_SUFFIXES for name in outer.files)
         packed = [name for name in outer.files if archives.is_archive(name) and "__MACOSX" not in name]
         train = [name for name in packed if PurePosixPath(name).name.startswith("train.")] or packed
@@ -216,28 +255,61 @@ def _opened(path: Path, scratch: Path) -> Iterator[archives.Source]:
         archives.enough_room(outer.files[train[0]], scratch.parent, str(path))
         for _, stream in outer.streams(train):
             _write(stream, scratch)
-    with archives.opened(scratch) as inner:
+    with archives.opened(scratch, encoding) as inner:
         yield inner
 
 
+def _by_content(archive: archives.Source) -> set[str]:
+    """Names of pictures whose suffix is none of a picture: there is none, or it is wrong."""
+    paths = map(PurePosixPath, archive.files)
+    unknown = {
+        str(path)
+        for path in paths
+        if path.suffix.lower() not in image.IMAGE_SUFFIXES | _TEXTS and not any(map(hidden, path.parts))
+    }
+    return {name for name, stream in archive.streams(unknown) if image.is_picture(stream.read(12))}
+
+
+def _labels(archive: archives.Source, table: str) -> dict[str, str]:
+    """The table of labels: a file of the source, or on disk."""
+    inside = [name for name in archive.files if name == table or name.endswith(f"/{table}")]
+    if inside:
+        return next(layouts.read_labels(stream.read(), table) for _, stream in archive.streams(inside[:1]))
+    try:
+        return layouts.read_labels(Path(table).read_bytes(), table)
+    except OSError:
+        raise PawprintError(f"{table} is no file of the source, nor one here. Name the table of labels.") from None
+
+
+def _refuse_files(archive: archives.Source, source: str) -> None:
+    """Names of pictures that lists of files cannot hold."""
+    for path in map(PurePosixPath, archive.files):
+        odd = has_control(str(path)) or not is_utf8(str(path))
+        if odd and path.suffix.lower() in image.IMAGE_SUFFIXES and not any(map(hidden, path.parts)):
+            raise PawprintError(
+                f"{source} has a file {str(path)[-80:]!a}, whose name has control characters or is no valid UTF-8. "
+                "Rename it."
+            )
+
+
 def _refuse_classes(found: layouts.Recognised, archive: archives.Source, source: str) -> None:
-    """A reserved name; and a folder beside the class folders without a photograph, which is a forgotten class."""
+    """Names that no class can have; and a folder beside the class folders without a photograph: a forgotten class."""
     labels = {one.label for one in found.photographs}
     for label in labels:
-        refuse_reserved(label, source)
+        refuse_name(unicodedata.normalize("NFC", label), source)
     if found.set_name:
         return
     full = {parent for one in found.photographs for parent in PurePosixPath(one.name).parents}
     homes = {parent.parent for parent in full if parent.name in labels}
     for folder in map(PurePosixPath, archive.folders):
-        if folder.parent in homes and folder not in full and not folder.name.startswith("."):
+        if folder.parent in homes and folder not in full and not hidden(folder.name):
             raise PawprintError(f"{source}: {folder}/ holds no photographs. Add some, or remove the folder.")
 
 
 def _refuse_a_new_class_alone(found: layouts.Recognised, data: Path, source: str) -> None:
     """Photographs in one folder that is no class of data/ are more often a folder named anyhow than a new class."""
     there = [folder.name for folder in class_folders(data)] if data.is_dir() else []
-    new = {_safe(one.label) for one in found.photographs}
+    new = {one.label for one in found.photographs}
     if len(new) == 1 and there and not {name.casefold() for name in new} & {name.casefold() for name in there}:
         (name,) = new
         raise PawprintError(
@@ -254,7 +326,7 @@ def _same(data: Path, fresh: Path, before: dict[str, str], now: dict[str, str]) 
 
     if not data.is_dir() or sizes(data) != sizes(fresh):
         return False
-    if any((data / name).read_bytes() != (fresh / name).read_bytes() for name in (DATASET, origins.ORIGINS)):
+    if any((data / name).read_bytes() != (fresh / name).read_bytes() for name in (DATASET, ORIGINS)):
         return False
     photographs = [file for folder in class_folders(data) for file in files_in(folder)]
     return (before or origins.hash_files(data, photographs)) == now
@@ -270,8 +342,9 @@ def _set_name(found: layouts.Recognised, label: str) -> str:
 
 
 def _safe(name: str) -> str:
-    """A file or folder name that every disk can hold: composed, printable, of at most 150 characters."""
+    """A file's name that every disk can hold: composed, printable, of at most 150 bytes."""
     name = unicodedata.normalize("NFC", name)
     name = "".join("_" if character in '\\/:*?"<>|' or not character.isprintable() else character for character in name)
     suffix = PurePosixPath(name).suffix[:20]
-    return (name.removesuffix(suffix)[: 150 - len(suffix)] + suffix).strip(" .") or "photo"
+    stem = name.removesuffix(suffix).encode()[: 150 - len(suffix.encode())].decode(errors="ignore")
+    return (stem + suffix).strip(" .") or "photo"

@@ -17,11 +17,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
 
+from pawprint.data.class_folders import ORIGINS
 from pawprint.errors import PawprintError
 from pawprint.progress import Progress
 
-ORIGINS = "origins.csv"
-COLUMNS = ("file", "class", "hash", "source", "name", "breed")
+COLUMNS = ("file", "class", "hash", "source", "name", "breed", "split")
 NOTHING = hashlib.sha256().hexdigest()  # of an empty file: equal content means nothing there
 
 
@@ -34,6 +34,7 @@ class Origin(NamedTuple):
     source: str  # an archive's or folder's name, or a URL
     name: str  # in the source
     breed: str = ""
+    split: str = ""  # the source's own: train, validation or test
 
 
 class Origins:
@@ -81,6 +82,11 @@ def read(data: Path, files: Iterable[Path], source: str) -> Origins:
     return Origins([*rows, *(Origin(file, file.split("/")[0], hashes[file], source, file) for file in new)])
 
 
+def own_test(data: Path) -> frozenset[str]:
+    """Hashes of the photographs that were a test photograph in their source."""
+    return frozenset(row.hash for row in _read(data / ORIGINS) if row.split == "test")
+
+
 def decided(data: Path) -> int:
     """How many photographs a person has dropped, or put under another class than their source."""
     try:
@@ -115,7 +121,7 @@ def _read(path: Path) -> list[Origin]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
-            if tuple(next(rows)) != COLUMNS:
+            if tuple(next(rows)) not in (COLUMNS, COLUMNS[:-1]):  # files of before there were splits
                 raise ValueError
             return [Origin(*row) for row in rows]
     except FileNotFoundError:

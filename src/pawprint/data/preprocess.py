@@ -17,7 +17,7 @@ from typing import BinaryIO, Self
 
 from pawprint import image
 from pawprint.config import Params
-from pawprint.data import quality, shards
+from pawprint.data import origins, quality, shards
 from pawprint.data.class_folders import Dataset
 from pawprint.data.dataset import read_manifest
 from pawprint.data.quality import Photograph, Rejected
@@ -30,6 +30,7 @@ class Packer:
 
     def __init__(self, data: Path, params: Params, file: BinaryIO, earlier: Path | None = None) -> None:
         self._data, self._params, self._file = data, params, file
+        self._own_test = origins.own_test(data)
         self._end, self._writing = 0, threading.Lock()
         self._known = {row.hash: row for row in read_manifest(earlier / "manifest.csv")} if earlier else {}
         self._shards = {path.name: path.open("rb") for path in (earlier / "shards").glob("*.tar")} if earlier else {}
@@ -46,7 +47,7 @@ class Packer:
         label, path = photograph
         with path.open("rb", buffering=0) as original:
             content = original.readall()
-        identity = _identity(label, path, content, self._data, self._params)
+        identity = _identity(label, path, content, self._data, self._params, self._own_test)
         if earlier := self._reused(*identity):
             return earlier
         try:
@@ -75,6 +76,7 @@ class Packer:
 
 def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:
     """Check the whole set and write nothing: what would be rejected, and how many carry each flag."""
+    own_test = origins.own_test(data)
 
     def work(photograph: tuple[str, Path]) -> Photograph | Rejected:
         label, path = photograph
@@ -83,14 +85,17 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
             checked = quality.check(content, path.suffix, params.preprocess)
         except image.BadImage as error:
             return Rejected(path, error.reason, str(error))
-        return Photograph(*_identity(label, path, content, data, params), checked.flags, checked.phash)
+        return Photograph(*_identity(label, path, content, data, params, own_test), checked.flags, checked.phash)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         used, rejected = quality.screen(list(pool.map(work, photographs.photographs)))
     return rejected, Counter(flag for one in used for flag in one.flags.split())
 
 
-def _identity(label: str, path: Path, content: bytes, data: Path, params: Params) -> tuple[str, str, str, Path, str]:
+def _identity(
+    label: str, path: Path, content: bytes, data: Path, params: Params, own_test: frozenset[str]
+) -> tuple[str, str, str, Path, str]:
     """The first fields of a Photograph."""
     digest = hashlib.sha256(content).hexdigest()
-    return digest, label, path.as_posix()[len(data.as_posix()) + 1 :], path, split_of(digest, params.seed, params.split)
+    split = split_of(digest, params.seed, params.split, own_test)
+    return digest, label, path.as_posix()[len(data.as_posix()) + 1 :], path, split

@@ -15,9 +15,9 @@ from pathlib import Path, PurePosixPath
 from typing import Literal
 
 from pawprint.data import origins
-from pawprint.data.class_folders import class_folders, dataset, files_in
+from pawprint.data.class_folders import ORIGINS, class_folders, dataset, files_in
 from pawprint.data.ingest import free_name, known_origins, link
-from pawprint.data.origins import ORIGINS, Origins
+from pawprint.data.origins import Origins
 from pawprint.errors import PawprintError
 from pawprint.files import recover, replace_folder
 

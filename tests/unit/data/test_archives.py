@@ -70,6 +70,37 @@ def long_header(root: Path) -> Path:
     return path
 
 
+def raw_tar(root: Path, *headers: bytes) -> Path:
+    """A tar with these blocks before a photograph."""
+    whole = tarred(root / "whole.tar", pets()).read_bytes()
+    path = root / "pets.tar"
+    path.write_bytes(b"".join(headers) + whole)
+    return path
+
+
+def header(name: bytes, size: bytes, kind: bytes) -> bytes:
+    """A tar's header with `size` as it stands there."""
+    block = bytearray(tarfile.TarInfo(name.decode()).tobuf(tarfile.GNU_FORMAT))
+    block[124:136], block[156:157] = size, kind
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def chained(root: Path) -> Path:
+    """Two thousand long-name headers before one member."""
+    one = header(b"././@LongLink", b"%011o\0" % 5, b"L") + b"a.jpg".ljust(512, b"\0")
+    return raw_tar(root, one * 2000)
+
+
+def pax(root: Path, record: bytes) -> Path:
+    """A pax header of this record."""
+    return raw_tar(root, header(b"pax", b"%011o\0" % len(record), b"x") + record.ljust(512, b"\0"))
+
+
+NEGATIVE = b"\xff" * 11 + b"\x00"  # -256 in base 256
+
+
 def flipped(root: Path) -> Path:
     path = zipped(root / "pets.zip", pets())
     data = bytearray(path.read_bytes())
@@ -110,6 +141,18 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "a tar.gz that is cut short": (lambda root: cut(tarred(root / "pets.tar.gz", pets()), 0.6), "cut short"),
     "a tar.gz that is cut at its head": (lambda root: cut(tarred(root / "pets.tar.gz", pets()), 0.01), "cut short"),
     "a tar that is cut between two members": (cut_between_members, "cut short"),
+    "a tar with a member of negative size": (
+        lambda root: raw_tar(root, header(b"cat/x.jpg", NEGATIVE, b"0")), "a member of -256 bytes|damaged"
+    ),
+    "a tar with a long name of negative size": (
+        lambda root: raw_tar(root, header(b"././@LongLink", NEGATIVE, b"L")), "a header of -256 bytes|damaged"
+    ),
+    "a tar with a pax header of negative size": (
+        lambda root: pax(root, b"12 size=-99\n"), "a member of -99 bytes|makes no sense|damaged"
+    ),
+    "a tar with a bad pax length": (lambda root: pax(root, b"999 path=x.jpg\n"), "a zero byte|damaged"),
+    "a tar with a pax size that is no number": (lambda root: pax(root, b"12 size=abc\n"), "outside|damaged|sense|zip"),
+    "a tar with chained headers": (chained, "hundreds of headers"),
     "an empty file": (lambda root: unpacked(root, {"pets.zip": b""}) / "pets.zip", "no zip or tar"),
     "a text": (lambda root: unpacked(root, {"pets.zip": b"hello"}) / "pets.zip", "no zip or tar"),
     "pictures without a class": (
@@ -117,7 +160,7 @@ REFUSED: dict[str, tuple[Make, str]] = {
     ),
     "a camera's names in a folder `images`": (
         lambda root: zipped(root / "pets.zip", {"images/IMG_1.jpg": small(1), "images/dsc_2.jpg": small(2)}),
-        "only `images`",
+        "--layout names",
     ),
     "no pictures": (lambda root: zipped(root / "pets.zip", {"a.txt": b"x"}), "no pictures.*Microsoft's"),
 }  # fmt: skip
@@ -132,7 +175,7 @@ def test_what_is_unsafe_or_damaged_is_refused_and_data_stays(tmp_path: Path, nam
     source = make(tmp_path)
     with pytest.raises(PawprintError, match=said) as refused:
         ingest(source, data)
-    assert "\n" not in str(refused.value)
+    assert "\n" not in str(refused.value) or "--layout" in said
     assert contents(tmp_path / "deep") == before
     with pytest.raises(PawprintError, match=said):
         ingest(source, data, add=True)
@@ -158,3 +201,27 @@ def test_another_checksum_than_the_one_asked_for_is_refused(tmp_path: Path) -> N
         ingest(source, tmp_path / "data", sha256="0" * 64)
     with pytest.raises(PawprintError, match="64 hexadecimal digits"):
         ingest(source, tmp_path / "data", sha256="abc")
+
+
+def test_windows_zips_are_read(tmp_path: Path) -> None:
+    """Backslashes between folders, and names in the code page of a language, without a word of which."""
+    for page, cat, dog in (("cp932", "猫", "犬の写真"), ("gbk", "猫", "狗的照片"), ("utf-8", "кошка", "собака")):
+        path = tmp_path / f"{page}.zip"
+        with zipfile.ZipFile(path, "w") as archive:
+            for n in range(6):
+                entry = OldInfo("x")
+                entry.filename = f"{cat if n % 2 else dog}\\{cat}{n}.jpg".encode(page).decode("cp437")
+                archive.writestr(entry, small(n))
+        if page != "utf-8":
+            with pytest.raises(PawprintError, match=f"--encoding {page}: {dog}"):
+                ingest(path, tmp_path / page / "data")
+            with pytest.raises(PawprintError, match="not ascii"):
+                ingest(path, tmp_path / page / "data", encoding="ascii")
+        taken = ingest(path, tmp_path / page / "data", encoding="" if page == "utf-8" else page)
+        assert set(taken.dataset.classes) == {cat, dog}
+        assert f"{cat}1.jpg" in {file.name for _, file in taken.dataset.photographs}
+
+
+class OldInfo(zipfile.ZipInfo):
+    def _encodeFilenameFlags(self) -> tuple[bytes, int]:
+        return self.filename.encode("cp437"), self.flag_bits & ~0x800

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 from pathlib import Path
 
 import make_sample
@@ -53,7 +54,7 @@ REFUSED = {
     "not an archive": (lambda root: zipped(root / "a.zip", {}).rename(root / "b.zip"), "b.zip"),
     "an archive of something else": (lambda root: zipped(root / "a.zip", {"readme.txt": b"hello"}), "a.zip"),
     "a single class": (lambda root: folders(root / "pets", cat=2), "two classes"),
-    "a single class in a zip": (lambda root: zipped(root / "a.zip", {"train/cat.0.jpg": b"x"}), "two classes"),
+    "a single class in a zip": (lambda root: zipped(root / "a.zip", {"train/cat.0.jpg": b"x"}), "which class"),
     "an empty class": (lambda root: folders(root / "pets", cat=2, dog=0), "dog"),
     "a class of the reserved name": (lambda root: folders(root / "pets", cat=1, Unknown=2), "a class `Unknown`"),
     "an empty folder": (lambda root: folders(root / "pets"), "does not exist"),
@@ -79,7 +80,7 @@ def test_a_name_that_is_none_is_refused(tmp_path: Path, data: Path) -> None:
 
 def test_names_never_collide_and_stay_readable(tmp_path: Path) -> None:
     """Same name, other content; also where only upper and lower case differ, and with odd characters."""
-    source = unpacked(tmp_path / "in" / "cat", {f"{n}/1.jpg": small(n) for n in range(5)}).parent
+    source = unpacked(tmp_path / "in" / "cat", {f"{n or '.'}/1.jpg": small(n) for n in range(5)}).parent
     unpacked(source / "dog", {"1.JPG": small(501), "deep/1.jpg": small(502), "x: y?.jpg": small(503)})
     unpacked(source / "dog", {"long" * 50 + ".jpg": small(504)})
     data = tmp_path / "data"
@@ -172,13 +173,85 @@ def test_damaged_origins_are_named_where_they_are_needed(tmp_path: Path) -> None
 def test_a_folder_s_links_and_hidden_files_do_no_harm(tmp_path: Path) -> None:
     source = unpacked(tmp_path / "pets", pets() | {"cat/.hidden.jpg": b"x", ".git/x/1.jpg": b"x", "cat/a.jpg.txt": b""})
     (source / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
-    (source / "dog" / "linked.jpg").symlink_to(unpacked(tmp_path, {"else.jpg": small(42)}) / "else.jpg")
+    (source / "dog" / "linked.jpg").symlink_to(unpacked(source, {"cat/else.JPG": small(42)}) / "cat" / "else.JPG")
     taken = ingest(source, tmp_path / "data")
     names = {file.name for _, file in taken.dataset.photographs}
-    assert names == {"0.jpg", "1.jpg", "2.jpg", "linked.jpg"}
+    assert names == {"0.jpg", "1.jpg", "2.jpg", "else.JPG", "linked.jpg"}
     assert not any(file.is_symlink() for _, file in taken.dataset.photographs)
     assert json.loads((tmp_path / "data" / "dataset.json").read_text())["source"] == "pets"
-    assert taken.ignored == 1
+    assert taken.ignored == ("pets/cat/a.jpg.txt",)
+
+
+def test_a_link_out_of_the_source_is_refused_and_so_is_a_folder_that_is_a_link(tmp_path: Path, data: Path) -> None:
+    before = contents(data)
+    for place, target in (
+        ("cat/p.jpg", Path("/etc/passwd")),
+        ("fox", unpacked(tmp_path / "foxes", {"1.jpg": small(3)})),
+    ):
+        source = unpacked(tmp_path / place.replace("/", "-"), pets())
+        (source / place).symlink_to(target)
+        with pytest.raises(PawprintError, match=f"{place} is a link"):
+            ingest(source, data)
+        assert contents(data) == before
+
+
+NAMES = [
+    "A",
+    "a",
+    "?",
+    "*",
+    "<",
+    "Corn_(maize)___Common_rust_",
+    "Pepper,_bell___healthy",
+    "-1",
+    "50 % $x$",
+    "猫",
+    "x" * 100,
+]
+
+
+def test_classes_keep_their_spelling_and_are_never_merged(tmp_path: Path) -> None:
+    members = {f"{name}/1.jpg": small(n) for n, name in enumerate(NAMES)}
+    for source in (unpacked(tmp_path / "odd", members), zipped(tmp_path / "odd.zip", members)):
+        taken = ingest(source, tmp_path / source.name.replace(".", "-") / "data").dataset
+        assert set(taken.classes) == set(NAMES)
+    more = unpacked(tmp_path / "more", {"a/9.jpg": small(90), "corn_(MAIZE)___common_rust_/9.jpg": small(91)})
+    assert ingest(more, tmp_path / "odd-zip" / "data", add=True).dataset.classes == taken.classes
+
+
+BAD_NAMES = {
+    "a file of data/": "origins.csv", "a control character": "ca\rt", "a line": "ca\u2028t", "too long": "猫" * 90,
+    "a backslash": "ca\\t", "the refusal": "UNKNOWN",
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD_NAMES)
+def test_a_class_that_no_folder_can_be_called_is_refused_by_name(tmp_path: Path, data: Path, name: str) -> None:
+    before = contents(data)
+    table = "file,label\n" + "".join(f'{n}.jpg,"{(BAD_NAMES[name], "dog")[n % 2]}"\n' for n in range(4))
+    source = unpacked(tmp_path / "pets", {f"{n}.jpg": small(n) for n in range(4)})
+    (tmp_path / "labels.csv").write_text(table, newline="")
+    with pytest.raises(PawprintError, match=r"a class .* which") as refused:
+        ingest(source, data, labels=str(tmp_path / "labels.csv"))
+    assert "\n" not in str(refused.value)
+    assert contents(data) == before
+
+
+def test_a_file_s_name_with_a_control_character_or_no_utf8_is_refused(tmp_path: Path, data: Path) -> None:
+    before = contents(data)
+    for name in (b"cat/1\r.jpg", b"cat/\xff.jpg"):
+        source = unpacked(tmp_path / ascii(name), pets())
+        Path(os.fsdecode(os.fsencode(source) + b"/" + name)).write_bytes(small(7))
+        with pytest.raises(PawprintError, match="whose name has control characters") as refused:
+            ingest(source, data)
+        str(refused.value).encode()  # can be printed
+        assert contents(data) == before
+
+
+def test_long_names_of_any_script_are_shortened(tmp_path: Path) -> None:
+    source = unpacked(tmp_path / "pets", pets() | {f"cat/{'猫' * 80}.jpg": small(8)})
+    names = [file.name for _, file in ingest(source, tmp_path / "data").dataset.photographs]
+    assert max(len(name.encode()) for name in names) in range(140, 151)
 
 
 def test_a_large_import_tells_how_far_it_is(

@@ -8,10 +8,11 @@ import pytest
 
 from odd_pictures import saved, two_colours
 from pawprint.config import load_params
-from pawprint.data import preprocess
+from pawprint.data import layouts, preprocess
 from pawprint.data.class_folders import dataset
 from pawprint.data.ingest import ingest
-from photo_sources import KAGGLE, small, tarred, unpacked, zipped
+from pawprint.errors import PawprintError
+from photo_sources import KAGGLE, pets, small, tarred, unpacked, zipped
 
 ROOT = Path(__file__).resolve().parents[3]
 
@@ -121,7 +122,7 @@ def test_a_breed_and_where_each_came_from_are_kept(tmp_path: Path) -> None:
     assert rows["dog/american_bulldog_7.jpg"]["breed"] == "american_bulldog"
     assert rows["cat/Maine_Coon_12.jpg"] | {"hash": ""} == {
         "file": "cat/Maine_Coon_12.jpg", "class": "cat", "hash": "", "source": "images.tar.gz",
-        "name": "images/Maine_Coon_12.jpg", "breed": "Maine_Coon",
+        "name": "images/Maine_Coon_12.jpg", "breed": "Maine_Coon", "split": "",
     }  # fmt: skip
     assert len(rows) == 4
 
@@ -134,3 +135,119 @@ def test_empty_and_non_jpeg_files_are_taken_and_then_named_by_the_check(tmp_path
         ("cat/666.jpg", "empty"), ("dog/11702.jpg", "empty"),
     }  # fmt: skip
     assert flags["wrong_extension"] == 1
+
+
+def paths(*groups: str, each: int = 5) -> list[str]:
+    """`a/b*.jpg` -> a/b0.jpg, a/b1.jpg, ...; a name without `*` as it is."""
+    return [group.replace("*", str(n)) for group in groups for n in range(each if "*" in group else 1)]
+
+
+def both(*folders: str) -> tuple[str, ...]:
+    """cat/ and dog/ in each of the folders."""
+    return tuple(f"{folder}/{kind}/*.jpg" for folder in folders for kind in ("cat", "dog"))
+
+
+PETS = {"cat", "dog"}
+RIGHT: dict[str, tuple[list[str], set[str]]] = {
+    "three class folders, one of them with numbered cats and dogs": (
+        paths("rose/*.png", "tulip/*.png", "pets/cat.*.png", "pets/dog.*.png"), {"rose", "tulip", "pets"}
+    ),
+    "training_set and test_set": (paths(*both("pets/training_set", "pets/test_set")), PETS),
+    "training_set, doubled": (paths(*both("training_set/training_set", "test_set/test_set")), PETS),
+    "Intel's seg_train/seg_train": (
+        paths("seg_train/seg_train/sea/*.jpg", "seg_train/seg_train/glacier/*.jpg", "seg_test/seg_test/sea/*.jpg",
+              "seg_test/seg_test/glacier/*.jpg", "seg_pred/seg_pred/*.jpg"), {"sea", "glacier"}
+    ),
+    "train and dev": (paths(*both("train", "dev")), PETS),
+    "train and val beside a stray folder": (paths(*both("x/train", "x/val"), "x/extra/1.jpg"), PETS),
+    "a doubled top folder": (paths("flowers/flowers/rose/*.jpg", "flowers/flowers/lily/*.jpg"), {"rose", "lily"}),
+    "the same set twice": (
+        paths("f/rose/*.jpg", "f/lily/*.jpg", "f/f/rose/*.jpg", "f/f/lily/*.jpg"), {"rose", "lily"}
+    ),
+    "ILSVRC's": (
+        paths("ILSVRC/Data/CLS-LOC/train/n01440764/*.JPEG", "ILSVRC/Data/CLS-LOC/train/n01443537/*.JPEG",
+              "ILSVRC/Data/CLS-LOC/val/n01440764/*.JPEG", "ILSVRC/Annotations/CLS-LOC/val/*.xml",
+              "ILSVRC/Data/CLS-LOC/test/*.JPEG"), {"n01440764", "n01443537"}
+    ),
+    "images beside labels": (paths(*both("images/train", "images/val"), "labels/train/cat/*.txt"), PETS),
+    "__MACOSX": (paths(*both("x"), "__MACOSX/x/cat/._*.jpg", "x/cat/._*.jpg", "x/@eaDir/cat/*.jpg"), PETS),
+    "a class's folder of splits": (paths("x/cat/train/*.jpg", "x/cat/test/*.jpg", "x/dog/train/*.jpg"), PETS),
+    "images in each class": (paths("x/cat/images/*.jpg", "x/dog/images/*.jpg"), PETS),
+    "MVTec's, with masks": (
+        paths("bottle/train/good/*.png", "bottle/test/good/*.png", "bottle/test/broken/*.png",
+              "bottle/ground_truth/broken/*_mask.png"), {"good", "broken"}
+    ),
+    "a class of masks": (paths("mask/*.jpg", "no_mask/*.jpg"), {"mask", "no_mask"}),
+    "a class that is called like its set": (paths("cat/cat/*.jpg", "cat/dog/*.jpg"), PETS),
+    "two layouts side by side": (paths(*both("train2017", "val2017"), "test2017/*.jpg"), PETS),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", RIGHT)
+def test_splits_containers_and_systems_files_are_no_classes(name: str) -> None:
+    names, expected = RIGHT[name]
+    found = layouts.recognise(names, "it")
+    assert {one.label for one in found.photographs} == expected
+    assert found.set_name == ""
+
+
+ASKED: dict[str, tuple[list[str], str]] = {
+    "years in classes": (paths("cat/2020/*.jpg", "cat/2021/*.jpg", "dog/2020/*.jpg"),
+                         r"(?s)--layout top: 2 classes \(cat 10, dog 5\).*--layout parent: 2 classes \(2020 10"),
+    "breeds in kinds": (paths("cats/siamese/*.jpg", "dogs/beagle/*.jpg"),
+                        r"(?s)--layout top: 2 classes \(cats.*--layout parent: 2 classes \(beagle"),
+    "a third lies beside the splits": (paths(*both("train"), "extra/*.jpg"), "5 of 15 pictures are of no class"),
+    "splits without classes": (paths("images/train/*.jpg", "images/val/*.jpg", "labels/train/*.txt"), "of no class"),
+    "a table of labels": (paths("images/a*.jpg", "labels.csv"), "--labels labels.csv"),
+    "a train among vehicles": (paths("train/*.jpg", "bus/*.jpg", "car/*.jpg"), "--layout parent: 3 classes"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_where_two_layouts_fit_or_none_does_a_preview_names_the_option(name: str) -> None:
+    names, said = ASKED[name]
+    with pytest.raises(PawprintError, match=said):
+        layouts.recognise(names, "it")
+
+
+def test_the_option_decides() -> None:
+    names = paths("cat/2020/*.jpg", "cat/2021/*.jpg", "dog/2020/*.jpg")
+    assert layouts.recognise(names, "it", "top").counts() == "2 classes (cat 10, dog 5)"
+    assert layouts.recognise(names, "it", "parent").counts() == "2 classes (2020 10, 2021 5)"
+    named = paths("x/Abyssinian_*.jpg", "x/great danes (*).jpg", "x/cat.*.jpg")
+    assert layouts.recognise(named, "it", "names").counts() == "3 classes (Abyssinian 5, cat 5, great danes 5)"
+
+
+def test_a_table_of_labels_gives_the_classes(tmp_path: Path) -> None:
+    table = b"id,width,breed\n" + b"".join(b"p%d,40,%s\n" % (n, (b"b/w", b"red")[n % 2]) for n in range(6))
+    pictures = {f"train/p{n}.jpg": small(n) for n in range(7)}
+    source = zipped(tmp_path / "dogs.zip", pictures | {"labels.csv": table.replace(b"b/w", b"brown")})
+    taken = ingest(source, tmp_path / "data", labels="labels.csv")
+    assert (taken.dataset.classes, taken.added, len(taken.ignored)) == (("brown", "red"), 6, 2)
+    own = tmp_path / "mine.tsv"
+    own.write_bytes(table.replace(b",", b"\t"))
+    with pytest.raises(PawprintError, match=r"a class 'b/w', which has .* a slash"):
+        ingest(source, tmp_path / "data", labels=str(own))
+    with pytest.raises(PawprintError, match="no table of labels"):
+        ingest(source, tmp_path / "data", labels="p1.jpg")
+
+
+def test_a_source_s_own_splits_are_kept_with_the_origins(tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    names = [f"{split}/{kind}/{n}.jpg" for split in ("train", "test_set") for kind in ("cat", "dog") for n in range(2)]
+    taken = ingest(zipped(tmp_path / "p.zip", {name: small(n) for n, name in enumerate(names)}), data)
+    assert "test 4, train 4" in taken.summary()
+    with (data / "origins.csv").open(newline="") as file:
+        assert {row["name"].split("/")[0]: row["split"] for row in csv.DictReader(file)} == {
+            "train": "train", "test_set": "test",
+        }  # fmt: skip
+    ingest(unpacked(tmp_path / "test", pets()), data)  # one folder that is called `test` is no split
+    assert ",test\n" not in (data / "origins.csv").read_text()
+
+
+def test_pictures_are_known_by_content_in_folders_and_archives(tmp_path: Path) -> None:
+    members = {"cat/one": small(1), "cat/two.jpg_large": small(2), "dog/three.dat": small(3), "dog/four.md": b"no"}
+    for source in (unpacked(tmp_path / "odd", members), zipped(tmp_path / "odd.zip", members),
+                   tarred(tmp_path / "odd.tar.gz", members)):  # fmt: skip
+        taken = ingest(source, tmp_path / f"to-{source.name}" / "data", name="odd")
+        assert (taken.added, [Path(name).name for name in taken.ignored]) == (3, ["four.md"])

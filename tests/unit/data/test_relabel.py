@@ -152,7 +152,7 @@ def test_the_import_command_adds_and_says_what_contradicts(data: Path, tmp_path:
     )
     said = pawprint(data.parent, "import", str(more), "--add").splitlines()
     assert said[0] == "more/dog/9.jpg is called dog; cat/1.jpg has the same content and stays"
-    assert said[1].startswith("pets: 8 files in 2 classes (2 new, 1 under another class). Next: dvc add data")
+    assert said[1].startswith("pets: 8 files in 2 classes (2 new, 1 under another class). ")
     refused = pawprint(data.parent, "import", "nowhere.zip", fails=True)
     assert refused.startswith("error: nowhere.zip does not exist. Name a zip, tar or folder, an http(s) or s3 URL, or")
     assert len(refused.splitlines()) == 1

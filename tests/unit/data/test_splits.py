@@ -132,3 +132,14 @@ def test_a_larger_training_share_takes_from_the_others_and_gives_nothing_back() 
     wider = SplitShares(train=0.8, validation=0.1, test=0.1)
     hashes = [f"{number:064x}" for number in range(2000)]
     assert all(split_of(one, 7, wider) == "train" for one in hashes if split_of(one, 7, SPLIT) == "train")
+
+
+def test_a_source_s_own_test_photographs_are_the_test_split_where_that_is_asked_for() -> None:
+    hashes = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(2000)]
+    own, kept = frozenset(hashes[:300]), SplitShares(keep_test=True)
+    splits = {one: split_of(one, 2017, kept, own) for one in hashes}
+    assert {one for one in hashes if splits[one] == "test"} == own
+    assert abs(Counter(splits.values())["validation"] / 1700 - 0.15 / 0.85) < 0.03
+    drawn = [split_of(one, 2017, SplitShares()) for one in hashes]
+    assert [split_of(one, 2017, SplitShares(), own) for one in hashes] == drawn
+    assert [split_of(one, 2017, kept) for one in hashes] == drawn  # the source has no test photographs
