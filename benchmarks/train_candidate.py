@@ -3,7 +3,7 @@
     python benchmarks/train_candidate.py prepared deep_cnn '{"architecture": "deep_cnn", "epochs": 90}'
 
 The JSON is laid over the candidate's entry in params.yaml, or is one. Nothing is exported; the network is
-scored on the test split by torch. It needs no more than torch, torchmetrics, NumPy, OpenCV, simplejpeg, Pillow,
+scored on the test split by torch. It needs no more than torch, NumPy, OpenCV, simplejpeg, Pillow,
 pydantic, PyYAML, rich and safetensors (and albumentations for an augmentation on the CPU), so that it runs with
 `PYTHONPATH=src` where the rest is not installed.
 """

@@ -20,7 +20,7 @@ def locked(name: str) -> list[tuple[str, str, str]]:
 
 
 def test_no_torchvision_and_no_timm() -> None:
-    """PyPI's torchvision is a CUDA build and breaks torchmetrics and mlflow.pytorch with a CPU torch; timm needs it."""
+    """PyPI's torchvision is a CUDA build and breaks mlflow.pytorch with a CPU torch; timm needs it."""
     names = {package for name in ALL for package, _, _ in locked(name)}
     assert not {"torchvision", "timm"} & names
 

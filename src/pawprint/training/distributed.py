@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch import distributed as dist
-from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 
@@ -76,3 +76,12 @@ def barrier() -> None:
     """Wait for all."""
     if world() > 1:
         dist.barrier()
+
+
+def summed(values: Tensor, device: torch.device) -> Tensor:
+    """The sum over all processes; a GPU's processes exchange what lies on `device`."""
+    if world() == 1:
+        return values
+    there = values.to(device)
+    dist.all_reduce(there)
+    return there.cpu()

@@ -16,7 +16,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
-from torchmetrics import MeanMetric, Metric
 
 from pawprint.errors import PawprintError, Stopped
 from pawprint.models.backbone import Network
@@ -47,6 +46,23 @@ class NullLogger:
         """Nothing."""
 
 
+class Sums:
+    """Losses, right answers and photographs of an epoch, summed; torchmetrics would take seconds to import."""
+
+    def __init__(self) -> None:
+        self.values = torch.zeros(3, dtype=torch.float64)
+
+    def add(self, losses: Tensor, correct: Tensor) -> None:
+        """Losses [n] and whether each answer is right [n]; n may be zero in one of several processes."""
+        added = float(losses.sum()), float(correct.sum()), len(losses)
+        self.values += torch.tensor(added, dtype=torch.float64)
+
+    def means(self, split: str, device: torch.device) -> dict[str, float]:
+        """Mean loss and accuracy over the photographs of all processes, as metrics of `split`."""
+        loss, right, count = distributed.summed(self.values, device).tolist()
+        return {f"{split}_loss": loss / count, f"{split}_accuracy": right / count}
+
+
 class Trainer:
     """A training: its state, and `run`."""
 
@@ -70,7 +86,7 @@ class Trainer:
         self.best, self.since_best = float("inf"), 0
         self.best_weights: dict[str, Tensor] = {}
         self.seconds = 0.0  # of processes that were killed
-        self.metrics = self._new_metrics()
+        self.sums = Sums()  # of the epoch so far
 
     def run(self) -> None:
         """Train to the last epoch or until early stopping; then `network` holds the weights to keep.
@@ -96,7 +112,7 @@ class Trainer:
         with Progress(label, whole, unit="images") as progress:
             for batch, seconds in _timed(self.data.train(self.epoch, self.batch)):
                 losses, correct = self.step(batch, self.epoch, self.batch)
-                _update(self.metrics, losses, correct)
+                self.sums.add(losses, correct)
                 self.batch += 1
                 waited, seen = waited + seconds, seen + batch.whole
                 if distributed.rank() == 0:
@@ -110,7 +126,7 @@ class Trainer:
                     self._save()
         trained = time.monotonic() - began
         values = {
-            **{f"train_{name}": float(metric.compute()) for name, metric in self.metrics.items()},
+            **self.sums.means("train", self.device),
             "learning_rate": float(self.step.optimizer.param_groups[0]["lr"]),
             "images_per_second": seen / trained,
             "data_wait_share": waited / trained,
@@ -124,31 +140,23 @@ class Trainer:
             self._print(values)
         if self.candidate.early_stopping:
             self._track_best(values["validation_loss"])
-        self.epoch, self.batch = self.epoch + 1, 0
-        for metric in self.metrics.values():
-            metric.reset()
+        self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
         if not len(self.data.splits["validation"]):
             return {}
-        module, metrics = self.data.module(self.step.evaluated).eval(), self._new_metrics()
+        module, sums = self.data.module(self.step.evaluated).eval(), Sums()
         outputs: list[Tensor] = []
         for batch in self.data.in_order("validation"):
             labels = batch.labels.to(self.device)
             logits = module(batch.inputs.to(self.device))
-            _update(metrics, F.cross_entropy(logits, labels, reduction="none"), logits.argmax(dim=1) == labels)
+            sums.add(F.cross_entropy(logits, labels, reduction="none"), logits.argmax(dim=1) == labels)
             outputs.append(logits)
-        values = {f"validation_{name}": float(metric.compute()) for name, metric in metrics.items()}
+        values = sums.means("validation", self.device)
         if self.objective and self.epoch % max(1, self.candidate.epochs // 10) == 0:
             values[OBJECTIVE] = self.objective(torch.cat(outputs).cpu().numpy(), self.data.splits["validation"].labels)
         return values
-
-    def _new_metrics(self) -> dict[str, Metric]:
-        metrics: dict[str, Metric] = {name: MeanMetric().to(self.device) for name in ("loss", "accuracy")}
-        for metric in metrics.values():
-            metric.persistent(True)  # in the checkpoint
-        return metrics
 
     def _track_best(self, loss: float) -> None:
         self.since_best += 1
@@ -180,7 +188,7 @@ class Trainer:
             return  # within an epoch each process has counted photographs of its own
         state: State = {
             "step": self.step.state_dict(),
-            "metrics": {name: metric.state_dict() for name, metric in self.metrics.items()},
+            "sums": self.sums.values,
             "random": torch.get_rng_state(),
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "best_weights": self.best_weights,
@@ -194,8 +202,7 @@ class Trainer:
         if state is None:
             return
         self.step.load_state_dict(state["step"])
-        for name, metric in self.metrics.items():
-            metric.load_state_dict(state["metrics"][name])
+        self.sums.values = state["sums"]
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
@@ -203,12 +210,6 @@ class Trainer:
         self.epoch, self.batch, self.best, self.since_best = state["place"]
         if (self.epoch, self.batch) != (1, 0) and distributed.rank() == 0:
             print(f"{self.name}: resumes in epoch {self.epoch} after {self.batch} batches", flush=True)
-
-
-def _update(metrics: Mapping[str, Metric], losses: Tensor, correct: Tensor) -> None:
-    if len(losses):  # a process may have none of a small batch
-        metrics["loss"].update(losses)
-        metrics["accuracy"].update(correct)
 
 
 def _timed(items: Iterator[T]) -> Iterator[tuple[T, float]]:
