@@ -23,7 +23,7 @@ from pawprint.config import Params, flatten
 from pawprint.data.dataset import PreparedDataset
 from pawprint.lineage import sha256
 
-FORMAT = 3  # of the file
+FORMAT = 4  # of the file
 State = dict[str, Any]  # dicts and lists of tensors and of what JSON holds; JSON's keys are strings
 
 
