@@ -161,7 +161,7 @@ def alike(count: int) -> None:
             for n, one in enumerate(prints)
         ]
         busy = time.process_time()
-        quality.near_copies(photographs)
+        quality.near_copies(photographs, 8)
         print(f"{size:9,} alike: {(time.process_time() - busy) / size * 1e6:6.1f} us each")
 
 

@@ -18,6 +18,9 @@ def preprocess() -> None:
     params = load_params(ROOT / "params.yaml")
     photographs = ingest.dataset(ROOT / "data")
     report = prepare(photographs, params)
+    for warning in report["warnings"]:
+        say(f"  warning: {warning}", warning=warning)
+    build.refuse_untrainable(report, params)
     rejected = len(report["rejected"])
     counts = {split: sum(by_class.values()) for split, by_class in report["splits"].items()}
     shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())

@@ -38,6 +38,8 @@ class Preprocess(_Closed):
     quality: Annotated[int, Field(ge=1, le=100)] = 95  # JPEG quality of the prepared photograph
     max_pixels: Count = 100_000_000  # a photograph whose header claims more is rejected
     min_side: Count = 16  # pixels; a smaller photograph is rejected
+    near_copy_bits: Annotated[int, Field(ge=0, le=8)] = 8  # of 144, in which near-copies differ at most; 0 is off
+    min_class: Count = 10  # usable photographs of a class; fewer are refused before a training
     max_bad_share: Share = 0.05  # of rejected photographs; more fail the stage
 
 

@@ -53,6 +53,7 @@ class Report(TypedDict):
     photographs: int
     splits: dict[str, dict[str, int]]
     own_test: int
+    warnings: list[str]
     flags: dict[str, int]
     rejected: list[dict[str, str]]
     recipe: str
@@ -79,13 +80,13 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
             batches = (files[start : start + BATCH] for start in range(0, len(files), BATCH))
             packed = list(chain.from_iterable(pool.map(lambda batch: [pack(one) for one in batch], batches)))
         # 2. all of them together: the same file twice, the same picture twice
-        used, rejected = quality.screen(packed)
+        used, rejected, warnings = quality.screen(packed, params.preprocess.near_copy_bits)
         _refuse_too_many(photographs, data, used, rejected, params)
         # 3. into shards, with a manifest and a report
         placed = shards.write(fresh / "shards", used)
         write_manifest(fresh / "manifest.csv", (_row(*one) for one in placed))
         members.unlink()
-        report = _report(photographs, data, used, rejected, recipe, sha256(fresh / "manifest.csv"), own_test)
+        report = _report(photographs, data, used, rejected, recipe, sha256(fresh / "manifest.csv"), own_test, warnings)
         write_json(fresh / "report.json", report)
         write_text(fresh / "report.html", _page(report, data))
     return report
@@ -105,6 +106,10 @@ def _refuse_too_many(
 ) -> None:
     total, limit = len(photographs.photographs), params.preprocess.max_bad_share
     share = len(rejected) / total
+    near = Counter(one.reason in ("near_copy", "two_labels") for one in rejected)
+    turn_off = (
+        "; `preprocess.near_copy_bits: 0` turns the search for near-copies off" if near[True] > near[False] else ""
+    )
     if share > limit:
         first = "; ".join(f"{one.path.relative_to(data)}: {one.message}" for one in rejected[:3])
         counts = Counter(one.reason for one in rejected).most_common()
@@ -112,11 +117,33 @@ def _refuse_too_many(
         raise PawprintError(
             f"{len(rejected)} of {total} photographs are rejected ({share:.1%}; `preprocess.max_bad_share` allows "
             f"{limit:.1%}): {reasons}. The first: {first}. `pawprint photos check` lists all; correct or remove them, "
-            "or raise the limit."
+            f"or raise the limit{turn_off}."
         )
     for label in photographs.classes:
         if label not in {one.label for one in used}:
-            raise PawprintError(f"No photograph of `{label}` can be used. `pawprint photos check` lists the reasons.")
+            raise PawprintError(
+                f"No photograph of `{label}` can be used. `pawprint photos check` lists the reasons{turn_off}."
+            )
+
+
+def refuse_untrainable(report: Report, params: Params) -> None:
+    """PawprintError before the first training, where a class has too few photographs, or none in train or test."""
+    least = params.preprocess.min_class
+    for label in report["classes"]:
+        counts = {split: by_class[label] for split, by_class in report["splits"].items()}
+        total = sum(counts.values())
+        if total < least:
+            raise PawprintError(
+                f"The class `{label}` has {total:,} usable photographs; {least:,} are the least "
+                "(`preprocess.min_class`), and figures begin to mean something at a hundred. Bring more."
+            )
+        if empty := [split for split in ("train", "test") if not counts[split]]:
+            raise PawprintError(
+                f"The class `{label}` has no photograph in {' and '.join(empty)} (of {total:,}), so it could not be "
+                f"learned and tested. Bring more of it, or raise `split.{empty[0]}`."
+            )
+    if not any(report["splits"]["validation"].values()):
+        raise PawprintError("No photograph is in validation. Bring more photographs, or raise `split.validation`.")
 
 
 def _row(one: Packed, shard: str, offset: int) -> ManifestRow:
@@ -132,6 +159,7 @@ def _report(
     recipe: str,
     manifest: str,
     own_test: int,
+    warnings: list[str],
 ) -> Report:
     counts = Counter((one.split, one.label) for one in used)
     flags = Counter(flag for one in used for flag in one.flags.split())
@@ -143,6 +171,7 @@ def _report(
         photographs=len(used),
         splits={split: {label: counts[split, label] for label in photographs.classes} for split in SPLITS},
         own_test=own_test,
+        warnings=warnings,
         flags=dict(sorted(flags.items())),
         rejected=[
             {"path": one.path.relative_to(data).as_posix(), "reason": one.reason, "message": one.message}

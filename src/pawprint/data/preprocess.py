@@ -88,7 +88,8 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
         return Photograph(*_identity(label, path, content, data, params, own_test), checked.flags, checked.phash)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        used, rejected = quality.screen(list(pool.map(work, photographs.photographs)))
+        seen = list(pool.map(work, photographs.photographs))
+    used, rejected, _ = quality.screen(seen, params.preprocess.near_copy_bits)
     return rejected, Counter(flag for one in used for flag in one.flags.split())
 
 

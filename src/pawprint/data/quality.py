@@ -1,11 +1,12 @@
 """Checks of photographs: which are rejected, and why.
 
 check(Path("cat.jpg").read_bytes(), ".jpg", params.preprocess)   # one by itself: pixels, flags, phash; or BadImage
-used, rejected = screen(photographs)                             # all together: the same file twice, near-copies
+used, rejected, warnings = screen(photographs, bits=8)           # all together: the same file twice, near-copies
 """
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +19,6 @@ from pawprint.config import Preprocess
 
 BLANK = 3.0  # standard deviation of the grey levels; a lens cap has 1 to 2, fog about 8
 BITS = 144  # of a perceptual hash: nine words of 16 bits
-NEAR = 8  # bits: with nine words, two phashes this close have at least one word in common
 LISTED = 5  # of the others in a group, in a sentence
 NEIGHBOURS = 64  # compared with in each word's order: bounds the cost when thousands share a word
 
@@ -78,13 +78,25 @@ def check(data: bytes, suffix: str, preprocess: Preprocess) -> CheckResult:
     return CheckResult(pixels, " ".join(flags), _phash(grey))
 
 
-def screen(seen: Sequence[P | Rejected]) -> tuple[list[P], list[Rejected]]:
-    """(photographs that are used, sorted by hash; all rejections, sorted by path) of a whole set."""
+def screen(seen: Sequence[P | Rejected], bits: int) -> tuple[list[P], list[Rejected], list[str]]:
+    """(photographs that are used, sorted by hash; all rejections, sorted by path; warnings) of a whole set.
+
+    Near-copies differ in at most `bits` bits. Where most of the set are near-copies under two labels, the scene is the
+    same in all of it (a camera that never moves): then they are a warning, and none is rejected.
+    """
     kept, copied = copies(one for one in seen if not isinstance(one, Rejected))
-    near = near_copies(kept)
+    near, warnings = near_copies(kept, bits), []
+    count = sum(one.reason == "two_labels" for one in near)
+    if bits and count > len(kept) / 2:
+        near = near_copies(kept, 0)
+        warnings.append(
+            f"{count:,} of {len(kept):,} photographs look like one of another class. That is most of them, so no "
+            "near-copy is rejected: pictures of one scene look like this. Look at some; `preprocess.near_copy_bits` "
+            f"(now {bits}) sets how near is near, and 0 turns this off."
+        )
     gone = {one.path for one in near}
     rejected = [*(one for one in seen if isinstance(one, Rejected)), *copied, *near]
-    return [one for one in kept if one.path not in gone], sorted(rejected, key=lambda one: one.path)
+    return [one for one in kept if one.path not in gone], sorted(rejected, key=lambda one: one.path), warnings
 
 
 def copies(photographs: Iterable[P]) -> tuple[list[P], list[Rejected]]:
@@ -99,14 +111,14 @@ def copies(photographs: Iterable[P]) -> tuple[list[P], list[Rejected]]:
     return kept, bad
 
 
-def near_copies(photographs: Sequence[Photograph]) -> list[Rejected]:
-    """Rejections of photographs whose picture is in another file too.
+def near_copies(photographs: Sequence[Photograph], bits: int) -> list[Rejected]:
+    """Rejections of photographs whose picture is in another file too: within `bits` bits, or at 0 the same bytes.
 
     A group under two labels is rejected altogether, for one label is wrong. Of a group that spans splits, the
     photographs of validation and test are rejected: they would be evaluated on what the model learned. None is moved.
     """
     bad = []
-    for group in _groups([one.phash for one in photographs]):
+    for group in _groups([one.phash for one in photographs], bits) if bits else _equal(photographs):
         members = [photographs[index] for index in group]
         labels, splits = {one.label for one in members}, {one.split for one in members}
         if len(labels) == 1 and len(splits) == 1:
@@ -152,10 +164,16 @@ def _phash(grey: NDArray[np.uint8]) -> str:
 _LOWEST = np.argsort(np.indices((30, 30)).sum(0), axis=None, kind="stable")[1 : BITS + 1]  # the first is the mean
 
 
-def _groups(phashes: Sequence[str]) -> list[list[int]]:
+def _equal(photographs: Sequence[Photograph]) -> list[list[int]]:
+    """Indices of photographs of the same bytes, which are sorted by hash."""
+    groups = [list(group) for _, group in groupby(range(len(photographs)), lambda index: photographs[index].hash)]
+    return [group for group in groups if len(group) > 1]
+
+
+def _groups(phashes: Sequence[str], bits: int) -> list[list[int]]:
     """Indices of pictures that are near each other, directly or by way of others; groups of two and more.
 
-    Two that differ in at most NEAR of BITS bits agree in one of nine words. So each word in turn orders the set,
+    Two that differ in at most `bits` (8) of BITS bits agree in one of nine words. So each word in turn orders the set,
     and each picture is compared with those that follow it and share the word, NEIGHBOURS at most: the cost grows
     linearly, also where thousands are alike.
     """
@@ -175,7 +193,7 @@ def _groups(phashes: Sequence[str]) -> list[list[int]]:
             if not len(place):
                 break
             one, other = order[place], order[place + apart]
-            near = np.bitwise_count(words[one] ^ words[other]).sum(1) <= NEAR
+            near = np.bitwise_count(words[one] ^ words[other]).sum(1) <= bits
             near &= groups[one] != groups[other]
             if near.any():
                 links = groups[one[near]], groups[other[near]]

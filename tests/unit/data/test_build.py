@@ -20,7 +20,7 @@ from PIL import Image
 from odd_pictures import animation, jpeg_claiming, photograph, png16, png_bomb, saved, scene, with_exif
 from pawprint import image
 from pawprint.config import Params, load_params
-from pawprint.data import ingest
+from pawprint.data import build, ingest
 from pawprint.data.build import Report, prepare
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.splits import SPLITS, split_of
@@ -157,6 +157,56 @@ def test_too_many_bad_ones_fail_and_leave_what_was_there(tmp_path: Path) -> None
         made(data, out, max_bad_share=0.1)
     assert contents(out) == before
     assert sorted(path.name for path in tmp_path.iterdir()) == ["data", "out"]
+
+
+def fixed_camera(folder: Path, count: int) -> Path:
+    """One scene; a defect is a small mark on it."""
+    background, rng = np.asarray(scene(3, 300, 300)), np.random.default_rng(3)
+    for n in range(count):
+        pixels = np.clip(background + rng.normal(0, 3, background.shape), 0, 255).astype(np.uint8)
+        if n % 2:
+            pixels[140:146, 140:146] = 255
+        write(folder, {f"{('ok', 'defect')[n % 2]}/{n}.jpg": saved(Image.fromarray(pixels), quality=92)})
+    return folder
+
+
+def test_a_camera_that_never_moves_gives_a_warning_and_not_an_empty_set(tmp_path: Path) -> None:
+    data = fixed_camera(tmp_path / "data", 40)
+    report = made(data, tmp_path / "out", max_bad_share=0.05)
+    assert report["rejected"] == []
+    assert report["photographs"] == 40
+    assert "40 of 40 photographs look like one of another class" in report["warnings"][0]
+    assert report["warnings"][0] in (tmp_path / "out" / "report.html").read_text()
+    write(data, {"ok/same.jpg": (data / "defect" / "1.jpg").read_bytes()})  # the same bytes: still two labels
+    assert reasons(made(data, tmp_path / "out")) == {"ok/same.jpg": "two_labels", "defect/1.jpg": "two_labels"}
+    quiet = made(data, tmp_path / "out", near_copy_bits=0)
+    assert (len(quiet["rejected"]), quiet["warnings"]) == (2, [])
+    pets(data, 60)  # less than half of the set: rejected as before
+    for share in (1.0, 0.05):
+        with pytest.raises(PawprintError, match=r"`preprocess.near_copy_bits: 0` turns"):
+            made(data, tmp_path / "out", max_bad_share=share)
+
+
+def test_what_cannot_be_learned_and_tested_is_refused_before_a_training(tmp_path: Path) -> None:
+    asked = params(min_class=3)
+    data = pets(tmp_path / "data", 40)
+    build.refuse_untrainable(made(data, tmp_path / "out"), asked)
+    few = write(data, {f"fox/{n}.jpg": photograph(n + 700) for n in range(2)})
+    with pytest.raises(PawprintError, match="class `fox` has 2 usable photographs; 3 are the least"):
+        build.refuse_untrainable(made(few, tmp_path / "out"), asked)
+    tested = [n for n in range(900, 1000) if split_of(digest_of(n), 2017, asked.split) != "test"][:8]
+    write(data, {f"fox/{n}.jpg": photograph(n) for n in tested})
+    for n in range(2):
+        (data / "fox" / f"{n}.jpg").unlink()
+    with pytest.raises(PawprintError, match="class `fox` has no photograph in test"):
+        build.refuse_untrainable(made(data, tmp_path / "out"), asked)
+    six = pets(tmp_path / "six", 6)
+    with pytest.raises(PawprintError, match="3 usable photographs; 10 are the least"):
+        build.refuse_untrainable(made(six, tmp_path / "out"), params())
+
+
+def digest_of(seed: int) -> str:
+    return hashlib.sha256(photograph(seed)).hexdigest()
 
 
 def test_a_class_with_nothing_usable_is_named(tmp_path: Path) -> None:

@@ -16,8 +16,10 @@ def test_near_copies_are_found_among_many_and_others_are_not() -> None:
         bits[rng.choice(quality.BITS, rng.integers(0, 13), replace=False)] ^= 1
         phashes[index + 1] = np.packbits(bits)
     apart = np.bitwise_count(phashes[:, None] ^ phashes[None]).sum(2)
-    expected = {(i, j) for i, j in zip(*np.nonzero(apart <= quality.NEAR), strict=True) if i < j}
-    found = {tuple(group) for group in quality._groups([one.tobytes().hex() for one in phashes])}
+    expected = {(i, j) for i, j in zip(*np.nonzero(apart <= 8), strict=True) if i < j}
+    near = {tuple(group) for group in quality._groups([one.tobytes().hex() for one in phashes], 3)}
+    assert near == {(i, j) for i, j in zip(*np.nonzero(apart <= 3), strict=True) if i < j}
+    found = {tuple(group) for group in quality._groups([one.tobytes().hex() for one in phashes], 8)}
     assert found == expected
 
 
@@ -31,7 +33,7 @@ def test_thousands_that_are_all_alike_are_one_group_and_reported_in_short_senten
         quality.Photograph(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), splits[n % 2], "", one)
         for n, one in enumerate(phashes)
     ]
-    bad = quality.near_copies(alike)
+    bad = quality.near_copies(alike, 8)
     assert [one.path for one in bad] == [one.path for one in alike if one.split == "test"]
     assert max(len(one.message) for one in bad) < 200
     assert all("and 4,994 more" in one.message for one in bad)

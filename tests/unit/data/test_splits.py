@@ -36,7 +36,7 @@ def photograph(picture: int, file: int, off: int, label: str) -> Photograph:
 def settled(photographs: list[Photograph]) -> tuple[dict[Path, str], set[Path]]:
     """(split of each that is used, those that are rejected), as preprocess does it."""
     kept, bad = quality.copies(photographs)
-    bad += quality.near_copies(kept)
+    bad += quality.near_copies(kept, 8)
     rejected = {one.path for one in bad}
     return {one.path: one.split for one in kept if one.path not in rejected}, rejected
 
