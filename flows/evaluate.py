@@ -3,6 +3,9 @@
 python -m flows.evaluate
 """
 
+from collections.abc import Mapping
+from typing import Any
+
 from prefect import flow
 
 from flows import ROOT
@@ -10,7 +13,7 @@ from flows.tasks import run_stage, step
 from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError
-from pawprint.evaluation import metrics, model_card, plots, release
+from pawprint.evaluation import curves, metrics, model_card, plots, release
 from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.files import write_json, write_text
@@ -20,7 +23,8 @@ from pawprint.tracking.run import EVALUATED, Evaluated, RunRecord
 from pawprint.tracking.tracker import Tracker
 
 OUT = ROOT / "reports" / "evaluation"
-PLOTS = ROOT / "reports" / "plots"  # pictures only: `dvc plots show` then needs no script from the network
+PLOTS = ROOT / "reports" / "plots"  # pictures
+DATA = ROOT / "reports" / "curves"  # what `dvc plots diff` lays over each other
 CURVES = ("train_loss", "validation_loss", "train_accuracy", "validation_accuracy")
 
 
@@ -54,9 +58,10 @@ def evaluate() -> None:
     runs_of = {name: log_evaluation(tracker, name, tuned[name], report, data.drawn) for name, report in reports.items()}
     log_pipeline(tracker, data.dataset, {name: (runs_of[name], report) for name, report in reports.items()})
 
-    # 5. one file for `dvc metrics`
+    # 5. every figure of every model, and the few that git keeps, for `dvc metrics` and `dvc exp show`
     figures = {name: {"validation": tuned[name].model_dump(), **reports[name].model_dump()} for name in reports}
     write_json(ROOT / "reports" / "metrics.json", figures)
+    write_json(ROOT / "metrics.json", headline(tuned, reports, params))
 
 
 @step()
@@ -75,18 +80,35 @@ def evaluate_test(name: str, classifier: Classifier, evaluator: Evaluator) -> Ev
     scores.write(OUT / name / release.SCORES)
     write_text(OUT / name / release.EVALUATION, report.model_dump_json(indent=1) + "\n")
     plots.of_model(classifier, report, scores, evaluator.test, PLOTS / name)
+    record = RunRecord.read(ROOT / "models" / name)
+    curves.write(DATA, name, {curve: record.curve(curve) for curve in CURVES}, scores)
     right, loss = report.test.accuracy, report.test.log_loss.value
     text = f"  {name:<24}{right.value:.1%} [{right.low:.1%}, {right.high:.1%}] right, log loss {loss:.4f}"
     say(text, candidate=name, test=report.test.model_dump())
     return report
 
 
+def headline(
+    tuned: Mapping[str, Evaluation], reports: Mapping[str, EvaluationReport], params: Params
+) -> dict[str, Any]:
+    """The best candidate's figures, and every model's log loss; no times, which differ from run to run."""
+    best = min(params.candidates, key=lambda name: tuned[name].log_loss.value)
+    figures = reports[best].test.flat("test") | reports[best].flat()
+    names = (
+        "test_accuracy", "test_calibration_error", "test_worst_slice", "test_robustness_loss", "test_refused",
+        "clutter_accepted",
+    )  # fmt: skip
+    shown = {name.removeprefix("test_"): round(figures[name], 4) for name in names if name in figures}
+    losses = {name: round(report.test.log_loss.value, 4) for name, report in reports.items()}
+    return {"best": best, **shown, "log_loss": losses}
+
+
 @step()
 def plot_learning_curves(params: Params) -> None:
     """All trained candidates in one figure, from the metrics that their trainings logged."""
     records = {name: RunRecord.read(ROOT / "models" / name) for name in params.candidates}
-    curves = {name: {curve: record.curve(curve) for curve in CURVES} for name, record in records.items()}
-    plots.learning_curves(curves, PLOTS / "learning_curves.png")
+    learned = {name: {curve: record.curve(curve) for curve in CURVES} for name, record in records.items()}
+    plots.learning_curves(learned, PLOTS / "learning_curves.png")
 
 
 @step(retries=2, delay=2)

@@ -78,7 +78,7 @@ def commit_of(root: Path, word: str) -> str:
 
 def difference(root: Path, revision: str) -> dict[str, dict[str, Any]]:
     """`dvc metrics diff`: metric -> old, new, diff."""
-    said = run(root, sys.executable, "-m", "dvc", "metrics", "diff", "--all", "--json", revision)
+    said = run(root, sys.executable, "-m", "dvc", "metrics", "diff", "--all", "--json", revision, "--targets", METRICS)
     found: dict[str, dict[str, Any]] = json.loads(said or "{}").get(METRICS, {})
     return found
 
@@ -121,7 +121,8 @@ def table(diff: dict[str, dict[str, Any]]) -> list[str]:
             entry = diff.get(f"{candidate}.{key}")
             if entry:
                 old, new = entry.get("old"), entry.get("new")
-                lines.append(f"| {candidate} | {words} | {shown(old)} | {shown(new)} | {change(old, new)} |")
+                changed = change(old, new, apart(diff, f"{candidate}.{key}"))
+                lines.append(f"| {candidate} | {words} | {shown(old)} | {shown(new)} | {changed} |")
     if len(lines) == 2:
         return ["No figures: run the pipeline first (`make run`)."]
     if not known(diff):
@@ -134,11 +135,21 @@ def shown(value: Any) -> str:
     return "-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value)
 
 
-def change(old: Any, new: Any) -> str:
-    """By how much, in bold where it can be seen; what is only on one split is named."""
+def apart(diff: dict[str, dict[str, Any]], name: str) -> bool:
+    """Do the 95 % intervals of both sides have nothing in common? False for a figure without intervals."""
+    low, high = (diff.get(name.removesuffix("value") + end, {}) for end in ("low", "high"))
+    if any(end.get(side) is None for end in (low, high) for side in ("old", "new")):
+        return False
+    return bool(low["new"] > high["old"] or high["new"] < low["old"])
+
+
+def change(old: Any, new: Any, beyond_noise: bool) -> str:
+    """By how much, in bold beyond noise; what is only on one side is named."""
     if old is None or new is None:
         return "new" if old is None else "gone"
-    return f"**{new - old:+.4f}**" if abs(new - old) > TOO_LITTLE else "="
+    if abs(new - old) <= TOO_LITTLE:
+        return "="
+    return f"**{new - old:+.4f}**" if beyond_noise else f"{new - old:+.4f}"
 
 
 def run(folder: Path, *words: str, **environment: str) -> str:

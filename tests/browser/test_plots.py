@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from playwright.sync_api import Request, sync_playwright
 
-from pawprint.evaluation import plots
+from pawprint.evaluation import curves, plots
 from pawprint.evaluation.metrics import Scores, measure
 
 PROJECT = Path(__file__).parents[2]
@@ -30,11 +30,14 @@ def page_of_plots(tmp_path: Path) -> Path:
     pictures.mkdir(parents=True)
     plots.confusion(measure(scores, 100, seed=0), scores.classes, pictures / "confusion.png")
     plots.reliability(scores, pictures / "reliability.png")
+    curves.write(tmp_path / "reports" / "curves", "article_cnn", {"validation_loss": [(1, 0.6), (2, 0.3)]}, scores)
     plots.learning_curves(
         {"article_cnn": {"train_loss": [(1, 0.6), (2, 0.3)]}}, pictures.parent / "learning_curves.png"
     )
     for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
         subprocess.run(words, cwd=tmp_path, check=True)
+    for name in ("config", "plots.html"):
+        shutil.copy(PROJECT / ".dvc" / name, tmp_path / ".dvc")
     subprocess.run([sys.executable, "-m", "dvc", "plots", "show", "-o", "shown"], cwd=tmp_path, check=True)
     return tmp_path / "shown" / "index.html"
 
@@ -54,7 +57,10 @@ def test_the_page_of_plots_needs_no_network(page_of_plots: Path) -> None:
         page.on("requestfailed", lambda request: failed.append(request.url))
         page.goto(page_of_plots.as_uri(), wait_until="load")
         widths = page.eval_on_selector_all("img", "all => all.map(one => one.naturalWidth)")
+        drawn = page.locator(".vega-embed canvas, .vega-embed svg").count()
+        titles = page.locator("body").inner_text()
         browser.close()
+    assert drawn == 3, titles  # loss, ROC and confusion, from their data
     assert len(widths) == 3
     assert min(widths) > 100
     assert failed == []

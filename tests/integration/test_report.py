@@ -18,13 +18,14 @@ stages:
     deps: [measure.py]
     params: [loss]
     plots: [reports/plots]
-    metrics: [reports/metrics.json]
+    outs: [reports/metrics.json]
 """
 MEASURE = """
 import json, pathlib, yaml
 loss = yaml.safe_load(open("params.yaml"))["loss"]
 pathlib.Path("reports/plots").mkdir(parents=True, exist_ok=True)
-test = {"log_loss": {"value": loss, "low": 0.0}, "accuracy": {"value": 0.98}}
+test = {"log_loss": {"value": loss, "low": loss - 0.1, "high": loss + 0.1}, "accuracy": {"value": 0.98}}
+test["auroc"] = {"value": 1 - loss, "low": 0.2, "high": 1.0}
 json.dump({"mlp": {"test": test}}, open("reports/metrics.json", "w"))
 from PIL import Image
 Image.new("L", (120, 120), int(100 * loss)).save("reports/plots/confusion.png")
@@ -70,6 +71,7 @@ def test_a_report_has_both_figures_their_change_the_gate_and_the_plots(changed: 
     said = report(changed)
     assert "| mlp | log loss | 0.5000 | 0.2500 | **-0.2500** |" in said
     assert "| mlp | accuracy | 0.9800 | 0.9800 | = |" in said
+    assert "| mlp | AUROC | 0.5000 | 0.7500 | +0.2500 |" in said  # within its interval: not in bold
     assert "## Gate: promoted" in said
     page = (changed / "report" / "plots" / "index.html").read_text()
     assert page.count("<img") == 2  # there and here

@@ -4,17 +4,31 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from pawprint.errors import PawprintError
 
-ROOT = Path.cwd()
+STORES = {"PREFECT_HOME": ".prefect", "BENTOML_HOME": "bentoml"}  # variable -> the default, in the home folder
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def project_root(folder: Path) -> Path:
+    """The project that `folder` lies in: the nearest folder, from here upwards, with params.yaml and dvc.yaml.
+
+    `folder` itself where there is none; each command says what it misses then.
+    """
+    marks = ("params.yaml", "dvc.yaml")
+    return next((one for one in (folder, *folder.parents) if all((one / mark).is_file() for mark in marks)), folder)
+
+
+ROOT = project_root(Path.cwd())
+HERE = Path(os.path.relpath(ROOT))  # the same as a person types it: "." in the root, ".." in a folder below
 
 
 def examples(text: str) -> Callable[[Command], Command]:
@@ -32,16 +46,46 @@ def console(width: int = 160) -> Console:
     return Console(width=None if sys.stdout.isatty() else width)
 
 
-def start(*words: str) -> None:
-    """Run `python -m ...` of the current project to its end, with its exit code."""
+LocalOption = Annotated[
+    bool, typer.Option("--local", help="use this folder alone: no Prefect, no MLflow server, BentoML's store in cache/")
+]
+
+
+def start(*words: str, local: bool = False) -> None:
+    """Run `python -m ...` of the current project to its end, with its exit code.
+
+    With `local` neither Prefect nor an MLflow server is used, whatever the environment names, and the stores of
+    Prefect and BentoML lie in the project and not in the home folder.
+    """
     if not (ROOT / "flows").is_dir():
         raise PawprintError(f"{ROOT} is no pawprint project: it has no flows/. Change into the project's folder.")
+    environment = dict(os.environ)
+    if local:
+        for server in ("PREFECT_API_URL", "MLFLOW_TRACKING_URI"):
+            environment.pop(server, None)
+        environment["PAWPRINT_LOCAL"] = "1"  # flows/tasks.py runs the flows as plain functions
+        environment |= {variable: str(ROOT / "cache" / "local" / name) for variable, name in STORES.items()}
+    for variable, name in STORES.items():
+        _check_writable(variable, Path(environment.get(variable) or Path.home() / name))
     command = [sys.executable, "-m", *words]
     if os.name == "posix":  # become it: its signals, its exit code
         os.chdir(ROOT)
         sys.stdout.flush()
-        os.execv(sys.executable, command)
-    with subprocess.Popen(command, cwd=ROOT) as child:
+        os.execve(sys.executable, command, environment)
+    with subprocess.Popen(command, cwd=ROOT, env=environment) as child:
         while True:
             with contextlib.suppress(KeyboardInterrupt):  # the child gets it too, and ends
                 raise typer.Exit(child.wait())
+
+
+def _check_writable(variable: str, folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as probe:
+            probe.write(bytes(2**16))
+            probe.flush()
+    except OSError as error:
+        raise PawprintError(
+            f"{folder} cannot be written ({error.strerror}). Free or unlock it, name another folder in {variable}, or "
+            "add --local: then it lies in the project's cache/."
+        ) from None

@@ -5,7 +5,10 @@ from typing import Annotated, Literal
 
 import typer
 
-NEXT = "Next: dvc add data (the way back: git checkout data.dvc && dvc checkout)"
+from pawprint.cli.common import HERE, ROOT
+
+DATA = HERE / "data"
+NEXT = f"Next: dvc add {DATA} (the way back: git checkout {DATA}.dvc && dvc checkout)"
 
 app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in, check and correct them.")
 
@@ -30,9 +33,9 @@ def import_(
     from pawprint import dvc
     from pawprint.data.ingest import ingest
 
-    result = ingest(source, Path("data"), name, add, sha256, layout, labels, encoding)
+    result = ingest(source, DATA, name, add, sha256, layout, labels, encoding)
     if result.changed:
-        dvc.own(Path())
+        dvc.own(ROOT)
     _some(result.contradictions)
     if result.changed and result.ignored:
         more = f" and {len(result.ignored) - 3:,} more" if len(result.ignored) > 3 else ""
@@ -48,14 +51,14 @@ def _some(lines: list[str], shown: int = 20) -> None:
 
 
 @app.command(epilog="Example: pawprint photos check")
-def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a class")] = Path("data")) -> None:
+def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a class")] = DATA) -> None:
     """List the photographs that `preprocess` would reject, and why; nothing is written. Exit code 1 if any."""
     from pawprint.config import load_params
     from pawprint.data.class_folders import dataset
     from pawprint.data.preprocess import survey
 
     photographs = dataset(data)
-    rejected, flags = survey(photographs, data, load_params())
+    rejected, flags = survey(photographs, data, load_params(ROOT / "params.yaml"))
     for one in sorted(rejected, key=lambda one: one.path):
         print(f"{one.path}: {one.reason}: {one.message}")
     converted = ", ".join(f"{count:,} {flag}" for flag, count in sorted(flags.items())) or "none"
@@ -75,14 +78,13 @@ def relabel(
     from pawprint import dvc
     from pawprint.data import relabel
 
-    data = Path("data")
     decided = (
-        [relabel.Decision(relabel.below(one, data), to) for one in what]
+        [relabel.Decision(relabel.below(one, DATA), to) for one in what]
         if to
-        else [decision for one in what for decision in relabel.decisions(Path(one), "relabel", data)]
+        else [decision for one in what for decision in relabel.decisions(Path(one), "relabel", DATA)]
     )
-    moved = relabel.relabel(decided, data)
-    dvc.own(Path())
+    moved = relabel.relabel(decided, DATA)
+    dvc.own(ROOT)
     print(f"{moved:,} of {len(decided):,} photographs have another class now. {NEXT}")
 
 
@@ -94,27 +96,26 @@ def drop(
     from pawprint import dvc
     from pawprint.data import relabel
 
-    data = Path("data")
     decided: list[relabel.Decision] = []
     for one in what:
-        file = relabel.below(one, data)
-        named = not Path(file).is_absolute() and (data / file).is_file()
-        decided += [relabel.Decision(file)] if named else relabel.decisions(Path(one), "drop", data)
-    gone = relabel.drop(decided, data)
-    dvc.own(Path())
+        file = relabel.below(one, DATA)
+        named = not Path(file).is_absolute() and (DATA / file).is_file()
+        decided += [relabel.Decision(file)] if named else relabel.decisions(Path(one), "drop", DATA)
+    gone = relabel.drop(decided, DATA)
+    dvc.own(ROOT)
     print(f"{gone:,} photographs dropped. {NEXT}")
 
 
 @app.command(epilog="Example: pawprint photos audit --top 40")
 def audit(
     top: Annotated[int, typer.Option(min=1, help="how many photographs to list")] = 200,
-    out: Annotated[Path, typer.Option(help="where audit.csv and audit.html go")] = Path("reports/audit"),
+    out: Annotated[Path, typer.Option(help="where audit.csv and audit.html go")] = HERE / "reports" / "audit",
 ) -> None:
     """List photographs whose label is probably wrong, and outliers, for a person to decide on."""
     from pawprint.config import load_params
     from pawprint.data.dataset import PreparedDataset
     from pawprint.evaluation import label_audit
 
-    found = label_audit.audit(PreparedDataset.open(Path("prepared")), load_params(), top)
+    found = label_audit.audit(PreparedDataset.open(ROOT / "prepared"), load_params(ROOT / "params.yaml"), top)
     label_audit.write(found, out)
     print(f"{len(found):,} photographs to look at in {out}/audit.html; your decisions go into {out}/audit.csv")

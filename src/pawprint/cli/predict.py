@@ -9,8 +9,9 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pawprint.cli.common import examples
+from pawprint.cli.common import HERE, examples
 
+SHOWN = 5  # classes in a line
 REFUSED = {"unlike": "unlike the training photographs", "unsure": "unsure which class"}
 
 
@@ -21,12 +22,13 @@ REFUSED = {"unlike": "unlike the training photographs", "unsure": "unsure which 
 def predict(
     paths: Annotated[list[Path], typer.Argument(help="pictures, and folders of them")],
     as_json: Annotated[bool, typer.Option("--json", help="one JSON object a line")] = False,
-    model: Annotated[Path, typer.Option(help="a model folder")] = Path("champion"),
+    model: Annotated[Path, typer.Option(help="a model folder")] = HERE / "champion",
     url: Annotated[str, typer.Option(help="use this running service instead of a model folder")] = "",
     token: Annotated[str, typer.Option(envvar="PAWPRINT_TOKEN", help="the service's bearer token")] = "",
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="pictures on their way to the service")] = 8,
 ) -> None:
     """Classify pictures. Exit code 1 when one of them has no prediction."""
+    from pawprint.errors import PawprintError
     from pawprint.inference.classifier import Classifier, FileResult, find_pictures
 
     pictures = find_pictures(paths)
@@ -35,6 +37,11 @@ def predict(
         from pawprint.serving import client
 
         results = client.predict(url, pictures, token, concurrency)
+    elif not model.is_dir():
+        raise PawprintError(
+            f"There is no model folder {model.absolute()}. Run this in a project after `pawprint run`, name a model "
+            "folder with --model, or a running service with --url."
+        )
     else:
         results = Classifier(model).classify_files(pictures)
     if len(pictures) > 50 and sys.stderr.isatty():
@@ -46,13 +53,17 @@ def predict(
         found = result.classification
         failed = failed or found is None
         if as_json:
-            keep = ("label", "refusal", "probabilities")
-            values = {name: getattr(found, name) for name in keep} if found else {"error": result.error}
+            values = {"error": result.error} if found is None else {
+                "label": found.label, "refusal": found.refusal, "reason": found.reason,
+                "typicality": found.knn_similarity, "probabilities": found.probabilities, "model": result.model_digest,
+            }  # fmt: skip
             print(json.dumps({"path": str(result.path), **values}), flush=True)
         elif found is None:
             print(f"{result.path}: error: {result.error}", file=sys.stderr)
         else:
-            shares = ", ".join(f"{label} {p:.1%}" for label, p in found.probabilities.items())
+            best = sorted(found.probabilities.items(), key=lambda one: -one[1])[:SHOWN]
+            shares = ", ".join(f"{label} {p:.1%}" for label, p in best)
+            shares += f", {len(found.probabilities) - SHOWN} more" if len(found.probabilities) > SHOWN else ""
             label = f"{found.label}, {REFUSED[found.refusal]}" if found.refusal else found.label
             print(f"{result.path}: {label} ({shares})", flush=True)
     if failed:

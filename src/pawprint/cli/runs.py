@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pawprint.cli.common import ROOT, console, examples, start
+from pawprint.cli.common import HERE, ROOT, console, examples, start
 from pawprint.errors import PawprintError
 
 
@@ -19,7 +19,7 @@ def summary() -> None:
 
 
 @examples("pawprint results --out docs/RESULTS.md")
-def results(out: Annotated[Path, typer.Option(help="the Markdown file")] = Path("docs/RESULTS.md")) -> None:
+def results(out: Annotated[Path, typer.Option(help="the Markdown file")] = HERE / "docs" / "RESULTS.md") -> None:
     """Write this data set's table into a Markdown file, replacing its earlier one."""
     from pawprint.evaluation.summary import write_results
 
@@ -27,9 +27,9 @@ def results(out: Annotated[Path, typer.Option(help="the Markdown file")] = Path(
     print(f"wrote {out}")
 
 
-@examples("pawprint compare | pawprint compare 3f2a 91bc")
+@examples("pawprint compare | pawprint compare article_cnn efficientnet_lite0 | pawprint compare 3f2a 91bc")
 def compare(
-    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="run ids or names")] = None,
+    words: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="candidates, run ids or names")] = None,
 ) -> None:
     """Runs side by side: parameters that differ, then figures. Without names: today's candidates."""
     from rich.table import Table
@@ -39,11 +39,15 @@ def compare(
     from pawprint.tracking.tracker import Tracker
 
     params, tracker = load_params(ROOT / "params.yaml"), Tracker(ROOT)
-    ids = [] if words else [tracker.restore_run(ROOT / "models" / name).id for name in params.models]
-    for word in words or ():
-        run_id = tracker.find_run(word)
+    ids = []
+    for word in words or params.models:
+        model = ROOT / "models" / word
+        run_id = tracker.restore_run(model).id if word in params.models and model.exists() else tracker.find_run(word)
         if run_id is None:
-            raise PawprintError(f"There is no run {word!r} here. `make ui` lists all runs; take an id or a name.")
+            raise PawprintError(
+                f"There is no run or candidate {word!r} here. Candidates are {', '.join(params.models)}; "
+                "`make ui` lists all runs."
+            )
         ids.append(run_id)
     parameters, metrics = zip(*(tracker.params_and_metrics(run_id) for run_id in ids), strict=True)
     tested = [tracker.artifact(run_id, "evaluation/test.csv") for run_id in ids]
@@ -117,12 +121,12 @@ def verify(what: Annotated[str, typer.Argument(help="a run's id, its first lette
         raise typer.Exit(1)
 
 
-@examples("pawprint trace pawprint-sample@champion | pawprint trace data/cat/1.jpg --json")
+@examples("pawprint trace pawprint-sample@champion | pawprint trace data/cat/1.jpg --json | pawprint trace HEAD")
 def trace(
     what: Annotated[
         str,
         typer.Argument(
-            help="a prediction's id, Bento tag, model/version, model@alias, run id, photograph's path or hash, commit"
+            help="a prediction's id, Bento tag, model/version, model@alias, run, candidate, photograph or hash, commit"
         ),
     ],
     as_json: Annotated[bool, typer.Option("--json", help="the tree as JSON")] = False,

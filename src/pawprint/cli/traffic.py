@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pawprint.cli.common import ROOT
+from pawprint.cli.common import HERE, ROOT
 
 app = typer.Typer(no_args_is_help=True, help="Requests and predictions of the service.")
 
@@ -17,9 +17,9 @@ def _group() -> None:
 
 @app.command(epilog="Example: pawprint traffic report --days 7")
 def report(
-    model: Annotated[Path, typer.Option(help="the model folder that is served")] = Path("champion"),
+    model: Annotated[Path, typer.Option(help="the model folder that is served")] = HERE / "champion",
     log: Annotated[Path | None, typer.Option(help="the traffic log; default: the service's own")] = None,
-    out: Annotated[Path, typer.Option(help="the page")] = Path("traffic.html"),
+    out: Annotated[Path, typer.Option(help="the page")] = HERE / "traffic.html",
     days: Annotated[float, typer.Option(min=0, help="how far back to look; 0 is all")] = 0,
     mlflow: Annotated[bool, typer.Option(help="keep it as an MLflow run too")] = True,
 ) -> None:

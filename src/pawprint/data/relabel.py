@@ -9,6 +9,7 @@ undo them; `git checkout data.dvc && dvc checkout` does.
 """
 
 import csv
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -69,14 +70,15 @@ def decisions(listed: Path, verb: Verb, data: Path) -> list[Decision]:
 
 
 def below(path: str, data: Path) -> str:
-    """`cat/7.jpg`, also where somebody writes data/cat/7.jpg or the whole path."""
-    if Path(path).is_absolute():
-        inside = Path(path).is_relative_to(data.resolve())
-        return Path(path).relative_to(data.resolve()).as_posix() if inside else path
+    """`cat/7.jpg`, also where somebody writes data/cat/7.jpg, the path from another folder or the whole path."""
     parts = PurePosixPath(path).parts
-    if parts[:1] == (data.name,) and not (data / path).exists():
-        parts = parts[1:]
-    return str(PurePosixPath(*parts))
+    if not Path(path).is_absolute():
+        if (data / path).exists() or parts[:1] not in ((data.name,), ("..",)):
+            return str(PurePosixPath(*parts))
+        if parts[0] == data.name:
+            return str(PurePosixPath(*parts[1:]))
+    named, folder = (Path(os.path.abspath(one)) for one in (path, data))  # noqa: PTH100  resolve() follows links
+    return named.relative_to(folder).as_posix() if named.is_relative_to(folder) else path
 
 
 def relabel(decided: Sequence[Decision], data: Path) -> int:

@@ -177,7 +177,8 @@ def seen_hashes(folder: Path, record: lineage.Lineage, manifests: Sequence[Path]
     if manifest is None:
         raise PawprintError(
             f"Nothing proves what {who} has learned from: the manifest {record.manifest_digest[:12]} that its lineage "
-            "names is neither in its run nor in prepared/. Train it again, or give the data set another name."
+            "names is neither in its run nor in prepared/. `pawprint run --photos data --name NEW` goes on under a new "
+            "name, whose first model needs no comparison."
         )
     claimed = lineage.claimed(folder)
     if not claimed or claimed != learned_hashes(manifest):
@@ -199,7 +200,7 @@ def exclude_seen(tested: Sequence[str], seen: Set[str], least: int, who: str) ->
             f"{who} has learned from {len(tested) - len(left)} of the {len(tested)} test photographs: "
             f"its `seed`, `split` or photographs were others. The {len(left)} that are left are too few "
             f"to compare on (`gate.min_photographs` is {least}). Use the `seed` and `split` it was trained with, bring "
-            "more photographs, or give the data set another name."
+            "more photographs, or go on under another name: `pawprint run --photos data --name NEW`."
         )
     return left
 

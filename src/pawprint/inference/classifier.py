@@ -102,6 +102,7 @@ class FileResult:
     path: Path
     classification: Classification | None
     error: str  # "" where there is a classification
+    model_digest: str = ""  # of the model that classified it
 
 
 class Classifier:
@@ -170,7 +171,7 @@ class Classifier:
 
     def _classify_file(self, path: Path) -> FileResult:
         try:
-            return FileResult(path, self.classify(path.read_bytes()), "")
+            return FileResult(path, self.classify(path.read_bytes()), "", self.info.model_digest)
         except image.BadImage as error:
             return FileResult(path, None, str(error))
         except OSError as error:

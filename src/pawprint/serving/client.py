@@ -87,9 +87,10 @@ def _read(path: Path, response: httpx.Response) -> FileResult:
     if response.status_code != 200:
         return FileResult(path, None, _problem(response))
     try:
-        return FileResult(path, Prediction.model_validate_json(response.content).classification(), "")
+        prediction = Prediction.model_validate_json(response.content)
     except ValidationError:
         return FileResult(path, None, _FOREIGN.format(response.status_code))
+    return FileResult(path, prediction.classification(), "", prediction.model.digest)
 
 
 def _problem(response: httpx.Response) -> str:

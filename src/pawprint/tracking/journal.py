@@ -51,7 +51,7 @@ class Journal:
                 shutil.copytree(path, copy, copy_function=_keep)
             else:
                 _keep(path, copy)
-            arguments["path"] = str(copy)
+            arguments["path"] = str(copy.relative_to(self.folder))  # the project may be moved meanwhile
         line = Call(method=method, arguments=arguments).model_dump_json() + "\n"
         with (self.folder / "journal.jsonl").open("ab+") as file:
             if file.tell():
@@ -67,7 +67,10 @@ class Journal:
         with contextlib.suppress(FileNotFoundError):
             for line in (self.folder / "journal.jsonl").read_bytes().splitlines():
                 with contextlib.suppress(ValueError):
-                    calls.append(Call.model_validate_json(line))
+                    call = Call.model_validate_json(line)
+                    if "path" in call.arguments:
+                        call.arguments["path"] = str(self.folder / call.arguments["path"])
+                    calls.append(call)
         return calls
 
     def waiting(self) -> list[Call]:

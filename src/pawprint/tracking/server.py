@@ -4,11 +4,14 @@ connect(root)          # Tracker.client calls it
 serve(root, port=5000) # the MLflow UI over the same runs
 """
 
+import contextlib
 import os
+import re
 import socket
+import sqlite3
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import requests
@@ -23,6 +26,11 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # By default MLflow's client tries for four minutes, and a training would stand still for as long.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+ARTIFACTS = "mlartifacts"  # the folder beside mlflow.db
+ADDRESSES = (  # the columns of mlflow.db with addresses of artifacts
+    ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
+    ("model_versions", "storage_location"), ("model_versions", "source"),
+)  # fmt: skip
 _TEMPORARY = ("INTERNAL_ERROR", "TEMPORARILY_UNAVAILABLE", "REQUEST_LIMIT_EXCEEDED", "DEADLINE_EXCEEDED")
 
 
@@ -38,19 +46,38 @@ def is_outage(error: BaseException) -> bool:
 
 
 def uri(root: Path) -> str:
-    """The tracking URI; the default is absolute and in the main workspace, also in DVC's temporary copies."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or _beside(root)
+    """The tracking URI; the default is absolute and in the main workspace, also in DVC's temporary copies.
+
+    Raises:
+        PawprintError: MLFLOW_TRACKING_URI names a folder, or the project lies where no database address can name it.
+    """
+    given = os.environ.get("MLFLOW_TRACKING_URI")
+    if not given:
+        return _beside(root)
+    if given.startswith("file:") or not urlsplit(given).scheme:
+        raise PawprintError(
+            f"MLFLOW_TRACKING_URI={given} is a folder, which MLflow no longer writes runs to. Unset it (runs are kept "
+            "in mlflow.db here), or name a server; `mlflow migrate-filestore` takes the folder's runs along."
+        )
+    path = given.removeprefix("sqlite:///")
+    return f"sqlite:///{main_workspace(root) / path}" if path != given else given
 
 
 def _beside(root: Path) -> str:
-    return f"sqlite:///{main_workspace(root) / 'mlflow.db'}"
+    path = main_workspace(root) / "mlflow.db"
+    if "?" in str(path):
+        raise PawprintError(
+            f"The address of a database cannot hold the `?` of {path.parent}. Rename the folder, or name a server in "
+            "MLFLOW_TRACKING_URI."
+        )
+    return f"sqlite:///{path}"
 
 
 def artifact_root(root: Path) -> str | None:
     """Where artifacts go: a folder beside mlflow.db; None where a server decides."""
     if uri(root) != _beside(root):  # MLflow sets the variable itself once it is connected
         return None
-    return (main_workspace(root) / "mlartifacts").as_uri()
+    return (main_workspace(root) / ARTIFACTS).as_uri()
 
 
 def connect(root: Path) -> None:
@@ -62,8 +89,37 @@ def connect(root: Path) -> None:
     address = uri(root)
     if address.startswith(("http://", "https://")):
         check_auth(address)
+    elif address == _beside(root):
+        follow_move(main_workspace(root))
     mlflow.set_tracking_uri(address)
     mlflow.set_registry_uri(address)
+
+
+def follow_move(workspace: Path) -> None:
+    """Correct the artifact addresses in mlflow.db, which are absolute, where the project was moved or copied.
+
+    An address changes only where what it names lies in this workspace's own folder of artifacts.
+    """
+    database, kept = workspace / "mlflow.db", workspace / ARTIFACTS
+    if not database.exists() or not kept.exists():
+        return
+    with contextlib.closing(sqlite3.connect(database, timeout=60)) as db, db:
+        try:
+            homes = [home for (home,) in db.execute("SELECT artifact_location FROM experiments") if home]
+        except sqlite3.OperationalError:  # a new file, without tables
+            return
+        pairs = [home.rpartition(f"/{ARTIFACTS}/") for home in homes if home.startswith("file:")]
+        before = {old for old, _, name in pairs if (kept / unquote(name)).exists()} - {workspace.as_uri()}
+        for old in before:
+            for table, column in ADDRESSES:
+                db.execute(
+                    f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE {column} LIKE ? ESCAPE '!'",
+                    (workspace.as_uri(), len(old) + 1, re.sub("([!%_])", r"!\1", f"{old}/{ARTIFACTS}/") + "%"),
+                )
+            print(
+                f"mlflow.db comes from {unquote(urlsplit(old).path)}: its artifacts are those here now.",
+                file=sys.stderr,
+            )
 
 
 def prepare(root: Path) -> None:
@@ -111,6 +167,6 @@ def serve(root: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
                 f"Port {port} on {host} cannot be used ({error.strerror}). Take another: `make ui UI_PORT={port + 1}`."
             ) from None
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri(root), "--default-artifact-root", artifact_root(root) or "./mlartifacts"]
+    command += ["--backend-store-uri", uri(root), "--default-artifact-root", artifact_root(root) or f"./{ARTIFACTS}"]
     print(f"MLflow UI on http://{host}:{port} (Ctrl-C ends it)", flush=True)
     os.execv(sys.executable, command)

@@ -137,8 +137,14 @@ class Tracker:
         return run
 
     def run(self, run_id: str) -> Run:
-        """A run that exists."""
-        return Run(self.client, run_id)
+        """A run that exists, or the one that was restored for it; PawprintError where MLflow has neither."""
+        known = self.known_run(run_id)
+        if known is None:
+            raise PawprintError(
+                f"MLflow no longer has the run {run_id}: it was deleted for good. `dvc repro --force` trains its model "
+                "again; `pawprint rollback` makes the champion before it the current one."
+            )
+        return Run(self.client, known)
 
     def run_of_journal(self, run_id: str, call: Call) -> Run:
         """The run in MLflow that `call` of a journal is for, created by the call `begin` where MLflow has none."""
@@ -148,7 +154,7 @@ class Tracker:
         if known is None:
             about = {"start_time": call.arguments["started"], "tags": {RESTORED: run_id}}
             known = self._create_run(call.arguments["dataset"], call.arguments["run_name"], **about)
-        return self.run(known)
+        return Run(self.client, known)
 
     def sync(self) -> tuple[int, int]:
         """Upload what waits in journals; (runs that are complete now, runs of which something still waits)."""
@@ -211,20 +217,26 @@ class Tracker:
         run.rename(evaluated.name)
 
     def known_run(self, run_id: str) -> str | None:
-        """`run_id` where MLflow has that run, or the run that was restored for it; None where it has neither."""
+        """`run_id` where MLflow has that run, or the run that was restored for it; None where it has neither.
+
+        A run that a person deleted on MLflow's pages, and that is needed again, is taken back out of its bin.
+        """
         try:
             found = self.client.get_run(run_id)
-            if found.info.lifecycle_stage == "active":
-                return str(found.info.run_id)
         except MlflowException as error:
             if is_outage(error):
                 raise
-        return next(iter(self.search_runs(f"tags.{RESTORED} = '{run_id}'")), None)
+            return next(iter(self.search_runs(f"tags.{RESTORED} = '{run_id}'")), None)
+        if found.info.lifecycle_stage != "active":
+            self.client.restore_run(run_id)
+            print(f"The run {run_id} was deleted in MLflow. It is restored: a model here comes from it.", flush=True)
+        return run_id
 
     def find_run(self, word: str) -> str | None:
-        """The id of the run that a person means by an id, the first letters of one, or a run's name."""
+        """The id of the run that a person means by an id, its first letters, or the name of a run or candidate."""
         for run in self._all_runs():
-            if run.info.run_id.startswith(word) or word in (run.info.run_name, run.data.tags.get(RESTORED)):
+            names = (run.info.run_name, run.data.tags.get("candidate"), run.data.tags.get(RESTORED))
+            if run.info.run_id.startswith(word) or word in names:
                 return str(run.info.run_id)
         return None
 

@@ -1,5 +1,7 @@
 """The command line: a table of contents, an example for each command, errors in one sentence."""
 
+import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ from typer.testing import CliRunner
 from pawprint import __version__
 from pawprint.cli.main import app
 
+PROJECT = Path(__file__).parents[3]
 RUNNER = CliRunner()
 GROUP = get_command(app)
 
@@ -60,3 +63,77 @@ def test_outside_of_a_project_a_flow_is_refused_in_one_sentence(tmp_path: Path) 
     assert done.returncode == 1
     assert done.stderr.startswith("error: ") and "no pawprint project" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def pawprint(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", "from pawprint.cli.main import main; main()", *words]
+    return subprocess.run(
+        command, cwd=cwd, env=os.environ | environment, capture_output=True, text=True, timeout=60, check=False
+    )
+
+
+@pytest.fixture
+def project(tmp_path: Path) -> Path:
+    """What marks a project, with a photograph a class and a flow that says what it was given."""
+    root = tmp_path / "project"
+    for label in ("cat", "dog"):
+        (root / "data" / label).mkdir(parents=True)
+        (root / "data" / label / "1.jpg").write_bytes(label.encode())
+    (root / "flows").mkdir()
+    (root / "flows" / "__init__.py").touch()
+    words = "print(os.getcwd(), sys.argv[1:], [os.environ.get(name) for name in ('PREFECT_API_URL', 'BENTOML_HOME')])"
+    (root / "flows" / "pipeline.py").write_text(f"import os, sys\n{words}\n")
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(PROJECT / name, root)
+    (root / "notes" / "deep").mkdir(parents=True)
+    return root
+
+
+def test_a_command_in_a_folder_below_finds_the_project(project: Path) -> None:
+    below = project / "notes" / "deep"
+    (below / "photos").mkdir()
+    done = pawprint("run", "--photos", "photos", cwd=below, PREFECT_HOME=str(below), BENTOML_HOME=str(below))
+    assert done.stdout.startswith(f"{project} ['run', '--photos', '{below / 'photos'}']")
+    dropped = pawprint("photos", "drop", "../../data/cat/1.jpg", cwd=below)
+    assert "No photograph would be left in cat" in dropped.stderr
+    assert "../../champion" in pawprint("predict", "x.jpg", cwd=below).stderr
+    assert sorted(path.name for path in below.iterdir()) == ["photos"]
+
+
+def test_predict_outside_of_a_project_says_what_to_name(tmp_path: Path) -> None:
+    done = pawprint("predict", "x.jpg", cwd=tmp_path)
+    assert done.returncode == 1 and "Traceback" not in done.stderr
+    assert "--model" in done.stderr and "--url" in done.stderr
+
+
+@pytest.mark.parametrize("variable", ["PREFECT_HOME", "BENTOML_HOME", "HOME"])
+def test_a_store_that_cannot_be_written_is_one_sentence_with_a_way_on(project: Path, variable: str) -> None:
+    elsewhere = {"PREFECT_HOME": str(project / "p"), "BENTOML_HOME": str(project / "b")}
+    bad = {"PREFECT_HOME": "", "BENTOML_HOME": "", "HOME": "/proc/nowhere"} if variable == "HOME" else {
+        **elsewhere, variable: "/proc/nowhere",
+    }  # fmt: skip
+    done = pawprint("run", cwd=project, **bad)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1
+    assert "cannot be written" in done.stderr and "--local" in done.stderr
+    local = pawprint("run", "--local", cwd=project, **bad, PREFECT_API_URL="http://127.0.0.1:9/api")
+    assert local.returncode == 0, local.stderr
+    assert f"[None, '{project / 'cache' / 'local' / 'bentoml'}']" in local.stdout
+
+
+def test_a_proxy_is_not_used_for_servers_on_this_machine(tmp_path: Path) -> None:
+    code = "import pawprint, httpx, os; print(os.environ['NO_PROXY'], httpx.get('http://127.0.0.1:9/'))"
+    for given in ("", "example.org,localhost"):
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            env=os.environ | {"HTTP_PROXY": "http://192.0.2.1:3128", "NO_PROXY": given, "no_proxy": given},
+            capture_output=True, text=True, timeout=60, check=False,
+        )  # fmt: skip
+        assert "Connection refused" in done.stderr  # by the machine itself, not a wait for the proxy
+
+
+def test_every_architecture_says_what_it_is() -> None:
+    lines = RUNNER.invoke(app, ["models", "list"]).output.splitlines()
+    assert len(lines) >= 6
+    for line in lines:
+        assert "See the module" not in line
+        assert "from scratch" in line or "retrained" in line

@@ -137,7 +137,7 @@ def test_from_a_photograph_up_to_what_learned_from_it(made: tuple[Path, Champion
     (stored / FOLDER / "photographs.txt").write_text(f"{sha256(photo)}\n")
     up = tracing.trace(root, str(photo), served())
     assert [link.name for link in up.led_to] == ["pawprint-colours/1"]
-    assert up.note == "not among the prepared photographs; 1 registered version learned from it"
+    assert up.note == "not among the prepared photographs; 1 registered version trained on it or validated with it"
     assert [link.kind for link in up.broken()] == ["photographs"]  # the manifest says that it learned from another
 
 

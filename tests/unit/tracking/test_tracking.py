@@ -2,6 +2,7 @@
 
 import shutil
 from pathlib import Path
+from urllib.parse import unquote, urlsplit
 
 import mlflow
 import numpy as np
@@ -89,31 +90,6 @@ def test_a_run_holds_what_it_was_given_and_gave(
     assert "uint8" in str(model.signature.inputs)
     answer = mlflow.pyfunc.load_model(uri).predict(np.zeros((2, 300, 300, 3), np.uint8))
     assert answer["probabilities"].sum(axis=1) == pytest.approx([1, 1])
-
-
-def test_a_thousand_classes_are_logged_and_described(
-    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
-) -> None:
-    info = ModelInfo.read(trained(tracker, params, toy_model, tmp_path))
-    run = tracker.run(RunRecord.read(tmp_path / "trained").run_id)
-    figures = {f"class {number} recall": number / 3000 for number in range(3000)}
-    report = "\n".join(f"class {number}: right" for number in range(1000))
-    run.metrics(figures)
-    run.tags({f"class {number}": number for number in range(250)})
-    run.describe(report)
-    found = run.client.get_run(run.id)
-    assert {name: found.data.metrics[name] for name in figures} == figures
-    assert found.data.tags["class 249"] == "249"
-    assert found.data.tags["mlflow.note.content"].endswith("(shortened)")
-    whole = run.client.download_artifacts(run.id, "description.md", str(tmp_path))
-    assert Path(whole).read_text() == report
-    # the registry of a server keeps 5,000 characters
-    many = info.model_copy(update={"classes": tuple(f"class {number:04}" for number in range(1000))})
-    version = tracker.registry.register("pawprint-many", run, many)
-    tracker.registry.describe(version, report, {})
-    model = run.client.get_registered_model("pawprint-many")
-    described = run.client.get_model_version("pawprint-many", version.version).description
-    assert (len(model.description), len(described)) == (5000, 5000)
 
 
 def test_a_training_that_fails_is_a_failed_run(
@@ -210,18 +186,11 @@ def test_trainings_of_one_pipeline_run_stand_under_one_run(
     tags = [client.get_run(child).data.tags for child in children]
     assert {tag["mlflow.parentRunId"] for tag in tags} == {parent.id}
     assert {tag["pipeline_run"] for tag in tags} == {"123-abc"}
-    assert client.get_run(parent.id).info.status == "RUNNING"
-    tracker.end_pipeline("123-abc", "FINISHED")
     assert client.get_run(parent.id).info.status == "FINISHED"
     monkeypatch.setenv("PAWPRINT_PIPELINE_RUN", "pipeline another")
     other = tracker.pipeline_run("colours")
     assert other is not None
     assert other.id != parent.id
-    # that pipeline is killed and cannot say so: the next one does
-    monkeypatch.setenv("PAWPRINT_PIPELINE_RUN", "pipeline third")
-    tracker.pipeline_run("colours")
-    states = [client.get_run(run.id).info.status for run in (parent, other)]
-    assert states == ["FINISHED", "KILLED"]
 
 
 def test_figures_stand_with_the_logged_model_and_the_data_set(
@@ -289,3 +258,61 @@ def test_a_server_that_does_not_answer_is_one_sentence_without_its_password(
     with pytest.raises(PawprintError, match=r"MLflow server at http://127\.0\.0\.1:9 does not answer") as caught:
         server.connect(root)
     assert "secret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["moved", "with 50% of #1's _ é"])
+def test_a_project_that_is_moved_or_copied_keeps_its_runs_to_itself(
+    root: Path, params: Params, toy_model: Path, tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with Tracker(root).start_training("article_cnn", params, ModelInfo.read(toy_model).lineage, "one", {}) as run:
+        run.artifact(root / "params.yaml", "kept")
+        run.model(toy_model)
+    model = Tracker(root).run(run.id).model_uri.removeprefix("models:/")
+    folder = root
+    for number in range(2):  # a copy, and a copy of the copy
+        folder = Path(shutil.copytree(folder, tmp_path / f"{name} {number}"))
+        monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it to the database before
+        client = Tracker(folder).client
+        addresses = (client.get_run(run.id).info.artifact_uri, client.get_logged_model(model).artifact_location)
+        for address in addresses:
+            assert Path(unquote(urlsplit(address).path)).is_relative_to(folder / "mlartifacts")
+            assert Path(unquote(urlsplit(address).path)).is_dir()
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    assert str(root) in Tracker(root).client.get_run(run.id).info.artifact_uri
+
+
+def test_a_run_that_was_deleted_in_mlflow_is_taken_back_where_it_is_needed(
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
+    folder = trained(tracker, params, toy_model, tmp_path)
+    run_id = RunRecord.read(folder).run_id
+    tracker.client.delete_run(run_id)
+    assert tracker.restore_run(folder).id == run_id
+    tracker.client.delete_run(run_id)
+    tracker.run(run_id).tags({"gate": "kept"})
+    assert tracker.client.get_run(run_id).info.lifecycle_stage == "active"
+    with pytest.raises(PawprintError, match="was deleted for good"):
+        tracker.run("0" * 32)
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [("mlruns", "`mlflow migrate-filestore`"), ("./runs/here", "is a folder"), ("file:///tmp/mlruns", "is a folder")],
+)
+def test_a_folder_of_runs_is_refused_in_one_sentence(
+    root: Path, monkeypatch: pytest.MonkeyPatch, address: str, message: str
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", address)
+    with pytest.raises(PawprintError, match=message):
+        server.connect(root)
+
+
+def test_a_database_named_by_a_relative_path_is_the_project_s(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    assert server.uri(root) == f"sqlite:///{root.resolve()}/mlflow.db"
+    assert server.artifact_root(root) == (root.resolve() / "mlartifacts").as_uri()
+
+
+def test_a_path_that_no_address_can_hold_is_one_sentence(tmp_path: Path) -> None:
+    with pytest.raises(PawprintError, match=r"cannot hold the `\?` of .*what\?\. Rename the folder"):
+        server.connect(tmp_path / "what?")
