@@ -15,7 +15,7 @@ GPU ?=
 export PATH := $(CURDIR)/.venv/bin:$(PATH)
 export VIRTUAL_ENV := $(CURDIR)/.venv
 
-.PHONY: stack stack-down stack-reset help run test test-all report lint serve ui setup setup-dev lock clean
+.PHONY: stack stack-down stack-reset help run test test-all report lint serve ui setup setup-dev lock audit clean
 
 help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
@@ -66,6 +66,10 @@ setup-dev: .venv/.installed-dev
 
 lock: setup  ## write the locks anew from pyproject.toml (ARGS=--upgrade for newer versions)
 	@bash scripts/lock.sh $(ARGS)
+
+audit: setup-dev  ## known holes in what is locked, from PyPI's advisories (needs a network that has them)
+	@sed 's/===/==/' locks/torch-cuda.lock > .venv/torch.txt
+	@pip-audit --strict --disable-pip --require-hashes -r requirements-dev.lock -r .venv/torch.txt -r locks/uv.lock
 
 clean:  ## remove the environment; runs, models and photographs stay
 	rm -rf .venv

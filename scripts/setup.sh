@@ -74,15 +74,18 @@ else
 fi
 "$uv" pip install --quiet --no-deps --no-build-isolation -e .
 
-# Telemetry off for every tool of this environment, also one typed by hand: the values of
-# src/pawprint/telemetry.py, set at interpreter start. (Not an import of it: DVC's experiments run other copies.)
+# For every tool of this environment, also one typed by hand: DVC's index where nobody else can write, and telemetry off
+# by the values of src/pawprint/telemetry.py, set at interpreter start (not by importing it: DVC's experiments run copies).
 .venv/bin/python - <<'PY'
 import sysconfig
 from pathlib import Path
+
+from pawprint import dvc
 from pawprint.telemetry import OFF
 
 line = f"import os; [os.environ.setdefault(name, value) for name, value in {OFF!r}.items()]\n"
 Path(sysconfig.get_path("purelib"), "pawprint-telemetry.pth").write_text(line)
+dvc.keep_index_private(Path.cwd())
 PY
 touch .venv/.installed
 if [ -n "${DEV:-}" ]; then touch .venv/.installed-dev; fi

@@ -274,7 +274,7 @@ def repro(
     process = subprocess.Popen(
         [sys.executable, *(("-m", "dvc") if verbose else ("-c", _QUIET)), "repro", *arguments],
         cwd=root,
-        env=_environment() | (environment or {}),
+        env=_environment(root) | (environment or {}),
         stdout=None if terminal else subprocess.PIPE,
         stderr=None if terminal else subprocess.STDOUT,
         text=True,
@@ -336,9 +336,35 @@ def _alive(group: int) -> bool:
     return False
 
 
-def _environment() -> dict[str, str]:
+def keep_index_private(root: Path) -> None:
+    """Let every `dvc` that is typed in `root` keep its index in `.dvc/tmp/site`, which its owner alone can open.
+
+    DVC reads its index by pickle, and its own place for it, /var/tmp/dvc, is writable for everybody. The setting is in
+    `.dvc/config.local`: it has to be an absolute path, because DVC takes a relative one from wherever `dvc` is typed.
+    """
+    _dvc(root, "config", "--local", "core.site_cache_dir", str(_private_index(root)))
+
+
+def index_is_private(root: Path) -> bool:
+    """Does a `dvc` that is typed in `root` keep its index where nobody else can write?"""
+    named = os.environ.get("DVC_SITE_CACHE_DIR") or _dvc(root, "config", "core.site_cache_dir", check=False).strip()
+    return bool(named) and Path(named).is_dir() and not Path(named).stat().st_mode & 0o022
+
+
+def _private_index(root: Path) -> Path:
+    folder = root.resolve() / ".dvc" / "tmp" / "site"
+    folder.parent.mkdir(exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    folder.chmod(0o700)
+    return folder
+
+
+def _environment(root: Path) -> dict[str, str]:
     # dvc.yaml names `python`: this environment's, also where it is not activated.
-    return os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
+    if "DVC_SITE_CACHE_DIR" not in environment and (root / ".dvc").is_dir():
+        environment["DVC_SITE_CACHE_DIR"] = str(_private_index(root))
+    return environment
 
 
 def _dvc(root: Path, *words: str, check: bool = True) -> str:
@@ -346,7 +372,7 @@ def _dvc(root: Path, *words: str, check: bool = True) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *words],
         cwd=root,
-        env=_environment(),
+        env=_environment(root),
         capture_output=True,
         text=True,
         check=False,

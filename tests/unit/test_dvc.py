@@ -1,5 +1,7 @@
 """The calls to DVC, against a real DVC repository under tmp."""
 
+import shutil
+import stat
 import subprocess
 import sys
 from pathlib import Path
@@ -39,6 +41,21 @@ def test_repro_streams_what_stages_say_and_then_nothing_is_stale(root: Path) -> 
     (root / "data" / "a").write_text("2")
     assert dvc.status(root)
     assert "Running stage 'copy':" in list(dvc.repro(root, verbose=True))
+
+
+def test_the_index_is_where_nobody_else_can_write(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
+    index = root / ".dvc" / "tmp" / "site"
+    shutil.rmtree(index)
+    assert not dvc.index_is_private(root)
+    dvc.status(root)  # our own command, without any setting
+    kept = list((index / "repo").iterdir())
+    assert kept
+    dvc.keep_index_private(root)  # and one typed anywhere in the project
+    run_dvc(root / "data", "status")
+    assert list((index / "repo").iterdir()) == kept
+    assert stat.S_IMODE(index.stat().st_mode) == 0o700
+    assert dvc.index_is_private(root)
 
 
 def test_a_stage_that_fails_is_a_sentence(root: Path) -> None:

@@ -76,6 +76,7 @@ def checks(root: Path) -> Iterator[Finding]:
     yield _prefect()
     yield _service()
     yield remote(root)
+    yield index(root)
     yield from _secrets(root / ".env")
 
 
@@ -229,6 +230,15 @@ def remote(root: Path) -> Finding:
     if folder.is_dir() and os.access(folder, os.W_OK):
         return Finding("dvc remote", "ok", f"{name}: {url}")
     return Finding("dvc remote", "fail", f"{name}: {url} is not a folder that can be written", "make it, or mount it")
+
+
+def index(root: Path) -> Finding:
+    """Can nobody else write DVC's index, which it reads by pickle?"""
+    from pawprint import dvc
+
+    if not (root / ".dvc").is_dir() or dvc.index_is_private(root):
+        return Finding("dvc index", "ok", "nobody else can write it")
+    return Finding("dvc index", "warn", "is in a folder that everybody can write", "make setup")
 
 
 def bucket(name: str, settings: dict[str, str]) -> Finding:

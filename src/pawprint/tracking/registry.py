@@ -25,7 +25,7 @@ from pawprint import files
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
-from pawprint.tracking.run import FOLDER, Run
+from pawprint.tracking.run import FOLDER, Run, shortened
 from pawprint.tracking.server import Unreachable
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ HISTORY = "champions"  # tag of the registered model: the versions that were cha
 BENTO = "bento."  # beginning of a tag: the digest of a Bento that holds this version, by the Bento's tag
 LINEAGE = {"git_commit", "data_hash", "dataset", "params_digest"}  # tags of a version, beside candidate and digest
 METRIC = "metric."  # beginning of a tag: a figure on the test photographs
+_LENGTH = 5000  # characters of a description
 
 
 def model_name(dataset: str) -> str:
@@ -64,7 +65,7 @@ class Registry:
         """
         with self._lock(name):
             try:
-                self._client.create_registered_model(name, description=_description(info))
+                self._client.create_registered_model(name, description=shortened(_description(info), _LENGTH))
             except MlflowException as error:
                 if error.error_code != "RESOURCE_ALREADY_EXISTS":
                     raise
@@ -88,7 +89,7 @@ class Registry:
 
     def describe(self, version: Champion, markdown: str, tags: Mapping[str, str]) -> None:
         """Set the version's description, and the tags that the list of versions shows."""
-        self._client.update_model_version(version.model, version.version, description=markdown)
+        self._client.update_model_version(version.model, version.version, description=shortened(markdown, _LENGTH))
         self._tag(version, tags)
 
     def record_metrics(self, version: Champion, metrics: Mapping[str, float]) -> None:

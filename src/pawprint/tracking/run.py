@@ -25,7 +25,15 @@ EVALUATED = "evaluated.json"  # beside a model's predictions, under reports/eval
 NOTE = "mlflow.note.content"  # Markdown that the UI shows as a description
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
 RESTORED = "restored_from"  # tag: the id of the run that this one stands for
+_METRICS, _PARAMS = 1000, 100  # entries that a server takes in one call
+_PARAM_LENGTH, _TAG_LENGTH = 6000, 8000  # characters of a value
 _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
+
+
+def shortened(text: str, length: int) -> str:
+    """`text` with at most `length` characters; the end says so where some were cut off."""
+    end = " ... (shortened)"
+    return text if len(text) <= length else text[: length - len(end)] + end
 
 
 class Call(BaseModel):
@@ -114,17 +122,20 @@ class Run:
             about = {"model_id": model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1], "run_id": self.id}
         when = int((at or time.time()) * 1000)
         entries = [Metric(name, float(value), when, step or 0, **about) for name, value in values.items()]
-        self.client.log_batch(self.id, metrics=entries)
+        for start in range(0, len(entries), _METRICS):
+            self.client.log_batch(self.id, metrics=entries[start : start + _METRICS])
 
     def params(self, values: Mapping[str, Any]) -> None:
         """Log parameters."""
-        entries = [Param(name, str(value)) for name, value in values.items()]
-        for start in range(0, len(entries), 100):  # the server's limit for one call
-            self.client.log_batch(self.id, params=entries[start : start + 100])
+        entries = [Param(name, shortened(str(value), _PARAM_LENGTH)) for name, value in values.items()]
+        for start in range(0, len(entries), _PARAMS):
+            self.client.log_batch(self.id, params=entries[start : start + _PARAMS])
 
     def tags(self, values: Mapping[str, Any]) -> None:
         """Label the run."""
-        self.client.log_batch(self.id, tags=[RunTag(name, str(value)) for name, value in values.items()])
+        entries = [RunTag(name, shortened(str(value), _TAG_LENGTH)) for name, value in values.items()]
+        for start in range(0, len(entries), _PARAMS):
+            self.client.log_batch(self.id, tags=entries[start : start + _PARAMS])
 
     def artifact(self, path: Path, folder: str = "") -> None:
         """Keep a file, or all files of a folder, with the run."""
@@ -147,8 +158,10 @@ class Run:
         self.client.update_run(self.id, name=name)
 
     def describe(self, markdown: str) -> None:
-        """Set the run's description."""
+        """Set the run's description; one that is too long for MLflow is whole as the artifact description.md."""
         self.tags({NOTE: markdown})
+        if len(markdown) > _TAG_LENGTH:
+            self.text(markdown, "description.md")
 
     def dataset(self, name: str, data: str, digest: str) -> None:
         """Log the photographs as an MLflow dataset: their name and DVC's hash of them."""

@@ -92,6 +92,31 @@ def test_a_run_holds_what_it_was_given_and_gave(
     assert answer["probabilities"].sum(axis=1) == pytest.approx([1, 1])
 
 
+def test_a_thousand_classes_are_logged_and_described(
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
+    info = ModelInfo.read(trained(tracker, params, toy_model, tmp_path))
+    run = tracker.run(RunRecord.read(tmp_path / "trained").run_id)
+    figures = {f"class {number} recall": number / 3000 for number in range(3000)}
+    report = "\n".join(f"class {number}: right" for number in range(1000))
+    run.metrics(figures)
+    run.tags({f"class {number}": number for number in range(250)})
+    run.describe(report)
+    found = run.client.get_run(run.id)
+    assert {name: found.data.metrics[name] for name in figures} == figures
+    assert found.data.tags["class 249"] == "249"
+    assert found.data.tags["mlflow.note.content"].endswith("(shortened)")
+    whole = run.client.download_artifacts(run.id, "description.md", str(tmp_path))
+    assert Path(whole).read_text() == report
+    # the registry of a server keeps 5,000 characters
+    many = info.model_copy(update={"classes": tuple(f"class {number:04}" for number in range(1000))})
+    version = tracker.registry.register("pawprint-many", run, many)
+    tracker.registry.describe(version, report, {})
+    model = run.client.get_registered_model("pawprint-many")
+    described = run.client.get_model_version("pawprint-many", version.version).description
+    assert (len(model.description), len(described)) == (5000, 5000)
+
+
 def test_a_training_that_fails_is_a_failed_run(
     tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
 ) -> None:
@@ -186,11 +211,18 @@ def test_trainings_of_one_pipeline_run_stand_under_one_run(
     tags = [client.get_run(child).data.tags for child in children]
     assert {tag["mlflow.parentRunId"] for tag in tags} == {parent.id}
     assert {tag["pipeline_run"] for tag in tags} == {"123-abc"}
+    assert client.get_run(parent.id).info.status == "RUNNING"
+    tracker.end_pipeline("123-abc", "FINISHED")
     assert client.get_run(parent.id).info.status == "FINISHED"
     monkeypatch.setenv("PAWPRINT_PIPELINE_RUN", "pipeline another")
     other = tracker.pipeline_run("colours")
     assert other is not None
     assert other.id != parent.id
+    # that pipeline is killed and cannot say so: the next one does
+    monkeypatch.setenv("PAWPRINT_PIPELINE_RUN", "pipeline third")
+    tracker.pipeline_run("colours")
+    states = [client.get_run(run.id).info.status for run in (parent, other)]
+    assert states == ["FINISHED", "KILLED"]
 
 
 def test_figures_stand_with_the_logged_model_and_the_data_set(
