@@ -71,12 +71,8 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         (fresh / "shards").mkdir()
         own_test = len(origins.own_test(data)) if params.split.keep_test else 0
         # 1. each photograph by itself: check it, make it 300x300
-        with (
-            members.open("wb") as file,
-            Packer(data, params, file, _earlier(out, recipe)) as pack,
-            ThreadPoolExecutor(os.cpu_count()) as pool,
-        ):
-            files = photographs.photographs
+        with members.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
+            pack, files = Packer(data, params, file, _earlier(out, recipe)), photographs.photographs
             batches = (files[start : start + BATCH] for start in range(0, len(files), BATCH))
             packed = list(chain.from_iterable(pool.map(lambda batch: [pack(one) for one in batch], batches)))
         # 2. all of them together: the same file twice, the same picture twice

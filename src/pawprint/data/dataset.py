@@ -13,12 +13,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import BinaryIO, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
 from pawprint import image
+from pawprint.data import shards
 from pawprint.data.splits import SplitName
 from pawprint.errors import PawprintError
 
@@ -100,7 +101,7 @@ class Split:
 
         def work(place: int) -> None:
             row = self.rows[indices[place]]
-            out[place] = image.unpack(os.pread(self._files[row.shard].fileno(), row.length, row.offset))
+            out[place] = image.unpack(shards.read(self._shards / row.shard, row.offset, row.length))
 
         list((self._pool.map if len(indices) >= 8 else map)(work, range(len(indices))))
         return out
@@ -108,10 +109,6 @@ class Split:
     def only(self, keep: Collection[str]) -> "Split":
         """The photographs whose hash is in `keep`, in the same order."""
         return replace(self, rows=tuple(row for row in self.rows if row.hash in keep))
-
-    @cached_property
-    def _files(self) -> dict[str, BinaryIO]:
-        return {name: (self._shards / name).open("rb") for name in sorted({row.shard for row in self.rows})}
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:

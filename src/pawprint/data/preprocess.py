@@ -13,7 +13,7 @@ import zlib
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import BinaryIO
 
 from pawprint import image
 from pawprint.config import Params
@@ -33,14 +33,7 @@ class Packer:
         self._own_test = origins.own_test(data)
         self._end, self._writing = 0, threading.Lock()
         self._known = {row.hash: row for row in read_manifest(earlier / "manifest.csv")} if earlier else {}
-        self._shards = {path.name: path.open("rb") for path in (earlier / "shards").glob("*.tar")} if earlier else {}
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for shard in self._shards.values():
-            shard.close()
+        self._shards = (earlier or Path()) / "shards"
 
     def __call__(self, photograph: tuple[str, Path]) -> Packed | Rejected:
         """Read, check and pack one photograph, given its class and its file."""
@@ -67,10 +60,13 @@ class Packer:
         row = self._known.get(digest)
         if row is None or row.origin.rpartition(".")[2] != path.name.rpartition(".")[2]:
             return None
-        shard, start, crc32 = self._shards.get(row.shard), row.offset - shards.BLOCK, int(row.crc32, 16)
-        if shard is None or zlib.crc32(os.pread(shard.fileno(), shards.size(row.length), start)) != crc32:
+        shard, start, crc32 = self._shards / row.shard, row.offset - shards.BLOCK, int(row.crc32, 16)
+        try:
+            if zlib.crc32(shards.read(shard, start, shards.size(row.length))) != crc32:
+                return None
+        except OSError:
             return None
-        place = os.fspath(shard.name), start, row.length, crc32
+        place = os.fspath(shard), start, row.length, crc32
         return Packed(digest, label, origin, path, split, row.flags, row.phash, *place)
 
 

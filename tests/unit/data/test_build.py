@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 import os
+import resource
 import shutil
 import signal
 import subprocess
@@ -20,7 +21,7 @@ from PIL import Image
 from odd_pictures import animation, jpeg_claiming, photograph, png16, png_bomb, saved, scene, with_exif
 from pawprint import image
 from pawprint.config import Params, load_params
-from pawprint.data import build, ingest
+from pawprint.data import build, ingest, shards
 from pawprint.data.build import Report, prepare
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.splits import SPLITS, split_of
@@ -291,6 +292,22 @@ def test_shards_are_plain_tars_that_others_read_and_the_manifest_points_into(tmp
             member = shard.extractfile(entry)
             assert member is not None
             assert member.read() == image.pack((data / row["origin"]).read_bytes())
+
+
+def test_more_shards_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shards, "SHARD", 1)
+    data, out = pets(tmp_path / "data", 100), tmp_path / "out"
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (len(list(Path("/proc/self/fd").iterdir())) + 20, before[1]))
+        made(data, out)
+        assert len(list((out / "shards").glob("*.tar"))) > 50
+        (data / "cat" / "new.jpg").write_bytes(photograph(1000, width=120, height=90))
+        assert made(data, out)["photographs"] == 101  # the rest is read from the shards before
+        opened = PreparedDataset.open(out)
+        assert sum(len(opened.split(name).images(range(len(opened.split(name))))) for name in SPLITS) == 101
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 def test_a_shard_is_byte_for_byte_what_tarfile_writes(tmp_path: Path) -> None:
