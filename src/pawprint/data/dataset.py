@@ -18,8 +18,7 @@ from typing import NamedTuple, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from pawprint import image
-from pawprint.data import shards
+from pawprint import files, image
 from pawprint.data.splits import SplitName
 from pawprint.errors import PawprintError
 
@@ -101,7 +100,7 @@ class Split:
 
         def work(place: int) -> None:
             row = self.rows[indices[place]]
-            out[place] = image.unpack(shards.read(self._shards / row.shard, row.offset, row.length))
+            out[place] = image.unpack(files.read_range(self._shards / row.shard, row.offset, row.length))
 
         list((self._pool.map if len(indices) >= 8 else map)(work, range(len(indices))))
         return out

@@ -15,7 +15,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import BinaryIO
 
-from pawprint import image
+from pawprint import files, image
 from pawprint.config import Params
 from pawprint.data import origins, quality, shards
 from pawprint.data.class_folders import Dataset
@@ -62,7 +62,7 @@ class Packer:
             return None
         shard, start, crc32 = self._shards / row.shard, row.offset - shards.BLOCK, int(row.crc32, 16)
         try:
-            if zlib.crc32(shards.read(shard, start, shards.size(row.length))) != crc32:
+            if zlib.crc32(files.read_range(shard, start, shards.size(row.length))) != crc32:
                 return None
         except OSError:
             return None

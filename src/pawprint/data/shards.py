@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 
+from pawprint import files
 from pawprint.data.quality import Photograph
 
 SHARD = 1024  # photographs; as many shards as it takes to stay below, a power of two
@@ -59,23 +60,9 @@ def write(folder: Path, packed: Sequence[Packed]) -> Iterator[tuple[Packed, str,
             start += size(one.length)
 
 
-def read(path: Path, start: int, length: int) -> bytes:
-    """`length` bytes of a file from `start`; OSError where it ends before.
-
-    The file is opened for each call: that costs a hundredth of decoding what is read, and a set of any number of shards
-    needs no more open files than there are threads.
-    """
-    with path.open("rb", buffering=0) as file:
-        file.seek(start)
-        data = file.read(length)
-    if len(data) != length:
-        raise OSError(f"{path} ends before {start + length} bytes")
-    return data
-
-
 def _write_shard(path: Path, members: Sequence[Packed]) -> None:
     with path.open("wb") as shard:
         for one in members:
-            shard.write(read(Path(one.file), one.start, size(one.length)))
+            shard.write(files.read_range(Path(one.file), one.start, size(one.length)))
         end = shard.tell() + 2 * BLOCK
         shard.write(bytes(2 * BLOCK + -end % tarfile.RECORDSIZE))
