@@ -30,16 +30,16 @@ from torch.nn import functional as F
 from common import RESULTS
 from pawprint.config import Candidate, Params, load_params
 from pawprint.data.dataset import PreparedDataset
-from pawprint.evaluation.metrics import Scores, measure, paired_interval
+from pawprint.evaluation.metrics import Scores, discordant, measure, paired_losses
 from pawprint.evaluation.summary import machine
 from pawprint.models import registry
 from pawprint.training import devices
 from pawprint.training.dataloader import TrainingData
-from pawprint.training.export import fit_temperature
+from pawprint.training.temperature import fit_temperature
 from pawprint.training.train import Trained, fit
 from pawprint.training.trainer import NullLogger
 
-FOLDS, VALIDATION, RESAMPLES = 5, 0.15, 2000
+FOLDS, VALIDATION = 5, 0.15
 HEAD = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
 FINETUNE = {
     "train": "finetune", "blocks": 3, "epochs": 2, "batch_size": 32, "optimizer": "adamw", "schedule": "one_cycle",
@@ -80,7 +80,7 @@ def logits(trained: Trained, data: PreparedDataset, params: Params) -> NDArray[n
     splits = replace(data, rows=tuple(row._replace(split=swapped[row.split]) for row in data.rows))
     source = TrainingData(trained.candidate, fresh.to(device), trained.params, splits, device)
     source.network = trained.network.to(device)
-    return source.predictions("validation", len(data.split("test"))).logits
+    return source.predictions("validation").logits
 
 
 def tested(name: str, data: PreparedDataset, number: int) -> dict[str, Any]:
@@ -130,7 +130,6 @@ def main() -> None:
     parser.add_argument("--folds", type=int, default=FOLDS, help="stop after so many, where time is short")
     arguments = parser.parse_args()
     data = PreparedDataset.open(arguments.prepared)
-    seed = load_params().seed
     asked = {name: predictions(name, data, arguments.folds) for name in arguments.variants}
     hashes = sorted(set.intersection(*(set(found) for found in asked.values())))
     told = {name: scores(found, hashes, data.classes) for name, found in asked.items()}
@@ -139,9 +138,9 @@ def main() -> None:
         table.add_column(column)
     first = told[arguments.variants[0]]
     for name, one in told.items():
-        figures = measure(one, RESAMPLES, seed)
-        low, high = paired_interval(one.losses - first.losses, RESAMPLES, seed)
-        better, worse = int((one.correct & ~first.correct).sum()), int((~one.correct & first.correct).sum())
+        figures = measure(one)
+        low, high = (-end for end in reversed(paired_losses(one, first)))
+        better, worse = discordant(one, first)
         p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0  # McNemar's exact test
         shown = (str(figures.accuracy), str(figures.log_loss), str(figures.calibration_error))
         table.add_row(name, str(figures.mistakes), *shown, f"[{low:+.4f}, {high:+.4f}]", f"{p:.3f} ({better}:{worse})")

@@ -55,11 +55,17 @@ def evaluate() -> None:
     plot_learning_curves(params)
 
     # 4. into each model's MLflow run, where people compare
-    runs_of = {name: log_evaluation(tracker, name, tuned[name], report, data.drawn) for name, report in reports.items()}
+    folds = {name: found for name in reports if (found := evaluate_folds(name))}
+    runs_of = {
+        name: log_evaluation(tracker, name, tuned[name], folds.get(name), report, data.drawn)
+        for name, report in reports.items()
+    }
     log_pipeline(tracker, data.dataset, {name: (runs_of[name], report) for name, report in reports.items()})
 
     # 5. every figure of every model, and the few that git keeps, for `dvc metrics` and `dvc exp show`
     figures = {name: {"validation": tuned[name].model_dump(), **reports[name].model_dump()} for name in reports}
+    for name, found in folds.items():
+        figures[name]["folds"] = found.model_dump()
     write_json(ROOT / "reports" / "metrics.json", figures)
     write_json(ROOT / "metrics.json", headline(tuned, reports, params))
 
@@ -73,6 +79,12 @@ def evaluate_validation(name: str, classifier: Classifier, validation: Split) ->
     return metrics.measure(scores)
 
 
+def evaluate_folds(name: str) -> Evaluation | None:
+    """Figures on all photographs, each predicted by a head that has not seen it; None for a model without them."""
+    found = metrics.Scores.out_of_fold(ROOT / "models" / name / "folds.csv")
+    return metrics.measure(found) if found else None
+
+
 @step()
 def evaluate_test(name: str, classifier: Classifier, evaluator: Evaluator) -> EvaluationReport:
     """Figures and predictions of one model under reports/evaluation/<name>/, plots under reports/plots/<name>/."""
@@ -82,9 +94,10 @@ def evaluate_test(name: str, classifier: Classifier, evaluator: Evaluator) -> Ev
     plots.of_model(classifier, report, scores, evaluator.test, PLOTS / name)
     record = RunRecord.read(ROOT / "models" / name)
     curves.write(DATA, name, {curve: record.curve(curve) for curve in CURVES}, scores)
-    right, loss = report.test.accuracy, report.test.log_loss.value
-    text = f"  {name:<24}{right.value:.1%} [{right.low:.1%}, {right.high:.1%}] right, log loss {loss:.4f}"
-    say(text, candidate=name, test=report.test.model_dump())
+    test, right = report.test, report.test.accuracy
+    served = f"served {test.served_accuracy.value:.1%}, log loss {test.log_loss.value:.4f}"
+    text = f"  {name:<24}{right.value:.1%} [{right.low:.1%}, {right.high:.1%}] right, {served}"
+    say(text, candidate=name, test=test.model_dump())
     return report
 
 
@@ -95,8 +108,8 @@ def headline(
     best = min(params.candidates, key=lambda name: tuned[name].log_loss.value)
     figures = reports[best].test.flat("test") | reports[best].flat()
     names = (
-        "test_accuracy", "test_calibration_error", "test_worst_slice", "test_robustness_loss", "test_refused",
-        "clutter_accepted",
+        "test_accuracy", "test_served_accuracy", "test_coverage", "test_calibration_error", "test_worst_slice",
+        "test_robustness_loss", "strangers_accepted", "drawn_shapes_accepted",
     )  # fmt: skip
     shown = {name.removeprefix("test_"): round(figures[name], 4) for name in names if name in figures}
     losses = {name: round(report.test.log_loss.value, 4) for name, report in reports.items()}
@@ -112,7 +125,9 @@ def plot_learning_curves(params: Params) -> None:
 
 
 @step(retries=2, delay=2)
-def log_evaluation(tracker: Tracker, name: str, tuned: Evaluation, report: EvaluationReport, drawn: bool) -> str:
+def log_evaluation(
+    tracker: Tracker, name: str, tuned: Evaluation, folds: Evaluation | None, report: EvaluationReport, drawn: bool
+) -> str:
     """Add figures and plots to the MLflow run of the model, its name and its description; returns the run's id.
 
     evaluated.json keeps them too, for a run that has to be restored.
@@ -125,7 +140,10 @@ def log_evaluation(tracker: Tracker, name: str, tuned: Evaluation, report: Evalu
         name=model_card.run_name(record.run_name, report),
         description=model_card.summary(info, report, drawn, ("learning_curves", *pictures)),
         drawn=drawn,
-        metrics=tuned.flat("validation") | report.test.flat("test") | report.flat(),
+        metrics=tuned.flat("validation")
+        | (folds.flat("folds") if folds else {})
+        | report.test.flat("test")
+        | report.flat(),
     )
     write_text(OUT / name / EVALUATED, evaluated.model_dump_json(indent=1) + "\n")
     mlflow_run = tracker.restore_run(model)

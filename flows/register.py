@@ -3,9 +3,10 @@
 python -m flows.register
 """
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from prefect import flow
@@ -16,12 +17,12 @@ from rich.table import Table
 from flows import ROOT
 from flows.tasks import run_stage, step
 from pawprint.config import Params, load_params
-from pawprint.data.dataset import PreparedDataset, Split
+from pawprint.data.dataset import ManifestRow, PreparedDataset, Split
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, model_card, release
 from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
 from pawprint.evaluation.gate import Contender, Verdict
-from pawprint.evaluation.metrics import Scores
+from pawprint.evaluation.metrics import Scores, score
 from pawprint.files import write_text
 from pawprint.inference.classifier import ModelInfo, load_verified
 from pawprint.lineage import Champion
@@ -30,6 +31,7 @@ from pawprint.tracking.registry import model_name
 from pawprint.tracking.run import MANIFEST
 from pawprint.tracking.tracker import Tracker
 
+FOLDS = "folds.csv"  # of a model folder, which training writes
 ATTEMPTS = 5  # a registration that another one overtakes compares again, with the new champion
 
 
@@ -54,7 +56,7 @@ def register() -> None:
     # 3. the gate: challenger and champion on the same test photographs
     evaluated = read_evaluations(params, data.split("test"))
     challenger = evaluated[entry.model_digest]
-    unseen(tracker, entry, challenger.scores.hashes, len(challenger.scores.hashes), name)
+    unseen(tracker, entry, data.split("test").rows, len(challenger.scores.hashes), name)
     champion, verdict = compare_and_promote(tracker, params, data, entry, evaluated)
     verdict = verdict if verdict.quantized else verdict.because(why_quantized)
     show(entry, champion, verdict)
@@ -113,23 +115,23 @@ def read_evaluations(params: Params, test: Split) -> dict[str, Contender]:
         folder, model = ROOT / "reports" / "evaluation" / name, ROOT / "models" / name
         try:
             report = EvaluationReport.model_validate_json((folder / release.EVALUATION).read_bytes())
-            scores = Scores.load(folder / release.SCORES)
+            scores, folds = Scores.load(folder / release.SCORES), Scores.out_of_fold(model / FOLDS)
         except (OSError, ValueError):
             report = None
         if not report or report.model_digest != ModelInfo.read(model).model_digest or scores.hashes != test.hashes:
             raise PawprintError(f"{folder}/ does not hold the evaluation of {model}/. Run `dvc repro evaluate`.")
-        found[report.model_digest] = Contender(report, scores)
+        found[report.model_digest] = Contender(report, scores, folds)
     return found
 
 
-def unseen(tracker: Tracker, version: Champion, tested: tuple[str, ...], least: int, who: str) -> tuple[str, ...]:
-    """Those of the test photographs that the version provably did not learn from; PawprintError where too few."""
+def unseen(tracker: Tracker, version: Champion, tested: Sequence[ManifestRow], least: int, who: str) -> tuple[str, ...]:
+    """Hashes of those of the test photographs that the version provably did not learn from; PawprintError where too
+    few."""
     folder = tracker.registry.folder(version)
     kept = tracker.artifact(version.run_id, MANIFEST)
     manifests = [ROOT / "prepared" / "manifest.csv", *([kept] if kept else [])]
-    return gate.exclude_seen(
-        tested, gate.seen_hashes(folder, ModelInfo.read(folder).lineage, manifests, who), least, who
-    )
+    seen = gate.seen_hashes(folder, ModelInfo.read(folder).lineage, manifests, tested, who)
+    return gate.exclude_seen([row.hash for row in tested], seen, least, who)
 
 
 def compare_and_promote(
@@ -170,26 +172,58 @@ def compare(
         return gate.first(challenger, rules)
     if champion.model_digest == entry.model_digest:
         reason = "the best candidate is the champion itself, byte for byte"
-        return gate.uncompared("kept", reason, challenger, challenger, rules)
+        again = evaluate_again(tracker, champion, challenger.report)
+        return gate.uncompared("kept", reason, challenger, challenger, rules).because(again)
     theirs, ours = (ModelInfo.read(registry.folder(version)) for version in (champion, entry))
-    if theirs.classes != ours.classes:
-        names = ", ".join(ours.classes), ", ".join(theirs.classes)
-        reason = f"the classes are now {names[0]} (the champion knew {names[1]}): a new model"
-        return gate.uncompared("promoted", reason, challenger, None, rules)
     tested = challenger.scores.hashes
     who = f"the champion {champion.model} version {champion.version}"
-    left = unseen(tracker, champion, tested, rules.min_photographs, who)
+    if theirs.classes != ours.classes:
+        shared = [name for name in ours.classes if name in theirs.classes]
+        if len(shared) < 2:
+            names = ", ".join(ours.classes), ", ".join(theirs.classes)
+            reason = f"the classes are now {names[0]} (the champion knew {names[1]}): nothing to compare on"
+            return gate.uncompared("promoted", reason, challenger, None, rules)
+        of_both = challenger.scores.among(shared)
+        rows = data.split("test").only(of_both.hashes).rows
+        left = unseen(tracker, champion, rows, rules.min_photographs, who)
+        before = score(load_serving(registry.folder(champion), params), data.split("test").only(left)).among(shared)
+        return gate.decide_on_shared(challenger, of_both.only(left), before, rules, theirs.classes)
+    left = unseen(tracker, champion, data.split("test").rows, rules.min_photographs, who)
     # Where seed, split or photographs were others, both are evaluated again, on what neither has seen.
     found = dict(evaluated) if left == tested else {}
     if missing := [version for version in (entry, champion) if version.model_digest not in found]:
         evaluator = Evaluator.of(data.split("test").only(left), ROOT / "data", params)
         for version in missing:
             classifier = load_serving(registry.folder(version), params)
-            found[version.model_digest] = Contender(*evaluator.evaluate(classifier))
+            folds = Scores.out_of_fold(registry.folder(version) / FOLDS)
+            found[version.model_digest] = Contender(*evaluator.evaluate(classifier), folds)
     quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
     both = found[entry.model_digest], found[champion.model_digest]
-    verdict = gate.decide(*both, rules, quantized)
-    return gate.on_subset(verdict, len(left), len(tested))
+    side = hashlib.sha256("".join(tested).encode()).hexdigest()
+    looks = registry.count_look(entry, side)  # an experiment's too: it is looked at
+    verdict = gate.decide(*both, rules, quantized, gate.error_at(looks, rules.looks))
+    verdict = gate.on_subset(gate.count_looks(verdict, looks, rules.looks), len(left), len(tested))
+    return verdict.because(evaluate_again(tracker, champion, both[1].report))
+
+
+def evaluate_again(tracker: Tracker, champion: Champion, report: EvaluationReport) -> str:
+    """Keep today's evaluation with a champion whose own was made by an earlier version; what was done, in words."""
+    kept = next(
+        (
+            path
+            for place in ("release", "gate")
+            if (path := tracker.artifact(champion.run_id, f"{place}/{release.EVALUATION}"))
+        ),
+        None,
+    )
+    try:
+        if kept is None:
+            return ""
+        EvaluationReport.model_validate_json(kept.read_bytes())
+        return ""
+    except ValueError:
+        tracker.run(champion.run_id).text(report.model_dump_json(indent=1) + "\n", f"release/{release.EVALUATION}")
+        return "the champion was evaluated again by today's rules"
 
 
 def show(entry: Champion, champion: Champion | None, verdict: Verdict) -> None:
@@ -223,7 +257,8 @@ def log_decision(
     """champion.json, reports/gate.json and gate.md; the verdict on the challenger's run and on its version."""
     registry, reports, test = tracker.registry, ROOT / "reports", challenger.report.test
     if entry.version:
-        registry.record_metrics(entry, {"accuracy": test.accuracy.value, "log_loss": test.log_loss.value})
+        kept = ("accuracy", "served_accuracy", "coverage", "log_loss")
+        registry.record_metrics(entry, {name: getattr(test, name).value for name in kept})
     current = registry.current_champion(entry.model)
     assert current is not None  # the first model of a data set is always promoted
     write_text(ROOT / "champion.json", current.model_dump_json(indent=1) + "\n")

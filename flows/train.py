@@ -18,11 +18,11 @@ from pawprint.config import Params, digest, load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
-from pawprint.files import write_text
+from pawprint.files import write_json, write_text
 from pawprint.progress import say
 from pawprint.tracking.journal import JournaledRun
 from pawprint.tracking.tracker import Tracker
-from pawprint.training import devices, distributed, export
+from pawprint.training import devices, distributed, export, folds
 from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.train import fit
 from pawprint.training.trainer import NullLogger
@@ -50,7 +50,9 @@ def train(name: str) -> None:
         checkpoints.run_id = mlflow_run.id
         log_photographs(mlflow_run)
         trained = step()(fit)(name, executed, data, mlflow_run, checkpoints)
-        step()(export.export)(trained, data, record, out, mlflow_run)
+        out_of_fold = step()(folds.out_of_fold)(trained, data)
+        step()(export.export)(trained, data, record, out, mlflow_run, out_of_fold)
+        log_learning_curve(mlflow_run, step()(folds.learning_curve)(trained, data), out)
         log_model(mlflow_run, out)
 
     # 4. the model is exported and logged
@@ -97,6 +99,13 @@ def log_photographs(mlflow_run: JournaledRun) -> None:
     """The report of preprocess: which photographs were rejected, and why."""
     for report in ("report.json", "report.html"):
         mlflow_run.artifact(ROOT / "prepared" / report, "photographs")
+
+
+def log_learning_curve(mlflow_run: JournaledRun, points: list[folds.Point], out: Path) -> None:
+    """learning_curve.json of the model folder: would more photographs help?"""
+    if points:
+        write_json(out / folds.CURVE, [point.model_dump() for point in points])
+        mlflow_run.metrics({f"log_loss_of_{point.photographs}_photographs": point.log_loss for point in points})
 
 
 @step(retries=2, delay=2)

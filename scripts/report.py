@@ -20,8 +20,10 @@ FIGURES = {  # what a reviewer wants to see of each candidate; `dvc metrics diff
     "test.auroc.value": "AUROC",
     "test.calibration_error.value": "calibration error",
     "test.mistakes": "mistakes",
-    "ood.refused": "refused",
-    "ood.false_accept": "clutter accepted",
+    "test.served_accuracy.value": "served accuracy",
+    "test.unlike.value": "refused as unlike",
+    "test.unsure.value": "refused as unsure",
+    "ood.accepted.value": "strangers accepted",
     "speed.latency_p50_ms": "latency, ms",
     "speed.size_mb": "size, MB",
 }

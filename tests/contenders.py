@@ -6,7 +6,7 @@ from pawprint.evaluation.corruptions import CorruptionReport
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.gate import Contender
 from pawprint.evaluation.latency import Speed
-from pawprint.evaluation.metrics import Scores, measure
+from pawprint.evaluation.metrics import Figure, Scores, measure
 from pawprint.evaluation.ood import OODReport
 from pawprint.evaluation.slices import slices
 
@@ -15,7 +15,14 @@ FAST = Speed(latency_p50_ms=10, latency_p95_ms=12, throughput_per_second=100, si
 
 
 def contender(
-    sure: float, wrong: int, *, seed: int = 0, noise: float = 0.0, hashes: str = "h", speed: Speed = FAST
+    sure: float,
+    wrong: int,
+    *,
+    seed: int = 0,
+    noise: float = 0.0,
+    hashes: str = "h",
+    speed: Speed = FAST,
+    accepted: int = 0,
 ) -> Contender:
     """N photographs of two classes; the first `wrong` are wrong, each answer given with `sure`."""
     labels = np.arange(N) % 2
@@ -28,8 +35,10 @@ def contender(
         model_digest="",
         test=measure(scores),
         slices=slices(scores, {"half": ["first" if i < N // 2 else "second" for i in range(N)]}, least=20),
-        corruptions=CorruptionReport(photographs=N, accuracy=1.0, under={"blur": 0.9}),
-        ood=OODReport(clutter=10, auroc=1.0, confidence_auroc=0.9, false_accept=0.0, refused=0.0),
+        corruptions=CorruptionReport(
+            photographs=N, accuracy=1.0, under={"blur": 0.9}, lost={"blur": Figure.share(40, N)}
+        ),
+        ood=OODReport(pictures=10, real=True, accepted=Figure.share(accepted, 10)),
         speed=speed,
     )
     return Contender(report, scores)

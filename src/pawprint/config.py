@@ -65,6 +65,9 @@ class Training(_Closed):
     precision: Literal["auto", "bfloat16", "float16", "float32"] = "auto"  # auto: bfloat16 where the hardware has it
     deterministic: bool = True  # equal weights from equal inputs; on a GPU at some cost
     checkpoint_seconds: CountOrZero = 60  # between two checkpoints; each epoch has one anyway
+    folds: Annotated[int, Field(ge=0, le=20)] = (
+        5  # a head is trained so many times more, for predictions out of the fold; 0 is off
+    )
 
 
 class Candidate(_Closed):
@@ -134,12 +137,24 @@ class Sweep(_Closed):
         return self
 
 
+class Refusal(_Closed):
+    """When a picture is predicted `unknown` rather than as a class."""
+
+    unlike: Annotated[float, Field(ge=0, lt=1)] = (
+        0.01  # share of photographs like the training ones that may be refused as unlike them
+    )
+    wrong_costs: Annotated[float, Field(ge=1)] = (
+        4.0  # refusals that a wrong answer costs as much as; 1 refuses none as unsure
+    )
+    strangers: str = ""  # a folder of pictures of something else, outside data/; what is accepted of them is measured
+
+
 class Evaluation(_Closed):
     """How candidates are measured."""
 
     min_slice: Count = 15  # photographs; a smaller slice is not judged, but for a class
     corruptions: CountOrZero = 100  # test photographs that are also measured blurred, dark, rotated, ...
-    clutter: CountOrZero = 100  # drawn pictures of nothing that should be refused
+    clutter: CountOrZero = 100  # drawn shapes that should be refused: a smoke test, where there is no refusal.strangers
 
 
 class Gate(_Closed):
@@ -147,11 +162,15 @@ class Gate(_Closed):
 
     max_accuracy_loss: Share = 0.01  # lower end of the paired 95 % interval; 0.005 needs 770 photographs at least
     max_int8_accuracy_loss: Share = 0.01  # of a quantized model, which need only be faster
+    looks: Count = 20  # comparisons on one test side at a level of 2.5 %; later ones are stricter
     min_photographs: Count = 100  # to compare on, where the champion has seen some of today's test photographs
     max_calibration_error: Share = 0.1
     min_worst_slice: Share = 0.8  # accuracy
     max_robustness_loss: Share = 0.25  # accuracy lost under the worst corruption
     max_refused: Share = 0.1  # share of test photographs that are predicted `unknown`
+    max_strangers_accepted: Share = (
+        0.05  # share of `refusal.strangers` (or of drawn shapes) that is predicted as a class
+    )
     max_latency_ms: Positive = 500  # median of one prediction
     max_size_mb: Positive = 200
 
@@ -205,6 +224,7 @@ class Params(_Closed):
     candidates: Annotated[dict[str, Candidate], Field(min_length=1)]
     quantized: dict[str, str] = {}  # name of an INT8-quantized model -> the candidate that it is made from
     sweep: Sweep = Sweep()
+    refusal: Refusal = Refusal()
     evaluation: Evaluation
     gate: Gate
     serving: Serving

@@ -30,7 +30,7 @@ from pawprint import image
 from pawprint.config import Params
 from pawprint.data import origins, quality, shards
 from pawprint.data.class_folders import Dataset
-from pawprint.data.dataset import MANIFEST_VERSION, ManifestRow, write_manifest
+from pawprint.data.dataset import MANIFEST_VERSION, REJECTED, ManifestRow, write_manifest
 from pawprint.data.preprocess import Packer
 from pawprint.data.quality import Rejected
 from pawprint.data.shards import Packed
@@ -80,7 +80,8 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         _refuse_too_many(photographs, data, used, rejected, params)
         # 3. into shards, with a manifest and a report
         placed = shards.write(fresh / "shards", used)
-        write_manifest(fresh / "manifest.csv", (_row(*one) for one in placed))
+        rows = [*(_row(*one) for one in placed), *(_rejected_row(one, data) for one in rejected)]
+        write_manifest(fresh / "manifest.csv", sorted(rows, key=lambda row: (row.hash, row.origin)))
         members.unlink()
         report = _report(photographs, data, used, rejected, recipe, sha256(fresh / "manifest.csv"), own_test, warnings)
         write_json(fresh / "report.json", report)
@@ -145,6 +146,11 @@ def refuse_untrainable(report: Report, params: Params) -> None:
 def _row(one: Packed, shard: str, offset: int) -> ManifestRow:
     place = shard, offset, one.length, f"{one.crc32:08x}"
     return ManifestRow(one.hash, one.label, one.split, *place, one.origin, one.flags, one.phash)
+
+
+def _rejected_row(one: Rejected, data: Path) -> ManifestRow:
+    origin = one.path.relative_to(data)
+    return ManifestRow(sha256(one.path), origin.parts[0], REJECTED, "", 0, 0, "", origin.as_posix(), "", "", one.reason)
 
 
 def _report(

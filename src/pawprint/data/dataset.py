@@ -22,11 +22,12 @@ from pawprint import files, image
 from pawprint.data.splits import SplitName
 from pawprint.errors import PawprintError
 
-MANIFEST_VERSION = 2  # of the columns below; report.json holds it
+MANIFEST_VERSION = 3  # of the columns below; report.json holds it. Version 2 had no rejected photographs and no reason
+REJECTED = "rejected"  # in place of a split
 
 
 class ManifestRow(NamedTuple):
-    """A photograph in manifest.csv; the fields are its columns."""
+    """A photograph in manifest.csv; the fields are its columns. A rejected one has no place in a shard."""
 
     hash: str  # SHA-256 of the original bytes
     label: str
@@ -38,6 +39,7 @@ class ManifestRow(NamedTuple):
     origin: str  # path below data/
     flags: str
     phash: str  # perceptual hash, in hex
+    reason: str = ""  # why it is rejected: a short code
 
 
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
@@ -49,13 +51,13 @@ def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
 
 
 def read_manifest(path: Path) -> list[ManifestRow]:
-    """Read manifest.csv; PawprintError where it is missing, damaged or of another version."""
+    """Read manifest.csv, of this version or the one before; PawprintError where it is missing or damaged."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
-            if tuple(next(reader)) != ManifestRow._fields:
+            if tuple(next(reader)) not in (ManifestRow._fields, ManifestRow._fields[:-1]):  # models of before have 2
                 raise ValueError("other columns")
-            return [ManifestRow(*row[:4], int(row[4]), int(row[5]), *row[6:10]) for row in reader]  # type: ignore[call-arg, arg-type]
+            return [ManifestRow(*row[:4], int(row[4]), int(row[5]), *row[6:]) for row in reader]  # type: ignore[call-arg, arg-type]
     except (OSError, ValueError, TypeError, IndexError, StopIteration):
         raise PawprintError(
             f"{path} is missing, damaged or from another version of pawprint. Run `dvc repro preprocess`."
@@ -129,7 +131,7 @@ class PreparedDataset:
     @classmethod
     def open(cls, folder: Path) -> Self:
         """PawprintError where `folder` is missing, incomplete or of another version."""
-        rows = tuple(read_manifest(folder / "manifest.csv"))
+        rows = tuple(row for row in read_manifest(folder / "manifest.csv") if row.split != REJECTED)
         try:
             report = json.loads((folder / "report.json").read_bytes())
             if report["schema_version"] != MANIFEST_VERSION:

@@ -32,7 +32,8 @@ class Packer:
         self._data, self._params, self._file = data, params, file
         self._own_test = origins.own_test(data)
         self._end, self._writing = 0, threading.Lock()
-        self._known = {row.hash: row for row in read_manifest(earlier / "manifest.csv")} if earlier else {}
+        rows = read_manifest(earlier / "manifest.csv") if earlier else []
+        self._known = {row.hash: row for row in rows if not row.reason}
         self._shards = (earlier or Path()) / "shards"
 
     def __call__(self, photograph: tuple[str, Path]) -> Packed | Rejected:

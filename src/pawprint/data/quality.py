@@ -132,6 +132,13 @@ def near_copies(photographs: Sequence[Photograph], bits: int) -> list[Rejected]:
     return bad
 
 
+def near_to(known: Sequence[str], others: Sequence[str], bits: int = 8) -> set[int]:
+    """Indices of the `others` whose picture is also among the `known`; both are perceptual hashes."""
+    first = len(known)
+    groups = _groups([*known, *others], bits)
+    return {index - first for group in groups if min(group) < first for index in group if index >= first}
+
+
 def _some(photographs: Sequence[Photograph], count: int) -> str:
     """The first few by name: there may be thousands."""
     more = count - LISTED

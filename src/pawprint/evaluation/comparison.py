@@ -11,8 +11,9 @@ from pawprint.evaluation import intervals
 from pawprint.evaluation.metrics import Scores, discordant, paired_losses
 
 FIGURES = (
-    "test_accuracy", "test_log_loss", "test_auroc", "test_calibration_error", "test_worst_slice",
-    "test_robustness_loss", "test_refused", "clutter_accepted", "latency_p50_ms", "size_mb", "seconds",
+    "test_accuracy", "test_served_accuracy", "test_coverage", "test_unlike", "test_unsure", "folds_accuracy",
+    "test_log_loss", "folds_log_loss", "test_top5", "test_auroc", "test_calibration_error", "test_worst_slice",
+    "test_robustness_loss", "strangers_accepted", "drawn_shapes_accepted", "latency_p50_ms", "size_mb", "seconds",
 )  # fmt: skip
 
 

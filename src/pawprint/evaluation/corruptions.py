@@ -16,6 +16,8 @@ from pydantic import BaseModel, ConfigDict
 
 from pawprint import image
 from pawprint.data.dataset import Split
+from pawprint.evaluation import intervals
+from pawprint.evaluation.metrics import Figure
 from pawprint.inference.classifier import Classifier
 
 
@@ -27,14 +29,15 @@ class CorruptionReport(BaseModel):
     photographs: int
     accuracy: float  # as they are
     under: dict[str, float]  # accuracy by corruption
+    lost: dict[str, Figure]  # accuracy lost by corruption: paired, 95 % for all of them together (Bonferroni)
 
     @property
-    def worst(self) -> tuple[str, float]:
+    def worst(self) -> tuple[str, Figure]:
         """(corruption, accuracy lost) of the worst; ("none", 0) where nothing was measured."""
-        if not self.under:
-            return "none", 0.0
-        name = min(self.under, key=lambda one: self.under[one])
-        return name, self.accuracy - self.under[name]
+        if not self.lost:
+            return "none", Figure(value=0, low=0, high=0)
+        name = max(self.lost, key=lambda one: self.lost[one].value)
+        return name, self.lost[name]
 
 
 class Corruptions:
@@ -50,13 +53,21 @@ class Corruptions:
 
     def measure(self, classifier: Classifier) -> CorruptionReport:
         """Accuracy of the model under each corruption."""
-        accuracy = {name: self._accuracy(classifier, pixels) for name, pixels in self.pictures.items()}
-        return CorruptionReport(photographs=len(self.labels), accuracy=accuracy.pop("none"), under=accuracy)
-
-    def _accuracy(self, classifier: Classifier, pixels: NDArray[np.uint8]) -> float:
-        if not len(pixels):
-            return 0.0
-        return float((classifier.predict(pixels).probabilities.argmax(axis=1) == self.labels).mean())
+        n = len(self.labels)
+        if not n:
+            return CorruptionReport(photographs=0, accuracy=0.0, under={}, lost={})
+        right = {
+            name: classifier.predict(pixels).probabilities.argmax(axis=1) == self.labels
+            for name, pixels in self.pictures.items()
+        }
+        plain = right.pop("none")
+        level = 1 - (1 - intervals.LEVEL) / len(right)
+        lost = {}
+        for name, under in right.items():
+            counts = int((plain & ~under).sum()), int((under & ~plain).sum())
+            lost[name] = Figure.of((counts[0] - counts[1]) / n, intervals.paired_proportions(*counts, n, level))
+        accuracy = {name: float(under.mean()) for name, under in right.items()}
+        return CorruptionReport(photographs=n, accuracy=float(plain.mean()), under=accuracy, lost=lost)
 
 
 def corrupt(pixels: NDArray[np.uint8], seed: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:

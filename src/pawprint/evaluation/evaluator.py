@@ -45,35 +45,37 @@ class EvaluationReport(BaseModel):
         """The metrics that MLflow shows, beside those of `Evaluation.flat`."""
         flat = {f"slice/{part.name.replace(': ', '/')}": part.accuracy.value for part in self.slices}
         flat |= {f"corruption/{name}": accuracy for name, accuracy in self.corruptions.under.items()}
-        flat["test_robustness_loss"] = self.corruptions.worst[1]
+        flat["test_robustness_loss"] = self.corruptions.worst[1].value
         if self.worst_slice:
             flat["test_worst_slice"] = self.worst_slice.accuracy.value
-        flat["test_refused"] = self.ood.refused
-        flat["clutter_accepted"] = self.ood.false_accept
-        if self.ood.auroc is not None and self.ood.confidence_auroc is not None:
-            flat |= {"clutter_auroc": self.ood.auroc, "clutter_confidence_auroc": self.ood.confidence_auroc}
+        if self.ood.accepted:
+            flat["strangers_accepted" if self.ood.real else "drawn_shapes_accepted"] = self.ood.accepted.value
         return flat | self.speed.model_dump(exclude={"machine"})
 
 
 @dataclass(frozen=True)
 class Evaluator:
-    """The test photographs, their traits, their corruptions and clutter: the same for every model."""
+    """The test photographs, their traits and corruptions, and pictures of something else: the same for every model."""
 
     test: Split
     traits: Mapping[str, Sequence[str]]
     corruptions: Corruptions
-    clutter: NDArray[np.uint8]  # [m, 300, 300, 3]
+    others: NDArray[np.uint8]  # [m, 300, 300, 3], of something else: strangers, or drawn shapes
     params: Params
 
     @classmethod
     def of(cls, test: Split, data: Path, params: Params) -> "Evaluator":
         """`data` holds the originals, whose headers give their sizes."""
-        evaluation = params.evaluation
+        evaluation, preprocess, folder = params.evaluation, params.preprocess, params.refusal.strangers
+        if folder:
+            others = ood.strangers(Path(folder), preprocess.fit, preprocess.quality)
+        else:
+            others = ood.clutter(evaluation.clutter, params.seed)
         return cls(
             test,
             slices.traits(test, data),
             Corruptions(test, evaluation.corruptions, params.seed),
-            ood.clutter(evaluation.clutter, params.seed),
+            others,
             params,
         )
 
@@ -86,7 +88,7 @@ class Evaluator:
             test=metrics.measure(scores),
             slices=slices.slices(scores, self.traits, evaluation.min_slice),
             corruptions=self.corruptions.measure(classifier),
-            ood=ood.measure(classifier, scores, self.clutter),
+            ood=ood.measure(classifier, self.others, real=bool(self.params.refusal.strangers)),
             speed=latency.measure(classifier, self.test.images(range(min(metrics.BATCH, len(self.test))))),
         )
         return report, scores

@@ -15,11 +15,12 @@ from scipy import stats
 
 from pawprint import lineage
 from pawprint.config import Gate
-from pawprint.data.dataset import learned_hashes
+from pawprint.data import quality
+from pawprint.data.dataset import ManifestRow, learned_hashes, read_manifest
 from pawprint.errors import PawprintError
 from pawprint.evaluation import intervals, slices
 from pawprint.evaluation.evaluator import EvaluationReport
-from pawprint.evaluation.metrics import Scores, discordant, paired_losses
+from pawprint.evaluation.metrics import Figure, Scores, discordant, paired_losses
 
 Outcome = Literal["promoted", "kept", "tie"]  # a tie keeps the champion
 
@@ -30,6 +31,7 @@ class Contender:
 
     report: EvaluationReport
     scores: Scores
+    folds: Scores | None = None  # predictions of all photographs out of the fold, where it has them
 
 
 class Rule(BaseModel):
@@ -83,40 +85,43 @@ def uncompared(
     return Verdict(outcome=outcome, reason=reason, rules=table)
 
 
-def decide(challenger: Contender, champion: Contender, rules: Gate, quantized: bool = False) -> Verdict:
+def decide(
+    challenger: Contender, champion: Contender, rules: Gate, quantized: bool = False, error: float = intervals.ERROR
+) -> Verdict:
     """Compare two models on the same photographs, pair by pair.
 
-    Promoted when the 95 % interval of the paired difference in log loss lies below zero, the accuracy is not worse
-    than `max_accuracy_loss` (lower end of its paired interval), no slice is shown to be worse and every limit is kept.
-    McNemar's exact test is reported beside it. `quantized`: the challenger is an INT8 version of the champion; it need
-    not be better but faster, with an accuracy not worse than `max_int8_accuracy_loss`.
+    Promoted when the interval of the paired difference in log loss lies below zero, the accuracy is not worse than
+    `max_accuracy_loss` (lower end of its paired interval), no slice is shown to be worse and every limit is kept. Each
+    interval is wrong on one side in `error` of all comparisons.
+
+    Where both have predictions out of the fold, these decide, for there are several times as many: they judge the
+    recipes. The test split, which judges the models, is then the last check: neither log loss nor accuracy may be shown
+    to be worse on it. McNemar's exact test is reported beside it. `quantized`: the challenger is an INT8 version of the
+    champion; it need not be better but faster, with an accuracy not worse than `max_int8_accuracy_loss`.
     """
-    ours, theirs = challenger.scores, champion.scores
-    if ours.hashes != theirs.hashes:
+    if challenger.scores.hashes != champion.scores.hashes:
         raise PawprintError("The gate was given scores of different photographs. Run `dvc repro` to score both again.")
+    folds = None if quantized else _shared_folds(challenger, champion)
+    ours, theirs = folds or (challenger.scores, champion.scores)
+    where, level = "out of the fold" if folds else "test", 1 - 2 * error
     allowed = rules.max_int8_accuracy_loss if quantized else rules.max_accuracy_loss
-    worst, _ = intervals.paired_proportions(*discordant(ours, theirs), len(ours.hashes))
-    loss, accuracy = _figures(challenger, champion)
-    words = f"accuracy not worse by more than {allowed:g} (low end {worst:+.4f})"
-    accuracy = accuracy.model_copy(update={"rule": words, "passed": bool(worst >= -allowed)})
+    worst, _ = intervals.paired_proportions(*discordant(ours, theirs), len(ours.hashes), level)
+    words = f"accuracy not worse by more than {allowed:g} (low end {worst:+.4f}; {len(ours.hashes):,} {where})"
+    figures = [Figure.share(int(one.correct.sum()), len(one.hashes)) for one in (ours, theirs)]
+    accuracy = Rule(rule=words, challenger=str(figures[0]), champion=str(figures[1]), passed=bool(worst >= -allowed))
     weaker = slices.worse(challenger.report.slices, champion.report.slices)
     words = "no slice shown to be worse (exact tests, 2.5 % for all together)"
     same = Rule(rule=words, challenger=", ".join(weaker) or "none", champion="-", passed=not weaker)
     kept = [same, *limits(challenger, champion, rules)]
     if quantized:
-        speeds = [one.report.speed.throughput_per_second for one in (challenger, champion)]
-        fast, slow = (f"{speed:.1f}" for speed in speeds)
-        faster = Rule(rule="predictions a second: more", challenger=fast, champion=slow, passed=speeds[0] > speeds[1])
-        table = [accuracy, faster, loss, *kept]
-        reason = f"the champion quantized to INT8: {speeds[0] / speeds[1]:.2f} times as many predictions a second"
-        if missed := _missed(table):
-            return Verdict(outcome="kept", reason=f"{reason}, but outside: {missed}", rules=table, quantized=True)
-        reason += f", accuracy within gate.max_int8_accuracy_loss of {allowed:g}"
-        return Verdict(outcome="promoted", reason=reason, rules=table, quantized=True)
+        return _faster(challenger, champion, [accuracy, *kept], allowed)
 
-    low, high = paired_losses(ours, theirs)
-    words = f"log loss better (95 % of paired difference [{low:+.4f}, {high:+.4f}] above 0)"
-    loss = loss.model_copy(update={"rule": words, "passed": bool(low > 0)})
+    low, high = paired_losses(ours, theirs, level)
+    losses = [f"{one.losses.mean():.4f}" for one in (ours, theirs)]
+    words = f"log loss better ({100 * level:.3g} % of paired difference [{low:+.4f}, {high:+.4f}] above 0; {where})"
+    loss = Rule(rule=words, challenger=losses[0], champion=losses[1], passed=bool(low > 0))
+    if folds:
+        kept = [_last_check(challenger, champion, level), *kept]
     missed = _missed(kept)
     outcome: Outcome = "kept"
     if high < 0:
@@ -132,8 +137,87 @@ def decide(challenger: Contender, champion: Contender, rules: Gate, quantized: b
         reason = f"better, but outside: {missed}"
     else:
         outcome, reason = "promoted", "better, and no less accurate"
-    reason = f"log loss {ours.losses.mean():.4f} against {theirs.losses.mean():.4f}: {reason}"
+    told = f" ({len(ours.hashes):,} photographs out of the fold judge the recipe, the test split the model)"
+    reason = f"log loss {losses[0]} against {losses[1]}{told if folds else ''}: {reason}"
     return Verdict(outcome=outcome, reason=reason, rules=[loss, accuracy, _mcnemar(ours, theirs), *kept])
+
+
+def decide_on_shared(challenger: Contender, ours: Scores, theirs: Scores, rules: Gate, known: Sequence[str]) -> Verdict:
+    """A challenger of other classes than the champion, which knows `known`: `ours` and `theirs` are predictions for the
+    photographs of the classes that both know, among these alone.
+
+    It is promoted for what it knows besides, unless log loss or accuracy is shown to be worse on the shared classes.
+    """
+    classes = challenger.scores.classes
+    words = [f"{name}: {', '.join(found)}" for name, found in (
+        ("new classes", [one for one in classes if one not in known]),
+        ("classes no more", [one for one in known if one not in classes]),
+    ) if found]  # fmt: skip
+    rule = _not_worse(ours, theirs, 1 - 2 * intervals.ERROR, f"{len(ours.hashes)} photographs of the shared classes")
+    table = [rule, *_figures(challenger, None), *limits(challenger, None, rules)]
+    if missed := _missed(table):
+        return Verdict(outcome="kept", reason=f"{'; '.join(words)}; but outside: {missed}", rules=table)
+    reason = f"{'; '.join(words)}; not shown to be worse on {len(ours.hashes)} photographs of the shared classes"
+    return Verdict(outcome="promoted", reason=reason, rules=table)
+
+
+def error_at(looks: int, budget: int) -> float:
+    """The error on one side that a comparison is allowed which is the `looks`-th on one test side.
+
+    2.5 % up to the budget, then less with the square of the number: of any number of equal challengers, however many,
+    fewer than 5 % of the budget are promoted by chance.
+    """
+    return intervals.ERROR * min(1.0, (budget / max(1, looks)) ** 2)
+
+
+def count_looks(verdict: Verdict, looks: int, budget: int) -> Verdict:
+    """The verdict with a rule that says how often this test side has been compared on."""
+    words = f"comparisons on this test side (from the {budget + 1}th on each is stricter; another seed is another side)"
+    rule = Rule(rule=words, challenger=str(looks), champion="-", passed=None)
+    told = verdict.model_copy(update={"rules": [*verdict.rules, rule]})
+    return (
+        told
+        if looks <= budget
+        else told.because(f"comparison {looks} on this test side, at {error_at(looks, budget):.2%}")
+    )
+
+
+def _shared_folds(challenger: Contender, champion: Contender) -> tuple[Scores, Scores] | None:
+    """Predictions out of the fold for the photographs that both have; None where they are too few."""
+    if challenger.folds is None or champion.folds is None or challenger.folds.classes != champion.folds.classes:
+        return None
+    names = set(challenger.folds.hashes) & set(champion.folds.hashes)
+    if len(names) <= len(challenger.scores.hashes):
+        return None
+    ours, theirs = challenger.folds.only(names), champion.folds.only(names)
+    return (ours, theirs) if (ours.labels == theirs.labels).all() else None
+
+
+def _last_check(challenger: Contender, champion: Contender, level: float) -> Rule:
+    return _not_worse(challenger.scores, champion.scores, level, "test photographs")
+
+
+def _not_worse(ours: Scores, theirs: Scores, level: float, where: str) -> Rule:
+    """Neither log loss nor accuracy is shown to be worse."""
+    _, loss = paired_losses(ours, theirs, level)
+    _, accuracy = intervals.paired_proportions(*discordant(ours, theirs), len(ours.hashes), level)
+    shown = [f"log loss {one.losses.mean():.4f}, {one.correct.mean():.4f} right" for one in (ours, theirs)]
+    words = f"{where}: neither log loss nor accuracy shown to be worse"
+    return Rule(rule=words, challenger=shown[0], champion=shown[1], passed=loss >= 0 and accuracy >= 0)
+
+
+def _faster(challenger: Contender, champion: Contender, table: list[Rule], allowed: float) -> Verdict:
+    """The verdict on an INT8 version of the champion."""
+    speeds = [one.report.speed.throughput_per_second for one in (challenger, champion)]
+    fast, slow = (f"{speed:.1f}" for speed in speeds)
+    faster = Rule(rule="predictions a second: more", challenger=fast, champion=slow, passed=speeds[0] > speeds[1])
+    loss, _ = _figures(challenger, champion)
+    table = [table[0], faster, loss, *table[1:]]
+    reason = f"the champion quantized to INT8: {speeds[0] / speeds[1]:.2f} times as many predictions a second"
+    if missed := _missed(table):
+        return Verdict(outcome="kept", reason=f"{reason}, but outside: {missed}", rules=table, quantized=True)
+    reason += f", accuracy within gate.max_int8_accuracy_loss of {allowed:g}"
+    return Verdict(outcome="promoted", reason=reason, rules=table, quantized=True)
 
 
 def prefer_quantized(quantized: Mapping[str, Any], source: Mapping[str, Any], rules: Gate) -> str:
@@ -167,8 +251,11 @@ def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> li
     return table
 
 
-def seen_hashes(folder: Path, record: lineage.Lineage, manifests: Sequence[Path], who: str) -> frozenset[str]:
-    """SHA-256 of the photographs that the model in `folder` provably learned from or was tuned on.
+def seen_hashes(
+    folder: Path, record: lineage.Lineage, manifests: Sequence[Path], tested: Sequence[ManifestRow], who: str
+) -> frozenset[str]:
+    """SHA-256 of the photographs that the model in `folder` provably learned from or was tuned on, and of those of
+    `tested` that are near-copies of them: the same picture in another file is no test.
 
     photographs.txt lists them; the manifest whose digest is in the model's lineage must list the same. `manifests` are
     the places where that manifest may be. PawprintError where nothing is proved.
@@ -186,7 +273,12 @@ def seen_hashes(folder: Path, record: lineage.Lineage, manifests: Sequence[Path]
             f"{folder / 'photographs.txt'} does not list the photographs of the manifest that {who} was trained on. "
             "It was changed or lost; train the model again."
         )
-    return claimed
+    rows = read_manifest(manifest)
+    copies = {row.hash for row in rows if row.reason == "near_copy"}
+    learned = [row.phash for row in rows if row.hash in claimed]
+    others = [row for row in tested if row.hash not in claimed]
+    near = quality.near_to(learned, [row.phash for row in others])
+    return claimed | copies | {others[index].hash for index in near}
 
 
 def exclude_seen(tested: Sequence[str], seen: Set[str], least: int, who: str) -> tuple[str, ...]:
@@ -197,10 +289,10 @@ def exclude_seen(tested: Sequence[str], seen: Set[str], least: int, who: str) ->
     left = tuple(name for name in tested if name not in seen)
     if left != tuple(tested) and len(left) < least:
         raise PawprintError(
-            f"{who} has learned from {len(tested) - len(left)} of the {len(tested)} test photographs: "
-            f"its `seed`, `split` or photographs were others. The {len(left)} that are left are too few "
-            f"to compare on (`gate.min_photographs` is {least}). Use the `seed` and `split` it was trained with, bring "
-            "more photographs, or go on under another name: `pawprint run --photos data --name NEW`."
+            f"{who} has learned from {len(tested) - len(left)} of the {len(tested)} test photographs (or from "
+            f"near-copies of them): its `seed`, `split` or photographs were others. The {len(left)} that are left are "
+            f"too few to compare on (`gate.min_photographs` is {least}). Use the `seed` and `split` it was trained "
+            "with, bring more photographs, or go on under another name: `pawprint run --photos data --name NEW`."
         )
     return left
 
@@ -219,13 +311,20 @@ def _limited(report: EvaluationReport, rules: Gate) -> list[tuple[str, str, floa
     worst, error = report.worst_slice, report.test.calibration_error.value
     right = slices.upper_end(report.slices) if worst else inf
     corruption, lost = report.corruptions.worst
-    refused, latency, size = report.ood.refused, report.speed.latency_p50_ms, report.speed.size_mb
+    refused, latency, size = 1 - report.test.coverage.value, report.speed.latency_p50_ms, report.speed.size_mb
+    accepted = report.ood.accepted
     slice_ = f"{worst.accuracy} ({worst.name})" if worst else "no slices"
     return [
         ("calibration error at most {:g}", str(report.test.calibration_error), error, rules.max_calibration_error),
         ("every slice may be right in {:g} (95 % for all together)", slice_, -right, -rules.min_worst_slice),
-        ("accuracy lost to a corruption at most {:g}", f"{lost:.4f} ({corruption})", lost, rules.max_robustness_loss),
+        ("accuracy lost to a corruption at most {:g}", f"{lost} ({corruption})", lost.value, rules.max_robustness_loss),
         ("test photographs refused at most {:g}", f"{refused:.4f}", refused, rules.max_refused),
+        (
+            f"{report.ood.kind} accepted at most {{:g}}",
+            f"{accepted} of {report.ood.pictures}" if accepted else "none were given",
+            accepted.value if accepted else -inf,
+            rules.max_strangers_accepted,
+        ),
         ("one prediction (median) within {:g} ms", f"{latency:.1f} ms", latency, rules.max_latency_ms),
         ("model at most {:g} MB", f"{size:.1f} MB", size, rules.max_size_mb),
     ]

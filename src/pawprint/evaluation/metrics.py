@@ -6,9 +6,11 @@ print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
 """
 
 import csv
+from collections import Counter
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,10 +21,12 @@ from pawprint.data.dataset import Split
 from pawprint.evaluation import intervals
 from pawprint.evaluation.intervals import Interval
 from pawprint.files import new_file
-from pawprint.inference.classifier import Classifier
+from pawprint.inference.classifier import Classifier, Refusal
 
-COLUMNS = ("photograph", "hash", "class", "predicted", "log_loss", "knn_similarity")  # then a probability a class
+COLUMNS = ("photograph", "hash", "class", "predicted", "refused", "log_loss", "knn_similarity")  # then each class
 BATCH = 32
+COVERAGES = (100, 99, 98, 95, 90, 80)  # % of the photographs, the surest first
+TOP, CONFUSED = 11, 10  # classes from which on the five most probable are looked at; pairs that are listed
 BINS = 15  # of equally many photographs, for the calibration error
 DRAWS = 200  # of labels that a perfectly calibrated model could have met
 
@@ -36,12 +40,23 @@ class Scores:
     labels: NDArray[np.int64]  # [n]
     probabilities: NDArray[np.float64]  # [n, classes], rows sum to one
     classes: tuple[str, ...]
-    knn_similarity: NDArray[np.float64]  # [n], cosine similarity to the nearest training photographs
+    knn_similarity: NDArray[np.float64]  # [n], likeness to the nearest training photographs
+    refusals: tuple[Refusal, ...] = ()  # [n], why a photograph is answered `unknown`; empty where nothing was refused
 
     @property
     def correct(self) -> NDArray[np.bool_]:
         """[n], whether the most probable class is the right one."""
         return np.asarray(self.probabilities.argmax(axis=1) == self.labels)
+
+    @property
+    def answered(self) -> NDArray[np.bool_]:
+        """[n], whether the answer is a class."""
+        return np.array([not why for why in self.refusals] or np.ones(len(self.labels)), bool)
+
+    @property
+    def confidence(self) -> NDArray[np.float64]:
+        """[n], the largest probability."""
+        return np.asarray(self.probabilities.max(axis=1))
 
     @property
     def losses(self) -> NDArray[np.float64]:
@@ -59,30 +74,64 @@ class Scores:
 
     def write(self, path: Path) -> None:
         """A CSV file with a row a photograph; nine digits hold a float32 exactly."""
-        rows = zip(
-            self.hashes, self.origins, self.labels, self.probabilities, self.knn_similarity, self.losses, strict=True
-        )
+        refusals = self.refusals or ("",) * len(self.hashes)
+        columns = self.hashes, self.origins, self.labels, self.probabilities, self.knn_similarity, self.losses, refusals
+        rows = zip(*columns, strict=True)
         with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
             out = csv.writer(file, lineterminator="\n")
             out.writerow([*COLUMNS, *self.classes])
-            for digest, origin, label, probabilities, similarity, loss in rows:
+            for digest, origin, label, probabilities, similarity, loss, why in rows:
                 predicted = self.classes[int(probabilities.argmax())]
                 numbers = (f"{number:.9g}" for number in (similarity, *probabilities))
-                out.writerow([origin, digest, self.classes[label], predicted, f"{loss:.6f}", *numbers])
+                out.writerow([origin, digest, self.classes[label], predicted, why, f"{loss:.6f}", *numbers])
+
+    def only(self, keep: Collection[str]) -> Self:
+        """The photographs whose hash is in `keep`, in the same order."""
+        return self._at(np.flatnonzero([name in keep for name in self.hashes]))
+
+    def among(self, classes: Sequence[str]) -> Self:
+        """The photographs of these classes, as if there were no others: their probabilities sum to one again."""
+        columns = [self.classes.index(name) for name in classes]
+        part = self._at(np.flatnonzero(np.isin(self.labels, columns)))
+        probabilities = np.clip(part.probabilities[:, columns], 1e-12, None)
+        labels = np.array([columns.index(label) for label in part.labels], np.int64)
+        shares = probabilities / probabilities.sum(axis=1, keepdims=True)
+        return replace(part, labels=labels, probabilities=shares, classes=tuple(classes))
+
+    def _at(self, places: NDArray[np.int64]) -> Self:
+        hashes, origins = (tuple(names[place] for place in places) for names in (self.hashes, self.origins))
+        refusals = tuple(self.refusals[place] for place in places) if self.refusals else ()
+        arrays = self.labels[places], self.probabilities[places], self.classes, self.knn_similarity[places]
+        return type(self)(hashes, origins, *arrays, refusals)
+
+    @classmethod
+    def out_of_fold(cls, path: Path) -> Self | None:
+        """folds.csv of a model folder, which training writes; None where there is none."""
+        if not path.exists():
+            return None
+        with path.open(newline="", encoding="utf-8") as file:
+            header, *rows = csv.reader(file)
+        classes, hashes = tuple(header[2:]), tuple(row[0] for row in rows)
+        labels = np.array([classes.index(row[1]) for row in rows], np.int64)
+        probabilities = np.array([row[2:] for row in rows], np.float64).reshape(len(rows), len(classes))
+        return cls(hashes, hashes, labels, probabilities, classes, np.ones(len(rows)))
 
     @classmethod
     def load(cls, path: Path) -> Self:
         """What `write` wrote; OSError or ValueError where it is missing or damaged."""
         with path.open(newline="", encoding="utf-8") as file:
             header, *rows = csv.reader(file)
-        if tuple(header[:5]) != COLUMNS[:5]:
+        expected = [name for name in COLUMNS if name != "refused" or name in header]  # files of before lack it
+        if header[: len(expected)] != expected:
             raise ValueError(f"{path} has other columns")
-        classes = tuple(header[len(COLUMNS) :])
-        numbers = np.array([row[len(COLUMNS) - 1 :] for row in rows], np.float32).astype(np.float64)
+        before = len(expected)
+        classes = tuple(header[before:])
+        numbers = np.array([row[before - 1 :] for row in rows], np.float32).astype(np.float64)
         numbers = numbers.reshape(len(rows), 1 + len(classes))
         labels = np.array([classes.index(row[2]) for row in rows], np.int64)
         origins, hashes = (tuple(row[column] for row in rows) for column in (0, 1))
-        return cls(hashes, origins, labels, numbers[:, 1:], classes, numbers[:, 0])
+        refusals = tuple(cast(Refusal, row[4]) for row in rows) if before == len(COLUMNS) else ()
+        return cls(hashes, origins, labels, numbers[:, 1:], classes, numbers[:, 0], refusals)
 
 
 class Figure(BaseModel):
@@ -129,6 +178,14 @@ class Evaluation(BaseModel):
     photographs: int
     mistakes: int
     accuracy: Figure
+    served_accuracy: Figure  # share that is answered, and right: a refusal of a photograph of a class is a mistake
+    coverage: Figure  # share that is answered
+    answered_accuracy: Figure  # of those
+    unlike: Figure  # share that is refused as unlike the training photographs
+    unsure: Figure  # share that is refused as unsure
+    risk_coverage: dict[str, float]  # share that is wrong among the surest "100 %", "99 %", ...
+    top5: Figure | None  # right class among the five most probable; None below TOP classes
+    confused: list[tuple[str, str, int]]  # (right class, predicted class, photographs), the most frequent first
     balanced_accuracy: Figure
     log_loss: Figure
     calibration_error: Calibration
@@ -139,10 +196,23 @@ class Evaluation(BaseModel):
 
     def flat(self, prefix: str) -> dict[str, float]:
         """`{"test_accuracy": ..., "test_accuracy_low": ..., ...}`: the names that MLflow shows."""
-        names = ("accuracy", "balanced_accuracy", "log_loss", "auroc", "average_precision")
+        names = (
+            "accuracy",
+            "served_accuracy",
+            "coverage",
+            "answered_accuracy",
+            "unlike",
+            "unsure",
+            "top5",
+            "balanced_accuracy",
+            "log_loss",
+            "auroc",
+            "average_precision",
+        )
         named: dict[str, Figure | None] = {name: getattr(self, name) for name in names}
         named |= {f"f1_{label}": figure for label, figure in self.f1.items()}
         flat = {f"{prefix}_mistakes": float(self.mistakes), f"{prefix}_photographs": float(self.photographs)}
+        flat |= {f"{prefix}_risk_at_{part.removesuffix(' %')}": risk for part, risk in self.risk_coverage.items()}
         flat[f"{prefix}_calibration_error"] = self.calibration_error.value
         flat[f"{prefix}_calibration_error_perfect"] = self.calibration_error.perfect
         for name, figure in named.items():
@@ -154,16 +224,18 @@ class Evaluation(BaseModel):
 
 
 def score(classifier: Classifier, split: Split) -> Scores:
-    """The model's predictions for every photograph of a split, by the engine that serves it."""
+    """The model's predictions for every photograph of a split, by the engine that serves it; it knows their classes."""
+    classes = classifier.info.classes
     batches = (range(start, min(start + BATCH, len(split))) for start in range(0, len(split), BATCH))
     parts = [classifier.predict(split.images(batch)) for batch in batches]
     return Scores(
         split.hashes,
         split.origins,
-        split.labels,
-        np.concatenate([np.empty((0, len(split.classes))), *(part.probabilities for part in parts)]),
-        split.classes,
+        np.array([classes.index(row.label) for row in split.rows], np.int64),
+        np.concatenate([np.empty((0, len(classes))), *(part.probabilities for part in parts)]),
+        classes,
         np.concatenate([np.empty(0), *(part.knn_similarity for part in parts)]),
+        tuple(found.refusal for part in parts for found in classifier.decide(part)),
     )
 
 
@@ -187,7 +259,15 @@ def measure(scores: Scores) -> Evaluation:
         log_loss=Figure.of(
             float(scores.losses.mean()), intervals.mean(scores.losses, float(scores.mistake_losses.mean()))
         ),
-        calibration_error=calibration_error(probabilities.max(axis=1), correct),
+        served_accuracy=Figure.share(int((correct & scores.answered).sum()), n),
+        coverage=Figure.share(int(scores.answered.sum()), n),
+        answered_accuracy=Figure.share(int((correct & scores.answered).sum()), max(1, int(scores.answered.sum()))),
+        unlike=Figure.share(scores.refusals.count("unlike"), n),
+        unsure=Figure.share(scores.refusals.count("unsure"), n),
+        risk_coverage=risk_coverage(scores),
+        top5=_top5(scores) if k >= TOP else None,
+        confused=_confused(scores),
+        calibration_error=calibration_error(scores.confidence, correct),
         f1={
             name: _f1(int(hit[label]), int(either[label])) for label, name in enumerate(scores.classes) if either[label]
         },
@@ -195,6 +275,19 @@ def measure(scores: Scores) -> Evaluation:
         average_precision=average_precision,
         confusion=sk.confusion_matrix(labels, predicted, labels=range(k)).tolist(),
     )
+
+
+def risks(scores: Scores) -> NDArray[np.float64]:
+    """[n], share that is wrong among the surest 1, 2, ..., n photographs (El-Yaniv and Wiener, On the Foundations of
+    Noise-free Selective Classification, 2010)."""
+    order = np.argsort(-scores.confidence, kind="stable")
+    return np.asarray(np.cumsum(~scores.correct[order]) / np.arange(1, len(order) + 1))
+
+
+def risk_coverage(scores: Scores) -> dict[str, float]:
+    """The risk at COVERAGES."""
+    found = risks(scores)
+    return {f"{part} %": float(found[max(1, round(len(found) * part / 100)) - 1]) for part in COVERAGES}
 
 
 def paired_losses(ours: Scores, theirs: Scores, level: float = intervals.LEVEL) -> Interval:
@@ -241,6 +334,19 @@ def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_
         perfect=float(perfect.mean()),
         perfect_high=float(np.quantile(perfect, 0.95)),
     )
+
+
+def _top5(scores: Scores) -> Figure:
+    best = np.argsort(-scores.probabilities, axis=1, kind="stable")[:, :5]
+    return Figure.share(int((best == scores.labels[:, None]).any(axis=1).sum()), len(scores.labels))
+
+
+def _confused(scores: Scores) -> list[tuple[str, str, int]]:
+    wrong, predicted = ~scores.correct, scores.probabilities.argmax(axis=1)
+    pairs = Counter(zip(scores.labels[wrong].tolist(), predicted[wrong].tolist(), strict=True))
+    return [
+        (scores.classes[right], scores.classes[named], count) for (right, named), count in pairs.most_common(CONFUSED)
+    ]
 
 
 def _f1(hit: int, either: int) -> Figure:

@@ -1,45 +1,71 @@
-"""Out-of-distribution pictures: does the model predict `unknown`, or a class?
+"""Pictures of something else: are they refused, or predicted as a class?
 
-    measured = measure(classifier, scores, clutter(100, seed=2017))
-    measured.auroc, measured.false_accept
+    measured = measure(classifier, strangers(Path("../strangers"), classifier))
+    measured.accepted               # 0.013 [0.005, 0.034]
 
-The pictures are drawn: shapes, stripes, noise and gradients. They are easier than a real car or a plate of food, so
-the figures are an upper bound and are shown as one.
+A folder of them is the measurement (`refusal.strangers`). Without one drawn shapes are a smoke test: almost every
+method refuses shapes, stripes and noise, so they show that refusing works at all and rank nothing.
 """
+
+import hashlib
+from pathlib import Path
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from sklearn.metrics import roc_auc_score
 
 from pawprint import image
-from pawprint.evaluation.metrics import Scores
-from pawprint.inference.classifier import Classifier
+from pawprint.errors import PawprintError
+from pawprint.evaluation.metrics import BATCH, Figure
+from pawprint.inference.classifier import Classifier, find_pictures
+
+MOST = 2000  # pictures of a folder, spread by their content
 
 
 class OODReport(BaseModel):
-    """How well the OOD score separates the test photographs from drawn clutter."""
+    """How many pictures of something else are predicted as a class."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
-    clutter: int  # pictures
-    auroc: float | None  # of the kNN similarity
-    confidence_auroc: float | None  # of the largest probability (Hendrycks and Gimpel, 2017)
-    false_accept: float  # share of the clutter that is predicted as a class
-    refused: float  # share of the test photographs that is predicted `unknown`
+    pictures: int
+    real: bool  # False: drawn shapes, a smoke test
+    accepted: Figure | None  # share that is predicted as a class; None without pictures
+
+    @property
+    def kind(self) -> str:
+        """What they are, in words."""
+        return "strangers" if self.real else "drawn shapes (a smoke test)"
 
 
-def measure(classifier: Classifier, scores: Scores, pictures: NDArray[np.uint8]) -> OODReport:
-    """Drawn `pictures` uint8 [m, 300, 300, 3] against the test photographs of `scores`."""
-    predictions, threshold = classifier.predict(pictures), classifier.info.ood_threshold
-    return OODReport(
-        clutter=len(pictures),
-        auroc=_auroc(scores.knn_similarity, predictions.knn_similarity),
-        confidence_auroc=_auroc(scores.probabilities.max(axis=1), predictions.probabilities.max(axis=1)),
-        false_accept=float((predictions.knn_similarity >= threshold).mean()) if len(pictures) else 0.0,
-        refused=float((scores.knn_similarity < threshold).mean()),
-    )
+def measure(classifier: Classifier, pictures: NDArray[np.uint8], real: bool) -> OODReport:
+    """`pictures` uint8 [m, 300, 300, 3] of something else."""
+    batches = (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
+    accepted = sum(not one.refusal for batch in batches for one in classifier.decide(classifier.predict(batch)))
+    share = Figure.share(accepted, len(pictures)) if len(pictures) else None
+    return OODReport(pictures=len(pictures), real=real, accepted=share)
+
+
+def strangers(folder: Path, fit: image.Fit, quality: int) -> NDArray[np.uint8]:
+    """The pictures below `folder`, prepared as photographs are: uint8 [m, 300, 300, 3]. What is no picture is left out.
+
+    Raises:
+        PawprintError: it holds no picture.
+    """
+    if not folder.is_dir():
+        raise PawprintError(f"`refusal.strangers` names {folder}, which is no folder. Name one, or leave it empty.")
+    contents = {
+        hashlib.sha256(content).digest(): content for content in (one.read_bytes() for one in find_pictures([folder]))
+    }
+    found = []
+    for _, content in sorted(contents.items())[:MOST]:
+        try:
+            found.append(image.load(content, fit, quality))
+        except image.BadImage:
+            continue
+    if not found:
+        raise PawprintError(f"{folder} holds no picture that can be read. Name another folder in `refusal.strangers`.")
+    return np.stack(found)
 
 
 def clutter(count: int, seed: int) -> NDArray[np.uint8]:
@@ -65,10 +91,3 @@ def _clutter(rng: np.random.Generator) -> NDArray[np.uint8]:
                 cv2.circle(canvas, a, int(rng.integers(5, 80)), colour, int(rng.choice([-1, 3])))
     canvas = canvas + rng.normal(0, rng.uniform(0, 25), canvas.shape)
     return np.asarray(canvas.clip(0, 255).astype(np.uint8))
-
-
-def _auroc(photographs: NDArray[np.floating], clutter: NDArray[np.floating]) -> float | None:
-    if not (len(photographs) and len(clutter)):
-        return None
-    truth = np.repeat([1, 0], [len(photographs), len(clutter)])
-    return float(roc_auc_score(truth, np.concatenate([photographs, clutter])))

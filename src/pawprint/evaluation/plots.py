@@ -3,6 +3,7 @@
 plots.confusion(report.test, classes, Path("confusion.png"))
 """
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from safetensors.numpy import load_file
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
 
 from pawprint.data.dataset import Split
+from pawprint.evaluation import metrics
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.metrics import Evaluation, Scores
 from pawprint.files import new_file
@@ -23,6 +25,8 @@ from pawprint.inference.classifier import Classifier
 
 mpl.use("Agg")
 
+BARS = 40  # slices, the least accurate
+MANY = 10  # classes; of more some plots show a part, or smaller
 Curve = Sequence[tuple[int, float]]  # (epoch, value)
 
 
@@ -31,7 +35,9 @@ def of_model(classifier: Classifier, report: EvaluationReport, scores: Scores, s
     out.mkdir(parents=True, exist_ok=True)
     confusion(report.test, scores.classes, out / "confusion.png")
     reliability(scores, out / "reliability.png")
+    risk_coverage(scores, out / "risk_coverage.png")
     roc_and_precision(scores, out / "roc_and_precision.png")
+    photographs_curve(classifier.folder / "learning_curve.json", out / "photographs_curve.png")
     corruptions(report, out / "corruptions.png")
     mistakes(scores, split, out / "mistakes.png")
     activations(classifier, scores, split, out / "activations.png")
@@ -41,9 +47,18 @@ def of_model(classifier: Classifier, report: EvaluationReport, scores: Scores, s
 
 def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> None:
     """Right class by predicted class, in photographs."""
-    canvas = Canvas(figsize=(4, 4), layout="constrained")
-    matrix = np.asarray(evaluation.confusion)
-    ConfusionMatrixDisplay(matrix, display_labels=classes).plot(ax=canvas.subplots(), colorbar=False, cmap="Blues")
+    side, many = max(4.0, 0.28 * len(classes)), len(classes) > MANY
+    canvas = Canvas(figsize=(side, side), layout="constrained")
+    axes = canvas.subplots()
+    display = ConfusionMatrixDisplay(np.asarray(evaluation.confusion), display_labels=classes)
+    display.plot(
+        ax=axes, colorbar=False, cmap="Blues", xticks_rotation="vertical" if many else "horizontal",
+        text_kw={"fontsize": 6} if many else None,
+    )  # fmt: skip
+    if many:
+        axes.tick_params(labelsize=6)
+        for text in display.text_.ravel():
+            text.set_visible(text.get_text() != "0")
     _save(canvas, path)
 
 
@@ -65,6 +80,39 @@ def reliability(scores: Scores, path: Path, bins: int = 10) -> None:
     _save(canvas, path)
 
 
+def risk_coverage(scores: Scores, path: Path) -> None:
+    """Share that is wrong among the surest photographs; a cross is what is served."""
+    canvas = Canvas(figsize=(5, 4), layout="constrained")
+    axes, risks = canvas.subplots(), metrics.risks(scores)
+    axes.plot(np.arange(1, len(risks) + 1) / len(risks), risks)
+    if scores.answered.any():
+        axes.plot(scores.answered.mean(), (~scores.correct)[scores.answered].mean(), "x", color="C1", label="served")
+        axes.legend(fontsize=7)
+    axes.set(xlabel="share that is answered, the surest first", ylabel="share of these that is wrong")
+    axes.set(xlim=(0, 1.02), ylim=(0, None))
+    _save(canvas, path)
+
+
+def photographs_curve(points: Path, path: Path) -> None:
+    """Log loss and mistakes on the validation split by the number of training photographs; no file where `points`
+    (learning_curve.json of a model folder) is missing."""
+    if not points.exists():
+        path.unlink(missing_ok=True)
+        return
+    found = json.loads(points.read_text(encoding="utf-8"))
+    counts = [point["photographs"] for point in found]
+    canvas = Canvas(figsize=(8, 3.5), layout="constrained")
+    left, right = canvas.subplots(1, 2)
+    left.plot(counts, [point["log_loss"] for point in found], "o-")
+    right.plot(counts, [1 - point["accuracy"] for point in found], "o-")
+    for axes, what in ((left, "log loss"), (right, "share that is wrong")):
+        axes.set(xlabel="training photographs", ylabel=f"{what}, validation split", ylim=(0, None))
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(counts, [f"{count:,}" for count in counts])
+        axes.minorticks_off()
+    _save(canvas, path)
+
+
 def mistakes(scores: Scores, split: Split, path: Path, most: int = 32) -> None:
     """Contact sheet of the mistakes with the highest loss, worst first; no file where there are none."""
     wrong = np.flatnonzero(~scores.correct)
@@ -83,11 +131,12 @@ def mistakes(scores: Scores, split: Split, path: Path, most: int = 32) -> None:
 
 
 def roc_and_precision(scores: Scores, path: Path) -> None:
-    """ROC and precision-recall curves, one class against the rest; with two classes of the second alone."""
+    """ROC and precision-recall curves, one class against the rest; of two classes the second alone, of many the ten
+    with most mistakes."""
     canvas = Canvas(figsize=(8, 4), layout="constrained")
     left, right = canvas.subplots(1, 2)
     left.plot([0, 1], [0, 1], color="grey", linewidth=1)
-    for label in range(len(scores.classes)) if len(scores.classes) > 2 else (1,):
+    for label in _shown(scores):
         truth, predicted = scores.labels == label, scores.probabilities[:, label]
         if truth.all() or not truth.any():
             continue
@@ -102,13 +151,22 @@ def roc_and_precision(scores: Scores, path: Path) -> None:
     _save(canvas, path)
 
 
+def _shown(scores: Scores) -> Sequence[int]:
+    """The classes that have a curve: the second of two, all of a few, and of many the ones with most mistakes."""
+    count = len(scores.classes)
+    if count == 2:
+        return (1,)
+    wrong = np.bincount(scores.labels[~scores.correct], minlength=count)
+    return sorted(np.argsort(-wrong, kind="stable")[:MANY].tolist())
+
+
 def learning_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> None:
     """Loss and accuracy by epoch of every candidate; `curves` is candidate -> metric -> (epoch, value)."""
     canvas = Canvas(figsize=(10, 4), layout="constrained")
     for axes, what in zip(canvas.subplots(1, 2), ("loss", "accuracy"), strict=True):
-        for number, (candidate, metrics) in enumerate(curves.items()):
+        for number, (candidate, curve_of) in enumerate(curves.items()):
             for split, line in (("train", ":"), ("validation", "-")):
-                points = metrics.get(f"{split}_{what}", ())
+                points = curve_of.get(f"{split}_{what}", ())
                 # Candidates train for 5 epochs or 100; a share of the training puts them on one axis.
                 last = max((epoch for epoch, _ in points), default=1)
                 share = [epoch / last for epoch, _ in points]
@@ -125,7 +183,8 @@ def learning_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> No
 def corruptions(report: EvaluationReport, path: Path) -> None:
     """Accuracy as the photographs are and under each corruption, and by slice."""
     bars = {"as they are": report.corruptions.accuracy, **report.corruptions.under}
-    bars |= {part.name: part.accuracy.value for part in report.slices}
+    weakest = sorted(report.slices, key=lambda part: part.accuracy.value)[:BARS]
+    bars |= {part.name: part.accuracy.value for part in report.slices if part in weakest}
     canvas = Canvas(figsize=(6, 0.26 * len(bars) + 0.8), layout="constrained")
     axes = canvas.subplots()
     split = 1 + len(report.corruptions.under)

@@ -26,7 +26,7 @@ from pawprint.progress import as_json, say
 
 DRAWN = "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
 
-SHOWN = ("candidate", "accuracy [95 %]", "log loss [95 %]", "seconds")  # columns that fit a window of 80
+SHOWN = ("candidate", "accuracy [95 %]", "served", "log loss [95 %]")  # columns that fit a window of 80
 
 
 def _need(path: Path) -> dict[str, Any]:
@@ -100,6 +100,7 @@ def _collect(root: Path) -> dict[str, Any]:
                 name,
                 f"{info.parameters:,}",
                 "{:.2f} % [{:.1f}, {:.1f}]".format(*(100 * test["accuracy"][k] for k in ("value", "low", "high"))),
+                f"{100 * test['served_accuracy']['value']:.2f} %",
                 "{value:.4f} [{low:.3f}, {high:.3f}]".format(**test["log_loss"]),
                 f"{record['seconds']:.0f}",
                 record["run_id"][:8],
@@ -111,7 +112,7 @@ def _collect(root: Path) -> dict[str, Any]:
         "dataset": lineage.dataset,
         "title": f"{lineage.dataset}: {photographs} test photographs",
         "drawn": bool(report.get("drawn")),
-        "columns": ["candidate", "parameters", "accuracy [95 %]", "log loss [95 %]", "seconds", "MLflow run"],
+        "columns": ["candidate", "parameters", "accuracy [95 %]", "served", "log loss [95 %]", "seconds", "MLflow run"],
         "rows": rows,
         "champion_candidate": packaged["candidate"],
         "facts": {

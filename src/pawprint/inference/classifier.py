@@ -32,7 +32,7 @@ Refusal = Literal["", "unlike", "unsure"]  # unlike the training photographs, or
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-OOD_FILE = "ood.safetensors"  # unit embeddings of training photographs, and k
+OOD_FILE = "ood.safetensors"  # the bank of ood.py, and `held_out`: directions of embeddings of validation photographs
 
 
 class ModelInfo(BaseModel):
@@ -80,7 +80,7 @@ class Predictions:
 
     probabilities: NDArray[np.float32]  # [N, classes], rows sum to one
     embedding: NDArray[np.float32]  # [N, d]
-    knn_similarity: NDArray[np.float32]  # [N], cosine similarity to the nearest training photographs, at most 1
+    knn_similarity: NDArray[np.float32]  # [N], likeness to the nearest training photographs (ood.py), at most 1
     activation: NDArray[np.float32]  # [N, classes or 1, h, w]
 
 
@@ -131,7 +131,7 @@ class Classifier:
             raise PawprintError(f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again.") from None
         self.streams = self._session.at_once
         self.precision, self.device = self._session.precision, self._session.device
-        self._bank, self._k = _read_ood_bank(folder)
+        self._bank = read_bank(folder)
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
         """uint8 RGB [N, 300, 300, 3] -> the outputs for each; N may be zero."""
@@ -146,7 +146,7 @@ class Classifier:
             with ThreadPoolExecutor(self.streams) as pool:
                 outputs = list(pool.map(self._session, images[:, None]))
         probabilities, embedding, activation = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        similarity = ood.knn_similarity(self._bank, embedding, self._k)
+        similarity = self._bank.typicality(embedding, probabilities)
         return Predictions(probabilities, embedding, similarity, activation)
 
     def read(self, data: bytes, max_pixels: int = image.MAX_PIXELS) -> image.Pixels:
@@ -250,11 +250,9 @@ def _read(folder: Path, name: str) -> bytes:
         ) from None
 
 
-def _read_ood_bank(folder: Path) -> tuple[NDArray[np.float32], int]:
-    """([m, d] unit embeddings of training photographs, k of the nearest that count)."""
+def read_bank(folder: Path) -> ood.Bank:
+    """The bank of a model folder; PawprintError where it is missing or damaged."""
     try:
-        tensors = load_tensors(_read(folder, OOD_FILE))
-        bank = tensors["embeddings"].astype(np.float32)
-        return bank, min(int(tensors["k"].reshape(-1)[0]), len(bank))
+        return ood.Bank.from_tensors(load_tensors(_read(folder, OOD_FILE)))
     except (safetensors.SafetensorError, KeyError, IndexError) as error:
         raise PawprintError(f"{folder / OOD_FILE} is damaged ({error}). Train the model again (`dvc repro`).") from None

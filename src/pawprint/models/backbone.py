@@ -77,6 +77,10 @@ class Network(nn.Module):
     def load_pretrained(self) -> None:
         """Read pretrained weights, where the architecture has some."""
 
+    def class_scores(self) -> tuple[Tensor, Tensor] | None:
+        """(weights [s, features], bias [s]) that made class scores of the pretrained embedding, where known."""
+        return None
+
     def unfreeze_last(self, blocks: int) -> list[nn.Parameter]:
         """Freeze all but the head and the last `blocks` of the backbone; the parameters of the latter."""
         raise NotImplementedError

@@ -140,6 +140,11 @@ class EfficientNetLite(PooledNetwork):
         # The file has other names in the same order; its SHA-256 vouches for the order.
         self.load_state_dict(state | dict(zip(ours, weights, strict=True)))
 
+    def class_scores(self) -> tuple[Tensor, Tensor]:
+        """Of ImageNet's 1,000 classes."""
+        weights = self._read_file()
+        return weights["_fc.weight"], weights["_fc.bias"]
+
     def _read_file(self) -> dict[str, Tensor]:
         module, _, version = self.package.partition("==")
         try:

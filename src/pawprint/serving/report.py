@@ -69,7 +69,10 @@ def summarize(log: Path, folder: Path, since: float, seed: int) -> Report:
     embeddings = {row["picture_sha256"]: np.frombuffer(row["embedding"], "<f2") for row in rows if row["embedding"]}
     drift = None
     if len(embeddings) >= FEWEST:
-        drift = compare(load_file(folder / OOD_FILE)["embeddings"], np.stack(list(embeddings.values())), seed)
+        kept = load_file(folder / OOD_FILE)
+        held_out = kept.get("held_out", kept.get("embeddings"))  # models of before kept training embeddings
+        if held_out is not None and len(held_out) >= 2:
+            drift = compare(held_out, np.stack(list(embeddings.values())), seed)
     return Report(
         model=f"{champion.model}/{champion.version}" if champion else "unregistered/0",
         digest=info.model_digest,

@@ -38,6 +38,7 @@ BEAT = "beat"  # tag: the version that was champion before this one
 HISTORY = "champions"  # tag of the registered model: the versions that were champion, oldest first
 BENTO = "bento."  # beginning of a tag: the digest of a Bento that holds this version, by the Bento's tag
 LINEAGE = {"git_commit", "data_hash", "dataset", "params_digest"}  # tags of a version, beside candidate and digest
+LOOK = "look."  # beginning of a registered model's tag: a test side, and a model that was compared on it
 METRIC = "metric."  # beginning of a tag: a figure on the test photographs
 _LENGTH = 5000  # characters of a description
 
@@ -95,6 +96,15 @@ class Registry:
     def record_metrics(self, version: Champion, metrics: Mapping[str, float]) -> None:
         """Keep the figures that the service answers at /model."""
         self._tag(version, {f"{METRIC}{name}": f"{value:.6g}" for name, value in metrics.items()})
+
+    def count_look(self, version: Champion, side: str) -> int:
+        """How many models have been compared on the test side `side` (a digest of its photographs), this one too."""
+        with self._lock(version.model):
+            begins = f"{LOOK}{side[:12]}."
+            name = f"{begins}{version.model_digest[:12]}"
+            self._client.set_registered_model_tag(version.model, name, version.version)
+            tags = self._client.get_registered_model(version.model).tags
+        return sum(tag.startswith(begins) for tag in tags)
 
     def challenge(self, version: Champion) -> None:
         """Move the alias `challenger` to `version`."""

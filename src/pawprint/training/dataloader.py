@@ -192,10 +192,10 @@ class TrainingData:
         """The batches of an epoch; each has a photograph for every process, for batch norm cannot do with none."""
         return chunks(indices, self.batch_size, distributed.world())
 
-    def in_order(self, name: SplitName, count: int | None = None, alone: bool = False) -> Iterator[Batch]:
-        """The first `count` photographs of a split, or all, as they are; see `batches`."""
+    def in_order(self, name: SplitName, chosen: Indices | None = None, alone: bool = False) -> Iterator[Batch]:
+        """The `chosen` photographs of a split, or all, as they are; see `batches`."""
         split = self.splits[name]
-        pieces = chunks(np.arange(len(split) if count is None else count), EVALUATION_BATCH)
+        pieces = chunks(np.arange(len(split)) if chosen is None else chosen, EVALUATION_BATCH)
         if self.rows:
             return batches(split, features(self.rows[name]), pieces, alone=alone)
         return prefetch(batches(split, photographs(split), pieces, alone=alone))
@@ -206,11 +206,11 @@ class TrainingData:
         return TrainedPart(network, blocks, self.device, self.params.training)
 
     @torch.inference_mode()
-    def predictions(self, split: SplitName, count: int) -> Predictions:
-        """The network's outputs for the first `count` photographs of a split."""
+    def predictions(self, split: SplitName, chosen: Indices | None = None) -> Predictions:
+        """The network's outputs for the `chosen` photographs of a split, or all."""
         found = [(torch.empty((0, self.network.classes)), torch.empty((0, self.network.features)))]
         module = self.module(self.network)
-        found += [module.outputs(batch.inputs.to(self.device)) for batch in self.in_order(split, count, alone=True)]
+        found += [module.outputs(batch.inputs.to(self.device)) for batch in self.in_order(split, chosen, alone=True)]
         logits, embedding = (torch.cat([one.cpu() for one in part]).numpy() for part in zip(*found, strict=True))
         return Predictions(logits, embedding)
 

@@ -31,14 +31,17 @@ from pawprint.inference.classifier import OOD_FILE, ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
 from pawprint.models.backbone import Network
+from pawprint.training.folds import FILE as FOLDS
+from pawprint.training.folds import OutOfFold
+from pawprint.training.folds import write as write_folds
+from pawprint.training.temperature import fit_temperature
 from pawprint.training.train import Trained
 from pawprint.training.trainer import RunLogger
 
 OPSET = 20
 CHECKED = 16  # photographs on which the graph is compared with torch
 MAX_DIFFERENCE = 1e-3  # float32 in both, summed in another order
-NEIGHBOURS = 10
-PASS = 0.99  # share of validation photographs above the OOD threshold
+HELD_OUT = 1000  # embeddings of validation photographs that are kept, for the drift test
 
 
 class _Served(nn.Module):
@@ -53,8 +56,17 @@ class _Served(nn.Module):
         return F.softmax(logits / self.temperature, dim=1), embedding, activation
 
 
-def export(trained: Trained, data: PreparedDataset, lineage: Lineage, out: Path, logger: RunLogger) -> ModelInfo:
+def export(
+    trained: Trained,
+    data: PreparedDataset,
+    lineage: Lineage,
+    out: Path,
+    logger: RunLogger,
+    folds: OutOfFold | None = None,
+) -> ModelInfo:
     """Write the model folder `out`, replacing what is there, and return its model.json.
+
+    With predictions out of the `folds` the thresholds come from more photographs, and folds.csv keeps them.
 
     Raises:
         PawprintError: The ONNX graph does not give torch's answers.
@@ -69,7 +81,11 @@ def export(trained: Trained, data: PreparedDataset, lineage: Lineage, out: Path,
         difference = compare(served, folder / "model.onnx", checked.images(range(min(CHECKED, len(checked)))))
         weights = {name: value.contiguous() for name, value in trained.network.state_dict().items()}
         save_tensors(weights, folder / "model.safetensors")
-        threshold = save_ood_bank(trained.sample.embedding, trained.validation.embedding, folder)
+        bank = ood.Bank.of(trained.sample.embedding, trained.class_scores)
+        threshold, least = refusal_thresholds(trained, temperature, data, folds, bank)
+        save_bank(bank, trained.validation.embedding, folder)
+        if folds is not None:
+            write_folds(folds, folder / FOLDS)
         hashes = sorted({*train.hashes, *validation.hashes})
         (folder / "photographs.txt").write_text("".join(f"{name}\n" for name in hashes), encoding="ascii")
         info = ModelInfo(
@@ -82,41 +98,17 @@ def export(trained: Trained, data: PreparedDataset, lineage: Lineage, out: Path,
             quality=preprocess.quality,
             temperature=temperature,
             ood_threshold=threshold,
+            min_confidence=least,
             model_digest=sha256(folder / "model.onnx"),
             weights_digest=sha256(folder / "model.safetensors"),
             lineage=lineage,
         )
         files.write_text(folder / "model.json", info.model_dump_json(indent=2) + "\n")
     seconds = time.perf_counter() - started
-    values = {"temperature": temperature, "ood_threshold": threshold, "onnx_max_difference": difference}
+    values = {"temperature": temperature, "ood_threshold": threshold, "min_confidence": least}
+    values["onnx_max_difference"] = difference
     logger.metrics(values | {"export_seconds": seconds})
     return info
-
-
-def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
-    """The temperature that makes the log loss of softmax(logits / t) smallest; 1.0 where there are no labels.
-
-    Guo et al., On Calibration of Modern Neural Networks (2017), with smoothed targets: of n answers one more could have
-    been wrong (Laplace's rule of succession: the wrong classes share 1 / (n + 2)). Without that a validation split that
-    holds no mistake makes every answer infinitely sure. Platt's rule, with one doubtful answer a class, was measured
-    too: it makes answers too unsure (docs/decisions/training.md). `logits` [n, classes], `labels` [n].
-    """
-    if not len(labels):
-        return 1.0
-    scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
-    classes = logits.shape[1]
-    smoothing = min(1.0, classes / ((classes - 1) * (len(labels) + 2)))  # torch spreads it over the right class too
-    log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([log_inverse], max_iter=100, line_search_fn="strong_wolfe")
-
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = F.cross_entropy(scores * log_inverse.exp(), targets, label_smoothing=smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
-
-    optimizer.step(closure)  # type: ignore[no-untyped-call]
-    return float(np.clip(np.exp(-log_inverse.item()), 0.1, 10.0))
 
 
 def save_onnx(served: nn.Module, path: Path) -> None:
@@ -173,19 +165,51 @@ def compare(served: nn.Module, path: Path, pixels: NDArray[np.uint8]) -> float:
     return difference
 
 
-def save_ood_bank(sample: NDArray[np.float32], validation: NDArray[np.float32], folder: Path) -> float:
-    """Write ood.safetensors: directions of the sample's embeddings; returns the threshold of the kNN similarity.
+def refusal_thresholds(
+    trained: Trained, temperature: float, data: PreparedDataset, folds: OutOfFold | None, bank: ood.Bank
+) -> tuple[float, float]:
+    """(typicality below which a picture is refused as unlike, confidence below which it is refused as unsure).
 
-    99 % of the validation photographs pass it; without any it is -1, which all pass. Both are embeddings [n, d].
+    From the validation photographs and, where there are predictions out of the fold, from the training photographs of
+    the bank too, each without itself: hundreds where the validation split has twenty.
     """
-    bank = ood.unit(sample).astype(np.float16)
-    k = min(NEIGHBOURS, len(bank))
-    threshold = -1.0
-    if len(validation):
-        similarity = ood.knn_similarity(bank.astype(np.float32), validation, k)
-        threshold = float(np.float32(np.quantile(similarity, 1 - PASS)))
-    save_arrays({"embeddings": bank, "k": np.array([k], np.int64)}, folder / OOD_FILE)
-    return threshold
+    validation, train, refusal = data.split("validation"), data.split("train"), trained.params.refusal
+    logits = torch.from_numpy(trained.validation.logits).double() / temperature
+    probabilities = F.softmax(logits, dim=1).numpy()
+    labels, typicality = validation.labels, bank.typicality(trained.validation.embedding, probabilities)
+    if folds is not None:
+        places = {name: place for place, name in enumerate(folds.hashes)}
+        chosen = [places[train.hashes[index]] for index in trained.sampled]
+        others = folds.probabilities[chosen]
+        typicality = np.concatenate([typicality, bank.left_out(trained.sample.embedding, others)])
+        tuned = np.array([places[name] for name in (*validation.hashes, *train.hashes)], np.int64)
+        labels, probabilities = folds.labels[tuned], folds.probabilities[tuned]
+    correct = probabilities.argmax(axis=1) == labels
+    return (
+        ood.threshold(typicality, refusal.unlike),
+        least_confidence(probabilities.max(axis=1), correct, refusal.wrong_costs),
+    )
+
+
+def least_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_], wrong_costs: float) -> float:
+    """The confidence below which a refusal is cheaper than an answer, which costs as much as `wrong_costs` refusals
+    where it is wrong.
+
+    The one with the smallest cost over these predictions [n], but not above 1 - 1 / wrong_costs, which is the best for
+    a calibrated model (Chow, On optimum recognition error and reject tradeoff, 1970).
+    """
+    order = np.argsort(confidence, kind="stable")
+    # Refusing the first so many costs them, and saves what the wrong ones among them cost.
+    costs = np.concatenate([[0.0], np.cumsum(1 - wrong_costs * ~correct[order])])
+    refused = int(costs.argmin())
+    at = float(confidence[order[refused]]) if refused < len(order) else 1.0
+    return min(at, 1 - 1 / wrong_costs) if refused else 0.0
+
+
+def save_bank(bank: ood.Bank, held_out: NDArray[np.float32], folder: Path) -> None:
+    """Write ood.safetensors; `held_out` are embeddings [n, d] of photographs that the network has not learned from."""
+    directions = ood.unit(held_out[:HELD_OUT]).astype(np.float16)
+    save_arrays(bank.tensors() | {"held_out": directions}, folder / OOD_FILE)
 
 
 def _strip(graph: onnx.GraphProto) -> None:

@@ -18,35 +18,39 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from pawprint import files
 from pawprint.data.dataset import PreparedDataset, Split
-from pawprint.inference.classifier import ModelInfo
+from pawprint.inference import ood
+from pawprint.inference.classifier import ModelInfo, read_bank
 from pawprint.lineage import Lineage, sha256
 from pawprint.training.dataloader import chunks
-from pawprint.training.export import open_session, save_ood_bank
-from pawprint.training.train import SAMPLE
+from pawprint.training.export import open_session, save_bank
+from pawprint.training.train import LEAST, SAMPLE, spread
 
 PHOTOGRAPHS = 130  # that show how large activations get
 BATCH = 2  # calibration keeps every activation: 0.9 GB; with ten at a time 2.5 GB, for the same graph in the same time
 INTEGER = ("Conv", "Add", "Clip", "Relu")
 
 
-def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: Path) -> ModelInfo:
+def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: Path, unlike: float) -> ModelInfo:
     """Write the INT8 model `name`, made from the model folder `source`, to `out`; returns its model.json.
 
-    The temperature is the source's; the OOD bank and threshold are measured anew, on the INT8 graph's embeddings.
+    Temperature and confidence threshold are the source's; the OOD bank and threshold are measured anew, on the INT8
+    graph's embeddings; `unlike` is the share of validation photographs that it may refuse.
     """
     train, validation = data.split("train"), data.split("validation")
     with files.replace_folder(out) as folder:
         for kept in ("model.onnx", "model.safetensors", "photographs.txt"):
             shutil.copy(source / kept, folder)
         quantize(folder / "model.onnx", train)
-        sample = embeddings(folder / "model.onnx", train, min(SAMPLE, len(train)))
-        tuned = embeddings(folder / "model.onnx", validation, len(validation))
+        sample, _ = outputs(folder / "model.onnx", train, spread(train.labels, SAMPLE, LEAST))
+        tuned, probabilities = outputs(folder / "model.onnx", validation, np.arange(len(validation)))
+        bank = ood.Bank.of(sample, read_bank(source).class_scores)
+        save_bank(bank, tuned, folder)
         info = ModelInfo.read(source)
         info = info.model_copy(
             update={
                 "candidate": name,
                 "quantized_from": info.candidate,
-                "ood_threshold": save_ood_bank(sample, tuned, folder),
+                "ood_threshold": ood.threshold(bank.typicality(tuned, probabilities), unlike),
                 "model_digest": sha256(folder / "model.onnx"),
                 "lineage": lineage,
             }
@@ -77,12 +81,15 @@ def quantize(path: Path, train: Split) -> None:
         root.setLevel(level)
 
 
-def embeddings(path: Path, split: Split, count: int) -> NDArray[np.float32]:
-    """float32 [count, d] that the graph at `path` gives for the first `count` photographs of `split`."""
+def outputs(path: Path, split: Split, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(embedding [k, d], probabilities [k, classes]) that the graph at `path` gives for the `chosen` photographs."""
     session = open_session(path)
-    pieces = chunks(np.arange(count), BATCH)
-    found = [session.run(["embedding"], {"images": split.images(indices)})[0] for indices in pieces]
-    return np.concatenate([np.empty((0, session.get_outputs()[1].shape[1]), np.float32), *found])
+    wanted = ["embedding", "probabilities"]
+    found = [session.run(wanted, {"images": split.images(part)}) for part in chunks(chosen, BATCH)]
+    sizes = [output.shape[1] for name in wanted for output in session.get_outputs() if output.name == name]
+    empty = [np.empty((0, size), np.float32) for size in sizes]
+    embedding, probabilities = (np.concatenate(part) for part in zip(empty, *found, strict=True))
+    return embedding, probabilities
 
 
 def _floating(graph: onnx.GraphProto) -> set[str]:

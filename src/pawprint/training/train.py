@@ -11,7 +11,9 @@ import time
 from contextlib import nullcontext
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 
 from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset
@@ -23,7 +25,7 @@ from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.dataloader import Predictions, TrainingData, feature_caches, is_cacheable
 from pawprint.training.trainer import Objective, RunLogger, Trainer
 
-SAMPLE = 1000  # training photographs whose embeddings are kept, for the OOD score
+SAMPLE, LEAST = 2000, 20  # training photographs whose embeddings are kept for the OOD score; and of each class
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,11 @@ class Trained:
     candidate: str
     params: Params  # with the precision that was executed
     network: Network  # on the CPU, in evaluation mode, as `load_state_dict` of its weights gives it
-    sample: Predictions  # of at most SAMPLE photographs of the training split
+    sample: Predictions  # of SAMPLE photographs of the training split, all classes alike as far as they go
+    sampled: NDArray[np.int64]  # their places in the split
+    class_scores: NDArray[np.float32] | None  # see inference/ood.py; where the backbone is a pretrained one as it was
     validation: Predictions
+    epochs: int  # that its weights have learned for
     seconds: float  # of all of `fit`, in all processes where one was killed
 
 
@@ -63,14 +68,31 @@ def fit(
         trainer = Trainer(network, source, logger, checkpoints, objective)
         with devices.one_thread() if params.candidate(name).train == "head" else nullcontext():
             trainer.run()
-        sample = source.predictions("train", min(SAMPLE, len(data.split("train"))))
-        validation = source.predictions("validation", len(data.split("validation")))
+        sampled = spread(data.split("train").labels, SAMPLE, LEAST)
+        sample, validation = source.predictions("train", sampled), source.predictions("validation")
     seconds = trainer.seconds + time.monotonic() - started
     if distributed.rank() == 0:
         logger.metrics({"train_seconds": seconds})
     # In another memory layout equal weights give outputs that differ in the last bit.
     network.cpu().to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
-    return Trained(name, params, network, sample, validation, seconds)
+    scores = class_scores(network) if params.candidate(name).train == "head" else None
+    return Trained(name, params, network, sample, sampled, scores, validation, trainer.kept_epoch, seconds)
+
+
+def spread(labels: NDArray[np.int64], count: int, least: int) -> NDArray[np.int64]:
+    """Places of about `count` photographs, equally many of each class as far as it has them, and `least` at least."""
+    classes = np.unique(labels)
+    each = max(least, count // max(1, len(classes)))
+    return np.sort(np.concatenate([np.flatnonzero(labels == label)[:each] for label in classes]))
+
+
+def class_scores(network: Network) -> NDArray[np.float32] | None:
+    """[s, features + 1]: an embedding and 1 -> the pretrained network's class scores, less their mean."""
+    if (found := network.class_scores()) is None:
+        return None
+    weights, bias = (tensor.double() for tensor in found)
+    joined = torch.cat([weights - weights.mean(dim=0), (bias - bias.mean())[:, None]], dim=1)
+    return joined.float().numpy()
 
 
 def warm(name: str, params: Params, data: PreparedDataset) -> None:

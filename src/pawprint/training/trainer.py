@@ -26,9 +26,8 @@ from pawprint.training.dataloader import TrainingData
 from pawprint.training.step import TrainingStep, trained_tensors
 
 T = TypeVar("T")
-Objective = Callable[
-    [NDArray[np.float32], NDArray[np.int64]], float
-]  # logits [n, classes], labels [n] -> smaller is better
+# logits [n, classes], labels [n] -> a number, smaller is better
+Objective = Callable[[NDArray[np.float32], NDArray[np.int64]], float]
 OBJECTIVE = "validation_objective"  # its name among the values of an epoch; ten epochs of a training have it
 
 
@@ -76,6 +75,7 @@ class Trainer:
     ) -> None:
         self.network, self.data, self.name, self.candidate = network, data, data.name, data.candidate
         self.device, self.logger, self.checkpoints, self.objective = data.device, logger, checkpoints, objective
+        self.quiet = isinstance(logger, NullLogger) and not self.candidate.early_stopping  # nobody asks for its epochs
         if self.candidate.early_stopping and not len(data.splits["validation"]):
             raise PawprintError(
                 f"params.yaml: `candidates.{data.name}.early_stopping` needs a validation split, which is empty. Set "
@@ -104,6 +104,11 @@ class Trainer:
                 self._save()
         self.network.load_state_dict(self.best_weights or self.step.evaluated.state_dict(), strict=False)
         self.network.eval()
+
+    @property
+    def kept_epoch(self) -> int:
+        """The epoch after which the weights were as they are kept."""
+        return self.epoch - 1 - (self.since_best if self.best_weights else 0)
 
     def _train_epoch(self, stop: threading.Event) -> None:
         began, waited, seen = time.monotonic(), 0.0, 0
@@ -144,7 +149,7 @@ class Trainer:
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
-        if not len(self.data.splits["validation"]):
+        if not len(self.data.splits["validation"]) or self.quiet:
             return {}
         module, sums = self.data.module(self.step.evaluated).eval(), Sums()
         outputs: list[Tensor] = []
@@ -166,7 +171,7 @@ class Trainer:
 
     def _print(self, values: Mapping[str, float]) -> None:
         epochs = self.candidate.epochs
-        if self.epoch not in {1, epochs} and self.epoch % max(1, epochs // 10):
+        if self.quiet or (self.epoch not in {1, epochs} and self.epoch % max(1, epochs // 10)):
             return
         if self.epoch == 1 and not as_json():
             say(f"{'epoch':>9}{'train loss':>12}{'validation loss':>17}{'accuracy':>10}{'images/s':>10}")

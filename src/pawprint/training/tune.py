@@ -28,7 +28,7 @@ from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import DivergedError, PawprintError
 from pawprint.lineage import sha256
 from pawprint.training import devices
-from pawprint.training.export import fit_temperature
+from pawprint.training.temperature import fit_temperature
 from pawprint.training.train import fit
 from pawprint.training.trainer import OBJECTIVE, RunLogger
 

@@ -1,5 +1,6 @@
 """The prepared set is read in any order and in any process; an old or damaged one is named."""
 
+import hashlib
 import json
 import multiprocessing
 from pathlib import Path
@@ -12,7 +13,7 @@ from pawprint import image
 from pawprint.config import load_params
 from pawprint.data.build import prepare
 from pawprint.data.class_folders import dataset
-from pawprint.data.dataset import MANIFEST_VERSION, PreparedDataset
+from pawprint.data.dataset import MANIFEST_VERSION, REJECTED, PreparedDataset, read_manifest
 from pawprint.errors import PawprintError
 from photo_sources import unpacked
 
@@ -68,3 +69,26 @@ def test_a_damaged_set_is_named_with_what_to_do(folder: Path, name: str) -> None
     (folder / name).unlink()
     with pytest.raises(PawprintError, match=r"missing.*dvc repro preprocess"):
         PreparedDataset.open(folder)
+
+
+def test_rejected_photographs_are_in_the_manifest_with_their_reason_and_in_no_split(folder: Path) -> None:
+    data = folder.parent / "data"
+    (data / "cat" / "broken.jpg").write_bytes(b"no picture")
+    (data / "dog" / "again.jpg").write_bytes((data / "dog" / "0.jpg").read_bytes())
+    prepare(dataset(data), data, folder, load_params(ROOT / "params.yaml"))
+    rejected = {row.origin: row for row in read_manifest(folder / "manifest.csv") if row.split == REJECTED}
+    broken = rejected["cat/broken.jpg"]
+    assert (broken.reason, broken.label) == ("not_an_image", "cat")
+    assert broken.hash == hashlib.sha256(b"no picture").hexdigest()
+    assert [row.reason for origin, row in rejected.items() if origin.startswith("dog/")] == ["copy"]
+    again = PreparedDataset.open(folder)
+    assert len(again.rows) == 40
+    assert "" not in {row.shard for row in again.rows}
+
+
+def test_the_manifest_of_a_model_of_before_is_read(folder: Path) -> None:
+    """Version 2 had no column for the reason."""
+    manifest = folder / "manifest.csv"
+    rows = read_manifest(manifest)
+    manifest.write_text("".join(line.rpartition(",")[0] + "\n" for line in manifest.read_text().splitlines()))
+    assert read_manifest(manifest) == rows

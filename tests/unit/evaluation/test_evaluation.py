@@ -2,6 +2,7 @@
 
 import csv
 import hashlib
+import json
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ from PIL import Image
 from scipy import stats
 
 from pawprint.data.dataset import PreparedDataset, Split
+from pawprint.errors import PawprintError
 from pawprint.evaluation import comparison, corruptions, latency, ood, plots, slices
 from pawprint.evaluation.corruptions import Corruptions
 from pawprint.evaluation.evaluator import Evaluator
@@ -125,8 +127,10 @@ def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
     exact = np.random.default_rng(1).dirichlet(np.ones(3), 10).astype(np.float32).astype(np.float64)
     s = replace(s, probabilities=exact, origins=tuple(f'cat/{n}, "x" ü.jpg' for n in range(10)))
     s = replace(s, knn_similarity=s.knn_similarity.astype(np.float32).astype(np.float64))
+    s = replace(s, refusals=("unlike", "unsure", *[""] * 8))
     s.write(tmp_path / "test.csv")
     read = Scores.load(tmp_path / "test.csv")
+    assert read.refusals == s.refusals
     assert (read.hashes, read.origins, read.classes) == (s.hashes, s.origins, s.classes)
     for name in ("labels", "probabilities", "knn_similarity", "losses"):
         np.testing.assert_array_equal(getattr(read, name), getattr(s, name))
@@ -134,6 +138,50 @@ def test_predictions_are_read_back_as_they_were_written(tmp_path: Path) -> None:
         (tmp_path / "damaged.csv").write_text(damaged)
         with pytest.raises(ValueError):
             Scores.load(tmp_path / "damaged.csv")
+
+
+def test_predictions_of_an_earlier_version_are_read_too(tmp_path: Path) -> None:
+    scores([True] * 4).write(tmp_path / "test.csv")
+    with (tmp_path / "test.csv").open() as file:
+        rows = [row[:4] + row[5:] for row in csv.reader(file)]
+    with (tmp_path / "old.csv").open("w", newline="") as file:
+        csv.writer(file).writerows(rows)
+    read = Scores.load(tmp_path / "old.csv")
+    assert read.classes == ("cat", "dog")
+    assert read.answered.all()
+
+
+def test_what_is_served_counts_refusals_as_mistakes() -> None:
+    s = scores([True] * 8 + [False] * 2)
+    s.probabilities[9] = [0.6, 0.4]  # wrong, and the least sure of all
+    s = replace(s, refusals=("unlike", *[""] * 8, "unsure"))
+    e = measure(s)
+    assert (e.accuracy.value, e.served_accuracy.value, e.coverage.value) == (0.8, 0.7, 0.8)
+    assert e.answered_accuracy.value == pytest.approx(7 / 8)
+    assert (e.unlike.value, e.unsure.value) == (0.1, 0.1)
+    assert e.risk_coverage["100 %"] == pytest.approx(0.2)
+    assert e.risk_coverage["90 %"] == pytest.approx(1 / 9)
+    flat = e.flat("test")
+    assert flat["test_served_accuracy"] == 0.7
+    assert flat["test_risk_at_90"] == pytest.approx(1 / 9)
+
+
+def test_many_classes_have_the_five_best_and_the_most_confused() -> None:
+    classes = tuple(f"kind {number:02}" for number in range(37))
+    labels = np.arange(370) % 37
+    rng = np.random.default_rng(1)
+    probabilities = rng.dirichlet(np.full(37, 0.01), 370) * 0.1
+    probabilities[np.arange(370), labels] += 0.9
+    for place in np.flatnonzero(labels == 3)[:6]:  # six of class 3 are called 7, with 3 second
+        probabilities[place] = 0.01 / 35
+        probabilities[place, [3, 7]] = 0.33, 0.66
+    names = tuple(str(i) for i in range(370))
+    e = measure(Scores(names, names, labels, probabilities, classes, np.ones(370)))
+    assert e.top5 is not None
+    assert e.top5.value == 1
+    assert e.accuracy.value == pytest.approx(364 / 370)
+    assert e.confused == [("kind 03", "kind 07", 6)]
+    assert measure(scores([True] * 4)).top5 is None
 
 
 # corruptions
@@ -170,40 +218,57 @@ def test_accuracy_lost_is_counted_on_the_same_photographs(test_side: Split) -> N
     assert (measured.photographs, measured.accuracy) == (most, 1.0)
     assert measured.under["grayscale"] == 0
     assert measured.under["blur"] == 1
-    assert measured.worst == ("grayscale", 1.0)
+    name, lost = measured.worst
+    assert (name, lost.value) == ("grayscale", 1.0)
+    assert lost.low < 0.5  # six photographs show little
 
 
 def test_no_photographs_disturbed_is_no_loss(test_side: Split) -> None:
     measured = Corruptions(test_side, 0, seed=1).measure(Answering(None))  # type: ignore[arg-type]
     assert measured.photographs == 0
-    assert measured.worst[1] == 0
+    assert measured.worst[1].value == 0
 
 
 # OOD
 
 
-def test_clutter_is_told_from_photographs_by_knn_similarity() -> None:
-    s = scores([True] * 11)  # knn_similarity 0, 0.1, ..., 1 and a threshold of 0.5
-    pictures = ood.clutter(10, seed=1)
-
-    def rule(pixels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return np.full((len(pixels), 2), 0.5), np.where(np.arange(len(pixels)) < 3, 0.75, 0.05)
-
-    measured = ood.measure(Answering(rule), s, pictures)  # type: ignore[arg-type]
-    assert measured.false_accept == 0.3
-    assert measured.refused == pytest.approx(5 / 11)
-    ranked = stats.mannwhitneyu(s.knn_similarity, [0.75] * 3 + [0.05] * 7).statistic / (11 * 10)
-    assert measured.auroc == pytest.approx(ranked)
-    assert measured.confidence_auroc == 1  # every photograph is answered with 0.9, all clutter with 0.5
+def colours(shade: int, count: int) -> np.ndarray:
+    return np.full((count, 300, 300, 3), shade, np.uint8)
 
 
-def test_clutter_is_the_same_from_the_same_seed_and_no_two_are_alike() -> None:
+def test_what_is_accepted_of_strangers_is_counted_with_an_interval(toy_model: Path) -> None:
+    """Of 40 pictures of something else 10 are blue, which is a class of the toy."""
+    classifier = Classifier(toy_model, precision="f32")
+    pictures = np.concatenate([colours(0, 30), colours(0, 10)])
+    pictures[:30, :, :, 1] = 255  # green: like none of its training photographs
+    pictures[30:, :, :, 2] = 255
+    measured = ood.measure(classifier, pictures, real=True)
+    assert measured.accepted is not None
+    assert (measured.pictures, measured.accepted.value) == (40, 0.25)
+    assert (measured.accepted.low, measured.accepted.high) == pytest.approx(
+        stats.binomtest(10, 40).proportion_ci(0.95, method="wilson")
+    )
+    assert ood.measure(classifier, pictures[:0], real=False).accepted is None
+
+
+def test_a_folder_of_strangers_is_read_whatever_lies_in_it(tmp_path: Path) -> None:
+    for name, shade in (("a.png", 10), ("b.jpg", 90), ("c.png", 10)):
+        Image.new("RGB", (64, 48), (shade, 0, 0)).save(tmp_path / name)
+    (tmp_path / "d.jpg").write_text("no picture")
+    assert ood.strangers(tmp_path, "squash", 95).shape == (2, 300, 300, 3)  # the same file twice is one
+    with pytest.raises(PawprintError, match="which is no folder"):
+        ood.strangers(tmp_path / "nowhere", "squash", 95)
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty" / "x.jpg").write_text("no picture")
+    with pytest.raises(PawprintError, match="no picture that can be read"):
+        ood.strangers(tmp_path / "empty", "squash", 95)
+
+
+def test_drawn_shapes_are_the_same_from_the_same_seed_and_no_two_are_alike() -> None:
     one, two = ood.clutter(6, seed=4), ood.clutter(8, seed=4)
     assert np.array_equal(one, two[:6])
     assert len({hashlib.sha256(picture.tobytes()).digest() for picture in two}) == 8
-    none = ood.clutter(0, seed=4)
-    measured = ood.measure(Answering(lambda pixels: (np.empty((0, 2)), np.empty(0))), scores([True] * 4), none)  # type: ignore[arg-type]
-    assert (measured.clutter, measured.auroc, measured.false_accept) == (0, None, 0.0)
+    assert not len(ood.clutter(0, seed=4))
 
 
 # speed
@@ -277,6 +342,10 @@ def test_every_picture_is_drawn_and_the_same_figures_give_the_same_bytes(test_si
         folder.mkdir()
         plots.confusion(e, s.classes, folder / "confusion.png")
         plots.reliability(s, folder / "reliability.png")
+        plots.risk_coverage(s, folder / "risk_coverage.png")
+        points = [{"photographs": n, "log_loss": 1 / n, "accuracy": 1 - 1 / n} for n in (10, 20, 40)]
+        (tmp_path / "learning_curve.json").write_text(json.dumps(points))
+        plots.photographs_curve(tmp_path / "learning_curve.json", folder / "photographs.png")
         plots.roc_and_precision(s, folder / "roc.png")
         plots.mistakes(s, test_side, folder / "mistakes.png", most=3)
         plots.learning_curves({"a": {"train_loss": [(1, 0.7), (2, 0.5)]}, "b": {}}, folder / "curves.png")
@@ -332,4 +401,4 @@ def test_a_bench_on_a_part_of_the_photographs_is_the_same_bench_smaller(
     assert np.array_equal(part.images(range(3)), test_side.images([1, 2, 3]))
     evaluator = Evaluator.of(part, prepared.folder.parent / "data", few)
     assert [len(words) for words in evaluator.traits.values()] == [3] * len(evaluator.traits)
-    assert len(evaluator.clutter) == 2
+    assert len(evaluator.others) == 2

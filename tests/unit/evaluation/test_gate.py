@@ -1,5 +1,6 @@
 """The gate promotes for a reason that it can state, and for nothing else."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -75,6 +76,7 @@ def test_surer_answers_do_not_buy_more_mistakes() -> None:
     [
         ({"max_calibration_error": 0.0001}, "calibration error at most 0.0001"),
         ({"min_worst_slice": 0.9999}, "every slice may be right in 0.9999 (95 % for all together)"),
+        ({"max_strangers_accepted": 0.05}, "strangers accepted at most 0.05"),
         ({"max_latency_ms": 5.0}, "one prediction (median) within 5 ms"),
         ({"max_size_mb": 1.0}, "model at most 1 MB"),
     ],
@@ -86,7 +88,7 @@ def test_a_better_model_that_misses_a_limit_is_kept_out_and_the_limit_is_named(
     fast = FAST.model_copy(update={"latency_p50_ms": 1.0, "size_mb": 0.5})
     perfect = contender(0.6, 0, speed=fast)
     perfect.scores.probabilities[:] = np.clip(perfect.scores.probabilities, 0.4, 0.6)
-    better = contender(0.97, 2)
+    better = contender(0.97, 2, accepted=3 * ("max_strangers_accepted" in limit))
     if "max_calibration_error" in limit:  # 60 % sure and right in 60 % is calibrated, and still the worse model
         perfect = contender(0.6, int(0.4 * N), speed=fast)
     verdict = decide(better, perfect, tight.model_copy(update={"max_accuracy_loss": 0.1}))
@@ -126,6 +128,66 @@ def test_the_verdict_is_the_same_on_every_run_and_prints_every_rule() -> None:
         assert f"| {rule.rule} | {rule.challenger} | {rule.champion} |" in table
 
 
+def folds(sure: float, wrong: int, n: int = 4000) -> Scores:
+    """Predictions out of the fold of `n` photographs, the first `wrong` of them wrong."""
+    labels = np.arange(n) % 2
+    confidence = np.where(np.arange(n) < wrong, 1 - sure, sure)
+    probabilities = np.where(np.arange(2) == labels[:, None], confidence[:, None], 1 - confidence[:, None])
+    names = tuple(f"fold{i}" for i in range(n))
+    return Scores(names, names, labels, probabilities, ("cat", "dog"), np.ones(n))
+
+
+def test_out_of_the_fold_shows_a_gain_that_a_test_split_cannot() -> None:
+    """As many mistakes and a little more confidence: noise among 400 photographs, and a gain among 4,000."""
+    ours, theirs = contender(0.95, 5, seed=1, noise=0.03), contender(0.95, 5, seed=2, noise=0.03)
+    assert decide(ours, theirs).outcome == "tie"
+    better = replace(ours, folds=folds(0.972, 38)), replace(theirs, folds=folds(0.965, 40))
+    verdict = decide(*better)
+    assert verdict.outcome == "promoted"
+    assert "4,000 photographs out of the fold judge the recipe, the test split the model" in verdict.reason
+    assert decide(better[0], theirs).outcome != "promoted"  # one of them has none: the test split alone
+
+
+def test_the_test_split_is_the_last_check_of_what_the_folds_say() -> None:
+    ours = replace(contender(0.9, 30), folds=folds(0.99, 10))
+    verdict = decide(ours, replace(contender(0.97, 4), folds=folds(0.95, 60)))
+    assert verdict.outcome == "kept"
+    assert "neither log loss nor accuracy shown to be worse" in verdict.reason
+
+
+def test_a_new_class_is_no_way_around_the_comparison() -> None:
+    """A challenger that knows foxes too is compared on cats and dogs."""
+
+    def with_foxes(plain: Contender) -> Contender:
+        s = plain.scores
+        third = np.concatenate([s.probabilities * 0.99, np.full((N, 1), 0.01)], axis=1)
+        return replace(plain, scores=replace(s, probabilities=third, classes=("cat", "dog", "fox")))
+
+    def asked(challenger: Contender, champion: Contender) -> gate.Verdict:
+        ours = challenger.scores.among(("cat", "dog"))
+        return gate.decide_on_shared(challenger, ours, champion.scores, RULES, ("cat", "dog"))
+
+    good = asked(with_foxes(contender(0.97, 4)), contender(0.97, 4))
+    assert good.outcome == "promoted"
+    assert good.reason == "new classes: fox; not shown to be worse on 400 photographs of the shared classes"
+    bad = asked(with_foxes(contender(0.97, 40)), contender(0.97, 4))
+    assert bad.outcome == "kept"
+    assert "new classes: fox; but outside: 400 photographs of the shared classes" in bad.reason
+
+
+def test_a_test_side_that_was_looked_at_often_is_asked_for_more() -> None:
+    assert gate.error_at(1, 20) == gate.error_at(20, 20) == 0.025
+    assert gate.error_at(40, 20) == pytest.approx(0.025 / 4)
+    assert sum(gate.error_at(look, 20) for look in range(1, 100_000)) < 0.05 * 20
+    ours, theirs = contender(0.95, 5, seed=1, noise=0.02), contender(0.93, 9, seed=2, noise=0.02)
+    early, late = (gate.decide(ours, theirs, Gate(max_accuracy_loss=0.02), error=error) for error in (0.025, 1e-9))
+    assert (early.outcome, late.outcome) == ("promoted", "tie")
+    plain, told = gate.count_looks(early, 20, 20), gate.count_looks(early, 21, 20)
+    assert plain.reason == early.reason
+    assert "comparison 21 on this test side" in told.reason
+    assert told.rules[-1].challenger == "21"
+
+
 def test_different_photographs_are_never_compared() -> None:
     with pytest.raises(PawprintError, match="different photographs"):
         decide(contender(0.9, 5), contender(0.9, 5, hashes="other"))
@@ -151,7 +213,26 @@ def trained(tmp_path: Path) -> tuple[Path, Path, Lineage]:
 
 def test_a_model_has_seen_what_it_learned_from_and_was_tuned_on(trained: tuple[Path, Path, Lineage]) -> None:
     folder, manifest, record = trained
-    assert gate.seen_hashes(folder, record, [manifest], "it") == {"aa", "bb"}
+    assert gate.seen_hashes(folder, record, [manifest], [], "it") == {"aa", "bb"}
+
+
+def test_a_near_copy_of_what_a_model_learned_is_seen_too(tmp_path: Path, trained: tuple[Path, Path, Lineage]) -> None:
+    """One was rejected beside it, another came later: a few bits of its perceptual hash differ."""
+    folder, manifest, record = trained
+    picture, other = "ab" * 18, "34" * 18
+    rows = [
+        ManifestRow("aa", "cat", "train", "0.tar", 0, 1, "0", "x", "", picture),
+        ManifestRow("bb", "cat", "validation", "0.tar", 0, 1, "0", "y", "", "cd" * 18),
+        ManifestRow("cc", "cat", "rejected", "", 0, 0, "", "z", "", "", "near_copy"),
+        ManifestRow("ee", "cat", "rejected", "", 0, 0, "", "w", "", "", "blank"),
+    ]
+    write_manifest(manifest, rows)
+    record = record.model_copy(update={"manifest_digest": sha256(manifest)})
+    today = [
+        ManifestRow("dd", "cat", "test", "0.tar", 0, 1, "0", "v", "", "aa" + picture[2:]),
+        ManifestRow("ff", "cat", "test", "0.tar", 0, 1, "0", "u", "", other),
+    ]
+    assert gate.seen_hashes(folder, record, [manifest], today, "it") == {"aa", "bb", "cc", "dd"}
 
 
 def test_two_models_are_compared_on_what_neither_knows_and_on_nothing_where_that_is_too_little() -> None:
@@ -198,11 +279,11 @@ def test_a_list_of_photographs_that_the_lineage_does_not_prove_is_refused(
     folder, manifest, record = trained
     (folder / "photographs.txt").unlink() if claim is None else (folder / "photographs.txt").write_text(claim)
     with pytest.raises(PawprintError, match=r"photographs\.txt does not list the photographs of the manifest"):
-        gate.seen_hashes(folder, record, [manifest], "it")
+        gate.seen_hashes(folder, record, [manifest], [], "it")
 
 
 def test_without_the_manifest_nothing_is_proved(trained: tuple[Path, Path, Lineage]) -> None:
     folder, manifest, record = trained
     manifest.write_text(manifest.read_text() + "ee,test\n")
     with pytest.raises(PawprintError, match="Nothing proves what it has learned from"):
-        gate.seen_hashes(folder, record, [manifest, manifest.with_name("none.csv")], "it")
+        gate.seen_hashes(folder, record, [manifest, manifest.with_name("none.csv")], [], "it")

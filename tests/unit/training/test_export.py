@@ -17,7 +17,8 @@ from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
 from pawprint.training import export as module
 from pawprint.training import quantize
-from pawprint.training.export import export, fit_temperature
+from pawprint.training.export import export, least_confidence
+from pawprint.training.temperature import fit_temperature
 from pawprint.training.train import Trained, fit
 from prepared_set import Memory, drawings, params
 
@@ -65,7 +66,7 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
 
 def test_a_quantized_model_is_a_folder_like_any_other(trained: Trained, data: PreparedDataset, tmp_path: Path) -> None:
     plain = export(trained, data, LINEAGE, tmp_path / "plain", Memory())
-    info = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8")
+    info = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8", unlike=0.1)
     assert (info.quantized_from, plain.quantized_from, info.candidate) == ("article_cnn", "", "plain_int8")
     assert info.weights_digest == plain.weights_digest
     assert info.model_digest != plain.model_digest
@@ -78,7 +79,7 @@ def test_a_quantized_model_is_a_folder_like_any_other(trained: Trained, data: Pr
     assert not np.array_equal(ours.probabilities, theirs.probabilities)
     assert (ours.knn_similarity >= info.ood_threshold - 0.01).all()
 
-    again = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8")
+    again = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8", unlike=0.1)
     assert again == info
 
 
@@ -158,3 +159,14 @@ def test_temperature_leaves_a_calibrated_network_as_it_is_with_any_number_of_cla
     chances = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     labels = np.array([rng.choice(classes, p=row / row.sum()) for row in chances.astype(np.float64)])
     assert fit_temperature(logits, labels) == pytest.approx(1, abs=0.35)
+
+
+def test_the_least_confidence_is_the_cheapest_for_the_stated_cost() -> None:
+    confidence = np.array([0.55, 0.6, 0.7, 0.8, 0.99])
+    wrong = np.array([True, False, True, False, False])
+    assert least_confidence(confidence, ~wrong, 1.0) == 0  # a refusal costs as much as a mistake
+    assert least_confidence(confidence, ~wrong, 1.5) == pytest.approx(1 / 3)  # Chow's bound
+    assert least_confidence(confidence, ~wrong, 4.0) == pytest.approx(0.75)
+    assert least_confidence(confidence, ~wrong, 10.0) == pytest.approx(0.8)
+    assert least_confidence(confidence, np.ones(5, bool), 10.0) == 0  # no mistake: nothing to refuse
+    assert least_confidence(np.empty(0), np.empty(0, bool), 10.0) == 0
