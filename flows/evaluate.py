@@ -6,10 +6,8 @@ python -m flows.evaluate
 from collections.abc import Mapping
 from typing import Any
 
-from prefect import flow
-
 from flows import ROOT
-from flows.tasks import run_stage, step
+from flows.tasks import flow, run_stage, step
 from pawprint.config import Params, load_params
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError

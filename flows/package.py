@@ -6,10 +6,8 @@ python -m flows.package
 import shutil
 from pathlib import Path
 
-from prefect import flow
-
 from flows import ROOT
-from flows.tasks import run_stage, step
+from flows.tasks import flow, run_stage, step
 from pawprint import lineage
 from pawprint.errors import PawprintError
 from pawprint.evaluation import release

@@ -15,21 +15,15 @@ import threading
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from typing import TYPE_CHECKING
 
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 # Prefect gives its temporary server 20 s to start; a busy laptop needs more, once for a new database.
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
-from prefect import flow, get_run_logger, runtime
-from prefect.client.orchestration import get_client
-from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
-from prefect.client.schemas.sorting import FlowRunSort
-
 from flows import ROOT
-from flows.package import package
-from flows.register import register
-from flows.tasks import explained, is_local, run, step
+from flows.tasks import explained, flow, is_local, run, step
 from pawprint import dvc
 from pawprint.config import load_params
 from pawprint.data import ingest
@@ -37,6 +31,9 @@ from pawprint.errors import PawprintError
 from pawprint.evaluation import summary
 from pawprint.files import read_json, recover, write_text
 from pawprint.progress import as_json, relay, say
+
+if TYPE_CHECKING:
+    from prefect.client.orchestration import SyncPrefectClient
 
 
 @flow(name="pipeline", flow_run_name="pipeline")
@@ -75,16 +72,14 @@ def pull_photos() -> None:
 @step()
 def reproduce() -> None:
     """`dvc repro`, its stages as runs on this flow's server and a line each in this flow's log."""
-    pipeline = runtime.flow_run.id or uuid.uuid4().hex
+    server, pipeline = (None, uuid.uuid4().hex) if is_local() else _prefect()
     tag = f"pipeline {pipeline}"
     environment = {"PAWPRINT_PIPELINE_RUN": tag, "PYTHONUNBUFFERED": "1"}
-    server = None if is_local() else get_client(sync_client=True)
     if server:
         environment["PREFECT_API_URL"] = str(server.api_url)
     terminal = sys.stdout.isatty() and sys.stderr.isatty() and not as_json()
     verbose = os.environ.get("PAWPRINT_VERBOSE") == "1"
-    # MLflow takes seconds to import, which `_end_parent` would cost after Ctrl-C.
-    threading.Thread(target=importlib.import_module, args=("pawprint.tracking.tracker",), daemon=True).start()
+    _import_tracker()  # else `_end_parent` would after Ctrl-C
     outcome = "KILLED"
     try:
         for line in dvc.repro(ROOT, environment=environment, terminal=terminal, verbose=verbose):
@@ -95,11 +90,32 @@ def reproduce() -> None:
         raise
     finally:
         _end_parent(pipeline, outcome)
-    if server is None:
-        return
+    if server:
+        _log_stages(server, tag)
+
+
+def _prefect() -> "tuple[SyncPrefectClient, str]":
+    """The server of this flow's run, and the run's id."""
+    from prefect import runtime
+    from prefect.client.orchestration import get_client
+
+    return get_client(sync_client=True), runtime.flow_run.id or uuid.uuid4().hex
+
+
+def _log_stages(server: "SyncPrefectClient", tag: str) -> None:
+    """The stages and their seconds into this flow's log."""
+    from prefect import get_run_logger
+    from prefect.client.schemas.filters import FlowRunFilter, FlowRunFilterTags
+    from prefect.client.schemas.sorting import FlowRunSort
+
     ours = FlowRunFilter(tags=FlowRunFilterTags(all_=[tag]))
     for stage in server.read_flow_runs(flow_run_filter=ours, sort=FlowRunSort.START_TIME_ASC):
         get_run_logger().info("stage %s: %.1f s", stage.name, stage.total_run_time.total_seconds())
+
+
+def _import_tracker() -> None:
+    """MLflow takes seconds to import: beside what DVC does in its own process."""
+    threading.Thread(target=importlib.import_module, args=("pawprint.tracking.tracker",), daemon=True).start()
 
 
 def _end_parent(pipeline: str, outcome: str) -> None:
@@ -122,6 +138,8 @@ def repair() -> None:
     registry = Tracker(ROOT).registry
     champion = registry.current_champion(packaged["model"])
     if champion is None:  # a registry that was lost, or another server: register what there is
+        from flows.register import register
+
         register.fn()
         champion = registry.current_champion(packaged["model"])
     if champion is None:
@@ -130,6 +148,8 @@ def repair() -> None:
     same = all(champion.model_dump().items() <= (read_json(path) or {}).items() for path in records)
     if same and bento.exists(packaged["tag"]):
         return
+    from flows.package import package
+
     registry.folder(champion)  # before anything is replaced
     say(f"The registry's champion is {champion.model} version {champion.version}: packaging it.")
     write_text(ROOT / "champion.json", champion.model_dump_json(indent=1) + "\n")
@@ -174,6 +194,7 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     with explained(), dvc.lock(ROOT):
         load_params(ROOT / "params.yaml")  # before DVC reads it, whose errors say less
+        _import_tracker()
         if options.verb == "repair":
             repair()
             return

@@ -3,10 +3,8 @@
 python -m flows.preprocess
 """
 
-from prefect import flow
-
 from flows import ROOT
-from flows.tasks import run_stage, step
+from flows.tasks import flow, run_stage, step
 from pawprint.config import Params, load_params
 from pawprint.data import build, ingest
 from pawprint.progress import say

@@ -5,10 +5,8 @@ python -m flows.quantize --model efficientnet_lite0_int8      # a name under `qu
 
 import argparse
 
-from prefect import flow
-
 from flows import ROOT
-from flows.tasks import run_stage, step
+from flows.tasks import flow, run_stage, step
 from flows.train import log_model, model_run
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset

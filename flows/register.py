@@ -9,13 +9,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from prefect import flow
 from rich import box
 from rich.markup import escape
 from rich.table import Table
 
 from flows import ROOT
-from flows.tasks import run_stage, step
+from flows.tasks import flow, run_stage, step
 from pawprint.config import Params, load_params
 from pawprint.data.dataset import ManifestRow, PreparedDataset, Split
 from pawprint.errors import PawprintError

@@ -15,12 +15,11 @@ import optuna
 import torch
 import yaml
 from optuna.trial import TrialState
-from prefect import flow
 from rich.console import Console
 from rich.table import Table
 
 from flows import ROOT
-from flows.tasks import run, step
+from flows.tasks import flow, run, step
 from pawprint import files
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset

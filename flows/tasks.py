@@ -1,9 +1,9 @@
-"""How a stage runs: `step` makes a function a Prefect task, `run` starts a flow.
+"""How a stage runs: `flow` and `step` make functions Prefect's flows and tasks, `run` starts a flow.
 
 With a Prefect server configured (PREFECT_API_URL or a profile) a stage is a flow run on it and each step a
 task run. With none it is a plain function call with the same retries: starting Prefect's temporary server
-costs ten seconds, and a `dvc repro` of six stages must not pay that six times. See
-docs/decisions/prefect-and-dvc.md.
+costs ten seconds, and a `dvc repro` of six stages must not pay that six times. Prefect, which takes more than a second
+to import, is then not even imported. See docs/decisions/prefect-and-dvc.md.
 """
 
 import contextlib
@@ -16,20 +16,38 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, ParamSpec, TypeVar
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
 
-import httpx
 import tenacity
-from prefect import Flow, tags, task
-from prefect.cache_policies import NO_CACHE
-from prefect.context import FlowRunContext
-from prefect.settings import get_current_settings
 
+from flows import ROOT
 from pawprint import progress
 from pawprint.errors import PawprintError
 
+if TYPE_CHECKING:
+    import prefect
+
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+class Flow(Generic[P, R]):
+    """A function that is a Prefect flow where it is called, and is itself as `fn`."""
+
+    def __init__(self, function: Callable[P, R], name: str, flow_run_name: str) -> None:
+        self.fn, self.name, self.flow_run_name = function, name, flow_run_name
+
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        """Run as a flow on Prefect's server."""
+        from prefect import flow as as_flow
+
+        return as_flow(name=self.name, flow_run_name=self.flow_run_name)(self.fn)(*args, **kwargs)
+
+
+def flow(*, name: str, flow_run_name: str) -> Callable[[Callable[P, R]], Flow[P, R]]:
+    """Prefect's `flow`, which imports Prefect at the first call."""
+    return lambda function: Flow(function, name, flow_run_name)
 
 
 def step(*, retries: int = 0, delay: float = 1.0) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -40,12 +58,18 @@ def step(*, retries: int = 0, delay: float = 1.0) -> Callable[[Callable[P, R]], 
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        as_task = task(
-            retries=retries,
-            retry_delay_seconds=delay,
-            retry_condition_fn=lambda _task, _run, state: not _is_for_a_person(state),
-            cache_policy=NO_CACHE,
-        )(function)
+        @functools.cache
+        def as_task() -> "prefect.Task[P, R]":
+            from prefect import task
+            from prefect.cache_policies import NO_CACHE
+
+            return task(
+                retries=retries,
+                retry_delay_seconds=delay,
+                retry_condition_fn=lambda _task, _run, state: not _is_for_a_person(state),
+                cache_policy=NO_CACHE,
+            )(function)
+
         plain = tenacity.retry(
             stop=tenacity.stop_after_attempt(retries + 1),
             wait=tenacity.wait_fixed(delay),
@@ -55,25 +79,26 @@ def step(*, retries: int = 0, delay: float = 1.0) -> Callable[[Callable[P, R]], 
 
         @functools.wraps(function)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if FlowRunContext.get() is None:
-                return plain(*args, **kwargs)
-            return as_task(*args, **kwargs)
+            return as_task()(*args, **kwargs) if _in_flow_run() else plain(*args, **kwargs)
 
         return call
 
     return decorate
 
 
-def run(flow: Flow[..., Any], *args: Any, own_server: bool = False, **kwargs: Any) -> None:
+def run(flow: "Flow[..., Any] | prefect.Flow[..., Any]", *args: Any, own_server: bool = False, **kwargs: Any) -> None:
     """Run a stage to its end; on a PawprintError one sentence and exit code 1.
 
     It is a flow run where a Prefect server is configured (or, with `own_server`, one is started for as long as
     it takes); else the plain function.
     """
     with explained():
-        if is_local() or (not own_server and not get_current_settings().api.url):
+        if is_local() or (not own_server and not _names_server()):
             flow.fn(*args, **kwargs)
             return
+        from prefect import tags
+        from prefect.settings import get_current_settings
+
         for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
             logging.getLogger(name).addFilter(_without_traceback)
         if url := get_current_settings().api.url:
@@ -82,6 +107,30 @@ def run(flow: Flow[..., Any], *args: Any, own_server: bool = False, **kwargs: An
             _start_server()
         with tags(*filter(None, [os.environ.get("PAWPRINT_PIPELINE_RUN")])):
             flow(*args, **kwargs)
+
+
+def _names_server() -> bool:
+    """Does the environment, a profile or a file of the project name a Prefect server? Prefect is asked if one may."""
+    if "PREFECT_API_URL" in os.environ:
+        return bool(os.environ["PREFECT_API_URL"])
+    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
+    profiles = Path(os.environ.get("PREFECT_PROFILES_PATH", home / "profiles.toml"))
+    places = {profiles: "PREFECT_API_URL", ROOT / ".env": "PREFECT_API_URL", ROOT / "pyproject.toml": "tool.prefect"}
+    if not (ROOT / "prefect.toml").exists() and not any(
+        path.is_file() and word in path.read_text(encoding="utf-8", errors="replace") for path, word in places.items()
+    ):
+        return False
+    from prefect.settings import get_current_settings
+
+    return bool(get_current_settings().api.url)
+
+
+def _in_flow_run() -> bool:
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get() is not None
 
 
 def is_local() -> bool:
@@ -104,6 +153,8 @@ def _start_server() -> None:
     Raises:
         PawprintError: It does not start.
     """
+    from prefect.settings import get_current_settings
+
     home = get_current_settings().home
     try:
         home.mkdir(parents=True, exist_ok=True)
@@ -142,6 +193,8 @@ def _check_server(url: str) -> None:
     Raises:
         PawprintError: see above.
     """
+    import httpx
+
     try:
         httpx.get(f"{url.rstrip('/')}/health", timeout=10).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:

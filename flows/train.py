@@ -9,10 +9,8 @@ import contextlib
 from collections.abc import Iterator
 from pathlib import Path
 
-from prefect import flow
-
 from flows import ROOT
-from flows.tasks import run_stage, step
+from flows.tasks import flow, run_stage, step
 from pawprint import dvc, lineage
 from pawprint.config import Params, digest, load_params
 from pawprint.data.dataset import PreparedDataset
