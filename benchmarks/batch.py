@@ -36,7 +36,7 @@ def main() -> None:
             for _ in classifier.classify_files(files):
                 pass
             between = time.perf_counter()
-            batch.run(str(source), str(Path(scratch, f"out{pair}")), classifier, report=lambda _: None)
+            batch.run(str(source), str(Path(scratch, f"out{pair}")), classifier)
             if pair:
                 alone.append(between - started)
                 ours.append(time.perf_counter() - between)

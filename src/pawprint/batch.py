@@ -30,7 +30,7 @@ from pawprint import files, image
 from pawprint.data import archives, download
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier, FileResult, in_order
-from pawprint.progress import Progress
+from pawprint.progress import Progress, duration, say
 
 CHUNK = 4096  # pictures of a part
 READERS = 16  # threads that read pictures from a bucket; a disk needs fewer, and has idle ones
@@ -74,7 +74,7 @@ class Summary:
 
 def run(
     where: str, out: str, classifier: Classifier, suffixes: Collection[str] = image.IMAGE_SUFFIXES,
-    limit: int | None = None, report: Callable[[str], None] = print,
+    limit: int | None = None,
 ) -> Summary:  # fmt: skip
     """Classify every picture of a source.
 
@@ -84,7 +84,6 @@ def run(
         out: a folder or an s3 URL.
         suffixes: of the files that count as pictures; an inventory's rows all count.
         limit: the first pictures only.
-        report: takes sentences for a person.
 
     Raises:
         PawprintError: the source cannot be read or is empty, or `out` holds predictions of another model or source.
@@ -106,11 +105,11 @@ def run(
         if not total:
             raise PawprintError(f"{source.name} holds no pictures ({', '.join(sorted(suffixes))}).")
         parts = f"{len(sizes):,} part{'s' * (len(sizes) > 1)}"
-        report(f"{source.name}: {total:,} pictures in {parts}, {total - left:,} of them predicted before")
+        say(f"{source.name}: {total:,} pictures in {parts}, {total - left:,} of them predicted before")
 
         # 2. the rest, in order, on every core
         todo = ((name, chunk) for name, chunk in chunks() if name not in here)
-        _classify(todo, left, classifier, reading, store, report)
+        _classify(todo, left, classifier, reading, store)
 
         # 3. no part of an earlier listing stays; the manifest says that all is there
         store.remove(here - sizes.keys())
@@ -126,7 +125,7 @@ def run(
 
 def _classify(
     todo: Iterable[tuple[str, list[Picture]]], left: int, classifier: Classifier, reading: ThreadPoolExecutor,
-    store: "_Store", report: Callable[[str], None],
+    store: "_Store",
 ) -> None:  # fmt: skip
     """Write a part for each chunk. Reading and classifying run on across the border of two chunks."""
     begun: deque[tuple[str, list[Picture]]] = deque()
@@ -153,14 +152,14 @@ def _classify(
 
     rows: list[FileResult] = []
     started = time.monotonic()
-    with ThreadPoolExecutor(classifier.streams) as pool, Progress("predicting", left) as progress:
+    with ThreadPoolExecutor(classifier.streams) as pool, Progress("predicting", left, unit="pictures") as progress:
         results = in_order(pool, classify, in_order(reading, read, pictures(), AHEAD), 4 * classifier.streams)
         for done, result in enumerate(results, 1):
             rows.append(result)
-            rate = done / (time.monotonic() - started)
             if done == MEASURED < left:
-                report(f"about {(left - done) / rate / 60:,.1f} minutes at {rate:,.0f} pictures a second")
-            progress.advance(1, f"{rate:,.0f} pictures/s")
+                rate = done / (time.monotonic() - started)
+                say(f"about {duration((left - done) / rate)} at {rate:,.0f} pictures a second")
+            progress.advance(1)
             name, chunk = begun[0]
             if len(rows) == len(chunk):
                 store.write(name, _part(chunk, rows, classifier))

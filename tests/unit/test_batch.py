@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -14,8 +15,10 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from typer.testing import CliRunner
 
 from pawprint import batch
+from pawprint.cli.main import app
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier
 from s3_server import s3
@@ -116,6 +119,15 @@ def test_from_bucket_to_bucket(
         with pytest.raises(PawprintError, match="s3://photos/nothing"):
             batch.run("s3://photos/nothing", "s3://photos/other", classifier)
     assert [row["key"] for row in rows(tmp_path / "buckets" / "photos" / "out")][1] == "a/01.jpg"
+
+
+def test_the_command_sums_up(folder: Path, toy_model: Path, tmp_path: Path) -> None:
+    words = ["batch", str(folder), str(tmp_path / "out"), "--model", str(toy_model), "--where", "jpg", "--limit", "11"]
+    done = CliRunner().invoke(app, words)
+    assert done.exit_code == 0, done.output
+    assert re.search(r"red +4 +36.4%", done.output)
+    assert re.search(r"error +1 +9.1%", done.output)
+    assert "11 predictions in" in done.output
 
 
 def test_what_cannot_be_done_is_a_sentence(folder: Path, classifier: Classifier, tmp_path: Path) -> None:

@@ -28,15 +28,13 @@ def batch(
     suffixes = [f".{suffix.lstrip('.').lower()}" for suffix in where or image.IMAGE_SUFFIXES]
     terminal = console(80)
     try:
-        done = batch.run(
-            source, out, Classifier(model), suffixes, limit, lambda text: terminal.print(text, style="dim")
-        )
+        done = batch.run(source, out, Classifier(model), suffixes, limit)
     except KeyboardInterrupt:
         terminal.print("Stopped. Finished parts stay: the same command goes on from there.")
         raise typer.Exit(130) from None
-    table = Table(box=None)
-    for name, justify in (("label", "left"), ("pictures", "right"), ("share", "right")):
-        table.add_column(name, justify=justify)  # type: ignore[arg-type]
+    table = Table("label", box=None)
+    for name in ("pictures", "share"):
+        table.add_column(name, justify="right")
     counts = done.labels | ({"error": done.errors} if done.errors else {})
     for label, count in counts.items():
         table.add_row(label, f"{count:,}", f"{count / done.pictures:.1%}")
