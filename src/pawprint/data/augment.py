@@ -71,7 +71,9 @@ def augment(kind: Kind, seed: int, epoch: int) -> Callable[[Pixels, str], Pixels
 
     def vary(pixels: Pixels, photograph_hash: str) -> Pixels:
         draw = hashlib.sha256(f"{seed}:{epoch}:{photograph_hash}".encode()).digest()
-        pipeline.set_random_seed(int.from_bytes(draw[:4], "big"))
+        seeds = np.random.SeedSequence(int.from_bytes(draw)).generate_state(len(pipeline.transforms))
+        for transform, number in zip(pipeline.transforms, seeds, strict=True):
+            transform.set_random_seed(int(number))  # the pipeline's own seed would make all draw the same numbers
         varied: Pixels = pipeline(image=pixels)["image"]
         return varied
 

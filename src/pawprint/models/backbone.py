@@ -42,8 +42,8 @@ class Network(nn.Module):
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [N, height, width, 3] RGB -> float [N, 3, height, width], channels last in memory."""
-        inputs = pixels.permute(0, 3, 1, 2).to(torch.float32)
-        return inputs.sub_(self.mean).div_(self.scale)  # in place: a batch is 138 MB
+        inputs = pixels.permute(0, 3, 1, 2).to(torch.float32)  # then in place: a batch is 138 MB
+        return (inputs.sub_(self.mean) if self.mean else inputs).div_(self.scale)
 
     def forward_features(self, inputs: Tensor) -> Tensor:
         """Normalized [N, 3, height, width] -> feature maps [N, c, h, w]."""

@@ -145,3 +145,15 @@ def test_a_file_of_other_content_is_not_read(monkeypatch: pytest.MonkeyPatch) ->
 def test_an_unknown_architecture_is_named_with_the_known_ones() -> None:
     with pytest.raises(PawprintError, match=r"'resnet'.*article_cnn"):
         registry.create_model("resnet")
+
+
+def test_relu_behind_the_pooling_gives_the_same_gradients_to_the_last_bit() -> None:
+    torch.manual_seed(0)
+    network = registry.create_model("article_cnn").to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    pixels, labels = torch.randint(0, 256, (4, 300, 300, 3), dtype=torch.uint8), torch.tensor([0, 1, 1, 0])
+    before = network.flatten(network.pool(network.relu(network.conv(network.normalise(pixels)))))
+    torch.nn.functional.cross_entropy(network.logits(network.dense(before)), labels).backward()
+    expected = [parameter.grad.clone() for parameter in network.parameters()]
+    network.zero_grad()
+    torch.nn.functional.cross_entropy(network(network.normalise(pixels)), labels).backward()
+    assert all(torch.equal(one.grad, two) for one, two in zip(network.parameters(), expected, strict=True))
