@@ -46,6 +46,7 @@ or() { if [ -n "${!1:-}" ]; then echo "${!1}"; else v=$(of "$1"); echo "${v:-$2}
 
 build() {
     if [ "$1" != serving ]; then
+        [ -f pyproject.toml ] || fail "MLflow, Prefect and the worker are built from a checkout of pawprint; of a project: make stack PROFILE=serving"
         echo "stack: the image of MLflow, Prefect and the worker (minutes, once)"
         compose build --quiet prepare
         if [ -n "${GPU:-}" ] && [ "$1" = all ]; then compose build --quiet worker; fi
@@ -88,6 +89,7 @@ where() {
     host=$(or PAWPRINT_HOST 127.0.0.1) bind=$(or PAWPRINT_BIND 127.0.0.1)
     echo "stack: all healthy (listening on $bind). Passwords are in .env, by the names on the right."
     if [ "$1" != serving ]; then
+        [ -f pyproject.toml ] || fail "MLflow, Prefect and the worker are built from a checkout of pawprint; of a project: make stack PROFILE=serving"
         echo "  MLflow      http://$host:$(or MLFLOW_PORT 5000)   admin   MLFLOW_ADMIN_PASSWORD"
         echo "  S3          http://$host:$(or S3_PORT 8333)   S3_ACCESS_KEY_ID   S3_SECRET_ACCESS_KEY"
     fi

@@ -30,7 +30,7 @@ def package() -> None:
     folder = fetch(tracker, champion)
 
     # 3. the Bento, in BentoML's store
-    tag = step()(bento.build)(folder, champion.model_dump())
+    tag = step()(bento.build)(folder, champion.model_dump(), ROOT)
     digest = lineage.bento_digest(_stored(tag))
 
     # 4. the files of the release

@@ -27,6 +27,7 @@ from pawprint.errors import PawprintError
 
 SAMPLE_REMOTE = "sample"  # ships with the project: read from, never written to
 TEAM_REMOTE = "team"  # what `use_remote` calls the remote that the environment names
+_MADE_BY_INIT = ".pawprint.json"  # a project whose code is the installed package
 PATIENCE = 15.0  # seconds that DVC and its stage have to end by themselves when a run is stopped
 BUSY = 2.0  # of these, that DVC may be busy with no stage running
 LOCKFILE = "dvc.lock"
@@ -119,10 +120,16 @@ def code_digest(root: Path, commit: str = "") -> str:
         return ""
     if commit:
         names = lineage.files_at(root, commit, code)
-        return lineage.digest_of((name, lineage.at_commit(root, commit, name)) for name in names)
+        content = {name: lineage.at_commit(root, commit, name) for name in names}
+        if not lineage.files_at(root, commit, [_MADE_BY_INIT]):
+            return lineage.digest_of(content.items())
+        code = [name for name in code if name.startswith("src/")]  # in no commit: the installed package's
+    else:
+        content = {}
     paths = [path for name in code for path in (root / name, *(root / name).rglob("*")) if path.is_file()]
     found = ((path.relative_to(root).as_posix(), path) for path in paths)
-    return lineage.digest_of((name, path.read_bytes()) for name, path in found if lineage.is_source(name))
+    content |= {name: path.read_bytes() for name, path in found if lineage.is_source(name)}
+    return lineage.digest_of(content.items())
 
 
 def pull(root: Path, target: str = "data.dvc") -> None:
@@ -345,6 +352,21 @@ def keep_index_private(root: Path) -> None:
     _dvc(root, "config", "--local", "core.site_cache_dir", str(_private_index(root)))
 
 
+def link_code(root: Path) -> None:
+    """Let `src/pawprint` of a project be the installed package, so that DVC sees when the code of a stage has changed.
+
+    A checkout has its own. Git does not see the link, which is this machine's.
+    """
+    link, package = root / "src" / "pawprint", Path(__file__).resolve().parent
+    if link.is_dir() and (not link.is_symlink() or link.resolve() == package):
+        return
+    link.parent.mkdir(exist_ok=True)
+    (link.parent / ".gitignore").write_text("*\n", encoding="ascii")
+    link.unlink(missing_ok=True)
+    with contextlib.suppress(FileExistsError):  # another process was faster
+        link.symlink_to(package, target_is_directory=True)
+
+
 def index_is_private(root: Path) -> bool:
     """Does a `dvc` that is typed in `root` keep its index where nobody else can write?"""
     named = os.environ.get("DVC_SITE_CACHE_DIR") or _dvc(root, "config", "core.site_cache_dir", check=False).strip()
@@ -364,6 +386,8 @@ def _environment(root: Path) -> dict[str, str]:
     environment = os.environ | {"PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', '')}"}
     if "DVC_SITE_CACHE_DIR" not in environment and (root / ".dvc").is_dir():
         environment["DVC_SITE_CACHE_DIR"] = str(_private_index(root))
+    if (root / _MADE_BY_INIT).exists():
+        link_code(root)
     return environment
 
 
