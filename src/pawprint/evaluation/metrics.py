@@ -226,16 +226,23 @@ class Evaluation(BaseModel):
 def score(classifier: Classifier, split: Split) -> Scores:
     """The model's predictions for every photograph of a split, by the engine that serves it; it knows their classes."""
     classes = classifier.info.classes
-    batches = (range(start, min(start + BATCH, len(split))) for start in range(0, len(split), BATCH))
-    parts = [classifier.predict(split.images(batch)) for batch in batches]
+    probabilities: list[NDArray[np.floating]] = [np.empty((0, len(classes)))]
+    similarity: list[NDArray[np.floating]] = [np.empty(0)]
+    refusals: list[Refusal] = []
+    for start in range(0, len(split), BATCH):
+        found = classifier.predict(split.images(range(start, min(start + BATCH, len(split)))))
+        # not kept: the activation maps, 400 kB a photograph at 1,000 classes
+        probabilities.append(found.probabilities)
+        similarity.append(found.knn_similarity)
+        refusals += [one.refusal for one in classifier.decide(found)]
     return Scores(
         split.hashes,
         split.origins,
         np.array([classes.index(row.label) for row in split.rows], np.int64),
-        np.concatenate([np.empty((0, len(classes))), *(part.probabilities for part in parts)]),
+        np.concatenate(probabilities),
         classes,
-        np.concatenate([np.empty(0), *(part.knn_similarity for part in parts)]),
-        tuple(found.refusal for part in parts for found in classifier.decide(part)),
+        np.concatenate(similarity),
+        tuple(refusals),
     )
 
 
