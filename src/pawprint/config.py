@@ -175,6 +175,7 @@ class Gate(_Closed):
     max_size_mb: Positive = 200
 
 
+Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists, not tuples
 Digests = tuple[Annotated[str, Field(pattern="^[0-9a-f]{64}$")], ...]
 
 
@@ -197,13 +198,19 @@ class Serving(_Closed):
     device: Literal["auto", "cpu", "cuda"] = "auto"  # auto: a GPU where onnxruntime-gpu finds one
     precision: Literal["auto", "bf16", "f32"] = "auto"  # auto: bf16 where the CPU computes in it
     max_body_mb: Positive = 20  # a larger request is refused with 413
+    max_bodies_mb: Positive = 128  # of all requests that arrive at once; past it the larger ones are answered 503
     max_pixels: Count = 50_000_000  # a picture whose header claims more is refused
+    max_decode_mb: Count = 512  # of memory that decoding one picture may take
     body_seconds: Positive = 20  # headers or a body that take longer to arrive are cut off
+    answer_seconds: Positive = 4.5  # after its body is there; a request that waits for longer is answered 504
     max_in_flight: Count = 100  # pictures at once; one more is answered 503
     max_images: Count = 64  # in one /predict/batch
     requests_per_minute: CountOrZero = 0  # of one token or address; 0 is no limit
     traffic_rows: CountOrZero = 20_000  # predictions that the traffic log keeps; 0 keeps none
     keep_pictures: bool = False  # in the traffic log too
+    allowed_hosts: Names = ()  # names under which the service is reached, beside localhost and IP addresses
+    allowed_origins: Names = ()  # other sites' pages that may use the service, e.g. https://example.org
+    trusted_proxies: Names = ()  # addresses or networks whose X-Forwarded-For is believed
     tokens: Tokens = Tokens()
 
     @model_validator(mode="after")

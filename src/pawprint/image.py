@@ -247,8 +247,9 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
                 largest = (1, *_LARGEST) if picture.mode == "F" else _LARGEST
                 return _upright(_from_levels(_levels(picture, data), largest), picture.getexif().get(0x0112, 1))
             picture.draft("RGB", (2 * SIZE, 2 * SIZE))
-            return _rgb(ImageOps.exif_transpose(picture))
-    except BadImage:
+            ImageOps.exif_transpose(picture, in_place=True)  # which copies nothing that is upright
+            return _rgb(picture)
+    except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise whatever damaged data leads them to
         raise BadImage("truncated", f"the picture is damaged or cut off ({error})") from None
@@ -282,10 +283,10 @@ def _from_levels(levels: NDArray[np.float32], largest: tuple[int, ...]) -> Pixel
 
 def _rgb(picture: Image.Image) -> Pixels:
     if picture.has_transparency_data:
-        layered = picture.convert("RGBA")
+        layered = picture if picture.mode == "RGBA" else picture.convert("RGBA")
         white = Image.new("RGBA", layered.size, (255, 255, 255, 255))
         picture = Image.alpha_composite(white, layered)
-    return np.asarray(picture.convert("RGB"), np.uint8)
+    return np.asarray(picture if picture.mode == "RGB" else picture.convert("RGB"), np.uint8)
 
 
 def _scale(pixels: Pixels, height: int, width: int) -> Pixels:

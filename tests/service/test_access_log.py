@@ -70,7 +70,7 @@ def test_refusals_before_the_routes_have_ids_and_counts_too(logged: tuple[str, P
     url, log = logged
     address = urlsplit(url)
     with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
-        head = "POST /predict HTTP/1.1\r\nHost: x\r\nX-Request-Id: big\r\nContent-Length: 300000000\r\n\r\n"
+        head = "POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Request-Id: big\r\nContent-Length: 300000000\r\n\r\n"
         connection.sendall(head.encode())
         assert b"x-request-id: big" in connection.recv(4096).lower()
     assert line_of(log, "big")["status"] == 413

@@ -78,7 +78,7 @@ def request(picture: bytes, rng: random.Random) -> bytes:
             body = mutate(body, rng)
     elif path == b"/feedback":
         kind, body = b"application/json", mutate(b'{"id": "0123456789abcdef", "label": "red"}', rng)
-    head = b"POST %s HTTP/1.1\r\nHost: x\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
+    head = b"POST %s HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: %s\r\nContent-Length: %d\r\n\r\n"
     return head % (path, kind, len(body)) + body
 
 

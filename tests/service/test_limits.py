@@ -46,7 +46,7 @@ def talk(url: str, head: str, pieces: Iterator[bytes]) -> tuple[bytes, int]:
     address = urlsplit(url)
     sent = 0
     with socket.create_connection((address.hostname, address.port), timeout=20) as connection:
-        connection.sendall(f"POST /predict HTTP/1.1\r\nHost: x\r\n{head}\r\n\r\n".encode())
+        connection.sendall(f"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\n{head}\r\n\r\n".encode())
         try:
             for piece in pieces:
                 connection.sendall(piece)
@@ -78,7 +78,7 @@ def test_slow_headers_are_cut_off(small: str, requests_before: int) -> None:
         connection = client.sock
         connection.settimeout(0.1)
         started, received = time.monotonic(), b""
-        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\nX-Slow: ")
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: 127.0.0.1\r\nX-Slow: ")
         while not received:
             assert time.monotonic() - started < 10
             with contextlib.suppress(TimeoutError):
@@ -123,7 +123,7 @@ def test_a_client_that_hangs_up_harms_nobody(small: str, pictures: dict[str, byt
     address = urlsplit(small)
     for _ in range(20):
         with socket.create_connection((address.hostname, address.port)) as connection:
-            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\nhalf")
+            connection.sendall(b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Length: 1000\r\n\r\nhalf")
     assert httpx.post(f"{small}/predict", content=pictures["red"]).json()["label"] == "red"
 
 

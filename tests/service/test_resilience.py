@@ -38,8 +38,9 @@ def slow_batch() -> list[tuple[str, tuple[str, bytes]]]:
     return [("image", ("big.png", buffer.getvalue()))] * 12
 
 
-def test_sigterm_finishes_what_was_accepted(env: dict[str, str], tmp_path: Path) -> None:
-    with serving(tmp_path / "log", env) as (url, process), ThreadPoolExecutor(4) as pool:
+def test_sigterm_finishes_what_was_accepted(toy_model: Path, tmp_path: Path) -> None:
+    env = {**checkout(tmp_path, answer_seconds=60), "PAWPRINT_MODEL": str(toy_model)}
+    with serving(tmp_path / "log", env, cwd=tmp_path) as (url, process), ThreadPoolExecutor(4) as pool:
         running = [pool.submit(httpx.post, f"{url}/predict/batch", files=slow_batch(), timeout=60) for _ in range(3)]
         time.sleep(0.5)
         assert not any(future.done() for future in running)  # else this test says nothing

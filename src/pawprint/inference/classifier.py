@@ -53,6 +53,7 @@ class ModelInfo(BaseModel):
     min_confidence: float = 0.0  # one whose largest probability is lower is refused as unsure; models of before have 0
     model_digest: str  # SHA-256 of model.onnx
     weights_digest: str  # SHA-256 of model.safetensors
+    ood_digest: str = ""  # SHA-256 of ood.safetensors; "" in a model of before 2026-12
     lineage: Lineage
 
     @classmethod
@@ -131,7 +132,32 @@ class Classifier:
             raise PawprintError(f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again.") from None
         self.streams = self._session.at_once
         self.precision, self.device = self._session.precision, self._session.device
-        self._bank = read_bank(folder)
+        self._bank = read_bank(folder, self.info.ood_digest)
+        self._check_outputs()
+
+    def _check_outputs(self) -> None:
+        """PawprintError unless the graph's outputs for one picture fit model.json and the OOD bank."""
+        probabilities, embedding, activation = self._session(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
+        classes = len(self.info.classes)
+        if self.info.classes != tuple(sorted(set(self.info.classes))):
+            problem = "model.json's classes are not in their order"
+        elif probabilities.shape != (1, classes):
+            problem = f"model.onnx has {probabilities.shape[-1]} classes and model.json {classes}"
+        elif not np.isfinite(probabilities).all() or abs(float(probabilities.sum()) - 1) > 0.01:
+            problem = "model.onnx gives no probabilities for a black picture"
+        elif activation.ndim != 4 or activation.shape[1] not in (1, classes):
+            problem = f"model.onnx has an activation map of {list(activation.shape)}"
+        elif not self._fits_bank(embedding, probabilities):
+            problem = f"{OOD_FILE} holds embeddings of another model"
+        else:
+            return
+        raise PawprintError(f"{self.folder} cannot be served: {problem}. Train or package the model again.")
+
+    def _fits_bank(self, embedding: NDArray[np.float32], probabilities: NDArray[np.float32]) -> bool:
+        try:
+            return self._bank.k > 0 and bool(np.isfinite(self._bank.typicality(embedding, probabilities)).all())
+        except ValueError:  # another number of dimensions
+            return False
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
         """uint8 RGB [N, 300, 300, 3] -> the outputs for each; N may be zero."""
@@ -250,9 +276,12 @@ def _read(folder: Path, name: str) -> bytes:
         ) from None
 
 
-def read_bank(folder: Path) -> ood.Bank:
-    """The bank of a model folder; PawprintError where it is missing or damaged."""
+def read_bank(folder: Path, digest: str = "") -> ood.Bank:
+    """The bank of a model folder; PawprintError where it is missing, damaged or not the one with this SHA-256."""
+    data = _read(folder, OOD_FILE)
+    if digest and hashlib.sha256(data).hexdigest() != digest:
+        raise PawprintError(f"{folder / OOD_FILE} is not the file that model.json describes. Package the model again.")
     try:
-        return ood.Bank.from_tensors(load_tensors(_read(folder, OOD_FILE)))
+        return ood.Bank.from_tensors(load_tensors(data))
     except (safetensors.SafetensorError, KeyError, IndexError) as error:
         raise PawprintError(f"{folder / OOD_FILE} is damaged ({error}). Train the model again (`dvc repro`).") from None

@@ -27,6 +27,7 @@ from pawprint.errors import PawprintError
 from pawprint.image import BadImage
 from pawprint.serving import documentation, metrics
 from pawprint.serving.auth import Authorizer, bearer, token_of
+from pawprint.serving.decoder import Decoders
 from pawprint.serving.documentation import documented
 from pawprint.serving.engine import Engine
 from pawprint.serving.pictures import many_pictures, one_picture
@@ -44,7 +45,7 @@ from pawprint.serving.schema import (
 )
 from pawprint.serving.traffic import TrafficLog
 
-STATUS = {"empty": 400, "not_an_image": 415, "truncated": 422, "too_large": 422}
+STATUS = {"empty": 400, "not_an_image": 415}  # of a BadImage; 422 for the others
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/icon.svg": "icon.svg"}
 PAGE_HEADERS = {
@@ -86,6 +87,8 @@ class AppState:
         self.params = params
         self.authorizer = Authorizer(params)
         self.traffic: TrafficLog | None = None
+        self.decoders: Decoders | None = None
+        self.reloading = asyncio.Lock()
         self.load: Callable[[], Engine] | None = None  # makes an engine of the model folder as it is now
         self._engine: Engine | None = None
         self._in_flight = 0
@@ -104,12 +107,16 @@ class AppState:
             if each:
                 metrics.MODEL.labels(each.name.name, each.name.version, each.name.digest).set(serves)
 
-    @asynccontextmanager
-    async def concurrency_slot(self, pictures: int = 1) -> AsyncIterator[None]:
-        """Room for so many more pictures; RequestError 503 at once where there is none."""
+    def check_room(self, pictures: int = 1) -> None:
+        """RequestError 503 where there is none for so many more pictures."""
         if self._in_flight + pictures > self.params.max_in_flight:
             message = "the service has more requests than it can take; try again in a second"
             raise RequestError(503, "overloaded", message, {"Retry-After": "1"})
+
+    @asynccontextmanager
+    async def concurrency_slot(self, pictures: int = 1) -> AsyncIterator[None]:
+        """Room for so many more pictures, taken when they are there: a slow body takes none."""
+        self.check_room(pictures)
         self._in_flight += pictures
         metrics.IN_FLIGHT.inc(pictures)
         try:
@@ -127,13 +134,14 @@ def _state(request: Request) -> AppState:
 @router.post(
     "/predict",
     dependencies=READ,
-    **documented(Prediction, 400, 408, 413, 415, 422, 503, body=documentation.ONE_IMAGE),
+    **documented(Prediction, 400, 408, 413, 415, 422, 503, 504, body=documentation.ONE_IMAGE),
 )
 async def predict(request: Request) -> Response:
     """Classify one picture: the multipart field `image`, or the whole body."""
     state = _state(request)
+    state.check_room()
+    data = await one_picture(request)
     async with state.concurrency_slot():
-        data = await one_picture(request)
         engine = state.engine  # the current one only now: a body may take seconds
         return json_response(await engine.predict(data), headers=engine.headers)
 
@@ -141,17 +149,17 @@ async def predict(request: Request) -> Response:
 @router.post(
     "/predict/batch",
     dependencies=READ,
-    **documented(Batch, 400, 408, 413, 415, 422, 503, body=documentation.IMAGES),
+    **documented(Batch, 400, 408, 413, 415, 422, 503, 504, body=documentation.IMAGES),
 )
 async def predict_batch(request: Request) -> Response:
     """Classify many files of one form, in order; each has its own prediction or its own problem."""
     state = _state(request)
-    async with state.concurrency_slot():  # one place before its body is read, as many as its pictures after
-        pictures = await many_pictures(request, state.params.max_images)
+    state.check_room()
+    pictures = await many_pictures(request, state.params.max_images)
+    async with state.concurrency_slot(len(pictures)):
         engine = state.engine
-        async with state.concurrency_slot(len(pictures) - 1):
-            metrics.BATCH.observe(len(pictures))
-            items = await asyncio.gather(*(_batch_item(engine, name, data) for name, data in pictures))
+        metrics.BATCH.observe(len(pictures))
+        items = await asyncio.gather(*(_batch_item(engine, name, data) for name, data in pictures))
         return json_response(Batch(answers=list(items)), headers=engine.headers)
 
 
@@ -161,18 +169,25 @@ async def _batch_item(engine: Engine, filename: str, data: bytes) -> BatchItem:
     except BadImage as error:
         metrics.REFUSALS.labels(error.reason).inc()
         return BatchItem(filename=filename, problem=Problem(reason=error.reason, error=str(error)))
+    except RequestError as error:
+        if error.status_code != 504:
+            raise
+        return BatchItem(filename=filename, problem=Problem(reason=error.reason, error=error.detail))
 
 
 @router.post(
     "/explain",
     dependencies=READ,
-    **documented(Explanation, 400, 408, 413, 415, 422, 503, body=documentation.ONE_IMAGE, content=documentation.PNG),
+    **documented(
+        Explanation, 400, 408, 413, 415, 422, 503, 504, body=documentation.ONE_IMAGE, content=documentation.PNG
+    ),
 )
 async def explain(request: Request) -> Response:
     """Classify one picture and return its heat map. `Accept: image/png` gives the PNG alone."""
     state = _state(request)
+    state.check_room()
+    data = await one_picture(request)
     async with state.concurrency_slot():
-        data = await one_picture(request)
         engine = state.engine
         prediction, png = await engine.explain(data)
     if "image/png" in request.headers.get("accept", ""):
@@ -219,11 +234,14 @@ async def reload(request: Request) -> Response:
     """Serve what the model folder holds now. The model before goes on where that fails."""
     state = _state(request)
     assert state.load is not None
-    try:
-        engine = await asyncio.to_thread(state.load)
-    except PawprintError as error:
-        raise RequestError(409, "not_reloaded", f"{error} The model before it goes on serving.") from None
-    state.install(engine)
+    if state.reloading.locked():
+        raise RequestError(409, "not_reloaded", "Another reload is running; two models at once are enough.")
+    async with state.reloading:
+        try:
+            engine = await asyncio.to_thread(state.load)
+        except PawprintError as error:
+            raise RequestError(409, "not_reloaded", f"{error} The model before it goes on serving.") from None
+        state.install(engine)
     return json_response(engine.name, headers=engine.headers)
 
 

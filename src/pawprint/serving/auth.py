@@ -12,6 +12,7 @@ from pawprint.config import Serving
 from pawprint.serving.problems import RequestError
 
 _HOW = "send `Authorization: Bearer TOKEN`"
+_GUESSES = 30  # wrong tokens of one address a minute
 _ADDRESSES = 10_000  # callers that are remembered; the longest silent are forgotten first
 
 # For the OpenAPI; a request's token is read by `token_of`.
@@ -29,8 +30,8 @@ class Authorizer:
 
     def __init__(self, params: Serving) -> None:
         self._digests: dict[str, tuple[str, ...]] = params.tokens.model_dump()
-        self._rate = params.requests_per_minute / 60
-        self._burst = float(max(1, params.requests_per_minute))
+        self._params = params
+        self._accepted: set[str] = set()  # digests of tokens that have opened something
         self._buckets: dict[str, tuple[float, float]] = {}  # caller -> (requests left, when that was)
 
     def check(self, token: str, scope: str, address: str) -> None:
@@ -40,9 +41,20 @@ class Authorizer:
             raise RequestError(404, "not_found", "admin endpoints are off; set serving.tokens.admin in params.yaml")
         digest = hashlib.sha256(token.encode()).hexdigest()
         if needed:
-            self._authenticate(digest if token else "", scope)
-        if self._rate:
-            self._limit_rate(digest if needed else address)
+            guesses = f"guesses of {address}"
+            if token and digest not in self._accepted:  # who guesses does not hear when one is right
+                self._require(guesses, _GUESSES)
+            try:
+                self._authenticate(digest if token else "", scope)
+            except RequestError as error:
+                if error.reason == "wrong_token":
+                    self._take(guesses, _GUESSES)
+                raise
+            self._accepted.add(digest)
+        if self._params.requests_per_minute:
+            caller = digest if needed else address
+            self._require(caller, self._params.requests_per_minute)
+            self._take(caller, self._params.requests_per_minute)
 
     def _authenticate(self, digest: str, scope: str) -> None:
         # Every digest is compared, each in constant time, so that timing does not reveal which one was close.
@@ -57,14 +69,20 @@ class Authorizer:
         if scope not in opens:
             raise RequestError(403, "wrong_scope", f"this token does not open the {scope} part of the service")
 
-    def _limit_rate(self, caller: str) -> None:
-        now = time.monotonic()
-        left, then = self._buckets.pop(caller, (self._burst, now))
-        left = min(self._burst, left + (now - then) * self._rate)
-        self._buckets[caller] = (left - 1 if left >= 1 else left, now)  # last in the dict: the latest
-        if len(self._buckets) > _ADDRESSES:
-            del self._buckets[next(iter(self._buckets))]
-        if left < 1:
-            wait = str(int((1 - left) / self._rate) + 1)
+    def _left(self, caller: str, per_minute: int) -> float:
+        """Requests that it has left: as many as a minute's, and each is given back in its time."""
+        left, then = self._buckets.get(caller, (float(per_minute), 0.0))
+        return min(float(per_minute), left + (time.monotonic() - then) * per_minute / 60)
+
+    def _require(self, caller: str, per_minute: int) -> None:
+        if (left := self._left(caller, per_minute)) < 1:
+            wait = str(int((1 - left) * 60 / per_minute) + 1)
             message = f"too many requests; try again in {wait} s"
             raise RequestError(429, "too_many_requests", message, {"Retry-After": wait})
+
+    def _take(self, caller: str, per_minute: int) -> None:
+        left = self._left(caller, per_minute)
+        self._buckets.pop(caller, None)
+        self._buckets[caller] = (left - 1, time.monotonic())  # last in the dict: the latest
+        if len(self._buckets) > _ADDRESSES:
+            del self._buckets[next(iter(self._buckets))]

@@ -58,10 +58,11 @@ def verify(bento: str, packaged: str | None) -> None:
 
 
 def serving_params() -> Serving:
-    """The `serving` section of the params.yaml beside the champion, and the tokens that the environment adds.
+    """The `serving` section of the params.yaml beside the champion, and the tokens and names that the environment adds.
 
-    PAWPRINT_READ_SHA256, PAWPRINT_FEEDBACK_SHA256 and PAWPRINT_ADMIN_SHA256 hold digests, separated by commas: where a
-    Bento runs is known later than what is in it.
+    PAWPRINT_READ_SHA256, PAWPRINT_FEEDBACK_SHA256 and PAWPRINT_ADMIN_SHA256 hold digests, PAWPRINT_ALLOWED_HOSTS,
+    PAWPRINT_ALLOWED_ORIGINS and PAWPRINT_TRUSTED_PROXIES add to the parameters of these names, all separated by commas:
+    where a Bento runs is known later than what is in it.
     """
     found = [home / "params.yaml" for home in _HOMES if (home / "params.yaml").is_file()]
     params = load_serving(found[0]) if found else Serving()
@@ -72,4 +73,8 @@ def serving_params() -> Serving:
         if not all(re.fullmatch("[0-9a-f]{64}", digest) for digest in added):
             raise PawprintError(f"{name} is not a SHA-256 in hex. Make one: printf %s TOKEN | sha256sum")
         tokens[part] = (*tokens[part], *added)
-    return params.model_copy(update={"tokens": Tokens(**tokens)})
+    named = {
+        part: (*getattr(params, part), *filter(None, os.environ.get(f"PAWPRINT_{part.upper()}", "").split(",")))
+        for part in ("allowed_hosts", "allowed_origins", "trusted_proxies")
+    }
+    return params.model_copy(update={"tokens": Tokens(**tokens), **named})

@@ -13,7 +13,7 @@ _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _ERRORS = {
     400: "the request is malformed: empty, no picture in it, or several where one is allowed",
     401: "a token is needed",
-    403: "this token does not open this part",
+    403: "this token does not open this part, or another site's page sent the request",
     404: "no such prediction is logged here, or this part of the service is off",
     409: "the new model could not be loaded; the one before goes on",
     408: "the request did not arrive in time",
@@ -22,6 +22,7 @@ _ERRORS = {
     422: "the picture is damaged or too large, or the feedback is not valid",
     429: "too many requests in a minute",
     503: "overloaded or starting; Retry-After says when to try again",
+    504: "there was no answer in time",
 }
 _HEADERS = {
     "X-Request-Id": "of the request, as in the service's log; a caller's own is kept",
@@ -58,7 +59,7 @@ def documented(
     """Arguments of a route that returns `result` (or `content`) or one of `errors`; `body`: a request's media types."""
     responses: dict[int, Any] = {200: {"headers": _headers("X-Request-Id", *headers), "content": content or {}}}
     for status in (401, 403, 429, *errors):
-        retry = ("Retry-After",) if status in (429, 503) else ()
+        retry = ("Retry-After",) if status in (429, 503, 504) else ()
         described = {"description": _ERRORS[status], "headers": _headers("X-Request-Id", *retry)}
         responses[status] = {"model": Problem, **described}
     extra: dict[str, Any] = {"security": [{}]}  # or no token, where the operator set none

@@ -5,19 +5,25 @@ import hashlib
 import logging
 import time
 import uuid
-from concurrent.futures import ThreadPoolExecutor
-from contextvars import copy_context
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
+import numpy as np
+
+from pawprint import image
 from pawprint.config import Serving
 from pawprint.image import BadImage, Pixels
 from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier, Predictions
-from pawprint.serving import metrics, selftest
+from pawprint.serving import metrics, selftest, structure
 from pawprint.serving.champion import read_champion
+from pawprint.serving.decoder import Decoders, queued, too_late
 from pawprint.serving.schema import Milliseconds, ModelCard, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
+
+_T = TypeVar("_T")
 
 logger = logging.getLogger(__name__)
 
@@ -36,20 +42,23 @@ class Engine:
     """The model in `folder`, with as many threads as it has streams.
 
     A thread decodes a picture and runs the model on it, so nothing moves from core to core and nothing waits for a
-    batch to fill (docs/decisions/no-batches.md). The threads end when nothing refers to the engine any more.
+    batch to fill (docs/decisions/no-batches.md). The threads end when nothing refers to the engine any more. A picture
+    whose decoding has no proven bound is decoded in a process before (docs/decisions/decoding.md).
 
     Args:
         folder: a model folder.
         bento: the tag that predictions name, "" in a checkout.
         traffic: the log of predictions.
+        decoders: the processes.
 
     Raises:
         PawprintError: the folder is damaged, or its model fails its self-test.
     """
 
-    def __init__(self, folder: Path, bento: str, params: Serving, traffic: TrafficLog) -> None:
+    def __init__(self, folder: Path, bento: str, params: Serving, traffic: TrafficLog, decoders: Decoders) -> None:
         self.params = params
         self.traffic = traffic
+        self._decoders = decoders
         self.classifier = Classifier(folder, params.precision, params.device)
         selftest.check(self.classifier)
         self._threads = ThreadPoolExecutor(self.classifier.streams, thread_name_prefix="picture")
@@ -61,6 +70,8 @@ class Engine:
             bento=bento,
             **info.lineage.model_dump(include={"dataset", "data_hash", "git_commit", "run_id"}),
         )
+        grey = image.encode(np.full((image.SIZE, image.SIZE, 3), 127, np.uint8))
+        self._work(grey, None, time.perf_counter())  # all of a prediction works, before it serves
         self.headers = {
             "X-Pawprint-Model": f"{self.name.name or 'unregistered'}/{self.name.version or '0'} {info.model_digest}",
             "X-Pawprint-Bento": bento or "none",
@@ -104,29 +115,46 @@ class Engine:
         self._threads.shutdown()
 
     async def _run(self, data: bytes) -> _Result:
-        metrics.QUEUE.inc()
-        in_context = copy_context().run  # so that what it logs has the request's id
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._threads, in_context, self._work, data, time.perf_counter())
+        requested, decoded = time.perf_counter(), None
+        if not structure.is_quick(data):
+            info = self.classifier.info
+            decoded = await self._wait(self._decoders.submit(data, info.fit, info.quality))
+        return await self._wait(queued(self._threads, self._work, data, decoded, requested))
 
-    def _work(self, data: bytes, requested: float) -> _Result:
-        metrics.QUEUE.dec()
+    async def _wait(self, job: "Future[_T]") -> _T:
+        """The job's result. RequestError 504 where it has not begun in time; one that has begun ends by itself.
+
+        So a place in the queue is free when its thread is.
+        """
+        seconds = self.params.answer_seconds
+        timer = asyncio.get_running_loop().call_later(seconds, job.cancel)
+        try:
+            return await asyncio.wrap_future(job)
+        except asyncio.CancelledError:
+            if job.cancelled():
+                raise too_late(seconds) from None
+            raise
+        finally:
+            timer.cancel()
+
+    def _work(self, data: bytes, decoded: tuple[bytes, float] | None, requested: float) -> _Result:
         started = time.perf_counter()
         try:
-            pixels = self.classifier.read(data, self.params.max_pixels)
+            pixels = image.unpack(decoded[0]) if decoded else self.classifier.read(data, self.params.max_pixels)
         except BadImage:
             raise
         except Exception as error:  # a bug of a decoder, found by hostile bytes: 4xx for the sender, a log entry for us
             logger.exception("a picture of %d bytes made the decoder fail", len(data))
             raise BadImage("unreadable", "the picture cannot be read; it is damaged or very unusual") from error
         digest = hashlib.sha256(data).hexdigest()
-        decoded = time.perf_counter()
+        before = decoded[1] if decoded else 0.0  # seconds in the process
+        read = time.perf_counter()
         outputs = self.classifier.predict(pixels[None])
         inferred = time.perf_counter()
         (found,) = self.classifier.decide(outputs)
         milliseconds = Milliseconds(
-            decode=round(1000 * (decoded - started), 2),
-            wait=round(1000 * (started - requested), 2),
-            inference=round(1000 * (inferred - decoded), 2),
+            decode=round(1000 * (before + read - started), 2),
+            wait=round(1000 * (started - requested - before), 2),
+            inference=round(1000 * (inferred - read), 2),
         )
         return _Result(Prediction.of(uuid.uuid4().hex, found, self.name, milliseconds), digest, pixels, outputs)

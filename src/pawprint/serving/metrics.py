@@ -26,7 +26,14 @@ CONFIDENCE = Histogram(
 )
 IN_FLIGHT = Gauge("pawprint_in_flight", "Pictures being worked on", multiprocess_mode="livesum")
 QUEUE = Gauge("pawprint_queue", "Pictures that wait for a core", multiprocess_mode="livesum")
+ENDED = Counter(
+    "pawprint_decoders_ended_total", "Decoding processes that a picture ended: too slow, too large, a crash"
+)
+BODIES = Gauge("pawprint_bodies_bytes", "Bytes of request bodies in memory", multiprocess_mode="livesum")
 LOST = Counter("pawprint_traffic_lost_total", "Predictions that the traffic log could not keep")
+LOG_UP = Gauge(
+    "pawprint_traffic_log_up", "1: the traffic log was written when it last had to", multiprocess_mode="livemin"
+)
 MODEL = Gauge(
     "pawprint_model_info", "1 for the model in service", ["name", "version", "digest"], multiprocess_mode="livemax"
 )

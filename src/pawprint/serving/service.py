@@ -15,15 +15,18 @@ import bentoml
 import click
 from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
+from starlette.middleware.cors import CORSMiddleware
 
 from pawprint.errors import PawprintError
+from pawprint.inference.backends import cores
 from pawprint.serving import traffic
 from pawprint.serving.access_log import AccessLogMiddleware, log_as_json
 from pawprint.serving.app import AppState, create_app
 from pawprint.serving.champion import model_folder, registered_model, serving_params, verify
+from pawprint.serving.decoder import Decoders
 from pawprint.serving.engine import Engine
-from pawprint.serving.header_timeout import limit_header_time
-from pawprint.serving.middleware import BodyLimitMiddleware
+from pawprint.serving.middleware import BodyLimitMiddleware, OriginMiddleware
+from pawprint.serving.protocol import limit_connections
 
 try:
     params = serving_params()
@@ -38,7 +41,8 @@ IMAGE = Image(base_image="python:3.11.14-slim-bookworm", distro="slim").run(
     "install -d -o bentoml -g bentoml /home/bentoml/traffic"  # where a volume for the traffic log belongs
 )
 
-limit_header_time(params.body_seconds)
+limit_connections(params.body_seconds)
+os.environ["FORWARDED_ALLOW_IPS"] = ",".join(params.trusted_proxies)  # uvicorn's setting; its default is 127.0.0.1
 app = create_app(params)
 state: AppState = app.state.service
 
@@ -48,7 +52,8 @@ state: AppState = app.state.service
     image=IMAGE,
     workers=1,
     http={"host": HOST, "port": PORT},
-    # BentoML keeps a timer for each request, and with it some 5 kB, until this many seconds after its start.
+    # The service's own limits end a request before. BentoML keeps a timer for each request, and with it some 5 kB,
+    # until this many seconds after its start.
     traffic={"timeout": 30},
     # OpenTelemetry's middleware costs 0.35 ms a request though nobody listens; access_log.py gives the request ids.
     tracing={"excluded_urls": ".*"},
@@ -75,12 +80,15 @@ class Pawprint:
         bento = "" if version == "not available" else f"{bentoml.server_context.bento_name}:{version}"
         log = traffic.TrafficLog(traffic.path(registered_model(model_folder())), params.traffic_rows)
         state.traffic = log
-        state.load = lambda: Engine(model_folder(), bento, params, log)
+        state.decoders = decoders = Decoders(params, cores())
+        state.load = lambda: Engine(model_folder(), bento, params, log, decoders)
         state.install(state.load())
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         """Finish what was accepted and write the traffic log."""
+        if state.decoders:
+            state.decoders.close()
         state.engine.close()
         if state.traffic:
             state.traffic.close()
@@ -120,4 +128,9 @@ def _refuse_taken_port() -> None:
 
 
 Pawprint.add_asgi_middleware(AccessLogMiddleware)  # type: ignore[attr-defined]
+Pawprint.add_asgi_middleware(OriginMiddleware, params=params)  # type: ignore[attr-defined]
+if params.allowed_origins:
+    Pawprint.add_asgi_middleware(  # type: ignore[attr-defined]
+        CORSMiddleware, allow_origins=params.allowed_origins, allow_methods=["GET", "POST"], allow_headers=["*"]
+    )
 Pawprint.add_asgi_middleware(BodyLimitMiddleware, params=params)  # type: ignore[attr-defined]

@@ -18,12 +18,12 @@ import sqlite3
 import time
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, fields
 from datetime import UTC, datetime
-from functools import cached_property
 from pathlib import Path
+from threading import Event, Lock, Thread
 from typing import Any, Self
 
 import numpy as np
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from pawprint.errors import PawprintError
 from pawprint.serving import metrics
+from pawprint.serving.problems import RequestError
 from pawprint.serving.schema import Prediction
 
 
@@ -48,6 +49,11 @@ class Record:
     model_digest: str
     model_version: str
     picture: bytes | None = None  # only where serving.keep_pictures is on
+
+    @property
+    def size(self) -> int:
+        """Bytes that it takes, about."""
+        return _ROW + len(self.picture or b"")
 
     @classmethod
     def of(
@@ -83,7 +89,9 @@ _FEEDBACK = (
     " ON CONFLICT (id) DO UPDATE SET time = excluded.time, label = excluded.label"
 )
 _TRIM_EVERY = 256  # rows
-_GATHER = 0.1  # seconds: what arrives within them is one transaction
+_WAITING = 64 * 2**20  # bytes of records that may wait while the log cannot be written; the oldest are lost
+_ROW = 3000  # bytes of a record without its picture, about
+_GATHER, _RETRY, _BUSY, _FEEDBACK_SECONDS, _CLOSING = 0.1, 1.0, 2.0, 4.0, 5.0  # seconds
 
 logger = logging.getLogger(__name__)
 
@@ -102,59 +110,154 @@ def path(model: str) -> Path:
 
 
 class TrafficLog:
-    """Writes to `path` from one thread; `rows` of 0 keeps nothing."""
+    """Writes to `path` from one thread; `rows` of 0 keeps nothing.
+
+    What cannot be written waits, up to a limit in bytes, and is tried again each second: a full disk, a folder that is
+    not there, a file that was removed. A damaged file is set aside. See docs/decisions/traffic-log.md.
+    """
 
     def __init__(self, path: Path, rows: int) -> None:
         self.path = path
         self._rows = rows
-        self._waiting: deque[Record] = deque()
+        self._records: deque[Record] = deque()
+        self._feedback: deque[tuple[str, str, Future[bool]]] = deque()
+        self._bytes, self._lock = 0, Lock()  # of the records that wait, or are being written
         self._since_trim = _TRIM_EVERY  # what a killed process left is trimmed first
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="traffic")
+        self._connection: sqlite3.Connection | None = None
+        self._file: tuple[int, int] | None = None  # device and inode of what the connection has opened
+        self._wake, self._at_once, self._closing = Event(), Event(), False
+        self._thread = Thread(target=self._run, name="traffic", daemon=True)
         if rows:
-            path.parent.mkdir(parents=True, exist_ok=True)
+            self._thread.start()
 
     def add(self, record: Record) -> None:
         """Log a prediction; on disk a moment later."""
         if self._rows:
-            self._waiting.append(record)
-            self._thread.submit(self._gather)
+            with self._lock:
+                self._records.append(record)
+                self._bytes += record.size
+                while self._bytes > _WAITING and len(self._records) > 1:
+                    self._bytes -= self._records.popleft().size
+                    metrics.LOST.inc()
+            self._wake.set()
 
     async def feedback(self, id: str, label: str) -> bool:
-        """Log the right label of a prediction; the last one counts. False where no such prediction is logged."""
+        """Log the right label of a prediction; the last one counts. False where no such prediction is logged.
+
+        Raises:
+            RequestError: 503, it cannot be written now.
+        """
         if not self._rows:
             return False
-        return await asyncio.get_running_loop().run_in_executor(self._thread, self._write, id, label)
+        written: Future[bool] = Future()
+        self._feedback.append((id, label, written))
+        self._at_once.set()
+        self._wake.set()
+        try:
+            async with asyncio.timeout(_FEEDBACK_SECONDS):
+                return await asyncio.wrap_future(written)
+        except (TimeoutError, OSError, sqlite3.Error):
+            message = "the traffic log cannot be written now; try again in some seconds"
+            raise RequestError(503, "not_logged", message, {"Retry-After": "5"}) from None
 
     def close(self) -> None:
-        """Write what waits, then end."""
-        self._thread.shutdown()
+        """Write what waits, then end; what cannot be written by now is lost."""
+        self._closing = True
+        self._at_once.set()
+        self._wake.set()
+        if self._rows:
+            self._thread.join(_CLOSING)
+        metrics.LOST.inc(len(self._records))
 
-    @cached_property
-    def _connection(self) -> sqlite3.Connection:
-        connection = sqlite3.connect(self.path, timeout=30)
-        connection.executescript(_SCHEMA)
-        return connection
+    def _run(self) -> None:
+        """The thread: whatever happens to one write, the next one is tried."""
+        while not self._closing or self._records or self._feedback:
+            self._wake.wait()
+            self._wake.clear()
+            self._at_once.wait(_GATHER)  # so that what arrives within it is one transaction
+            self._at_once.clear()
+            try:
+                self._write()
+                metrics.LOG_UP.set(1)
+            except Exception as error:
+                metrics.LOG_UP.set(0)
+                logger.error("the traffic log %s cannot be written: %s", self.path, error)
+                self._close_file(set_aside=_is_damaged(error))
+                if self._closing:
+                    return
+                time.sleep(_RETRY)
+                self._wake.set()
 
-    def _gather(self) -> None:
-        if self._waiting:  # another call has not written it already
-            time.sleep(_GATHER)
-            self._write()
-
-    def _write(self, id: str = "", label: str = "") -> bool:
-        """All that waits and feedback on the prediction `id`, in one transaction. Is `id` known?"""
-        records = [self._waiting.popleft() for _ in range(len(self._waiting))]
+    def _write(self) -> None:
+        """All that waits, in one transaction. It waits on where that fails; feedback is told."""
+        records = [self._records.popleft() for _ in range(len(self._records))]
+        feedback = [self._feedback.popleft() for _ in range(len(self._feedback))]
         try:
-            with self._connection as transaction:
+            with self._open() as transaction:
                 transaction.executemany(_ADD, map(asdict, records))
                 self._since_trim += len(records)
                 if self._since_trim >= _TRIM_EVERY:
                     transaction.execute(_TRIM, (self._rows,))
                     self._since_trim = 0
-                return bool(id) and transaction.execute(_FEEDBACK, (time.time(), label, id)).rowcount == 1
-        except sqlite3.Error as error:  # a full disk stops the log, not the service
-            logger.error("the traffic log %s cannot be written: %s", self.path, error)
-            metrics.LOST.inc(len(records))
-            return False
+                known = [transaction.execute(_FEEDBACK, (time.time(), label, id)).rowcount == 1
+                         for id, label, _ in feedback]  # fmt: skip
+            if self._file != _identity(self.path):
+                raise OSError("it was removed while it was written")
+        except Exception as error:
+            with self._lock:
+                self._records.extendleft(reversed(records))
+            for *_, written in feedback:
+                _tell(written, error)
+            raise
+        with self._lock:
+            self._bytes -= sum(record.size for record in records)
+        for (*_, written), result in zip(feedback, known, strict=True):
+            _tell(written, result)
+
+    def _open(self) -> sqlite3.Connection:
+        """The connection; a new one where the file is not there any more, or is another one."""
+        if self._connection is None or self._file != _identity(self.path):
+            self._close_file()
+            self.path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            os.close(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o600))
+            self.path.chmod(0o600)
+            connection = sqlite3.connect(self.path, timeout=_BUSY, check_same_thread=False)
+            self._connection, self._file = connection, _identity(self.path)
+            connection.executescript(_SCHEMA)
+        return self._connection
+
+    def _close_file(self, set_aside: bool = False) -> None:
+        with contextlib.suppress(sqlite3.Error):
+            if self._connection:
+                self._connection.close()
+        self._connection = None
+        if set_aside and self.path.exists():
+            aside = self.path.with_name(f"{self.path.name}.damaged-{int(time.time())}")
+            logger.error("it is damaged: it is kept as %s, and a new one is begun", aside.name)
+            self.path.replace(aside)
+            for suffix in ("-wal", "-shm"):
+                self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        found = path.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _is_damaged(error: Exception) -> bool:
+    return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
+
+
+def _tell(written: "Future[bool]", result: bool | Exception) -> None:
+    """The result of a feedback, unless nobody waits for it any more."""
+    if written.set_running_or_notify_cancel():
+        if isinstance(result, Exception):
+            written.set_exception(result)
+        else:
+            written.set_result(result)
 
 
 @contextmanager

@@ -101,6 +101,7 @@ def export(
             min_confidence=least,
             model_digest=sha256(folder / "model.onnx"),
             weights_digest=sha256(folder / "model.safetensors"),
+            ood_digest=sha256(folder / OOD_FILE),
             lineage=lineage,
         )
         files.write_text(folder / "model.json", info.model_dump_json(indent=2) + "\n")

@@ -19,6 +19,6 @@ def test_the_selftest_knows_its_pictures(pictures: dict[str, bytes], tmp_path: P
     assert sorted(path.name for path in (folder / "selftest").iterdir()) == [
         "answers.json", "blue.jpg", "green.jpg", "red.jpg",
     ]  # fmt: skip
-    (folder / "selftest/answers.json").write_text(json.dumps({"red.jpg": [1.0, 0.0]}))
+    (folder / "selftest/answers.json").write_text(json.dumps({"red.jpg": {"blue": 1.0, "red": 0.0}}))
     with pytest.raises(PawprintError, match=r"red\.jpg should give"):
         selftest.check(Classifier(folder))

@@ -1,0 +1,194 @@
+"""Pictures decoded in processes that can be killed: every one that `structure.is_quick` does not vouch for.
+
+    decoders = Decoders(params, streams=2)
+    job = decoders.submit(data, "squash", 95)      # (a 300x300 JPEG, seconds), or BadImage
+
+A process stays warm from one picture to the next. The kernel ends it where a picture takes more of a core's time or
+memory than one of its size may (setitimer, RLIMIT_AS), and the next picture gets another. A decoder that a hostile file
+crashes ends a process and not the service (docs/decisions/decoding.md).
+"""
+
+import ctypes
+import json
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from contextvars import copy_context
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import ParamSpec, TypeVar
+
+from pawprint import image
+from pawprint.config import Serving
+from pawprint.image import BadImage
+from pawprint.serving import decoder_process, metrics, structure
+from pawprint.serving.decoder_process import BAD, FITS, HEAD
+from pawprint.serving.problems import RequestError
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+_LIGHT = 192 * 2**20  # bytes that a picture of ordinary size takes at most: 8 megapixels with alpha, 12 without
+_IDLE, _TIDY = 10.0, 5.0  # seconds: until a process that is not used ends, and between two looks
+_STEADY, _PER_BYTE, _LONGEST = 0.5, 1 / 150e6, 3.0  # seconds of a core: always, a byte of memory, at most
+
+
+def queued(pool: ThreadPoolExecutor, work: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> "Future[_T]":
+    """`pool.submit`; what waits is counted, also where it is cancelled, and logs with the request's id."""
+
+    def begin() -> _T:
+        metrics.QUEUE.dec()
+        return work(*args, **options)
+
+    def end(job: "Future[_T]") -> None:
+        if job.cancelled():
+            metrics.QUEUE.dec()
+
+    metrics.QUEUE.inc()
+    job = pool.submit(copy_context().run, begin)
+    job.add_done_callback(end)
+    return job
+
+
+def too_late(seconds: float) -> RequestError:
+    """The response to a request that waits for too long."""
+    message = f"there was no answer within {seconds:g} seconds; try again, or send a smaller picture"
+    return RequestError(504, "no_answer_in_time", message, {"Retry-After": "1"})
+
+
+class Decoders:
+    """The processes: one a core for pictures of ordinary size, one for large ones, each begun when first needed."""
+
+    def __init__(self, params: Serving, streams: int) -> None:
+        self._params = params
+        self._most = params.max_decode_mb * 2**20
+        self._local = threading.local()
+        self._processes: set[_Process] = set()
+        self._light = ThreadPoolExecutor(streams, thread_name_prefix="decode")
+        self._heavy = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
+        self._light.submit(self._process, _LIGHT)  # warm
+        self._closing = threading.Event()
+        threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
+
+    def submit(self, data: bytes, fit: image.Fit, quality: int) -> "Future[tuple[bytes, float]]":
+        """(the picture as `image.pack` makes it, seconds). BadImage, also where it takes more than one of its size may.
+
+        RequestError 504 where it is not done `answer_seconds` from now.
+        """
+        memory = structure.memory(data)
+        if memory > self._most:
+            raise BadImage(
+                "too_large",
+                f"decoding the picture takes up to {memory / 2**20:,.0f} MB of memory, {self._params.max_decode_mb} MB "
+                "are allowed; send it smaller, or as a JPEG",
+            )
+        pool, limit = (self._light, _LIGHT) if 0 < memory <= _LIGHT else (self._heavy, self._most)
+        seconds = min(_LONGEST, _STEADY + (memory or self._most) * _PER_BYTE)
+        head = HEAD.pack(seconds, self._params.max_pixels, quality, FITS.index(fit))
+        return queued(pool, self._decode, limit, head, data, seconds, time.monotonic() + self._params.answer_seconds)
+
+    def close(self) -> None:
+        """Finish what was accepted, then end the processes."""
+        self._closing.set()
+        for pool in (self._light, self._heavy):
+            pool.shutdown()
+        for process in self._processes:
+            process.end()
+
+    def _tidy(self) -> None:
+        """Give back what a rush has left: processes that are idle, but one, and the memory that malloc keeps."""
+        while not self._closing.wait(_TIDY):
+            for process in sorted(self._processes, key=lambda each: each.limit)[1:]:
+                with process.lock:
+                    if time.monotonic() - process.used > _IDLE:
+                        self._processes.discard(process)
+                        process.end()
+            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+            if trim:
+                trim(0)
+
+    def _decode(self, limit: int, head: bytes, data: bytes, seconds: float, deadline: float) -> tuple[bytes, float]:
+        process, started = self._process(limit), time.monotonic()
+        try:
+            with process.lock:
+                reply = process.request(head, data, deadline - started)
+        except (EOFError, OSError, TimeoutError) as error:
+            self._processes.discard(process)
+            del self._local.process
+            status = process.end()
+            metrics.ENDED.inc()
+            if isinstance(error, TimeoutError):
+                raise too_late(self._params.answer_seconds) from None
+            if status == -signal.SIGPROF:
+                message = (
+                    f"the picture takes more than {seconds:.1f} s of a core to decode; none of its size needs that"
+                )
+                raise BadImage("too_slow_to_decode", message) from None
+            message = "the picture cannot be read; it is damaged or very unusual"
+            raise BadImage("unreadable", message) from None
+        if reply[:1] == BAD:
+            raise BadImage(**json.loads(reply[1:]))
+        return reply[1:], time.monotonic() - started
+
+    def _process(self, limit: int) -> "_Process":
+        """This thread's own."""
+        found: _Process | None = getattr(self._local, "process", None)
+        if found is None or not found.take():
+            try:
+                found = self._local.process = _Process(limit)
+            except (OSError, EOFError):
+                raise RequestError(503, "overloaded", "no process can be started", {"Retry-After": "1"}) from None
+            self._processes.add(found)
+        return found
+
+
+class _Process:
+    """One process, and the pipe to it."""
+
+    ended = False
+
+    def __init__(self, limit: int) -> None:
+        self.limit, self.lock, self.used = limit, threading.Lock(), time.monotonic()
+        self._pipe, theirs = Pipe()
+        root = str(Path(image.__file__).resolve().parents[1])
+        one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
+        # glibc gives blocks of more than a megabyte back at once.
+        returned = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", decoder_process.__name__, str(theirs.fileno()), str(limit)],
+            env={**os.environ, "PYTHONPATH": root, **one_thread, **returned},
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            pass_fds=[theirs.fileno()],
+        )
+        theirs.close()
+        self._pipe.recv_bytes()  # it is ready
+
+    def take(self) -> bool:
+        """Keep it from being ended as idle; False where it is."""
+        with self.lock:
+            self.used = time.monotonic()
+            return not self.ended
+
+    def request(self, head: bytes, data: bytes, seconds: float) -> bytes:
+        """The reply; EOFError or OSError where the process has ended, TimeoutError after `seconds`."""
+        if seconds > 0:
+            self._pipe.send_bytes(head)
+            self._pipe.send_bytes(data)
+            if self._pipe.poll(seconds):
+                return self._pipe.recv_bytes()
+        raise TimeoutError
+
+    def end(self) -> int:
+        """Its exit status; it is killed where it still runs."""
+        self.ended = True
+        self._pipe.close()
+        with suppress(subprocess.TimeoutExpired):
+            self._process.wait(0.1)
+        self._process.kill()
+        return self._process.wait()
