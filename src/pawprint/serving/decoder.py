@@ -114,6 +114,8 @@ class Decoders:
 
     def _decode(self, limit: int, head: bytes, data: bytes, seconds: float, deadline: float) -> tuple[bytes, float]:
         process, started = self._process(limit), time.monotonic()
+        if started > deadline:  # it has waited for a process to start
+            raise too_late(self._params.answer_seconds)
         try:
             with process.lock:
                 reply = process.request(head, data, deadline - started)
@@ -177,12 +179,11 @@ class _Process:
 
     def request(self, head: bytes, data: bytes, seconds: float) -> bytes:
         """The reply; EOFError or OSError where the process has ended, TimeoutError after `seconds`."""
-        if seconds > 0:
-            self._pipe.send_bytes(head)
-            self._pipe.send_bytes(data)
-            if self._pipe.poll(seconds):
-                return self._pipe.recv_bytes()
-        raise TimeoutError
+        self._pipe.send_bytes(head)
+        self._pipe.send_bytes(data)
+        if not self._pipe.poll(seconds):
+            raise TimeoutError
+        return self._pipe.recv_bytes()
 
     def end(self) -> int:
         """Its exit status; it is killed where it still runs."""

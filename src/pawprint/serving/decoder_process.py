@@ -36,13 +36,13 @@ def serve(pipe: Connection, limit: int) -> None:
     """The process: one picture after the other, until the pipe is closed."""
     for ignored in (signal.SIGINT, signal.SIGTERM):  # it ends with the service, when what was accepted is decoded
         signal.signal(ignored, signal.SIG_IGN)
-    os.nice(_NICE)
     image.load(image.encode(np.zeros((8, 8, 3), np.uint8)))  # what libraries load at their first use
     if sys.platform == "linux":
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + limit + _SLACK, used + limit + _SLACK))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pipe.send_bytes(DONE)
+    os.nice(_NICE)  # from here on: the start is awaited
     while True:
         try:
             seconds, max_pixels, quality, fit = HEAD.unpack(pipe.recv_bytes())

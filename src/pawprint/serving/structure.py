@@ -74,6 +74,8 @@ def memory(data: bytes) -> int:
         return abs(width * height) * _OPAQUE
     if data.startswith(b"RIFF") and len(data) > 30:
         return _webp_pixels(data) * (_OPAQUE if data[12:16] == b"VP8 " else _LAYERED)
+    if data.startswith((b"II", b"MM")):
+        return _tiff_pixels(data) * _LAYERED * 2  # its depth may be anything
     if data[4:8] == b"ftyp":
         found = (struct.unpack(">II", match[1]) for match in re.finditer(rb"ispe\0{4}(.{8})", data[:65536], re.DOTALL))
         return max((width * height for width, height in found), default=0) * _LAYERED
@@ -156,6 +158,20 @@ def _webp_pixels(data: bytes) -> int:
         return ((bits & 0x3FFF) + 1) * ((bits >> 14 & 0x3FFF) + 1)
     width, height = struct.unpack_from("<HH", data, 26)
     return int((width & 0x3FFF) * (height & 0x3FFF))
+
+
+def _tiff_pixels(data: bytes) -> int:
+    """Of the first directory; 0 where it has no size that can be read at once."""
+    order, size = (">" if data.startswith(b"MM") else "<"), {256: 0, 257: 0}
+    if data[2:4] not in (b"*\0", b"\0*"):
+        return 0
+    start = next(_directories(data), 0)
+    entries = struct.unpack_from(order + "H", data, start)[0] if start else 0
+    for place in range(start + 2, min(start + 2 + 12 * min(entries, _EXIF_ENTRIES), len(data) - 12), 12):
+        tag, kind, _, value = struct.unpack_from(order + "HHII", data, place)
+        if tag in size:
+            size[tag] = value if kind == 4 else struct.unpack_from(order + "H", data, place + 8)[0]
+    return size[256] * size[257]
 
 
 def _directories(data: bytes) -> Iterator[int]:
