@@ -87,8 +87,8 @@ class Decoders:
                 f"decoding the picture takes up to {memory / 2**20:,.0f} MB of memory, {self._params.max_decode_mb} MB "
                 "are allowed; send it smaller, or as a JPEG",
             )
-        pool, limit = (self._light, _LIGHT) if 0 < memory <= _LIGHT else (self._heavy, self._most)
-        seconds = min(_LONGEST, _STEADY + (memory or self._most) * _PER_BYTE)
+        pool, limit = (self._light, _LIGHT) if memory <= _LIGHT else (self._heavy, self._most)
+        seconds = min(_LONGEST, _STEADY + (memory or _LIGHT) * _PER_BYTE)
         head = HEAD.pack(seconds, self._params.max_pixels, quality, FITS.index(fit))
         return queued(pool, self._decode, limit, head, data, seconds, time.monotonic() + self._params.answer_seconds)
 

@@ -43,6 +43,7 @@ def serve(pipe: Connection, limit: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pipe.send_bytes(DONE)
     os.nice(_NICE)  # from here on: the start is awaited
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng and libtiff write a line about every oddity
     while True:
         try:
             seconds, max_pixels, quality, fit = HEAD.unpack(pipe.recv_bytes())
