@@ -34,6 +34,7 @@ from pawprint.serving.problems import RequestError
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _LIGHT = 192 * 2**20  # bytes that a picture of ordinary size takes at most: 8 megapixels with alpha, 12 without
+_WARM = 2  # processes that are kept
 _IDLE, _TIDY = 10.0, 5.0  # seconds: until a process that is not used ends, and between two looks
 _STEADY, _PER_BYTE, _LONGEST = 0.5, 1 / 150e6, 3.0  # seconds of a core: always, a byte of memory, at most
 
@@ -62,18 +63,19 @@ def too_late(seconds: float) -> RequestError:
 
 
 class Decoders:
-    """The processes: one a core for pictures of ordinary size, one for large ones, each begun when first needed."""
+    """The processes. As many pictures of ordinary size are decoded at once as there are cores, and one large one."""
 
     def __init__(self, params: Serving, streams: int) -> None:
         self._params = params
         self._most = params.max_decode_mb * 2**20
-        self._local = threading.local()
-        self._processes: set[_Process] = set()
+        self._idle: list[_Process] = []  # the last one was used last
+        self._lock, self._closing = threading.Lock(), threading.Event()
         self._light = ThreadPoolExecutor(streams, thread_name_prefix="decode")
         self._heavy = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
-        self._light.submit(self._process, _LIGHT)  # warm
-        self._closing = threading.Event()
-        threading.Thread(target=self._tidy, name="tidy", daemon=True).start()
+        self._starter = ThreadPoolExecutor(1, thread_name_prefix="decode-start")
+        for _ in range(_WARM):
+            self._starter.submit(self._start)
+        threading.Thread(target=self._tidy, name="decode-tidy", daemon=True).start()
 
     def submit(self, data: bytes, fit: image.Fit, quality: int) -> "Future[tuple[bytes, float]]":
         """(the picture as `image.pack` makes it, seconds). BadImage, also where it takes more than one of its size may.
@@ -89,80 +91,83 @@ class Decoders:
             )
         pool, limit = (self._light, _LIGHT) if memory <= _LIGHT else (self._heavy, self._most)
         seconds = min(_LONGEST, _STEADY + (memory or _LIGHT) * _PER_BYTE)
-        head = HEAD.pack(seconds, self._params.max_pixels, quality, FITS.index(fit))
-        return queued(pool, self._decode, limit, head, data, seconds, time.monotonic() + self._params.answer_seconds)
+        head = HEAD.pack(seconds, limit, self._params.max_pixels, quality, FITS.index(fit))
+        return queued(pool, self._decode, head, data, seconds, time.monotonic() + self._params.answer_seconds)
 
     def close(self) -> None:
         """Finish what was accepted, then end the processes."""
         self._closing.set()
-        for pool in (self._light, self._heavy):
+        for pool in (self._light, self._heavy, self._starter):
             pool.shutdown()
-        for process in self._processes:
+        for process in self._idle:
             process.end()
 
-    def _tidy(self) -> None:
-        """Give back what a rush has left: processes that are idle, but one, and the memory that malloc keeps."""
-        while not self._closing.wait(_TIDY):
-            for process in sorted(self._processes, key=lambda each: each.limit)[1:]:
-                with process.lock:
-                    if time.monotonic() - process.used > _IDLE:
-                        self._processes.discard(process)
-                        process.end()
-            trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
-            if trim:
-                trim(0)
-
-    def _decode(self, limit: int, head: bytes, data: bytes, seconds: float, deadline: float) -> tuple[bytes, float]:
-        process, started = self._process(limit), time.monotonic()
-        if started > deadline:  # it has waited for a process to start
-            raise too_late(self._params.answer_seconds)
+    def _decode(self, head: bytes, data: bytes, seconds: float, deadline: float) -> tuple[bytes, float]:
+        with self._lock:
+            process = self._idle.pop() if self._idle else None
         try:
-            with process.lock:
-                reply = process.request(head, data, deadline - started)
+            process = process or _Process()
+        except (OSError, EOFError):
+            raise RequestError(503, "overloaded", "no process can be started", {"Retry-After": "1"}) from None
+        started = time.monotonic()
+        try:
+            if started > deadline:  # it has waited for a process to start
+                raise too_late(self._params.answer_seconds)
+            reply = process.request(head, data, deadline - started)
         except (EOFError, OSError, TimeoutError) as error:
-            self._processes.discard(process)
-            del self._local.process
             status = process.end()
             metrics.ENDED.inc()
+            self._starter.submit(self._start)
             if isinstance(error, TimeoutError):
                 raise too_late(self._params.answer_seconds) from None
             if status == -signal.SIGPROF:
-                message = (
-                    f"the picture takes more than {seconds:.1f} s of a core to decode; none of its size needs that"
-                )
+                message = f"decoding takes more than {seconds:.1f} s of a core, which no picture of its size needs"
                 raise BadImage("too_slow_to_decode", message) from None
             message = "the picture cannot be read; it is damaged or very unusual"
             raise BadImage("unreadable", message) from None
+        finally:
+            if not process.ended:
+                self._put(process)
         if reply[:1] == BAD:
             raise BadImage(**json.loads(reply[1:]))
         return reply[1:], time.monotonic() - started
 
-    def _process(self, limit: int) -> "_Process":
-        """This thread's own."""
-        found: _Process | None = getattr(self._local, "process", None)
-        if found is None or not found.take():
-            try:
-                found = self._local.process = _Process(limit)
-            except (OSError, EOFError):
-                raise RequestError(503, "overloaded", "no process can be started", {"Retry-After": "1"}) from None
-            self._processes.add(found)
-        return found
+    def _start(self) -> None:
+        self._put(_Process())
+
+    def _put(self, process: "_Process") -> None:
+        process.used = time.monotonic()
+        with self._lock:
+            self._idle.append(process)
+
+    def _tidy(self) -> None:
+        """Give back what a rush has left: idle processes but the warm ones, and the memory that malloc keeps."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        while not self._closing.wait(_TIDY):
+            with self._lock:
+                before = time.monotonic() - _IDLE
+                surplus = [each for each in self._idle[: max(0, len(self._idle) - _WARM)] if each.used < before]
+                self._idle = [each for each in self._idle if each not in surplus]
+            for process in surplus:
+                process.end()
+            if trim:
+                trim(0)
 
 
 class _Process:
     """One process, and the pipe to it."""
 
     ended = False
+    used = 0.0  # when it became idle
 
-    def __init__(self, limit: int) -> None:
-        self.limit, self.lock, self.used = limit, threading.Lock(), time.monotonic()
+    def __init__(self) -> None:
         self._pipe, theirs = Pipe()
         root = str(Path(image.__file__).resolve().parents[1])
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
         # glibc gives blocks of more than a megabyte back at once.
         returned = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", decoder_process.__name__, str(theirs.fileno()), str(limit)],
+            [sys.executable, "-m", decoder_process.__name__, str(theirs.fileno())],
             env={**os.environ, "PYTHONPATH": root, **one_thread, **returned},
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -170,12 +175,6 @@ class _Process:
         )
         theirs.close()
         self._pipe.recv_bytes()  # it is ready
-
-    def take(self) -> bool:
-        """Keep it from being ended as idle; False where it is."""
-        with self.lock:
-            self.used = time.monotonic()
-            return not self.ended
 
     def request(self, head: bytes, data: bytes, seconds: float) -> bytes:
         """The reply; EOFError or OSError where the process has ended, TimeoutError after `seconds`."""

@@ -1,6 +1,6 @@
 """A process that decodes one picture after the other, and that the kernel ends where one takes too much.
 
-    python -m pawprint.serving.decoder_process FD MEMORY       # decoder.py starts it
+    python -m pawprint.serving.decoder_process FD       # decoder.py starts it
 
 It reads two messages for each picture from the pipe FD, `HEAD` and the bytes, and writes one: `DONE` and the packed
 picture, or `BAD` and a problem as JSON. It imports no metrics: their files are those of the service's own processes.
@@ -23,7 +23,7 @@ from pawprint import image
 from pawprint.image import BadImage
 from pawprint.serving import structure
 
-HEAD = struct.Struct("<dQiB")  # seconds of a core, pixels at most, quality, index in FITS
+HEAD = struct.Struct("<dQQiB")  # seconds of a core, bytes of memory, pixels at most, quality, index in FITS
 FITS: tuple[image.Fit, ...] = ("squash", "letterbox", "crop")
 DONE, BAD = b"\0", b"\1"
 _SLACK = 96 * 2**20  # bytes that decoders need beside the picture
@@ -32,24 +32,26 @@ _UNREADABLE = "the picture cannot be read; it is damaged or very unusual"
 _TOO_LARGE = "the picture takes more memory to decode than it may"
 
 
-def serve(pipe: Connection, limit: int) -> None:
+def serve(pipe: Connection) -> None:
     """The process: one picture after the other, until the pipe is closed."""
     for ignored in (signal.SIGINT, signal.SIGTERM):  # it ends with the service, when what was accepted is decoded
         signal.signal(ignored, signal.SIG_IGN)
     image.load(image.encode(np.zeros((8, 8, 3), np.uint8)))  # what libraries load at their first use
+    used = 0
     if sys.platform == "linux":
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (used + limit + _SLACK, used + limit + _SLACK))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     pipe.send_bytes(DONE)
     os.nice(_NICE)  # from here on: the start is awaited
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng and libtiff write a line about every oddity
     while True:
         try:
-            seconds, max_pixels, quality, fit = HEAD.unpack(pipe.recv_bytes())
+            seconds, memory, max_pixels, quality, fit = HEAD.unpack(pipe.recv_bytes())
             data = pipe.recv_bytes()
         except EOFError:
             return
+        if used:
+            resource.setrlimit(resource.RLIMIT_AS, (used + memory + _SLACK, resource.RLIM_INFINITY))
         signal.setitimer(signal.ITIMER_PROF, seconds)  # at its end the kernel ends the process
         reply = _reply(partial(_pack, data, FITS[fit], quality, max_pixels))
         signal.setitimer(signal.ITIMER_PROF, 0)
@@ -74,4 +76,4 @@ def _reply(work: Callable[[], bytes]) -> bytes:
 
 
 if __name__ == "__main__":
-    serve(Connection(int(sys.argv[1])), int(sys.argv[2]))
+    serve(Connection(int(sys.argv[1])))
