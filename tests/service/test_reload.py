@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import httpx
+import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from pawprint.serving import selftest
 from service_process import checkout, serving
@@ -80,15 +82,44 @@ def test_a_new_champion_is_taken_over_with_no_failed_request(
 def test_a_broken_champion_is_not_taken_over(url: str, folder: Path, pictures: dict[str, bytes]) -> None:
     answers = folder / "selftest/answers.json"
     known = json.loads(answers.read_text())
-    answers.write_text(json.dumps(known | {"red.jpg": known["blue.jpg"]}))
-    response = httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30)
-    assert (response.status_code, response.json()["reason"]) == (409, "not_reloaded")
-    assert "self-test" in response.json()["error"]
+    model = folder / "model.json"
+    described = json.loads(model.read_text())
+    swapped = {"classes": ["red", "blue"]}
+    more = {"classes": ["blue", "red", "yellow"]}
+    bank = folder / "ood.safetensors"
+    whole = bank.read_bytes()
+    other = save({"embeddings": np.ones((4, 5), np.float32), "k": np.array([1])})
+    nan = save({"embeddings": np.full((4, 3), np.nan, np.float32), "k": np.array([1])})
+    for damaged, content in (
+        (answers, json.dumps(known | {"red.jpg": known["blue.jpg"]}).encode()), (answers, b"[1"), (answers, b'{"gone.jpg": {}}'),
+        (model, json.dumps(described | swapped).encode()), (model, json.dumps(described | more).encode()),
+        (bank, other), (bank, nan), (bank, b"x"), (folder / "selftest/red.jpg", b"no picture"),
+    ):  # fmt: skip
+        before = damaged.read_bytes()
+        damaged.write_bytes(content)
+        response = httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30)
+        assert (response.status_code, response.json()["reason"]) == (409, "not_reloaded"), (damaged, content[:50])
+        damaged.write_bytes(before)
+    assert bank.read_bytes() == whole
+    assert httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30).status_code == 200
     with (folder / "model.onnx").open("ab") as file:
         file.write(b"\0")
     assert httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30).status_code == 409
     assert version(url) == "3"
     assert httpx.post(f"{url}/predict", content=pictures["red"]).json()["label"] == "red"
+
+
+def test_wrong_tokens_are_paced_and_the_right_one_goes_on(url: str) -> None:
+    assert httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30).status_code == 200
+    seen = [
+        httpx.post(f"{url}/admin/reload", headers={"Authorization": f"Bearer guess{number}"}).status_code
+        for number in range(60)
+    ]
+    assert set(seen) == {401, 429} and seen[-1] == 429
+    assert httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30).status_code == 200
+    # X-Forwarded-For of a caller that is no trusted proxy makes no new address
+    headers = {"Authorization": "Bearer guess", "X-Forwarded-For": "1.2.3.4"}
+    assert httpx.post(f"{url}/admin/reload", headers=headers).status_code == 429
 
 
 def test_only_the_admin_may(url: str, service: str) -> None:

@@ -166,13 +166,18 @@ class _Process:
         one_thread = {"OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "1"}
         # glibc gives blocks of more than a megabyte back at once.
         returned = {"MALLOC_MMAP_THRESHOLD_": "1048576", "MALLOC_TRIM_THRESHOLD_": "1048576"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", decoder_process.__name__, str(theirs.fileno())],
-            env={**os.environ, "PYTHONPATH": root, **one_thread, **returned},
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            pass_fds=[theirs.fileno()],
-        )
+        # The supervisor sends its signal to all processes below it; this one ends when what was accepted is decoded.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+        try:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", decoder_process.__name__, str(theirs.fileno())],
+                env={**os.environ, "PYTHONPATH": root, **one_thread, **returned},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+            )
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
         theirs.close()
         self._pipe.recv_bytes()  # it is ready
 

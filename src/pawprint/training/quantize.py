@@ -19,7 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from pawprint import files
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.inference import ood
-from pawprint.inference.classifier import ModelInfo, read_bank
+from pawprint.inference.classifier import OOD_FILE, ModelInfo, read_bank
 from pawprint.lineage import Lineage, sha256
 from pawprint.training.dataloader import chunks
 from pawprint.training.export import open_session, save_bank
@@ -52,6 +52,7 @@ def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: 
                 "quantized_from": info.candidate,
                 "ood_threshold": ood.threshold(bank.typicality(tuned, probabilities), unlike),
                 "model_digest": sha256(folder / "model.onnx"),
+                "ood_digest": sha256(folder / OOD_FILE),
                 "lineage": lineage,
             }
         )
