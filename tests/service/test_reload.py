@@ -91,7 +91,8 @@ def test_a_broken_champion_is_not_taken_over(url: str, folder: Path, pictures: d
     other = save({"embeddings": np.ones((4, 5), np.float32), "k": np.array([1])})
     nan = save({"embeddings": np.full((4, 3), np.nan, np.float32), "k": np.array([1])})
     for damaged, content in (
-        (answers, json.dumps(known | {"red.jpg": known["blue.jpg"]}).encode()), (answers, b"[1"), (answers, b'{"gone.jpg": {}}'),
+        (answers, json.dumps(known | {"red.jpg": known["blue.jpg"]}).encode()),
+        (answers, b"[1"), (answers, b'{"gone.jpg": {}}'),
         (model, json.dumps(described | swapped).encode()), (model, json.dumps(described | more).encode()),
         (bank, other), (bank, nan), (bank, b"x"), (folder / "selftest/red.jpg", b"no picture"),
     ):  # fmt: skip
