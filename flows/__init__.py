@@ -6,8 +6,18 @@ started, the code that runs must be the copy's own and not what the environment 
 
 import sys
 from pathlib import Path
+from types import TracebackType
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "src"))
+
+
+def _without_interrupt(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Ctrl-C while a stage is still importing is no error, and needs no traceback."""
+    if not issubclass(kind, KeyboardInterrupt):
+        sys.__excepthook__(kind, error, trace)
+
+
+sys.excepthook = _without_interrupt
 
 import pawprint as pawprint  # noqa: E402  first of all imports: it turns telemetry off

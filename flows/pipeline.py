@@ -57,8 +57,13 @@ def pipeline(photos: str | None = None, name: str | None = None) -> None:
 @step()
 def import_photos(photos: str, name: str | None) -> None:
     """Replace data/ by a person's photographs and let DVC version them."""
-    say(ingest.ingest(photos, ROOT / "data", name).summary())
+    before = dvc.snapshot(ROOT)
+    result = ingest.ingest(photos, ROOT / "data", name)
+    say(result.summary())
     dvc.add(ROOT, "data")
+    if result.changed and before:
+        dvc.keep(ROOT, before)
+        say("The photographs of before are kept: `pawprint photos undo` brings them back.")
 
 
 @step(retries=2, delay=5)

@@ -17,6 +17,7 @@ from pawprint.data.dataset import PreparedDataset
 from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
 from pawprint.files import write_json, write_text
+from pawprint.models import registry
 from pawprint.progress import say
 from pawprint.tracking.journal import JournaledRun
 from pawprint.tracking.tracker import Tracker
@@ -33,6 +34,7 @@ def train(name: str) -> None:
     params = load_params(ROOT / "params.yaml")
     if name in params.quantized:
         raise PawprintError(f"{name} is not trained. `python -m flows.quantize --model {name}` makes it.")
+    registry.check(params)
     data, executed = PreparedDataset.open(ROOT / "prepared"), devices.resolve_precision(params)
 
     # 2. the checkpoint of a training that was killed, outside of what DVC deletes when a stage starts

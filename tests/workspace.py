@@ -1,12 +1,17 @@
 """A clone of the project under tmp, in which commands run as a user types them."""
 
+import fcntl
 import json
 import os
+import pty
 import shutil
 import signal
 import sqlite3
+import struct
 import subprocess
 import sys
+import termios
+import time
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +55,35 @@ class Workspace:
             raise
         assert (process.returncode != 0) == fails, output
         return output
+
+    def typed(self, *words: str, columns: int = 80, at: str = "", keys: str = "") -> tuple[str, float]:
+        """Run a command on a terminal; `keys` are typed when `at` is shown. (what was shown, seconds until the end)."""
+        ours, theirs = pty.openpty()
+        fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 50, columns, 0, 0))
+        environment = {k: v for k, v in self.environment.items() if k != "COLUMNS"} | {"TERM": "xterm"}
+        process = subprocess.Popen(
+            ["setsid", "--ctty", "--wait", *words],
+            cwd=self.root,
+            env=environment,
+            stdin=theirs,
+            stdout=theirs,
+            stderr=theirs,
+        )
+        os.close(theirs)
+        output, began = "", time.monotonic()
+        try:
+            while time.monotonic() - began < LIMIT:
+                piece = os.read(ours, 65536)
+                output += piece.decode(errors="replace")
+                if keys and at in output:
+                    os.write(ours, keys.encode())
+                    keys, began = "", time.monotonic()
+        except OSError:  # all that wrote to the terminal have ended
+            pass
+        finally:
+            os.close(ours)
+            process.wait(timeout=30)
+        return output, time.monotonic() - began
 
     def run(self, *words: str, **options: Any) -> str:
         """What `make run` calls."""

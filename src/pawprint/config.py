@@ -9,6 +9,7 @@ params.yaml shows every parameter; a default here holds where an entry leaves on
 
 import hashlib
 import json
+import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
@@ -237,6 +238,13 @@ class Params(_Closed):
     serving: Serving
 
     @model_validator(mode="after")
+    def _models_can_be_named(self) -> Self:
+        for name in (*self.candidates, *self.quantized):
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_-]{0,63}", name):
+                raise ValueError(f"a candidate is called {name!r}; letters, digits, _ and - can name one")
+        return self
+
+    @model_validator(mode="after")
     def _quantized_is_known(self) -> Self:
         for name, source in self.quantized.items():
             if source not in self.candidates:
@@ -279,9 +287,23 @@ def load_serving(path: Path) -> Serving:
     return _check(Serving, raw.get("serving", {}) if isinstance(raw, dict) else raw, path)
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML 1.1, with numbers as people and DVC write them: 3e-4 is one, and 1e6 a whole one."""
+
+
+def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
+    value = float(loader.construct_yaml_float(node))
+    return int(value) if "e" in node.value.lower() and value.is_integer() else value
+
+
+_FLOAT = "tag:yaml.org,2002:float"
+_Loader.add_constructor(_FLOAT, _number)
+_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+
+
 def _load_yaml(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:
         raise PawprintError(f"{path} is missing. Run from the project's root, or `git checkout {path}`.") from None
     except yaml.YAMLError as error:
@@ -304,6 +326,8 @@ def _explain(problem: Any) -> str:
         return "unknown key; correct its spelling or remove it"
     if problem["type"] == "missing":
         return "missing; add it (`git diff params.yaml` shows what changed)"
+    if problem["type"] in ("float_type", "int_type") and isinstance(problem["input"], str):
+        return f"a number is expected, such as 0.001 or 3e-4 (found {problem['input']!r})"
     return f"{problem['msg']} (found {problem['input']!r})"
 
 

@@ -31,6 +31,7 @@ _MADE_BY_INIT = ".pawprint.json"  # a project whose code is the installed packag
 PATIENCE = 15.0  # seconds that DVC and its stage have to end by themselves when a run is stopped
 BUSY = 2.0  # of these, that DVC may be busy with no stage running
 LOCKFILE = "dvc.lock"
+BEFORE = Path(".dvc") / "tmp" / "data.dvc.before"  # the pointer to the photographs that were replaced last
 # `dvc` without its own messages: its stages inherit the file descriptor, not the Python object. Of errors the one that
 # a stage failed is left out, because the stage has said why.
 _QUIET = """
@@ -87,6 +88,45 @@ def own(root: Path, target: str = "data") -> None:
     files.write_text(pointer, yaml.safe_dump(content, sort_keys=False))
 
 
+def snapshot(root: Path, target: str = "data") -> bytes:
+    """Version `target` as it is, before a command replaces it; `keep` and `undo` take what this gives.
+
+    b"" where there is none yet, or no DVC.
+    """
+    pointer = root / f"{target}.dvc"
+    if not (root / ".dvc").is_dir() or not (root / target).exists():
+        return b""
+    if not pointer.exists() or json.loads(_dvc(root, "status", "--json", pointer.name)):
+        add(root, target)
+    return pointer.read_bytes()
+
+
+def keep(root: Path, version: bytes) -> None:
+    """Remember the version of `snapshot`, which was replaced meanwhile, for `undo`."""
+    if version:
+        files.write_bytes(root / BEFORE, version)
+
+
+def undo(root: Path, target: str = "data") -> None:
+    """Bring back what `keep` remembers; a second call undoes that.
+
+    Raises:
+        PawprintError: Nothing is remembered, or DVC's cache no longer holds it.
+    """
+    if not (root / BEFORE).exists():
+        raise PawprintError("There are no photographs of before: none were imported, relabelled or dropped here.")
+    before, now = (root / BEFORE).read_bytes(), snapshot(root, target)
+    pointer = root / f"{target}.dvc"
+    files.write_bytes(pointer, before)
+    try:
+        _dvc(root, "checkout", pointer.name)
+    except PawprintError:
+        files.write_bytes(pointer, now)
+        _dvc(root, "checkout", "--force", pointer.name)
+        raise
+    keep(root, now)
+
+
 def data_hash(root: Path, commit: str = "") -> str:
     """The hash of the photographs that data.dvc names; with `commit` the data.dvc of that commit, "" without one.
 
@@ -100,8 +140,8 @@ def data_hash(root: Path, commit: str = "") -> str:
         if commit:
             return ""
         raise PawprintError(
-            "data.dvc is missing or names no photographs. `git checkout data.dvc` brings the sample back; "
-            "`make run PHOTOS=<zip or folder>` takes your own."
+            "data.dvc is missing or names no photographs. `dvc add data` versions what is in data/; without a data/, "
+            "`make run PHOTOS=<zip or folder>` takes your own and `git checkout data.dvc` the sample."
         ) from None
 
 

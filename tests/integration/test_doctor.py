@@ -133,3 +133,12 @@ def test_a_folder_as_remote_must_be_there(tmp_path: Path) -> None:
     (tmp_path / "store").mkdir()
     assert doctor.remote(tmp_path).state == "ok"
     shutil.rmtree(tmp_path / "store")
+
+
+def test_a_dvc_lock_that_was_cut_off_is_named(tmp_path: Path) -> None:
+    assert doctor.lockfile(tmp_path).state == "ok"
+    (tmp_path / "dvc.lock").write_text("schema: '2.0'\nstages: {}\n")
+    assert doctor.lockfile(tmp_path).state == "ok"
+    (tmp_path / "dvc.lock").write_text("")
+    assert doctor.lockfile(tmp_path).state == "fail"
+    assert "pawprint run" in doctor.lockfile(tmp_path).remedy

@@ -201,6 +201,24 @@ def test_a_training_that_is_killed_goes_on_in_its_run_and_ends_in_the_same_bytes
     kept.rename(model)
 
 
+def test_ctrl_c_is_one_line_and_each_tool_knows_that_the_run_was_stopped(workspace: Workspace) -> None:
+    before = (workspace.root / "dvc.lock").read_bytes()
+    workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=50))
+    shown, seconds = workspace.typed("make", "run", at=" 2/50", keys="\x03")
+    lines = [line for line in re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", shown).splitlines() if line.strip()]
+    assert lines[-1] == "Stopped. The same command resumes."
+    assert "Traceback" not in shown
+    assert len(lines[-1]) < 80
+    print(f"{seconds:.1f} s from Ctrl-C to the prompt")
+    trained, pipeline = workspace.query("select status, name from runs order by start_time desc limit 2")
+    assert {trained[0], pipeline[0]} == {"KILLED"}, (trained, pipeline)
+    with sqlite3.connect(Path(workspace.environment["PREFECT_HOME"]) / "prefect.db") as db:
+        states = db.execute("select name, state_name from flow_run order by created desc limit 2").fetchall()
+    assert dict(states) == {"train article_cnn": "Crashed", "pipeline": "Crashed"}
+    assert (workspace.root / "dvc.lock").read_bytes() == before
+    workspace("git", "checkout", "-q", "params.yaml")
+
+
 def test_one_candidate_s_parameter_retrains_that_one(workspace: Workspace) -> None:
     first = workspace.json("models/article_cnn/run.json")["run_id"]
     workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=1))

@@ -37,6 +37,8 @@ def test_the_project_s_own_params_are_valid_and_frozen() -> None:
         ("seed: 2017", "", "`seed`: missing"),
         ("train: 0.70", "train: 0.80", "must sum to 1"),
         ("fit: squash", "fit: stretch", "preprocess.fit"),
+        ("  article_cnn:", "  my net:", "a candidate is called 'my net'"),
+        ("quantized: {}", "quantized: {a/b: article_cnn}", "a candidate is called 'a/b'"),
         ("quantized: {}", "quantized: {small: resnet}", "'resnet', which is no candidate"),
         ("quantized: {}", "quantized: {article_cnn: article_cnn}", "has the name of a candidate"),
         ("schema_version: 2", "int8: []", "has schema_version 1; this version of pawprint reads 2"),
@@ -47,6 +49,36 @@ def test_a_wrong_move_names_the_key(tmp_path: Path, old: str, new: str, said: st
         load_params(edited(tmp_path, old, new))
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("3e-4", 0.0003),
+        ("3E-4", 0.0003),
+        ("+1e-3", 0.001),
+        (".5e-2", 0.005),
+        ("1.e-2", 0.01),
+        ("1e0", 1.0),
+        ("0.001", 0.001),
+    ],
+)
+def test_numbers_are_read_as_people_write_them(tmp_path: Path, written: str, read: float) -> None:
+    params = load_params(edited(tmp_path, "learning_rate: 0.001", f"learning_rate: {written}"))
+    assert params.candidates["article_cnn"].learning_rate == read
+    assert type(params.candidates["article_cnn"].learning_rate) is float
+
+
+@pytest.mark.parametrize(("written", "read"), [("1e8", 10**8), ("2.5e+7", 25_000_000), ("100_000", 100_000)])
+def test_a_whole_number_may_have_an_exponent(tmp_path: Path, written: str, read: int) -> None:
+    params = load_params(edited(tmp_path, "max_pixels: 100_000_000", f"max_pixels: {written}"))
+    assert params.preprocess.max_pixels == read
+
+
+@pytest.mark.parametrize("written", ["0,001", "'3e-4'", "3e-", "1e-3x", "a lot"])
+def test_what_is_no_number_is_refused_with_an_example(tmp_path: Path, written: str) -> None:
+    with pytest.raises(PawprintError, match="learning_rate`: a number is expected, such as"):
+        load_params(edited(tmp_path, "learning_rate: 0.001", f"learning_rate: {written}"))
 
 
 def test_a_quantized_model_has_the_parameters_of_its_source(tmp_path: Path) -> None:

@@ -76,7 +76,7 @@ def test_dvc_s_own_errors_are_shown(root: Path) -> None:
 
 
 def test_a_run_that_is_stopped_at_any_moment_leaves_dvc_lock_whole(root: Path) -> None:
-    stage = "  s{0}:\n    cmd: echo {0}; cp data/a o{0}\n    outs: [o{0}]\n"
+    stage = "  s{0}:\n    cmd: echo {0}; sleep 0.4; cp data/a o{0}\n    outs: [o{0}]\n"
     (root / "dvc.yaml").write_text("stages:\n" + "".join(stage.format(number) for number in range(6)))
     for stop in (1, 3, 4):
         (root / "data" / "a").write_text(str(stop))
@@ -155,3 +155,32 @@ def test_a_remote_that_the_environment_names_becomes_the_default_and_keeps_its_k
         assert dvc.default_remote(root) == "team"
         assert dvc.remote(root, "team") == {"url": url, "jobs": "2"}
     assert "s3" not in (root / ".dvc" / "config").read_text()
+
+
+def test_an_undo_brings_back_photographs_that_no_commit_names(root: Path) -> None:
+    with pytest.raises(PawprintError, match="no photographs of before"):
+        dvc.undo(root)
+    mine, pointer = root / "data" / "a", root / "data.dvc"
+    mine.write_text("mine, changed and never versioned")
+    before = dvc.snapshot(root)
+    mine.unlink()
+    (root / "data" / "b").write_text("of another source")
+    dvc.keep(root, before)
+    dvc.undo(root)
+    assert mine.read_text() == "mine, changed and never versioned"
+    assert not (root / "data" / "b").exists()
+    assert pointer.read_bytes() == before
+    dvc.undo(root)  # and forward again
+    assert (root / "data" / "b").read_text() == "of another source"
+    assert not mine.exists()
+
+
+def test_an_undo_that_cannot_be_leaves_all_as_it_is(root: Path) -> None:
+    mine = root / "data" / "a"
+    before = dvc.snapshot(root)
+    mine.write_text("2")
+    dvc.keep(root, before.replace(b"md5: ", b"md5: 0", 1))
+    with pytest.raises(PawprintError, match="checkout"):
+        dvc.undo(root)
+    assert mine.read_text() == "2"
+    assert dvc.status(root).keys() == {"copy"}

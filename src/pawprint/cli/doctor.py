@@ -77,6 +77,7 @@ def checks(root: Path) -> Iterator[Finding]:
     yield _service()
     yield remote(root)
     yield index(root)
+    yield lockfile(root)
     yield from _secrets(root / ".env")
 
 
@@ -136,7 +137,7 @@ def _disk(root: Path) -> Finding:
     free = shutil.disk_usage(root).free / _GB
     found = f"{free:,.0f} GB free in {root}"
     if free < 1:
-        return Finding("disk", "fail", found, "free some: `dvc gc --workspace`, cache/ is safe to delete")
+        return Finding("disk", "fail", found, "free some: cache/features/ is computed again where it is gone")
     if free < 10:
         return Finding("disk", "warn", found, "a run of some thousand photographs takes a few GB")
     return Finding("disk", "ok", found)
@@ -239,6 +240,16 @@ def index(root: Path) -> Finding:
     if not (root / ".dvc").is_dir() or dvc.index_is_private(root):
         return Finding("dvc index", "ok", "nobody else can write it")
     return Finding("dvc index", "warn", "is in a folder that everybody can write", "make setup")
+
+
+def lockfile(root: Path) -> Finding:
+    """Is dvc.lock whole?"""
+    from pawprint import dvc
+
+    if dvc.is_damaged(root):
+        remedy = "`pawprint run` puts the last whole one back"
+        return Finding("dvc.lock", "fail", "cut off while DVC wrote it", remedy)
+    return Finding("dvc.lock", "ok", "whole" if (root / dvc.LOCKFILE).exists() else "none yet")
 
 
 def bucket(name: str, settings: dict[str, str]) -> Finding:

@@ -8,7 +8,7 @@ import typer
 from pawprint.cli.common import HERE, ROOT
 
 DATA = HERE / "data"
-NEXT = f"Next: dvc add {DATA} (the way back: git checkout {DATA}.dvc && dvc checkout)"
+NEXT = f"Next: dvc add {DATA} (the way back: pawprint photos undo)"
 
 app = typer.Typer(no_args_is_help=True, help="Photographs: bring them in, check and correct them.")
 
@@ -33,9 +33,11 @@ def import_(
     from pawprint import dvc
     from pawprint.data.ingest import ingest
 
+    before = dvc.snapshot(ROOT)
     result = ingest(source, DATA, name, add, sha256, layout, labels, encoding)
     if result.changed:
         dvc.own(ROOT)
+        dvc.keep(ROOT, before)
     _some(result.contradictions)
     if result.changed and result.ignored:
         more = f" and {len(result.ignored) - 3:,} more" if len(result.ignored) > 3 else ""
@@ -83,8 +85,10 @@ def relabel(
         if to
         else [decision for one in what for decision in relabel.decisions(Path(one), "relabel", DATA)]
     )
+    before = dvc.snapshot(ROOT)
     moved = relabel.relabel(decided, DATA)
     dvc.own(ROOT)
+    dvc.keep(ROOT, before)
     print(f"{moved:,} of {len(decided):,} photographs have another class now. {NEXT}")
 
 
@@ -98,12 +102,20 @@ def drop(
 
     decided: list[relabel.Decision] = []
     for one in what:
-        file = relabel.below(one, DATA)
-        named = not Path(file).is_absolute() and (DATA / file).is_file()
-        decided += [relabel.Decision(file)] if named else relabel.decisions(Path(one), "drop", DATA)
+    before = dvc.snapshot(ROOT)
     gone = relabel.drop(decided, DATA)
     dvc.own(ROOT)
+    dvc.keep(ROOT, before)
     print(f"{gone:,} photographs dropped. {NEXT}")
+
+
+@app.command(epilog="Example: pawprint photos undo")
+def undo() -> None:
+    """Bring back the photographs that the last import, relabel or drop replaced. A second undo undoes that."""
+    from pawprint import dvc
+
+    dvc.undo(ROOT)
+    print("data/ is as it was before the last change. `pawprint photos undo` goes forward again.")
 
 
 @app.command(epilog="Example: pawprint photos audit --top 40")

@@ -128,7 +128,7 @@ def _read(path: Path) -> list[Origin]:
         return []
     except (ValueError, TypeError, StopIteration, csv.Error):
         raise PawprintError(
-            f"{path} is damaged. `git checkout data.dvc && dvc checkout` brings it back; without it origins are lost."
+            f"{path} is damaged. `dvc checkout data.dvc` brings it back; without it origins are lost."
         ) from None
 
 

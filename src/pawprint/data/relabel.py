@@ -5,7 +5,7 @@
     decisions(Path("audit.csv"), "relabel", Path("data"))       # what a person wrote into the audit's list
 
 The bytes of no photograph change. Decisions stay in origins.csv, so that adding the same source again does not
-undo them; `git checkout data.dvc && dvc checkout` does.
+undo them; `pawprint photos undo` does.
 """
 
 import csv

@@ -9,6 +9,7 @@ To add an architecture, write one file with a subclass of `Network` and one line
 from collections.abc import Callable
 
 from pawprint import image
+from pawprint.config import Params
 from pawprint.errors import PawprintError
 from pawprint.models.article_cnn import ArticleCNN
 from pawprint.models.backbone import Network
@@ -24,6 +25,26 @@ ARCHITECTURES: dict[str, Callable[[int], Network]] = {
     "efficientnet_lite2": EfficientNetLite2,
     "mlp": MLP,
 }
+
+
+def check(params: Params) -> None:
+    """Refuse a candidate that cannot be trained, whichever is trained first.
+
+    Raises:
+        PawprintError: Its architecture is unknown, or it trains a part of one that is not pretrained.
+    """
+    for name, candidate in params.candidates.items():
+        known = ARCHITECTURES.get(candidate.architecture)
+        if known is None:
+            raise PawprintError(
+                f"params.yaml: `candidates.{name}.architecture`: there is no architecture {candidate.architecture!r}. "
+                f"Known are {', '.join(sorted(ARCHITECTURES))}."
+            )
+        if candidate.train != "all" and not getattr(known, "pretrained", False):
+            raise PawprintError(
+                f"params.yaml: `candidates.{name}.train: {candidate.train}` needs a pretrained backbone, which "
+                f"{candidate.architecture} does not have. Set `train: all`."
+            )
 
 
 def create_model(name: str, classes: int = 2) -> Network:

@@ -17,7 +17,6 @@ from numpy.typing import NDArray
 
 from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset
-from pawprint.errors import PawprintError
 from pawprint.models import registry
 from pawprint.models.backbone import Network
 from pawprint.training import devices, distributed
@@ -107,11 +106,7 @@ def warm(name: str, params: Params, data: PreparedDataset) -> None:
 
 def _create(name: str, params: Params, classes: int) -> Network:
     candidate = params.candidate(name)
+    registry.check(params)
     network = registry.create_model(candidate.architecture, classes)
     network.load_pretrained()
-    if candidate.train != "all" and not network.pretrained:
-        raise PawprintError(
-            f"params.yaml: `candidates.{name}.train: {candidate.train}` needs a pretrained backbone, which "
-            f"{candidate.architecture} does not have. Set `train: all`."
-        )
     return network
