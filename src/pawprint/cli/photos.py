@@ -102,6 +102,9 @@ def drop(
 
     decided: list[relabel.Decision] = []
     for one in what:
+        file = relabel.below(one, DATA)
+        named = not Path(file).is_absolute() and (DATA / file).is_file()
+        decided += [relabel.Decision(file)] if named else relabel.decisions(Path(one), "drop", DATA)
     before = dvc.snapshot(ROOT)
     gone = relabel.drop(decided, DATA)
     dvc.own(ROOT)
