@@ -4,6 +4,8 @@ Importing it turns the telemetry of every library off (see telemetry.py), so imp
 """
 
 import os as _os
+from importlib import import_module as _import_module
+from typing import Any as _Any
 
 from pawprint import telemetry as telemetry
 
@@ -12,3 +14,14 @@ for _name in ("NO_PROXY", "no_proxy"):  # servers of this machine are never aske
         _os.environ[_name] = ",".join(filter(None, [_given, "localhost", "127.0.0.1", "::1"]))
 
 __version__ = "0.1.0"
+
+_API = {  # docs/python-api.md; imported when asked for, so that `import pawprint` is fast
+    "Classifier": "pawprint.inference.classifier",
+    "evaluate": "pawprint.evaluation.folder",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name in _API:
+        return getattr(_import_module(_API[name]), name)
+    raise AttributeError(f"module 'pawprint' has no attribute {name!r}")

@@ -8,6 +8,7 @@ Evaluation, `pawprint predict` and the service use this class: what is evaluated
 """
 
 import hashlib
+import io
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,6 +19,7 @@ from typing import Literal, Self, TypeVar
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
+from PIL.Image import Image, fromarray
 from pydantic import BaseModel, ConfigDict, ValidationError
 from safetensors.numpy import load as load_tensors
 
@@ -158,6 +160,43 @@ class Classifier:
             return self._bank.k > 0 and bool(np.isfinite(self._bank.typicality(embedding, probabilities)).all())
         except ValueError:  # another number of dimensions
             return False
+
+    @classmethod
+    def load(
+        cls,
+        model: str | Path = "champion",
+        root: Path | None = None,
+        precision: Precision = "auto",
+        device: Device = "cpu",
+    ) -> Self:
+        """The champion or a candidate of the project in `root` (default: the current folder), or any model folder.
+
+        Raises:
+            PawprintError: there is no such model, or its folder is damaged.
+        """
+        home = root or Path.cwd()
+        named = [home / "champion"] if model == "champion" else [home / "models" / model, home / model]
+        for folder in named:
+            if (folder / "model.json").exists():
+                return cls(folder, precision, device)
+        raise PawprintError(
+            f"{named[-1]} is no model folder. Name `champion`, a candidate or a folder; `pawprint run` trains."
+        )
+
+    def __call__(self, picture: str | Path | bytes | NDArray[np.uint8] | Image) -> Classification:
+        """The class of one picture: a file, its bytes, uint8 RGB [height, width, 3], or a PIL image.
+
+        Raises:
+            BadImage: it is no picture, or one that is not taken (image.py).
+            OSError: the file cannot be read.
+        """
+        if isinstance(picture, np.ndarray):
+            picture = fromarray(picture)
+        if isinstance(picture, Image):
+            lossless = io.BytesIO()
+            picture.save(lossless, "PNG")
+            return self.classify(lossless.getvalue())
+        return self.classify(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
         """uint8 RGB [N, 300, 300, 3] -> the outputs for each; N may be zero."""
