@@ -59,8 +59,9 @@ def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path
         quality=95,
         temperature=1.0,
         ood_threshold=0.5,
-        model_digest=sha256(folder / "model.onnx"),
+        onnx_digest=sha256(folder / "model.onnx"),
         weights_digest=sha256(folder / "model.safetensors"),
+        ood_digest=sha256(folder / "ood.safetensors"),
         lineage=Lineage(
             git_commit="c" * 40,
             git_dirty=False,

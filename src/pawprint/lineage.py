@@ -43,7 +43,7 @@ class Release(Lineage):
 
     model: str  # registered model
     version: str
-    model_digest: str  # of model.onnx
+    model_digest: str  # the identity that ModelInfo computes
     bento: str  # tag
     bento_digest: str  # of the Bento's files, as `folder_digest` counts them
 

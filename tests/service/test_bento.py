@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from pawprint.errors import PawprintError
-from pawprint.lineage import sha256
+from pawprint.inference.classifier import ModelInfo
 from pawprint.serving import bento
 from service_process import checkout, free_port, serving
 from toy import build_toy_model
@@ -152,7 +152,7 @@ def test_a_tag_serves_what_it_holds_where_pawprint_is_installed_editable(
     env = {**env, "BENTOML_HOME": str(folder)}
     with serving(tmp_path / "log", env, tags[1], cwd=root if inside else tmp_path) as (url, _):
         model = httpx.get(f"{url}/model").json()["model"]
-        assert (model["digest"], model["version"]) == (sha256(toy_model / "model.onnx"), "4")
+        assert (model["digest"], model["version"]) == (ModelInfo.read(toy_model).model_digest, "4")
         assert model["bento"] == tags[1]
 
 

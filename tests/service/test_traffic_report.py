@@ -17,8 +17,7 @@ from safetensors.numpy import load_file, save_file
 
 from pawprint import image
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import Classifier
-from pawprint.lineage import sha256
+from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.serving.report import summarize
 from service_process import serving
 
@@ -98,7 +97,7 @@ def test_reports_while_the_service_runs(place: Place) -> None:
     assert run.data.metrics["feedback_accuracy"] == pytest.approx(0.75)
     shares = [value for name, value in run.data.metrics.items() if name.startswith("share/")]
     assert sum(shares) == pytest.approx(1)
-    assert run.data.params["model_digest"] == sha256(place.model / "model.onnx")
+    assert run.data.params["model_digest"] == ModelInfo.read(place.model).model_digest
     assert Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="traffic.html")).exists()
 
     place.ask([photograph(RNG, green=90) for _ in range(60)])

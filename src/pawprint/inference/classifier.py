@@ -9,18 +9,19 @@ Evaluation, `pawprint predict` and the service use this class: what is evaluated
 
 import hashlib
 import io
+import json
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self, TypeVar
+from typing import Any, Literal, Self, TypeVar
 
 import numpy as np
 import safetensors
 from numpy.typing import NDArray
 from PIL.Image import Image, fromarray
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
 from safetensors.numpy import load as load_tensors
 
 from pawprint import image
@@ -53,10 +54,29 @@ class ModelInfo(BaseModel):
     temperature: float  # fitted on the validation split, already inside the graph
     ood_threshold: float  # a picture whose kNN similarity is lower is refused as unlike the training photographs
     min_confidence: float = 0.0  # one whose largest probability is lower is refused as unsure; models of before have 0
-    model_digest: str  # SHA-256 of model.onnx
+    onnx_digest: str  # SHA-256 of model.onnx
     weights_digest: str  # SHA-256 of model.safetensors
     ood_digest: str = ""  # SHA-256 of ood.safetensors; "" in a model of before 2026-12
     lineage: Lineage
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_before(cls, values: Any) -> Any:
+        """`model_digest` is computed; in a file of before it was the graph's digest."""
+        if not isinstance(values, dict) or "model_digest" not in values:
+            return values
+        digest = {"onnx_digest": values["model_digest"]} if "onnx_digest" not in values else {}
+        return {name: value for name, value in values.items() if name != "model_digest"} | digest
+
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def model_digest(self) -> str:
+        """The model's identity: SHA-256 over the digests of its files, classes, thresholds and lineage, as model.json
+        has them; not over run and commit, for a training that is done again gives the same model."""
+        own = {name: getattr(self, name) for name in type(self).model_fields if name != "lineage"}
+        given = {name: value for name, value in own.items() if value != type(self).model_fields[name].default}
+        lineage = self.lineage.model_dump(exclude={"run_id", "git_commit", "git_dirty"}, exclude_defaults=True)
+        return hashlib.sha256(json.dumps(given | {"lineage": lineage}, sort_keys=True).encode()).hexdigest()
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -262,7 +282,7 @@ def load_verified(folder: Path) -> tuple[ModelInfo, bytes]:
     """(model.json, the bytes of model.onnx); PawprintError unless model.json describes these bytes."""
     info = ModelInfo.read(folder)
     onnx = _read(folder, "model.onnx")
-    if hashlib.sha256(onnx).hexdigest() != info.model_digest:
+    if hashlib.sha256(onnx).hexdigest() != info.onnx_digest:
         raise PawprintError(
             f"{folder / 'model.onnx'} is not the file that model.json describes (its SHA-256 differs). "
             "It was changed or half written; train or package the model again (`dvc repro`)."

@@ -108,14 +108,15 @@ class _Tracer:
         try:
             champion = Champion.read(inside)
             info = ModelInfo.read(inside)
-            held = lineage.sha256(inside / "model.onnx")
+            whole = lineage.sha256(inside / "model.onnx") == info.onnx_digest
         except (OSError, PawprintError) as error:
             return Link(kind="Bento", name=tag, state="broken", note=str(error))
         name = f"{champion.model}/{champion.version}"
         version = self.registry.find(name)
         link = Link(kind="Bento", name=tag)
-        if not held == info.model_digest == champion.model_digest:
-            link.state, link.note = "broken", f"it holds model {held[:12]} but names {champion.model_digest[:12]}"
+        if not whole or champion.model_digest not in (info.model_digest, info.onnx_digest):
+            held = info.model_digest[:12] if whole else "another model.onnx than its model.json describes"
+            link.state, link.note = "broken", f"it holds model {held} but names {champion.model_digest[:12]}"
         elif version:
             link = _checked_bento(tag, folder, self.registry.bentos(version).get(tag, ""))
         source = f"the Bento {champion.model_digest[:12]}"
@@ -285,7 +286,7 @@ def _model_problems(
     folder: Path, info: ModelInfo, run_id: str, tags: Mapping[str, str], expected: str
 ) -> Iterator[str]:
     """Where a run's model folder, its model.json, the run's tags and the registry contradict each other."""
-    for name, digest in (("model.onnx", info.model_digest), ("model.safetensors", info.weights_digest)):
+    for name, digest in (("model.onnx", info.onnx_digest), ("model.safetensors", info.weights_digest)):
         if not (folder / name).is_file() or lineage.sha256(folder / name) != digest:
             yield f"{name} is not the file that model.json describes"
     if expected and expected != info.model_digest:

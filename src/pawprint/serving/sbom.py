@@ -61,7 +61,7 @@ def _model(folder: Path) -> Component:
         version=info.model_digest[:12],
         bom_ref=f"model:{info.model_digest}",
         description=f"{info.architecture}, {info.parameters:,} parameters: {', '.join(info.classes)}",
-        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=info.model_digest)],
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=info.onnx_digest)],
         properties=[
             Property(name=f"pawprint:{name}", value=str(value)) for name, value in info.lineage.model_dump().items()
         ],

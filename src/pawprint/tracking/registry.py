@@ -235,7 +235,7 @@ class Registry:
         with tempfile.TemporaryDirectory(dir=kept.parent, prefix=f".{kept.name}-") as scratch:
             fetched = Path(self._client.download_artifacts(version.run_id, FOLDER, scratch))
             info = ModelInfo.read(fetched)
-            if info.model_digest != version.model_digest:
+            if version.model_digest not in (info.model_digest, info.onnx_digest):  # the second: registered before
                 raise PawprintError(
                     f"{version.model} version {version.version} names model {version.model_digest[:12]} but its run "
                     f"{version.run_id} holds {info.model_digest[:12]}. Register the model again or roll back."

@@ -99,7 +99,7 @@ def export(
             temperature=temperature,
             ood_threshold=threshold,
             min_confidence=least,
-            model_digest=sha256(folder / "model.onnx"),
+            onnx_digest=sha256(folder / "model.onnx"),
             weights_digest=sha256(folder / "model.safetensors"),
             ood_digest=sha256(folder / OOD_FILE),
             lineage=lineage,

@@ -51,7 +51,7 @@ def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: 
                 "candidate": name,
                 "quantized_from": info.candidate,
                 "ood_threshold": ood.threshold(bank.typicality(tuned, probabilities), unlike),
-                "model_digest": sha256(folder / "model.onnx"),
+                "onnx_digest": sha256(folder / "model.onnx"),
                 "ood_digest": sha256(folder / OOD_FILE),
                 "lineage": lineage,
             }

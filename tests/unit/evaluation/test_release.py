@@ -120,7 +120,7 @@ def test_the_sbom_names_every_package_and_the_model_by_its_digest(bento_folder: 
     assert parts["zope.interface"]["purl"] == "pkg:pypi/zope-interface@7.0"
     assert "licenses" not in parts["numpy"]  # this environment has another numpy, whose licence may differ
     assert parts["toy"]["type"] == "machine-learning-model"
-    assert parts["toy"]["hashes"] == [{"alg": "SHA-256", "content": ModelInfo.read(toy_model).model_digest}]
+    assert parts["toy"]["hashes"] == [{"alg": "SHA-256", "content": ModelInfo.read(toy_model).onnx_digest}]
     assert said["metadata"]["component"]["version"] == "colours-v3-12345678"
     (depends,) = [entry for entry in said["dependencies"] if entry["ref"] == "pawprint:colours-v3-12345678"]
     assert len(depends["dependsOn"]) == 4

@@ -218,3 +218,25 @@ def test_an_empty_folder_is_said_and_a_missing_file_is_left_to_its_answer(tmp_pa
     with pytest.raises(PawprintError, match="holds no pictures"):
         find_pictures([tmp_path])
     assert find_pictures([tmp_path / "gone.jpg"]) == [tmp_path / "gone.jpg"]
+
+
+def test_a_model_s_identity_is_all_that_it_answers_with_and_not_its_run(toy_model: Path) -> None:
+    info = ModelInfo.read(toy_model)
+    other = [
+        {"classes": ("blue", "crimson")}, {"ood_threshold": 0.51}, {"temperature": 1.1}, {"ood_digest": "a" * 64},
+        {"lineage": info.lineage.model_copy(update={"dataset": "paints"})},
+        {"lineage": info.lineage.model_copy(update={"manifest_digest": "a" * 64})},
+    ]  # fmt: skip
+    digests = {info.model_copy(update=changed).model_digest for changed in other} | {info.model_digest}
+    assert len(digests) == len(other) + 1
+    again = info.lineage.model_copy(update={"run_id": "b" * 32, "git_commit": "d" * 40})
+    assert info.model_copy(update={"lineage": again}).model_digest == info.model_digest
+
+
+def test_a_model_json_of_before_names_its_graph_by_model_digest(copy: Path) -> None:
+    before = json.loads((copy / "model.json").read_text())
+    graph = before.pop("onnx_digest")
+    (copy / "model.json").write_text(json.dumps(before | {"model_digest": graph}))
+    assert ModelInfo.read(copy).onnx_digest == graph
+    assert ModelInfo.read(copy).model_digest == ModelInfo.model_validate(before | {"onnx_digest": graph}).model_digest
+    Classifier(copy, precision="f32")

@@ -64,7 +64,7 @@ def another(model: Path, folder: Path) -> Path:
     graph = onnx.load(folder / "model.onnx")
     graph.doc_string = folder.name
     onnx.save(graph, folder / "model.onnx")
-    info = ModelInfo.read(folder).model_copy(update={"model_digest": sha256(folder / "model.onnx")})
+    info = ModelInfo.read(folder).model_copy(update={"onnx_digest": sha256(folder / "model.onnx")})
     (folder / "model.json").write_text(info.model_dump_json())
     return folder
 

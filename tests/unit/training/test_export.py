@@ -46,7 +46,7 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
     ]  # fmt: skip
     assert ModelInfo.read(out) == info
     assert info.parameters == 219_801
-    assert info.model_digest == sha256(out / "model.onnx")
+    assert info.onnx_digest == sha256(out / "model.onnx")
     assert info.weights_digest == sha256(out / "model.safetensors")
     assert memory.final("onnx_max_difference") <= module.MAX_DIFFERENCE
     learned = (out / "photographs.txt").read_text().split()
