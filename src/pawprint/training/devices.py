@@ -14,6 +14,7 @@ import torch
 
 from pawprint.config import Params, Training
 from pawprint.errors import PawprintError
+from pawprint.inference import backends
 from pawprint.lineage import processor
 
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # malloc.h
@@ -108,8 +109,17 @@ def execution(params: Params) -> dict[str, str]:
             "processor": processor(),
             "instruction_set": torch.backends.cpu.get_cpu_capability(),
             "threads": str(torch.get_num_threads()),
+            "features": _features(training),
         }
+        if limit := os.environ.get("ONEDNN_MAX_CPU_ISA"):
+            where["instruction_limit"] = limit
     return {"device": device.type, "precision": training.precision, **where, "torch": str(torch.__version__)}
+
+
+def _features(training: Training) -> str:
+    """What computes a frozen part's features: "openvino 2026.4.1 avx512 bf16"."""
+    found = backends.execution("bf16" if training.precision == "bfloat16" else "f32")
+    return f"{found['engine']} {found['instruction_set']} {found['precision']}"
 
 
 def describe(params: Params) -> str:

@@ -1,10 +1,15 @@
 """Where the graph is run: batches for a GPU (ONNX Runtime runs them on the CPU here), and what `device` says."""
 
-from concurrent.futures import ThreadPoolExecutor
+import os
+import platform
+import subprocess
+import sys
+from concurrent.futures import json
 from pathlib import Path
 
 import numpy as np
 import pytest
+import ThreadPoolExecutor
 
 from pawprint.errors import PawprintError
 from pawprint.inference import backends
@@ -52,3 +57,13 @@ def test_a_gpu_that_is_not_there(toy_model: Path) -> None:
 def test_a_damaged_graph_is_an_error_of_the_model() -> None:
     with pytest.raises(RuntimeError):
         OnnxRuntime(b"no graph", ["CPUExecutionProvider"])
+
+
+@pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the limit is one of x86")
+def test_execution_is_what_a_processor_with_avx2_alone_executes_not_what_was_asked() -> None:
+    code = "import json; from pawprint.inference import backends; print(json.dumps(backends.execution('bf16')))"
+    environment = os.environ | {"ONEDNN_MAX_CPU_ISA": "AVX2"}
+    out = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    found = json.loads(out.stdout)
+    assert (found["precision"], found["instruction_set"]) == ("f32", "avx2")
+    assert found["engine"].startswith("openvino ")
