@@ -1,15 +1,15 @@
 """Where the graph is run: batches for a GPU (ONNX Runtime runs them on the CPU here), and what `device` says."""
 
+import json
 import os
 import platform
 import subprocess
 import sys
-from concurrent.futures import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
-import ThreadPoolExecutor
 
 from pawprint.errors import PawprintError
 from pawprint.inference import backends
