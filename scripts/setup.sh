@@ -12,7 +12,7 @@ fail() { printf '%s\n' "error: $*" >&2; exit 1; }
 one_of_ours() { "$1" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null; }
 
 PYTHON=${PYTHON:-}
-TORCH=${TORCH:-auto}
+ASKED=${TORCH:-auto} TORCH=${TORCH:-auto}
 LOCK=requirements${DEV:+-dev}.lock
 CPU_INDEX=https://download.pytorch.org/whl/cpu
 
@@ -69,7 +69,9 @@ elif there -r locks/torch-cpu.lock; then
 elif UV_HTTP_TIMEOUT=10 UV_HTTP_RETRIES=0 there -r locks/torch-cpu.lock --index "$CPU_INDEX"; then
     install -r locks/torch-cpu.lock --index "$CPU_INDEX"
 else
-    say "no CPU build of torch for $(.venv/bin/python -V) here, and PyTorch's index does not answer; taking PyPI's build with CUDA (3 GB)"
+    none="no CPU build of torch for $(.venv/bin/python -V) is at hand, and PyTorch's index does not answer"
+    [ "$ASKED" = auto ] || fail "$none. TORCH=auto takes PyPI's build with CUDA then (3 GB)."
+    say "$none: taking PyPI's build with CUDA (3 GB)"
     install -r locks/torch-cuda.lock
 fi
 "$uv" pip install --quiet --no-deps --no-build-isolation -e .
