@@ -13,15 +13,15 @@ trap 'rm -rf "$work"' EXIT
 compile() { # LOCK ARGUMENT...
     local lock=$1
     shift
-    uv pip compile --quiet --python-version 3.11 --no-header --no-emit-index-url -o "$lock" "$@" || return
+    uv pip compile --quiet --python-version 3.11 --no-header --no-annotate --no-emit-index-url -o "$lock" "$@" || return
     printf '%s\n' "lock: $lock, $(grep -c '^[a-z]' "$lock") packages"
 }
 anywhere=(--universal --fork-strategy fewest --generate-hashes)
-image=(--python-platform linux --no-annotate)
+image=(--python-platform linux)
 
 # PyPI's torch for Linux brings CUDA, in packages that the CPU's build does not ask for: they have a lock of their own.
 cat requirements-dev.lock locks/torch-cuda.lock > "$work/all.lock"
-compile "$work/all.lock" pyproject.toml --extra dev "${anywhere[@]}" --no-annotate "$@"
+compile "$work/all.lock" pyproject.toml --extra dev "${anywhere[@]}" "$@"
 chosen=(--constraint "$work/all.lock")
 mapfile -t names < <(grep -oE '^[a-z0-9._-]+' "$work/all.lock")
 cuda=() rest=()
@@ -34,18 +34,18 @@ for name in "${names[@]}"; do
 done
 
 compile requirements-dev.lock pyproject.toml --extra dev "${anywhere[@]}" "${chosen[@]}" "${cuda[@]}"
-compile requirements.lock pyproject.toml "${anywhere[@]}" "${chosen[@]}" "${cuda[@]}" --no-annotate
+compile requirements.lock pyproject.toml "${anywhere[@]}" "${chosen[@]}" "${cuda[@]}"
 compile deploy/requirements.lock pyproject.toml deploy/requirements.in "${image[@]}" "${chosen[@]}" "${cuda[@]}" \
     --generate-hashes
 compile deploy/serve.lock --group serve "${image[@]}" "${chosen[@]}"
-echo "torch==$torch" | compile locks/torch-cuda.lock - "${anywhere[@]}" "${chosen[@]}" "${rest[@]}" --no-annotate
+echo "torch==$torch" | compile locks/torch-cuda.lock - "${anywhere[@]}" "${chosen[@]}" "${rest[@]}"
 sed 's/^torch==/torch===/' locks/torch-cuda.lock > "$work/torch" # == would take the CPU's 2.13.0+cpu too, where there is one
 cp "$work/torch" locks/torch-cuda.lock
-echo uv | compile locks/uv.lock - "${anywhere[@]}" --no-annotate "$@"
+echo uv | compile locks/uv.lock - "${anywhere[@]}" "$@"
 
 # The CPU's build lies in PyTorch's own index, with hashes of its own; PyPI's builds for macOS and Windows are the CPU's.
 printf '%s\n' "torch==$torch+cpu ; sys_platform == 'linux'" "torch==$torch ; sys_platform != 'linux'" > "$work/torch.in"
-if compile "$work/torch-cpu.lock" "$work/torch.in" "${anywhere[@]}" --no-deps --no-annotate --index "$CPU_INDEX" \
+if compile "$work/torch-cpu.lock" "$work/torch.in" "${anywhere[@]}" --no-deps --index "$CPU_INDEX" \
     --index-strategy unsafe-best-match > "$work/said" 2>&1 && grep -A1 '+cpu' "$work/torch-cpu.lock" | grep -q hash; then
     mv "$work/torch-cpu.lock" locks/torch-cpu.lock
     echo "lock: locks/torch-cpu.lock"
