@@ -12,6 +12,7 @@ A target is never written in place: it may be a link into DVC's cache, or read-o
 import errno
 import json
 import os
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -75,16 +76,22 @@ def read_range(path: Path, start: int, length: int) -> bytes:
 
 
 def render(package: str, template: str, **values: Any) -> str:
-    """A file of the package's folder templates/, filled in; a value in HTML is escaped."""
+    """A file of the package's folder templates/, filled in; a text in HTML, or in Markdown, is escaped."""
     import jinja2  # here: most commands need none
 
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
         autoescape=jinja2.select_autoescape(),
+        finalize=_in_markdown if template.endswith(".md") else None,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
     return environment.get_template(template).render(values)
+
+
+def _in_markdown(value: Any) -> Any:
+    """A text whose characters stand for themselves in a table of Markdown, and are no HTML."""
+    return re.sub(r"([\\|<*`])", r"\\\1", value) if isinstance(value, str) else value
 
 
 @contextmanager

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pawprint import files
 from pawprint.data.class_folders import dataset
 from pawprint.data.ingest import ingest
 from pawprint.errors import PawprintError
@@ -113,3 +114,9 @@ def test_killed_at_random_moments_again_and_again(work: Path) -> None:
     ingest(work.parent / "set0", work / "data")
     assert contents(work / "data") == sets[0]
     assert [entry.name for entry in work.iterdir()] == ["data"]
+
+
+def test_a_text_in_markdown_stands_for_itself() -> None:
+    assert files._in_markdown("a|b <i> *x* `y` \\ 99 % [97, 99] # _z_") == (
+        "a\\|b \\<i> \\*x\\* \\`y\\` \\\\ 99 % [97, 99] # _z_"
+    )

@@ -35,6 +35,7 @@ def dataset(data: Path) -> Dataset:
     Raises:
         PawprintError: data/ is missing or empty, has fewer than two classes or a class with no photographs.
     """
+    refuse_link(data)
     recover(data)
     if not data.is_dir():
         raise PawprintError(
@@ -66,6 +67,15 @@ def dataset(data: Path) -> Dataset:
         classes=tuple(folder.name for folder in folders),
         photographs=tuple(photographs),
     )
+
+
+def refuse_link(data: Path) -> None:
+    """PawprintError where data/ is a link, which DVC does not version."""
+    if data.is_symlink():
+        raise PawprintError(
+            f"{data} is a link to {data.resolve()}, and DVC versions no folder behind a link. Remove it, and keep the "
+            "project on that disk; or only DVC's files: `dvc cache dir FOLDER` and `dvc config cache.type symlink`."
+        )
 
 
 def class_folders(data: Path) -> list[Path]:

@@ -16,6 +16,7 @@ import hashlib
 import json
 import os
 import re
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -36,6 +37,7 @@ TRIES = 5  # in a row that bring no byte
 PAUSE = 1.0  # seconds before the second try, doubled each time
 SILENCE = 30.0  # seconds without a byte
 PIECE = 2**23
+RESERVE = 2**30  # bytes of the disk that a download of unknown length leaves free
 
 
 @dataclass(frozen=True)
@@ -175,6 +177,7 @@ def _attempt(remote: "Http | S3", partial: Path, note: Path, has_checksum: bool)
         if (total or 0) > archives.MAX_BYTES:
             raise PawprintError(f"{remote.shown} has {total:,} bytes, which is too much: it is rejected.")
         archives.enough_room((total or start) - start, partial.parent, remote.shown)
+        room = shutil.disk_usage(partial.parent).free + start - RESERVE  # for one that does not say its length
         with partial.open("ab") as file, Progress(remote.shown, total, in_bytes=True) as bar:
             file.truncate(start)
             files.write_json(note, {"url": remote.shown, "validator": validator})
@@ -182,8 +185,12 @@ def _attempt(remote: "Http | S3", partial: Path, note: Path, has_checksum: bool)
             for piece in pieces:
                 file.write(piece)
                 bar.advance(len(piece))
-                if bar.done > archives.MAX_BYTES:
-                    raise PawprintError(f"{remote.shown} does not end; it is rejected.")
+                if bar.done > archives.MAX_BYTES or (total is None and bar.done > room):
+                    partial.unlink()
+                    raise PawprintError(
+                        f"{remote.shown} does not say its length and does not end after {bar.done:,} bytes: it is "
+                        "rejected. Download it by hand."
+                    )
     if total is not None and _size(partial) != total:
         raise Again(f"it broke off at {_size(partial):,} of {total:,} bytes")
 

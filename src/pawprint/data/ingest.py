@@ -32,6 +32,7 @@ from pawprint.data.class_folders import (
     has_control,
     hidden,
     is_utf8,
+    refuse_link,
     refuse_name,
 )  # fmt: skip
 from pawprint.data.origins import Origin, Origins
@@ -97,6 +98,7 @@ def ingest(
     """
     if name is not None and not NAME.fullmatch(name):
         raise PawprintError(f"{name!r} cannot name a data set: use lower-case letters, digits, dots and dashes.")
+    refuse_link(data)
     recover(data)
     local = download.local(source, sha256)
     with replace_folder(data) as fresh:

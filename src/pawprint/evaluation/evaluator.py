@@ -43,7 +43,7 @@ class EvaluationReport(BaseModel):
 
     def flat(self) -> dict[str, float]:
         """The metrics that MLflow shows, beside those of `Evaluation.flat`."""
-        flat = {f"slice/{part.name.replace(': ', '/')}": part.accuracy.value for part in self.slices}
+        flat = {f"slice/{part.name.replace(': ', '/', 1)}": part.accuracy.value for part in self.slices}
         flat |= {f"corruption/{name}": accuracy for name, accuracy in self.corruptions.under.items()}
         flat["test_robustness_loss"] = self.corruptions.worst[1].value
         if self.worst_slice:

@@ -24,6 +24,7 @@ from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier
 
 mpl.use("Agg")
+mpl.rcParams["text.parse_math"] = False  # a class may have a `$` in its name
 
 BARS = 40  # slices, the least accurate
 MANY = 10  # classes; of more some plots show a part, or smaller

@@ -118,7 +118,7 @@ def _one_of_each_class(data: Path) -> dict[str, bytes]:
             path for path in folder.rglob("*") if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()
         )
         if pictures:
-            firsts[f"{folder.name}.jpg"] = pictures[0].read_bytes()  # the self-test keeps it as a packed JPEG
+            firsts[f"{len(firsts)}.jpg"] = pictures[0].read_bytes()  # the self-test keeps it as a packed JPEG
     return firsts
 
 

@@ -1,7 +1,10 @@
 """One MLflow run, written to; and the two files from which a run is restored: run.json and evaluated.json."""
 
 import contextlib
+import hashlib
 import json
+import posixpath
+import re
 import time
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
@@ -26,6 +29,7 @@ NOTE = "mlflow.note.content"  # Markdown that the UI shows as a description
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
 RESTORED = "restored_from"  # tag: the id of the run that this one stands for
 _METRICS, _PARAMS = 1000, 100  # entries that a server takes in one call
+_KEY_LENGTH = 250  # characters of a metric's name
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000  # characters of a value
 _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
 
@@ -100,6 +104,18 @@ class Evaluated(BaseModel):
     metrics: dict[str, float]
 
 
+def metric_key(name: str) -> str:
+    """A metric's name as MLflow takes it, which refuses most punctuation, and 250 characters and more.
+
+    A class may have any name: where one is changed, a part of its digest keeps it apart from all others.
+    """
+    key = re.sub(r"[^/\w.\- ]", "_", name)
+    if key == name and len(key) <= _KEY_LENGTH and posixpath.normpath(key) == key:
+        return key
+    key = "/".join(part.strip(".") or "_" for part in key.split("/"))
+    return f"{key[: _KEY_LENGTH - 9]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+
+
 class Run:
     """An MLflow run. Each method changes nothing when it is called again with the same arguments."""
 
@@ -121,7 +137,7 @@ class Run:
         if dataset[0] and (model_id := self.model_uri.removeprefix("models:/")).startswith("m-"):
             about = {"model_id": model_id, "dataset_name": dataset[0], "dataset_digest": dataset[1], "run_id": self.id}
         when = int((at or time.time()) * 1000)
-        entries = [Metric(name, float(value), when, step or 0, **about) for name, value in values.items()]
+        entries = [Metric(metric_key(name), float(value), when, step or 0, **about) for name, value in values.items()]
         for start in range(0, len(entries), _METRICS):
             self.client.log_batch(self.id, metrics=entries[start : start + _METRICS])
 

@@ -34,6 +34,7 @@ class Server(ThreadingHTTPServer):
         self.kind = "application/zip"
         self.asked: list[str] = []  # the Range of each GET
         self.sent = 0
+        self.endless = False  # no length is said, and there is none
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -59,6 +60,11 @@ class Handler(BaseHTTPRequestHandler):
             return
         part = f"bytes {start}-{len(server.body) - 1}/{len(server.body)}" if start else ""
         self._head(206 if start else 200, len(body), part)
+        while server.endless:
+            try:
+                self.wfile.write(PADDING)
+            except OSError:
+                return
         if server.cuts:
             body = body[: server.cuts.pop(0)]
             self.close_connection = True
@@ -67,7 +73,8 @@ class Handler(BaseHTTPRequestHandler):
 
     def _head(self, status: int, length: int, part: str = "") -> None:
         self.send_response(status)
-        self.send_header("Content-Length", str(length))
+        if not self.server.endless:
+            self.send_header("Content-Length", str(length))
         self.send_header("Content-Type", self.server.kind)
         if self.server.etag:
             self.send_header("ETag", self.server.etag)
@@ -204,6 +211,19 @@ def test_wrong_bytes_are_not_taken_and_not_kept(server: Server, tmp_path: Path) 
     assert not (tmp_path / "data").exists()
     server.body = (tmp_path / "served.zip").read_bytes()
     assert ingest(server.url, tmp_path / "data", sha256=right).added == 6
+
+
+def test_what_never_ends_is_stopped_before_the_disk_is_full(
+    server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server.endless = True
+    monkeypatch.setattr(download, "RESERVE", shutil.disk_usage(tmp_path).free - 50 * 2**20)
+    with pytest.raises(PawprintError, match="does not say its length and does not end after") as refused:
+        ingest(server.url, tmp_path / "data")
+    server.endless = False
+    assert "\n" not in str(refused.value)
+    assert not [file for file in (tmp_path / "cache").rglob("*") if file.is_file() and file.stat().st_size > 1000]
+    assert not (tmp_path / "data").exists()
 
 
 def test_a_public_set_knows_its_url_and_checksum(

@@ -332,6 +332,14 @@ def drawn(path: Path) -> tuple[int, int]:
         return picture.size
 
 
+def test_classes_of_any_name_are_drawn_as_they_are_spelled(tmp_path: Path) -> None:
+    """A `$` would open a formula, and one that is none stop the evaluation."""
+    s = scores([True, False] * 6, classes=("50 % $x", "$\\frac{$ <b>"))
+    plots.confusion(measure(s), s.classes, tmp_path / "confusion.png")
+    plots.roc_and_precision(s, tmp_path / "roc.png")
+    assert drawn(tmp_path / "confusion.png") and drawn(tmp_path / "roc.png")
+
+
 def test_every_picture_is_drawn_and_the_same_figures_give_the_same_bytes(test_side: Split, tmp_path: Path) -> None:
     n = len(test_side)
     right = [index % 3 > 0 for index in range(n)]

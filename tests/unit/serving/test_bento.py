@@ -26,4 +26,4 @@ def test_the_self_test_takes_photographs_of_any_format(tmp_path: Path) -> None:
     for name in ("ok/1.PNG", "defect/deep/2.webp", "ok/notes.txt", ".hidden/3.jpg"):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_bytes(name.encode())
-    assert bento._one_of_each_class(tmp_path) == {"ok.jpg": b"ok/1.PNG", "defect.jpg": b"defect/deep/2.webp"}
+    assert bento._one_of_each_class(tmp_path) == {"0.jpg": b"defect/deep/2.webp", "1.jpg": b"ok/1.PNG"}

@@ -12,7 +12,7 @@ from pawprint.config import Params, load_params
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.tracking import server
-from pawprint.tracking.run import EVALUATED, Call, Evaluated, RunRecord
+from pawprint.tracking.run import EVALUATED, Call, Evaluated, RunRecord, metric_key
 from pawprint.tracking.tracker import Tracker
 
 PROJECT = Path(__file__).parents[3]
@@ -348,3 +348,19 @@ def test_a_database_named_by_a_relative_path_is_the_project_s(root: Path, monkey
 def test_a_path_that_no_address_can_hold_is_one_sentence(tmp_path: Path) -> None:
     with pytest.raises(PawprintError, match=r"cannot hold the `\?` of .*what\?\. Rename the folder"):
         server.connect(tmp_path / "what?")
+
+
+ODD = [
+    "Corn_(maize)___Common_rust_", "Pepper,_bell___healthy", "50 % $x$", "#<b>'\"", "-1", "9", "..a..", "猫 と 犬",
+    "é" * 100,    "?", "*", "a?", "a*", "A", "a", "x" * 255, "x" * 254 + "y",
+]  # fmt: skip
+
+
+def test_figures_of_classes_of_any_name_are_logged_and_kept_apart(tracker: Tracker) -> None:
+    run = tracker.run(tracker.client.create_run(tracker.experiment("odd")).info.run_id)
+    values = {f"{before}{name}": float(n) for before in ("f1_", "slice/class/") for n, name in enumerate(ODD)}
+    run.metrics(values)
+    found = tracker.params_and_metrics(run.id)[1]
+    assert sorted(found.values()) == sorted(values.values())
+    assert {found[metric_key(name)] == value for name, value in values.items()} == {True}
+    assert metric_key("f1_cat") == "f1_cat" and metric_key("f1_猫 と 犬") == "f1_猫 と 犬"  # as people write them
