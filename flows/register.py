@@ -198,6 +198,10 @@ def compare(
             found[version.model_digest] = Contender(*evaluator.evaluate(classifier), folds)
     quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
     both = found[entry.model_digest], found[champion.model_digest]
+    if ours.weights_digest == theirs.weights_digest and ours.quantized_from == theirs.quantized_from:
+        refusals = [(info.ood_digest, info.ood_threshold, info.min_confidence) for info in (ours, theirs)]
+        if refusals[0] != refusals[1]:
+            return gate.decide_on_refusals(*both, rules)
     side = hashlib.sha256("".join(tested).encode()).hexdigest()
     looks = registry.count_look(entry, side)  # an experiment's too: it is looked at
     verdict = gate.decide(*both, rules, quantized, gate.error_at(looks, rules.looks))

@@ -142,6 +142,25 @@ def decide(
     return Verdict(outcome=outcome, reason=reason, rules=[loss, accuracy, _mcnemar(ours, theirs), *kept])
 
 
+def decide_on_refusals(challenger: Contender, champion: Contender, rules: Gate) -> Verdict:
+    """The champion's weights with other thresholds, or another bank, that refuse pictures.
+
+    It is promoted for them, unless what is served (answered and right) is shown to be worse, or a limit is missed.
+    """
+    served = [one.scores.correct & one.scores.answered for one in (challenger, champion)]
+    ours, theirs = (figure.report.test.served_accuracy for figure in (challenger, champion))
+    counts = int((served[0] & ~served[1]).sum()), int((served[1] & ~served[0]).sum())
+    _, high = intervals.paired_proportions(*counts, len(served[0]))
+    rule = Rule(
+        rule="served accuracy not shown to be worse", challenger=str(ours), champion=str(theirs), passed=high >= 0
+    )
+    table = [rule, *_figures(challenger, champion), *limits(challenger, champion, rules)]
+    reason = f"the champion's weights with other refusals: served accuracy {ours.value:.4f} against {theirs.value:.4f}"
+    if missed := _missed(table):
+        return Verdict(outcome="kept", reason=f"{reason}, but outside: {missed}", rules=table)
+    return Verdict(outcome="promoted", reason=reason, rules=table)
+
+
 def decide_on_shared(challenger: Contender, ours: Scores, theirs: Scores, rules: Gate, known: Sequence[str]) -> Verdict:
     """A challenger of other classes than the champion, which knows `known`: `ours` and `theirs` are predictions for the
     photographs of the classes that both know, among these alone.

@@ -175,6 +175,20 @@ def test_a_new_class_is_no_way_around_the_comparison() -> None:
     assert "new classes: fox; but outside: 400 photographs of the shared classes" in bad.reason
 
 
+def test_the_champion_s_weights_with_other_refusals_win_unless_they_serve_worse() -> None:
+    def refusing(first: int, count: int) -> Contender:
+        plain = contender(0.97, 4)
+        refused = ["unlike" if first <= place < first + count else "" for place in range(N)]
+        scores = replace(plain.scores, refusals=tuple(refused))
+        return Contender(plain.report.model_copy(update={"test": measure(scores)}), scores)
+
+    few, many = refusing(10, 2), refusing(20, 30)
+    verdict = gate.decide_on_refusals(few, many, RULES)
+    assert verdict.outcome == "promoted"
+    assert "the champion's weights with other refusals: served accuracy 0.9850 against 0.9150" in verdict.reason
+    assert gate.decide_on_refusals(many, few, RULES).outcome == "kept"
+
+
 def test_a_test_side_that_was_looked_at_often_is_asked_for_more() -> None:
     assert gate.error_at(1, 20) == gate.error_at(20, 20) == 0.025
     assert gate.error_at(40, 20) == pytest.approx(0.025 / 4)

@@ -1,6 +1,7 @@
 """The model folder: whole or not at all, right against torch, calibrated, deterministic."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,19 @@ def test_the_weights_file_alone_gives_the_network_back(trained: Trained, data: P
     again.load_state_dict(load_file(tmp_path / "m" / "model.safetensors"))
     inputs = torch.rand(2, 3, 300, 300)
     assert torch.equal(again(inputs), trained.network(inputs))
+
+
+def test_other_thresholds_are_another_model(trained: Trained, data: PreparedDataset, tmp_path: Path) -> None:
+    """The registry knows a version by this digest: what is served must not change under one."""
+    refusal = trained.params.refusal.model_copy(update={"unlike": 0.2})
+    params_ = trained.params.model_copy(update={"refusal": refusal})
+    one = export(trained, data, LINEAGE, tmp_path / "one", Memory())
+    again = export(trained, data, LINEAGE, tmp_path / "again", Memory())
+    other = export(replace(trained, params=params_), data, LINEAGE, tmp_path / "other", Memory())
+    assert one.model_digest == again.model_digest
+    assert other.weights_digest == one.weights_digest
+    assert other.ood_threshold != one.ood_threshold
+    assert other.model_digest != one.model_digest
 
 
 @pytest.mark.parametrize("count", [1, 3, 33])
