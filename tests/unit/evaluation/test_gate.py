@@ -100,8 +100,24 @@ def test_a_better_model_that_misses_a_limit_is_kept_out_and_the_limit_is_named(
 def test_a_limit_that_the_champion_misses_more_does_not_protect_it() -> None:
     slow = FAST.model_copy(update={"latency_p50_ms": 900.0})
     challenger = contender(0.97, 4, speed=FAST.model_copy(update={"latency_p50_ms": 600.0}))
-    assert decide(challenger, contender(0.8, 40, speed=slow)).outcome == "promoted"
-    assert decide(challenger, contender(0.8, 40)).outcome == "kept"
+    excused = decide(challenger, contender(0.8, 40, speed=slow))
+    assert excused.outcome == "promoted"
+    (row,) = [rule for rule in excused.rules if "within 500 ms" in rule.rule]
+    assert (row.rule, row.passed) == (
+        "no worse than the champion, which misses it too: one prediction (median) within 500 ms",
+        True,
+    )
+    refused = decide(challenger, contender(0.8, 40))
+    assert refused.outcome == "kept"
+    (row,) = [rule for rule in refused.rules if "within 500 ms" in rule.rule]
+    assert (row.rule, row.passed) == ("one prediction (median) within 500 ms", False)
+
+
+def test_a_limit_on_what_was_not_measured_is_not_passed() -> None:
+    whole = contender(0.97, 4)
+    without = Contender(whole.report.model_copy(update={"slices": []}), whole.scores)
+    (row,) = [rule for rule in gate.first(without, RULES).rules if "slice" in rule.rule]
+    assert (row.challenger, row.passed) == ("no slices", None)
 
 
 def test_the_first_model_is_promoted_and_the_limits_it_misses_are_named() -> None:

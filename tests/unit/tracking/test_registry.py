@@ -85,6 +85,41 @@ def test_a_rollback_puts_the_previous_one_back_and_marks_the_other(registry: Reg
     assert registry.current_champion(NAME) == version(registry, 1)
 
 
+def by_hand(number: int) -> None:
+    """Move the alias as the MLflow UI does."""
+    mlflow.MlflowClient().set_registered_model_alias(NAME, "champion", str(number))
+
+
+def test_a_rollback_knows_who_was_champion_before_a_move_by_hand(registry: Registry) -> None:
+    assert registry.promote(version(registry, 2), "better", over=version(registry, 1))
+    by_hand(3)
+    gone, now = registry.roll_back(NAME, "moved by mistake")
+    assert (gone.version, now.version) == ("3", "2")
+    by_hand(1)  # a champion of before, by hand
+    assert registry.roll_back(NAME, "that one is worse")[1].version == "2"
+
+
+def test_a_registry_of_before_the_history_was_kept_is_rolled_back_too(registry: Registry) -> None:
+    assert registry.promote(version(registry, 2), "better", over=version(registry, 1))
+    mlflow.MlflowClient().delete_registered_model_tag(NAME, "champions")
+    by_hand(3)
+    assert registry.roll_back(NAME, "moved by mistake")[1].version == "2"
+
+
+def test_a_version_registered_by_hand_replaces_nothing_and_a_rollback_leaves_it(
+    registry: Registry, tmp_path: Path
+) -> None:
+    client = mlflow.MlflowClient()
+    run_id = client.get_model_version(NAME, "1").run_id
+    assert client.create_model_version(NAME, source=str(tmp_path), run_id=run_id).version == 4
+    by_hand(4)
+    (tmp_path / "cache" / "registry" / "other").mkdir(parents=True)
+    with pytest.raises(PawprintError, match=r"version 4 was registered by hand: .* \(`pawprint rollback`"):
+        registry.folder(version(registry, 4))
+    assert registry.roll_back(NAME, "not made here")[1].version == "1"
+    assert registry.current_champion(NAME) == version(registry, 1)
+
+
 def test_a_promotion_over_a_champion_of_before_moves_nothing(registry: Registry) -> None:
     assert registry.promote(version(registry, 2), "better", over=version(registry, 1))
     assert not registry.promote(version(registry, 3), "better than 1", over=version(registry, 1))
