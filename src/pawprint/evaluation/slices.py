@@ -8,6 +8,7 @@ import csv
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,7 @@ from pawprint import image
 from pawprint.data.dataset import Split
 from pawprint.evaluation import intervals
 from pawprint.evaluation.metrics import Figure, Scores
+from pawprint.inference.backends import cores
 
 _THIRDS = {"brightness": ("dark", "medium", "bright"), "sharpness": ("soft", "medium", "sharp")}
 _SIZES = ((320, "below 320 px"), (640, "320 to 639 px"), (np.inf, "640 px and more"))  # of the longer side
@@ -45,9 +47,13 @@ def traits(split: Split, data: Path) -> dict[str, Sequence[str]]:
     data/origins.csv, where it is there, gives source and breed by the photograph's hash.
     """
     light, sharp = np.empty(len(split)), np.empty(len(split))
-    for index in range(len(split)):
+
+    def measure(index: int) -> None:
         grey = cv2.cvtColor(split.images([index])[0], cv2.COLOR_RGB2GRAY)
         light[index], sharp[index] = grey.mean(), cv2.Laplacian(grey, cv2.CV_64F).var()
+
+    with ThreadPoolExecutor(cores()) as pool:
+        list(pool.map(measure, range(len(split))))
     found: dict[str, Sequence[str]] = {"class": [split.classes[label] for label in split.labels]}
     found["brightness"] = _thirds(light, _THIRDS["brightness"])
     found["sharpness"] = _thirds(sharp, _THIRDS["sharpness"])
