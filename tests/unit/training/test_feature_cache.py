@@ -1,5 +1,6 @@
 """The feature cache: computed once a photograph, keyed by what was executed, close to torch."""
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,7 @@ def test_the_feature_cache_records_the_precision_that_was_executed() -> None:
     asked = given.model_copy(update={"training": given.training.model_copy(update={"precision": "bfloat16"})})
     cache = feature_cache.FeatureCache(registry.create_model("efficientnet_lite0"), "efficientnet_lite0", asked)
     native = "BF16" in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    native = native and "ONEDNN_MAX_CPU_ISA" not in os.environ  # which the list of capabilities does not follow
     assert cache.engine.execution["precision"] == ("bf16" if native else "f32")
 
 
