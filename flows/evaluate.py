@@ -58,14 +58,15 @@ def evaluate() -> None:
         name: log_evaluation(tracker, name, tuned[name], folds.get(name), report, data.drawn)
         for name, report in reports.items()
     }
-    log_pipeline(tracker, data.dataset, {name: (runs_of[name], report) for name, report in reports.items()})
+    best = min(params.candidates, key=lambda name: tuned[name].log_loss.value)
+    log_pipeline(tracker, data.dataset, {name: (runs_of[name], one) for name, one in reports.items()}, reports[best])
 
     # 5. every figure of every model, and the few that git keeps, for `dvc metrics` and `dvc exp show`
     figures = {name: {"validation": tuned[name].model_dump(), **reports[name].model_dump()} for name in reports}
     for name, found in folds.items():
         figures[name]["folds"] = found.model_dump()
     write_json(ROOT / "reports" / "metrics.json", figures)
-    write_json(ROOT / "metrics.json", headline(tuned, reports, params))
+    write_json(ROOT / "metrics.json", headline(best, reports))
 
 
 @step()
@@ -99,11 +100,8 @@ def evaluate_test(name: str, classifier: Classifier, evaluator: Evaluator) -> Ev
     return report
 
 
-def headline(
-    tuned: Mapping[str, Evaluation], reports: Mapping[str, EvaluationReport], params: Params
-) -> dict[str, Any]:
+def headline(best: str, reports: Mapping[str, EvaluationReport]) -> dict[str, Any]:
     """The best candidate's figures, and every model's log loss; no times, which differ from run to run."""
-    best = min(params.candidates, key=lambda name: tuned[name].log_loss.value)
     figures = reports[best].test.flat("test") | reports[best].flat()
     names = (
         "test_accuracy", "test_served_accuracy", "test_coverage", "test_calibration_error", "test_worst_slice",
@@ -150,10 +148,13 @@ def log_evaluation(
 
 
 @step(retries=2, delay=2)
-def log_pipeline(tracker: Tracker, dataset: str, reports: dict[str, tuple[str, EvaluationReport]]) -> None:
-    """All models in the description of this pipeline's run, also those that were up to date."""
+def log_pipeline(
+    tracker: Tracker, dataset: str, reports: dict[str, tuple[str, EvaluationReport]], best: EvaluationReport
+) -> None:
+    """All models in the description of this pipeline's run, also those that were up to date; the best one's figures."""
     if parent := tracker.pipeline_run(dataset):
         parent.describe(model_card.pipeline(reports))
+        parent.metrics(best.test.flat("test") | best.flat())
 
 
 if __name__ == "__main__":

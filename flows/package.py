@@ -3,19 +3,26 @@
 python -m flows.package
 """
 
+import base64
+import itertools
 import shutil
 from pathlib import Path
 
 from flows import ROOT
 from flows.tasks import flow, run_stage, step
-from pawprint import lineage
+from pawprint import image, lineage
+from pawprint.config import load_params
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.evaluation import release
+from pawprint.evaluation import model_card, release
+from pawprint.evaluation.evaluator import EvaluationReport
+from pawprint.evaluation.gate import Verdict
 from pawprint.files import replace_folder, write_json, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
 from pawprint.progress import say
 from pawprint.serving import bento, sbom
+from pawprint.serving.schema import About, Example, Interval
 from pawprint.tracking.tracker import Tracker
 
 
@@ -27,7 +34,7 @@ def package() -> None:
     tracker = Tracker(ROOT)
 
     # 2. its folder, out of the registry: the champion may come from an earlier run than today's models/
-    folder = fetch(tracker, champion)
+    folder = fetch(tracker, champion, load_params(ROOT / "params.yaml").serving.examples)
 
     # 3. the Bento, in BentoML's store
     tag = step()(bento.build)(folder, champion.model_dump(), ROOT)
@@ -43,13 +50,54 @@ def package() -> None:
 
 
 @step(retries=2, delay=2)
-def fetch(tracker: Tracker, champion: Champion) -> Path:
-    """champion/: the model folder, with champion.json in it."""
+def fetch(tracker: Tracker, champion: Champion, examples: int) -> Path:
+    """champion/: the model folder, with champion.json and about.json in it."""
     out = ROOT / "champion"
     with replace_folder(out) as fresh:
         shutil.copytree(tracker.registry.folder(champion), fresh, dirs_exist_ok=True)
         write_text(fresh / "champion.json", champion.model_dump_json(indent=1) + "\n")
+        write_text(fresh / "about.json", describe(tracker, champion, fresh, examples).model_dump_json(indent=1) + "\n")
     return out
+
+
+def describe(tracker: Tracker, champion: Champion, folder: Path, examples: int) -> About:
+    """What the page of the service shows of the model in `folder`; empty where its run keeps no evaluation."""
+    info, evidence = ModelInfo.read(folder), evidence_of(tracker, champion)
+    try:
+        report = EvaluationReport.model_validate_json(evidence[release.EVALUATION].read_bytes())
+        verdict = Verdict.model_validate_json(evidence[release.GATE].read_bytes())
+    except (OSError, KeyError, ValueError):
+        return About()  # write_release says what to do
+    drawn = (tracker.run_tags(champion.run_id) or {}).get("drawn") == "True"
+    version = f"{champion.model} version {champion.version}"
+    return About(
+        drawn=drawn,
+        photographs=report.test.photographs,
+        accuracy=Interval(**report.test.accuracy.model_dump()),
+        confusion=report.test.confusion,
+        card=model_card.model_card(info, report, drawn, version, verdict.reason),
+        examples=pick_examples(info, lineage.claimed(folder), examples),
+    )
+
+
+def pick_examples(info: ModelInfo, learned: frozenset[str], count: int) -> list[Example]:
+    """`count` of today's test photographs that the model has not learned from, one of each class in turn."""
+    test = PreparedDataset.open(ROOT / "prepared").split("test")
+    if test.classes != info.classes:
+        return []
+    of_class: dict[int, list[int]] = {label: [] for label in range(len(test.classes))}
+    for index, (digest, label) in enumerate(zip(test.hashes, test.labels, strict=True)):
+        if digest not in learned:
+            of_class[int(label)].append(index)
+    turns = itertools.zip_longest(*of_class.values())
+    chosen = [index for turn in turns for index in turn if index is not None][:count]
+    return [
+        Example(
+            label=test.classes[test.labels[index]],
+            picture="data:image/jpeg;base64," + base64.b64encode(image.encode(test.images([index])[0], 90)).decode(),
+        )
+        for index in chosen
+    ]
 
 
 @step(retries=2, delay=2)

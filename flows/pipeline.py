@@ -28,7 +28,7 @@ from pawprint import dvc
 from pawprint.config import load_params
 from pawprint.data import ingest
 from pawprint.errors import PawprintError
-from pawprint.evaluation import summary
+from pawprint.evaluation import run_report, summary
 from pawprint.files import read_json, recover, write_text
 from pawprint.progress import as_json, relay, say
 
@@ -209,6 +209,8 @@ def main() -> None:
             with prepared_runs():
                 run(pipeline, options.photos, options.name, own_server=True)
         summary.show(ROOT)
+        page = run_report.write(ROOT)
+        say(f"\nReport of the run: {page}", report=str(page))
 
 
 if __name__ == "__main__":

@@ -212,6 +212,7 @@ class Serving(_Closed):
     allowed_hosts: Names = ()  # names under which the service is reached, beside localhost and IP addresses
     allowed_origins: Names = ()  # other sites' pages that may use the service, e.g. https://example.org
     trusted_proxies: Names = ()  # addresses or networks whose X-Forwarded-For is believed
+    examples: CountOrZero = 4  # test photographs that the page offers to try; the Bento holds them
     tokens: Tokens = Tokens()
 
     @model_validator(mode="after")

@@ -1,5 +1,7 @@
 """The page at `/` in a real browser. axe.min.js is axe-core (MPL-2.0), which checks what screen readers need."""
 
+import base64
+import csv
 import hashlib
 import shutil
 from collections.abc import Iterator
@@ -8,6 +10,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
+from pawprint.serving.schema import About, Example, Interval
 from service_process import checkout, serving
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
@@ -57,7 +60,7 @@ def files(tmp_path: Path, pictures: dict[str, bytes]) -> dict[str, Path]:
 
 
 def labels(page: Page) -> list[str]:
-    expect(page.locator("#status")).to_have_text("All pictures are answered.")
+    expect(page.locator("#status")).to_have_text("All pictures are classified.")
     return page.locator(".answer .label").all_text_contents()
 
 
@@ -65,13 +68,13 @@ def test_it_says_what_it_can_tell_apart(page: Page) -> None:
     expect(page.locator("#classes")).to_have_text(
         "Distinguishes blue, red, and says when a picture is unlike all of them."
     )
-    page.get_by_text("The model and where it comes from").click()
+    page.get_by_text("Where the model comes from").click()
     expect(page.locator("#lineage")).to_contain_text("pawprint-colours, version 3")
 
 
 def test_several_files_chosen(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["red"], files["blue"]])
-    assert labels(page) == ["blue", "red"]  # the latest is on top
+    assert labels(page) == ["red", "blue"]  # in the order given
     assert page.locator(".answer").nth(1).locator("meter").count() == 2
 
 
@@ -121,41 +124,55 @@ def test_the_camera_of_a_phone(page: Page, files: dict[str, Path]) -> None:
 
 def test_a_bad_file_among_good_ones(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["red"], files["notes"]])
-    assert labels(page) == ["No answer", "red"]
+    assert labels(page) == ["red", "No prediction"]
     expect(page.locator(".problem .reason")).to_contain_text("not a picture")
     expect(page.locator(".problem img:visible, .problem .bars:visible")).to_have_count(0)  # nothing broken is shown
 
 
 def test_unknown_is_explained(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["green"]])
-    assert labels(page) == ["Unknown"]
-    expect(page.locator(".reason")).to_contain_text("like none of the training photographs")
+    (label,) = labels(page)
+    assert label.startswith("Not sure: looks most like ")
+    expect(page.locator(".refused .reason")).to_contain_text("It is like none of the training photographs")
+    colours = page.locator(".refused meter").first.evaluate(
+        "one => [...document.styleSheets[0].cssRules].map(rule => rule.cssText)"
+        ".filter(text => text.startsWith('.refused meter')).join()"
+    )
+    assert "var(--grey)" in colours
 
 
 def test_the_heat_map_goes_on_and_off(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["red"]])
-    button = page.get_by_role("button", name="Show where it looked")
+    button = page.get_by_role("button", name="Show heat map")
     button.click()
     overlay = page.locator(".overlay")
     expect(overlay).to_be_visible()
     assert overlay.evaluate("image => image.decode().then(() => image.naturalWidth)") == 300
-    page.get_by_role("button", name="Hide where it looked").click()
+    page.get_by_role("button", name="Hide heat map").click()
     expect(overlay).to_be_hidden()
 
 
 def test_this_is_wrong_takes_one_click(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["red"]])
     with page.expect_response("**/feedback") as response:
-        page.get_by_role("button", name="This is wrong").click()
+        page.get_by_role("button", name="Wrong").click()
     assert response.value.json()["label"] == "blue"
-    expect(page.locator(".reason")).to_have_text("Thank you. Noted as: blue.")
+    expect(page.locator(".noted span")).to_have_text("Thank you. Noted as: blue.")
+    with page.expect_response("**/feedback") as response:
+        page.get_by_role("button", name="Undo").click()
+    assert response.value.ok and response.value.json()["label"] == ""
+    expect(page.get_by_role("button", name="Wrong")).to_be_focused()
+    with page.expect_response("**/feedback") as response:
+        page.get_by_role("button", name="Correct").click()
+    assert response.value.json()["label"] == "red"
 
 
 def test_unknown_can_be_put_right(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["green"]])
-    page.get_by_role("button", name="This is wrong").click()
-    page.get_by_role("button", name="It is red").click()
-    expect(page.locator(".reason")).to_have_text("Thank you. Noted as: red.")
+    page.get_by_role("button", name="Wrong").click()
+    page.get_by_label("It is").select_option("red")
+    page.get_by_role("button", name="Save").click()
+    expect(page.locator(".noted span")).to_have_text("Thank you. Noted as: red.")
 
 
 def test_the_keyboard_alone(page: Page, files: dict[str, Path]) -> None:
@@ -167,15 +184,17 @@ def test_the_keyboard_alone(page: Page, files: dict[str, Path]) -> None:
     with page.expect_file_chooser() as chooser:
         page.keyboard.press("Space")
     chooser.value.set_files([files["red"]])
-    expect(page.get_by_role("button", name="This is wrong")).to_be_visible()
-    for _ in range(2):
-        page.keyboard.press("Tab")  # the camera, then the first answer
-    assert page.evaluate("document.activeElement.textContent") == "Show where it looked"
+    expect(page.get_by_role("button", name="Wrong")).to_be_visible()
+    page.get_by_role("button", name="Clear").focus()  # past the camera, the examples and the table's buttons
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.textContent") == "Show heat map"
     page.keyboard.press("Enter")
     expect(page.locator(".overlay")).to_be_visible()
-    page.keyboard.press("Tab")
+    for _ in range(2):
+        page.keyboard.press("Tab")  # "Correct", then "Wrong"
     page.keyboard.press("Enter")
-    expect(page.locator(".reason")).to_have_text("Thank you. Noted as: blue.")
+    expect(page.locator(".noted span")).to_have_text("Thank you. Noted as: blue.")
+    assert page.evaluate("document.activeElement.textContent") == "Undo"
 
 
 def test_a_busy_server_is_asked_again(page: Page, files: dict[str, Path]) -> None:
@@ -194,6 +213,57 @@ def test_a_busy_server_is_asked_again(page: Page, files: dict[str, Path]) -> Non
     assert labels(page) == ["red"]
 
 
+def test_the_table_has_every_picture_in_order_and_clear_removes_them(page: Page, files: dict[str, Path]) -> None:
+    page.set_input_files("#files", [files["red"], files["notes"], files["blue"]])
+    labels(page)
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    rows = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()))
+    assert [row["file"] for row in rows] == ["red.jpg", "notes.txt", "blue.jpg"]
+    assert [row["label"] for row in rows] == ["red", "", "blue"]
+    assert float(rows[0]["red"]) > 0.9 and "not a picture" in rows[1]["problem"]
+    page.get_by_role("button", name="Clear").click()
+    assert page.locator(".answer").count() == 0
+    expect(page.locator("#files")).to_be_focused()
+    page.set_input_files("#files", [files["red"]])
+    assert labels(page) == ["red"]
+
+
+def test_a_model_of_drawings_says_so_and_shows_how_good_it_is(page: Page, files: dict[str, Path]) -> None:
+    """about.json as the stage `package` writes it."""
+    picture = "data:image/jpeg;base64," + base64.b64encode(files["red"].read_bytes()).decode()
+    about = About(
+        drawn=True, photographs=60, accuracy=Interval(value=0.95, low=0.86, high=0.98), confusion=[[28, 2], [1, 29]],
+        card="# Model card", examples=[Example(label="red", picture=picture)],
+    )  # fmt: skip
+    page.route("**/model/about", lambda route: route.fulfill(json=about.model_dump()))
+    page.reload()
+    expect(page.locator("#drawn")).to_contain_text("learned from drawings")
+    page.get_by_text("How good it is").click()
+    expect(page.locator("#accuracy")).to_contain_text("95.0 % of 60 test photographs")
+    assert page.locator("#confusion td").all_text_contents() == ["28", "2", "1", "29"]
+    page.get_by_role("button", name="Example 1, red").click()
+    assert labels(page) == ["red"]
+
+
+def test_many_classes_have_five_bars_and_one_list(page: Page, files: dict[str, Path]) -> None:
+    shares = {f"class {number}": 2.0**-number for number in range(1, 37)}
+    model = {"name": "", "version": "", "digest": "", "bento": "", "dataset": "", "data_hash": "", "git_commit": ""}
+    prediction = {"id": "1", "label": "class 1", "refusal": "", "reason": "", "probabilities": shares, "model": model}
+    page.route("**/predict", lambda route: route.fulfill(json=prediction))
+    page.set_input_files("#files", [files["red"]])
+    assert labels(page) == ["class 1"]
+    assert page.locator(".answer meter").count() == 5
+    expect(page.locator(".more")).to_have_text("31 more classes, each at most 1.6 %")
+    page.get_by_role("button", name="Wrong").click()
+    assert page.get_by_label("It is").locator("option").count() == 36  # all others, and none of them
+
+
+def test_the_api_s_documentation_needs_no_other_server(page: Page) -> None:
+    page.get_by_role("link", name="API documentation").click()
+    expect(page.get_by_text("/predict/batch")).to_be_visible(timeout=30_000)
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1000, 360])
 def test_axe_finds_nothing(page: Page, files: dict[str, Path], scheme: str, width: int) -> None:
@@ -201,8 +271,9 @@ def test_axe_finds_nothing(page: Page, files: dict[str, Path], scheme: str, widt
     page.set_viewport_size({"width": width, "height": 800})
     page.set_input_files("#files", [files["green"], files["notes"], files["red"]])
     labels(page)
-    page.get_by_role("button", name="Show where it looked").first.click()
-    page.get_by_text("The model and where it comes from").click()
+    page.get_by_role("button", name="Show heat map").first.click()
+    for summary in page.locator("summary:visible").all():
+        summary.click()
     expect(page.locator(".overlay").first).to_be_visible()
     page.evaluate(AXE.read_text())  # past the page's own policy, as a debugger may
     violations = page.evaluate("axe.run().then(result => result.violations)")
@@ -226,11 +297,11 @@ def test_a_service_with_tokens_asks_for_one(
         expect(page.get_by_role("alert")).to_have_text("This token is not known here.")
         field.fill("open sesame")
         page.keyboard.press("Enter")
-        assert labels(page) == ["blue", "red"]
+        assert labels(page) == ["red", "blue"]
         expect(field).to_be_hidden()
         expect(page.locator("#classes")).to_contain_text("Distinguishes blue, red")
-        page.get_by_role("button", name="This is wrong").first.click()
-        expect(page.locator(".reason").first).to_have_text("Thank you. Noted as: red.")
+        page.get_by_role("button", name="Wrong").first.click()
+        expect(page.locator(".noted span").first).to_have_text("Thank you. Noted as: blue.")
         page.reload()  # the tab still knows it
         expect(page.locator("#classes")).to_contain_text("Distinguishes blue, red")
         page.close()

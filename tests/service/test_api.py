@@ -59,7 +59,7 @@ def test_the_heat_lies_where_the_class_is(service: str) -> None:
 
 def test_feedback_is_joined_to_its_answer(service: str, pictures: dict[str, bytes]) -> None:
     answer = httpx.post(f"{service}/predict", content=pictures["red"]).json()
-    for label in ("blue", "unknown"):  # the last word counts
+    for label in ("blue", "unknown", ""):  # the last word counts, the empty one takes it back
         response = httpx.post(f"{service}/feedback", json={"id": answer["id"], "label": label})
         assert (response.status_code, response.json()) == (200, {"id": answer["id"], "label": label})
 
@@ -92,7 +92,9 @@ def test_the_model_card(service: str, toy_model) -> None:
 def test_openapi_describes_what_is_answered(service: str, pictures: dict[str, bytes]) -> None:
     document = httpx.get(f"{service}/docs.json").json()
     assert document["openapi"].startswith("3.1")
-    assert {"/predict", "/predict/batch", "/explain", "/feedback", "/model", "/metrics"} <= set(document["paths"])
+    assert {"/predict", "/predict/batch", "/explain", "/feedback", "/model", "/model/about", "/metrics"} <= set(
+        document["paths"]
+    )
     assert set(document["components"]["schemas"]["Prediction"]["properties"]) == set(Prediction.model_fields)
     for path, item in document["paths"].items():
         for method, operation in item.items():

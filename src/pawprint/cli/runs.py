@@ -72,10 +72,14 @@ def ui(
     port: Annotated[int, typer.Option(help="where to listen")] = 5000,
     host: Annotated[str, typer.Option(help="the address to bind")] = "127.0.0.1",
 ) -> None:
-    """Open the MLflow UI over this project's runs."""
+    """Open MLflow's pages on the candidates of this project: table, curves, comparison."""
+    from pawprint.files import read_json
     from pawprint.tracking import server
+    from pawprint.tracking.tracker import Tracker
 
-    server.serve(ROOT, host, port)
+    named = read_json(ROOT / "data" / "dataset.json") or {}
+    dataset = str(named.get("name") or (read_json(ROOT / "champion.json") or {}).get("dataset", ""))
+    server.serve(ROOT, Tracker(ROOT).comparison_page(dataset) if dataset else "/", host, port)
 
 
 @examples('pawprint rollback --because "it calls foxes dogs"')

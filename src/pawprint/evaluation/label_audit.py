@@ -96,7 +96,7 @@ def audit(data: PreparedDataset, params: Params, top: int) -> list[LabelIssue]:
             if split.name == "test"
             else f"called {label}, looks like {guess} {sure}"
             if guess != label
-            else f"hardly looks like {label} {sure}",
+            else f"looks like {label}, but less than the others {sure}",
             "outlier": f"unlike the others (distance {outlier[one]:.2f}, usual {usual:.2f})",
         }
         found.append(
@@ -167,7 +167,9 @@ def write(found: list[LabelIssue], out: Path) -> None:
         for rank, one in enumerate(found, 1):
             scores = (f"{one.label_issue_score:.4f}", f"{one.outlier_score:.4f}")
             rows.writerow((rank, one.file, one.label, one.split, "", one.guess, one.reason, *scores, one.hash))
-    write_text(out / "audit.html", render("pawprint.evaluation", "label_audit.html", found=found))
+    write_text(
+        out / "audit.html", render("pawprint.evaluation", "label_audit.html", found=found, csv=out / "audit.csv")
+    )
 
 
 def _thumbnail(pixels: NDArray[np.uint8]) -> str:

@@ -23,7 +23,7 @@ from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
 from pawprint.tracking.run import FOLDER, MANIFEST
-from pawprint.tracking.tracker import Tracker
+from pawprint.tracking.tracker import FILTERED, Tracker
 
 State = Literal["proved", "broken", "unproved"]  # unproved: nothing here to prove it with
 
@@ -294,6 +294,7 @@ def _model_problems(
     trained = info.lineage.run_id
     if run_id not in (trained, "") and tags.get("restored_from", "") != trained:
         yield f"model.json names run {trained[:12]}"
-    for name, value in info.lineage.model_dump(exclude={"run_id"}).items():
-        if tags.get(name, str(value)) != str(value):
-            yield f"the run records {name} {tags[name][:12]}, the model {str(value)[:12]}"
+    for name, value in info.lineage.model_dump(exclude={"run_id", "execution"}).items():
+        recorded = tags.get(name if name in FILTERED else f"lineage.{name}", str(value))
+        if recorded != str(value):
+            yield f"the run records {name} {recorded[:12]}, the model {str(value)[:12]}"

@@ -14,6 +14,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import bentoml
 from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.params import Security as SecurityDependency
 from fastapi.routing import APIRoute
@@ -33,6 +34,7 @@ from pawprint.serving.engine import Engine
 from pawprint.serving.pictures import many_pictures, one_picture
 from pawprint.serving.problems import RequestError, json_response, problem_response
 from pawprint.serving.schema import (
+    About,
     Batch,
     BatchItem,
     Explanation,
@@ -47,12 +49,19 @@ from pawprint.serving.traffic import TrafficLog
 
 STATUS = {"empty": 400, "not_an_image": 415}  # of a BadImage; 422 for the others
 PAGE = Path(__file__).parent / "page"
-PAGE_FILES = {"/": "index.html", "/page.css": "page.css", "/page.js": "page.js", "/icon.svg": "icon.svg"}
+SWAGGER = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"  # BentoML brings its files
+PAGE_FILES = {
+    "/": PAGE / "index.html", "/docs": PAGE / "docs.html",
+    **{f"/{name}": PAGE / name for name in ("page.css", "page.js", "docs.js", "icon.svg")},
+    **{f"/{name}": SWAGGER / name for name in ("swagger-ui.css", "swagger-ui-bundle.js")},
+}  # fmt: skip
 PAGE_HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
     "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-cache",
 }
+# Swagger's page styles its elements as it goes.
+DOCS_POLICY = PAGE_HEADERS["Content-Security-Policy"].replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 MAX_FEEDBACK_BYTES = 4096
 READ, FEEDBACK, ADMIN = ([Security(bearer, scopes=[scope])] for scope in ("read", "feedback", "admin"))
 
@@ -202,7 +211,7 @@ async def explain(request: Request) -> Response:
     **documented(FeedbackReceipt, 400, 404, 408, 413, 422, 503, headers=(), body=documentation.FEEDBACK),
 )
 async def feedback(request: Request) -> Response:
-    """Record the right label of a prediction; the last one counts."""
+    """Record the right label of a prediction; the last one counts, an empty one takes it back."""
     state, body = _state(request), await request.body()
     if len(body) > MAX_FEEDBACK_BYTES:
         raise RequestError(413, "body_too_large", f"feedback takes at most {MAX_FEEDBACK_BYTES} bytes")
@@ -213,12 +222,13 @@ async def feedback(request: Request) -> Response:
         field = ".".join(str(part) for part in problem["loc"]) or "the body"
         raise RequestError(422, "bad_feedback", f"`{field}`: {problem['msg']}") from None
     labels = (*state.engine.classifier.info.classes, UNKNOWN)
-    if given.label not in labels:
+    if given.label and given.label not in labels:
         raise RequestError(422, "unknown_label", f"{given.label!r} is not one of {', '.join(labels)}")
     assert state.traffic is not None  # there since the engine is
     if not await state.traffic.feedback(given.id, given.label):
         raise RequestError(404, "unknown_id", f"no prediction {given.id!r} is logged here")
-    metrics.FEEDBACK.labels(given.label).inc()
+    if given.label:
+        metrics.FEEDBACK.labels(given.label).inc()
     return json_response(FeedbackReceipt(id=given.id, label=given.label))
 
 
@@ -227,6 +237,13 @@ async def model(request: Request) -> Response:
     """The served model and where it comes from."""
     engine = _state(request).engine
     return json_response(engine.card(), headers=engine.headers)
+
+
+@router.get("/model/about", dependencies=READ, **documented(About, 503))
+async def about(request: Request) -> Response:
+    """What the page shows of the model: how good it is, its model card, pictures to try."""
+    engine = _state(request).engine
+    return json_response(engine.about, headers=engine.headers)
 
 
 @router.post("/admin/reload", dependencies=ADMIN, **documented(ModelName, 404, 408, 409, 413))
@@ -246,7 +263,9 @@ async def reload(request: Request) -> Response:
 
 
 async def _page(request: Request) -> Response:
-    return FileResponse(PAGE / PAGE_FILES[request.url.path], headers=PAGE_HEADERS)
+    path = request.url.path
+    headers = PAGE_HEADERS | ({"Content-Security-Policy": DOCS_POLICY} if path == "/docs" else {})
+    return FileResponse(PAGE_FILES[path], headers=headers)
 
 
 async def _bad_image(_: Request, error: Exception) -> Response:
@@ -277,7 +296,7 @@ def create_app(params: Serving) -> FastAPI:
         version="1",
         description="Classifies pictures and says which photographs, commit and run made each prediction.",
         openapi_url="/docs.json",
-        docs_url=None,  # Swagger's page loads scripts from a CDN
+        docs_url=None,  # FastAPI's page loads scripts from a CDN; page/docs.html loads BentoML's
         redoc_url=None,
         exception_handlers={
             HTTPException: _http_error, BadImage: _bad_image, ClientDisconnect: _disconnected, Exception: _internal,

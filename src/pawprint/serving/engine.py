@@ -20,7 +20,7 @@ from pawprint.inference.classifier import Classifier, Predictions
 from pawprint.serving import metrics, selftest, structure
 from pawprint.serving.champion import read_champion
 from pawprint.serving.decoder import Decoders, queued, too_late
-from pawprint.serving.schema import Milliseconds, ModelCard, ModelName, Prediction
+from pawprint.serving.schema import About, Milliseconds, ModelCard, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
 
 _T = TypeVar("_T")
@@ -72,6 +72,7 @@ class Engine:
         )
         grey = image.encode(np.full((image.SIZE, image.SIZE, 3), 127, np.uint8))
         self._work(grey, None, time.perf_counter())  # all of a prediction works, before it serves
+        self.about = About.read(folder)
         self.headers = {
             "X-Pawprint-Model": f"{self.name.name or 'unregistered'}/{self.name.version or '0'} {info.model_digest}",
             "X-Pawprint-Bento": bento or "none",

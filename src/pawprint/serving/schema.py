@@ -1,9 +1,11 @@
 """Requests and responses of the API as types: the one definition for code, client, tests and OpenAPI."""
 
+from pathlib import Path
 from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classification, Refusal
 from pawprint.lineage import Lineage
 
@@ -93,7 +95,7 @@ class Feedback(_Schema):
     """The label that a prediction should have had."""
 
     id: str = Field(description="of the prediction", min_length=1, max_length=64)
-    label: str = Field(description="a class, or `unknown`", min_length=1, max_length=200)
+    label: str = Field(description="a class, or `unknown`; empty takes the feedback back", max_length=200)
 
 
 class FeedbackReceipt(_Schema):
@@ -118,3 +120,40 @@ class ModelCard(_Schema):
     precision: str = Field(description="of the arithmetic that is executed: bf16 or f32")
     lineage: Lineage
     metrics: dict[str, float] = Field(description="on the test photographs, as registered")
+
+
+class Interval(_Schema):
+    """A figure with its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+
+class Example(_Schema):
+    """A picture to try."""
+
+    label: str = Field(description="its class")
+    picture: str = Field(description="a JPEG as a data URL")
+
+
+class About(_Schema):
+    """about.json of a packaged model: what people who meet it on the page want to know. Empty where it is missing."""
+
+    drawn: bool = Field(default=False, description="was it made from drawings?")
+    photographs: int = Field(default=0, description="test photographs that it was evaluated on")
+    accuracy: Interval | None = None
+    confusion: list[list[int]] = Field(default=[], description="test photographs by class (rows) and prediction")
+    card: str = Field(default="", description="the model card, in Markdown")
+    examples: list[Example] = Field(default=[], description="test photographs that it has not learned from")
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """about.json of a model folder; PawprintError where it is damaged."""
+        path = folder / "about.json"
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except FileNotFoundError:
+            return cls()
+        except ValueError:
+            raise PawprintError(f"{path} is damaged. Package the model again: `dvc repro --force package`.") from None

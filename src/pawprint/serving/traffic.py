@@ -88,6 +88,8 @@ _FEEDBACK = (
     "INSERT INTO feedback SELECT id, ?, ? FROM predictions WHERE id = ?"
     " ON CONFLICT (id) DO UPDATE SET time = excluded.time, label = excluded.label"
 )
+_UNDO = "DELETE FROM feedback WHERE id = ?"
+_KNOWN = "SELECT count(*) FROM predictions WHERE id = ?"
 _TRIM_EVERY = 256  # rows
 _WAITING = 64 * 2**20  # bytes of records that may wait while the log cannot be written; the oldest are lost
 _ROW = 3000  # bytes of a record without its picture, about
@@ -142,7 +144,7 @@ class TrafficLog:
             self._wake.set()
 
     async def feedback(self, id: str, label: str) -> bool:
-        """Log the right label of a prediction; the last one counts. False where no such prediction is logged.
+        """Log the right label of a prediction; the last one counts, "" takes it back. False where none is logged.
 
         Raises:
             RequestError: 503, it cannot be written now.
@@ -199,8 +201,7 @@ class TrafficLog:
                 if self._since_trim >= _TRIM_EVERY:
                     transaction.execute(_TRIM, (self._rows,))
                     self._since_trim = 0
-                known = [transaction.execute(_FEEDBACK, (time.time(), label, id)).rowcount == 1
-                         for id, label, _ in feedback]  # fmt: skip
+                known = [_note(transaction, id, label) for id, label, _ in feedback]
             if self._file != _identity(self.path):
                 raise OSError("it was removed while it was written")
         except Exception as error:
@@ -258,6 +259,14 @@ def _tell(written: "Future[bool]", result: bool | Exception) -> None:
             written.set_exception(result)
         else:
             written.set_result(result)
+
+
+def _note(transaction: sqlite3.Connection, id: str, label: str) -> bool:
+    """Note the right label of a prediction, or at "" forget it. Is there such a prediction?"""
+    if label:
+        return transaction.execute(_FEEDBACK, (time.time(), label, id)).rowcount == 1
+    transaction.execute(_UNDO, (id,))
+    return bool(transaction.execute(_KNOWN, (id,)).fetchone()[0])
 
 
 @contextmanager

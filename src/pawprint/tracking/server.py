@@ -1,15 +1,19 @@
 """Where the runs are kept: `mlflow.db` beside the project, or the server that MLFLOW_TRACKING_URI names.
 
 connect(root)          # Tracker.client calls it
-serve(root, port=5000) # the MLflow UI over the same runs
+serve(root, "/")       # the MLflow UI over the same runs
 """
 
 import contextlib
 import os
 import re
+import signal
 import socket
 import sqlite3
+import subprocess
 import sys
+import time
+import webbrowser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -26,6 +30,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # By default MLflow's client tries for four minutes, and a training would stand still for as long.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+UI = "http://127.0.0.1:5000"  # where `make ui` listens, unless another port is asked for
 ARTIFACTS = "mlartifacts"  # the folder beside mlflow.db
 ADDRESSES = (  # the columns of mlflow.db with addresses of artifacts
     ("experiments", "artifact_location"), ("runs", "artifact_uri"), ("logged_models", "artifact_location"),
@@ -156,8 +161,15 @@ def check_auth(address: str) -> None:
         )
 
 
-def serve(root: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
-    """Become the MLflow UI on `host`:`port` over this project's runs; does not return."""
+def serve(root: Path, page: str, host: str = "127.0.0.1", port: int = 5000) -> None:
+    """Run the MLflow UI on `host`:`port` over this project's runs until Ctrl-C, and open its path `page` in a browser.
+
+    Where a server keeps the runs, its own pages are opened.
+    """
+    address = uri(root)
+    if address.startswith(("http://", "https://")):
+        _open(address.rstrip("/") + page)
+        return
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -167,6 +179,32 @@ def serve(root: Path, host: str = "127.0.0.1", port: int = 5000) -> None:
                 f"Port {port} on {host} cannot be used ({error.strerror}). Take another: `make ui UI_PORT={port + 1}`."
             ) from None
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", uri(root), "--default-artifact-root", artifact_root(root) or f"./{ARTIFACTS}"]
-    print(f"MLflow UI on http://{host}:{port} (Ctrl-C ends it)", flush=True)
-    os.execv(sys.executable, command)
+    command += ["--backend-store-uri", address, "--default-artifact-root", artifact_root(root) or f"./{ARTIFACTS}"]
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING"})
+    try:
+        while process.poll() is None and not _listens(f"http://{host}:{port}/health"):
+            time.sleep(0.3)
+        if process.poll() is None:
+            _open(f"http://{host}:{port}{page}")
+            print("Ctrl-C ends it.", flush=True)
+        process.wait()
+    except KeyboardInterrupt:
+        process.wait()  # it got the signal too
+    finally:
+        process.terminate()
+        process.wait()
+
+
+def _listens(address: str) -> bool:
+    try:
+        return requests.get(address, timeout=5).ok
+    except requests.RequestException:
+        return False
+
+
+def _open(address: str) -> None:
+    """Print an address, and show it where there is a window to show it in."""
+    print(f"MLflow: {address}", flush=True)
+    if sys.platform in ("darwin", "win32") or {"DISPLAY", "WAYLAND_DISPLAY"} & set(os.environ):
+        webbrowser.open(address)

@@ -10,6 +10,7 @@ tracker.sync()                                  # what MLflow could not be sent 
 """
 
 import contextlib
+import json
 import os
 import platform
 import sys
@@ -32,6 +33,7 @@ from pawprint.dvc import main_workspace
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Lineage, is_manifest
+from pawprint.progress import say
 from pawprint.tracking import server
 from pawprint.tracking.journal import Journal, JournaledRun
 from pawprint.tracking.registry import Registry
@@ -39,6 +41,8 @@ from pawprint.tracking.run import EVALUATED, FINISHED, MANIFEST, NOTE, RESTORED,
 from pawprint.tracking.server import Unreachable, is_outage
 
 PARENT = "mlflow.parentRunId"
+VIEW = "candidates"  # the key of the view of the runs
+FILTERED = ("git_commit", "git_dirty", "dataset", "data_hash", "seed")  # of the lineage: tags without a prefix
 UNUSED = ("candidates.", "gate.", "quantized", "serving.", "sweep.", "schema_version")  # what no training reads
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 
@@ -124,6 +128,7 @@ class Tracker:
                 self.sync()
                 known = bool(resume and self.known_run(resume))
                 run_id = resume if known else self._create_run(dataset, run_name)
+                say(f"  {run_name}: {self.run_page(run_id)}", run_id=run_id)
         except Unreachable:
             known, run_id = bool(resume), resume or uuid.uuid4().hex
         run = JournaledRun(self, run_id)
@@ -287,9 +292,8 @@ class Tracker:
         if found is None:
             base, tags = server.artifact_root(self.root), {}
             if note:
-                text = (resources("pawprint.tracking") / "templates" / note).read_text(encoding="utf-8")
                 tags = {
-                    NOTE: text.format(dataset=name),
+                    NOTE: _template(note).format(dataset=name),
                     "mlflow.experimentPrimaryMetricName": "test_log_loss",
                     "mlflow.experimentKind": "custom_model_development",
                 }
@@ -303,6 +307,21 @@ class Tracker:
         if found.lifecycle_stage == "deleted":
             self.client.restore_experiment(found.experiment_id)
         return str(found.experiment_id)
+
+    def run_page(self, run_id: str) -> str:
+        """The address of a run on MLflow's pages; without a server, where `make ui` shows them."""
+        address = server.uri(self.root)
+        served = address.rstrip("/") if address.startswith("http") else server.UI
+        return f"{served}/#/experiments/{self.client.get_run(run_id).info.experiment_id}/runs/{run_id}"
+
+    def comparison_page(self, dataset: str) -> str:
+        """Where MLflow's pages show a data set's candidates, as view.json describes; "/" where it has none."""
+        if self.client.get_experiment_by_name(dataset) is None:
+            return "/"
+        experiment = self.experiment(dataset)
+        view = json.dumps(json.loads(_template("view.json")), separators=(",", ":"))  # a tag has 5,000 letters at most
+        self.client.set_experiment_tag(experiment, f"mlflow.sharedViewState.{VIEW}", view)
+        return f"/#/experiments/{experiment}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
     def pipeline_run(self, dataset: str) -> Run | None:
         """The run of the pipeline run that this process belongs to, created by the first who asks; None by hand."""
@@ -351,6 +370,10 @@ class Tracker:
         return run.id
 
 
+def _template(name: str) -> str:
+    return (resources("pawprint.tracking") / "templates" / name).read_text(encoding="utf-8")
+
+
 def pipeline_id() -> str:
     """The id of the pipeline run of this process (Prefect's flow run id); "" where a stage was started by hand."""
     return os.environ.get("PAWPRINT_PIPELINE_RUN", "").removeprefix("pipeline ")
@@ -364,17 +387,19 @@ def training_params(params: Params, name: str) -> dict[str, Any]:
 
 
 def lineage_tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
-    """The lineage and the environment, as tags to filter runs by."""
-    executed = {f"execution.{name}": value for name, value in lineage.execution.items()}
+    """What a person filters runs by, as tags; digests and the environment stand together under `lineage.`."""
+    rest = lineage.model_dump(exclude={"run_id", "execution", *FILTERED}) | {
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": " ".join(f"{package}=={version(package)}" for package in _PACKAGES),
+        **lineage.execution,
+    }
     return (
-        lineage.model_dump(exclude={"run_id", "execution"})
-        | executed
+        lineage.model_dump(include=set(FILTERED))
+        | {f"lineage.{name}": value for name, value in rest.items()}
         | {
             "candidate": candidate,
             "pipeline_run": pipeline_id() or "by hand",
-            "python": platform.python_version(),
-            "platform": platform.platform(),
-            "packages": " ".join(f"{package}=={version(package)}" for package in _PACKAGES),
             "mlflow.source.name": " ".join([Path(sys.executable).name, *sys.argv[:1]]) if sys.argv[0] else "python",
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": lineage.git_commit,

@@ -1,5 +1,6 @@
 """Runs and registry against a real MLflow: its own SQLite file under tmp, and no server where one is expected."""
 
+import json
 import shutil
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -13,7 +14,7 @@ from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.tracking import server
 from pawprint.tracking.run import EVALUATED, Call, Evaluated, RunRecord, metric_key
-from pawprint.tracking.tracker import Tracker
+from pawprint.tracking.tracker import VIEW, Tracker
 
 PROJECT = Path(__file__).parents[3]
 
@@ -364,3 +365,23 @@ def test_figures_of_classes_of_any_name_are_logged_and_kept_apart(tracker: Track
     assert sorted(found.values()) == sorted(values.values())
     assert {found[metric_key(name)] == value for name, value in values.items()} == {True}
     assert metric_key("f1_cat") == "f1_cat" and metric_key("f1_猫 と 犬") == "f1_猫 と 犬"  # as people write them
+
+
+def test_the_candidates_page_opens_as_model_training_with_their_figures(
+    tracker: Tracker, params: Params, toy_model: Path, tmp_path: Path
+) -> None:
+    dataset = ModelInfo.read(trained(tracker, params, toy_model, tmp_path)).lineage.dataset
+    page = tracker.comparison_page(dataset)
+    assert "workflowType=machine_learning" in page
+    experiment = tracker.client.get_experiment_by_name(dataset)
+    view = json.loads(experiment.tags[f"mlflow.sharedViewState.{VIEW}"])
+    assert {"metrics.`test_accuracy`", "metrics.`test_log_loss`"} <= set(view["selectedColumns"])
+    assert view["compareRunCharts"][0]["selectedMetricKeys"] == ["train_loss", "validation_loss"]
+    assert tracker.comparison_page("no such data set") == "/"
+
+
+def test_a_training_says_where_its_run_is_shown(
+    tracker: Tracker, params: Params, toy_model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tracker.start_training("article_cnn", params, ModelInfo.read(toy_model).lineage, "one", {}) as run:
+        assert f"/runs/{run.id}" in capsys.readouterr().out
