@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from pawprint.lineage import sha256
+from pawprint.inference.classifier import ModelInfo
 from pawprint.serving.schema import Explanation, ModelCard, Prediction
 
 
@@ -84,7 +84,7 @@ def test_bad_feedback_is_refused(service: str, body: bytes, status: int, reason:
 def test_the_model_card(service: str, toy_model) -> None:
     card = ModelCard.model_validate(httpx.get(f"{service}/model").json())
     assert card.classes == ["blue", "red"]
-    assert card.model.digest == sha256(toy_model / "model.onnx")
+    assert card.model.digest == ModelInfo.read(toy_model).model_digest
     assert card.precision in ("bf16", "f32")
     assert card.lineage.git_commit == "c" * 40
 

@@ -298,7 +298,7 @@ print(answer["label"], answer["probabilities"])`;
     "Training run": card.model.run_id || "none",
     "Trained on": card.lineage.device,
     "Bento": card.model.bento || "served from a checkout",
-    "ONNX file": `SHA-256 ${card.model.digest}`,
+    "Digest": `SHA-256 ${card.model.digest}`,
     ...card.metrics,
   };
   byId("lineage").replaceChildren(...Object.entries(facts).flatMap(([name, value]) => [text("dt", name), text("dd", value)]));
