@@ -65,7 +65,8 @@ def describe(tracker: Tracker, champion: Champion, folder: Path, examples: int) 
     info, evidence = ModelInfo.read(folder), evidence_of(tracker, champion)
     try:
         report = EvaluationReport.model_validate_json(evidence[release.EVALUATION].read_bytes())
-        verdict = Verdict.model_validate_json(evidence[release.GATE].read_bytes())
+        gate = evidence.get(release.GATE)  # none for a champion by a person's choice
+        verdict = Verdict.model_validate_json(gate.read_bytes()) if gate else None
     except (OSError, KeyError, ValueError):
         return About()  # write_release says what to do
     drawn = (tracker.run_tags(champion.run_id) or {}).get("drawn") == "True"
@@ -75,7 +76,7 @@ def describe(tracker: Tracker, champion: Champion, folder: Path, examples: int) 
         photographs=report.test.photographs,
         accuracy=Interval(**report.test.accuracy.model_dump()),
         confusion=report.test.confusion,
-        card=model_card.model_card(info, report, drawn, version, verdict.reason),
+        card=model_card.model_card(info, report, drawn, version, verdict.reason if verdict else ""),
         examples=pick_examples(info, lineage.claimed(folder), examples),
     )
 
