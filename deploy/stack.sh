@@ -31,6 +31,7 @@ write_env() {
     umask 077
     touch .env
     chmod 600 .env
+    [ -z "$(tail -c1 .env)" ] || echo >>.env # a last line that has no end would be joined with the next name
     has() { grep -q "^$1=" .env; }
     has COMPOSE_PROJECT_NAME || echo "COMPOSE_PROJECT_NAME=pawprint" >>.env
     for name in POSTGRES_PASSWORD MLFLOW_DB_PASSWORD PREFECT_DB_PASSWORD S3_ACCESS_KEY_ID S3_SECRET_ACCESS_KEY \
@@ -43,6 +44,16 @@ write_env() {
 
 of() { sed -n "s/^$1=//p" .env | tail -1; } # a value of .env
 or() { if [ -n "${!1:-}" ]; then echo "${!1}"; else v=$(of "$1"); echo "${v:-$2}"; fi; }
+
+# The project's name, which docker takes as a label: with an empty one `down` would mean every folder's.
+project() {
+    local name
+    name=$(of COMPOSE_PROJECT_NAME)
+    case $name in
+        "" | [!a-z0-9]* | *[!a-z0-9_-]*) fail "COMPOSE_PROJECT_NAME in .env is \"$name\"; it is small letters, digits, - and _. Put it on a line of its own." ;;
+    esac
+    printf %s "$name"
+}
 
 build() {
     if [ "$1" != serving ]; then
@@ -115,6 +126,7 @@ case ${1:-} in
         case $profile in tracking | serving | all) ;; *) fail "PROFILE=$profile is none of tracking, serving, all." ;; esac
         need_docker
         write_env
+        project >/dev/null
         build "$profile"
         COMPOSE_PROFILES=$profile compose up -d
         wait_healthy
@@ -122,14 +134,15 @@ case ${1:-} in
         where "$profile"
         ;;
     down)
-        need_docker
         [ -e .env ] || fail "There is no .env here, so no stack was started from this folder."
+        project >/dev/null
+        need_docker
         COMPOSE_PROFILES=all compose down --remove-orphans
         ;;
     reset)
-        need_docker
         [ -e .env ] || fail "There is no .env here, so no stack was started from this folder."
-        name=$(of COMPOSE_PROJECT_NAME)
+        name=$(project)
+        need_docker
         printf 'This deletes every run, model, photograph and log that the stack "%s" keeps. Type its name to go on: ' "$name"
         read -r answer || true
         [ "${answer:-}" = "$name" ] || fail "Nothing was deleted."
@@ -139,12 +152,18 @@ case ${1:-} in
     client)
         [ -e .env ] || fail "There is no .env here. Run \`make stack\` first, or ask who runs the servers for theirs."
         host=$(or PAWPRINT_HOST 127.0.0.1)
-        cat <<EOF
-export MLFLOW_TRACKING_URI=http://$host:$(or MLFLOW_PORT 5000) MLFLOW_TRACKING_USERNAME=admin MLFLOW_TRACKING_PASSWORD=$(of MLFLOW_ADMIN_PASSWORD)
-export PREFECT_API_URL=http://$host:$(or PREFECT_PORT 4200)/api PREFECT_API_AUTH_STRING=admin:$(of PREFECT_PASSWORD)
-export AWS_ENDPOINT_URL=http://$host:$(or S3_PORT 8333) AWS_ACCESS_KEY_ID=$(of S3_ACCESS_KEY_ID) AWS_SECRET_ACCESS_KEY=$(of S3_SECRET_ACCESS_KEY) AWS_DEFAULT_REGION=us-east-1
-export PAWPRINT_SERVICE=http://$host:$(or SERVICE_PORT 3000) PAWPRINT_SERVICE_TOKEN=$(of SERVICE_ADMIN_TOKEN)
-EOF
+        say() { printf 'export %s=%q\n' "$1" "$2"; } # quoted: a password may hold what a shell would run
+        say MLFLOW_TRACKING_URI "http://$host:$(or MLFLOW_PORT 5000)"
+        say MLFLOW_TRACKING_USERNAME admin
+        say MLFLOW_TRACKING_PASSWORD "$(of MLFLOW_ADMIN_PASSWORD)"
+        say PREFECT_API_URL "http://$host:$(or PREFECT_PORT 4200)/api"
+        say PREFECT_API_AUTH_STRING "admin:$(of PREFECT_PASSWORD)"
+        say AWS_ENDPOINT_URL "http://$host:$(or S3_PORT 8333)"
+        say AWS_ACCESS_KEY_ID "$(of S3_ACCESS_KEY_ID)"
+        say AWS_SECRET_ACCESS_KEY "$(of S3_SECRET_ACCESS_KEY)"
+        say AWS_DEFAULT_REGION us-east-1
+        say PAWPRINT_SERVICE "http://$host:$(or SERVICE_PORT 3000)"
+        say PAWPRINT_SERVICE_TOKEN "$(of SERVICE_ADMIN_TOKEN)"
         ;;
     *) sed -n '2,6s/^# \{0,1\}//p' "$0"; exit 2 ;;
 esac

@@ -107,6 +107,33 @@ def test_secrets_are_random_private_and_never_changed(folder: Path) -> None:
     assert ignored.returncode == 0
 
 
+def test_a_last_line_without_its_end_is_joined_with_nothing(folder: Path) -> None:
+    (folder / ".env").write_text("MLFLOW_ADMIN_PASSWORD=my-own")
+    stack(folder, "env")
+    lines = (folder / ".env").read_text().splitlines()
+    assert "MLFLOW_ADMIN_PASSWORD=my-own" in lines and "COMPOSE_PROJECT_NAME=pawprint" in lines
+
+
+@pytest.mark.parametrize("name", ["", "x y", "../up"])
+@pytest.mark.parametrize("command", ["reset", "down"])
+def test_nothing_is_deleted_under_a_name_that_is_none(folder: Path, name: str, command: str) -> None:
+    (folder / ".env").write_text(f"A=1COMPOSE_PROJECT_NAME=pawprint\nCOMPOSE_PROJECT_NAME={name}\n")
+    done = subprocess.run(
+        ["bash", "deploy/stack.sh", command], cwd=folder, input="\n", capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 1 and "COMPOSE_PROJECT_NAME" in done.stderr
+
+
+@pytest.mark.parametrize("password", ["$(touch ran)", "`touch ran`", "a b;touch ran", "'\"\\$HOME"])
+def test_what_a_password_holds_is_not_run(folder: Path, password: str) -> None:
+    stack(folder, "env")
+    with (folder / ".env").open("a") as file:
+        file.write(f"MLFLOW_ADMIN_PASSWORD={password}\nPAWPRINT_HOST={password}\n")
+    shell = 'eval "$(bash deploy/stack.sh client)"; printf %s "$MLFLOW_TRACKING_PASSWORD"'
+    done = subprocess.run(["bash", "-c", shell], cwd=folder, capture_output=True, text=True, check=True)
+    assert done.stdout == password and not (folder / "ran").exists()
+
+
 @pytest.mark.skipif(not COMPOSE, reason="neither docker-compose nor docker compose is installed")
 @pytest.mark.parametrize("words", COMPOSE, ids="-".join)
 def test_compose_takes_every_profile(folder: Path, words: list[str]) -> None:
