@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import save
 
-from pawprint.serving import selftest
+from pawprint.inference import selftest
 from service_process import checkout, serving
 from toy import build_toy_model
 

@@ -23,9 +23,9 @@ from bentoml.exceptions import BentoMLException, NotFound
 from pawprint.errors import PawprintError
 from pawprint.files import write_json, write_text
 from pawprint.image import IMAGE_SUFFIXES
+from pawprint.inference import selftest
 from pawprint.inference.classifier import load_verified
 from pawprint.lineage import folder_digest
-from pawprint.serving import selftest
 
 NAME = "pawprint"
 _ROOT = Path(__file__).resolve().parents[3]
@@ -95,7 +95,8 @@ def _stage(context: Path, model: Path, champion: Mapping[str, Any], root: Path) 
     shutil.copy(source / "serving" / "bento_entry.py", context / f"{_ENTRY}.py")
     shutil.copytree(model, context / "champion", ignore=shutil.ignore_patterns("model.safetensors"))  # ONNX serves
     write_json(context / "champion" / "champion.json", dict(champion))
-    if known := _one_of_each_class(root / "data"):
+    own = (context / "champion" / selftest.FOLDER).is_dir()  # models of before have none
+    if not own and (known := _one_of_each_class(root / "data")):
         selftest.write(context / "champion", known)
     params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
     write_text(context / "params.yaml", yaml.safe_dump({"serving": params["serving"]}))

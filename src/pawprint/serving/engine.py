@@ -15,9 +15,9 @@ import numpy as np
 from pawprint import image
 from pawprint.config import Serving
 from pawprint.image import BadImage, Pixels
-from pawprint.inference import cam
+from pawprint.inference import cam, selftest
 from pawprint.inference.classifier import Classifier, Predictions
-from pawprint.serving import metrics, selftest, structure
+from pawprint.serving import metrics, structure
 from pawprint.serving.champion import read_champion
 from pawprint.serving.decoder import Decoders, queued, too_late
 from pawprint.serving.schema import About, Milliseconds, ModelCard, ModelName, Prediction

@@ -23,9 +23,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pawprint import files, image
-from pawprint.data.dataset import PreparedDataset
+from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError
-from pawprint.inference import ood
+from pawprint.inference import ood, selftest
 from pawprint.inference.backends import OUTPUTS
 from pawprint.inference.classifier import OOD_FILE, ModelInfo
 from pawprint.lineage import Lineage, sha256
@@ -105,11 +105,21 @@ def export(
             lineage=lineage,
         )
         files.write_text(folder / "model.json", info.model_dump_json(indent=2) + "\n")
+        pictures = known_pictures(checked)
+        pixels = np.stack([image.unpack(picture) for picture in pictures.values()])
+        (known, *_) = open_session(folder / "model.onnx").run(list(OUTPUTS), {"images": pixels})
+        selftest.keep(folder, data.classes, pictures, known)
     seconds = time.perf_counter() - started
     values = {"temperature": temperature, "ood_threshold": threshold, "min_confidence": least}
     values["onnx_max_difference"] = difference
     logger.metrics(values | {"export_seconds": seconds})
     return info
+
+
+def known_pictures(split: Split) -> dict[str, bytes]:
+    """One photograph of each of the first classes, packed, for the self-test."""
+    firsts = np.unique(split.labels, return_index=True)[1][: selftest.MOST]
+    return {f"{place}.jpg": image.encode(pixels) for place, pixels in enumerate(split.images(firsts))}
 
 
 def save_onnx(served: nn.Module, path: Path) -> None:

@@ -18,11 +18,11 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 
 from pawprint import files
 from pawprint.data.dataset import PreparedDataset, Split
-from pawprint.inference import ood
+from pawprint.inference import ood, selftest
 from pawprint.inference.classifier import OOD_FILE, ModelInfo, read_bank
 from pawprint.lineage import Lineage, sha256
 from pawprint.training.dataloader import chunks
-from pawprint.training.export import open_session, save_bank
+from pawprint.training.export import known_pictures, open_session, save_bank
 from pawprint.training.train import LEAST, SAMPLE, spread
 
 PHOTOGRAPHS = 130  # that show how large activations get
@@ -57,6 +57,7 @@ def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: 
             }
         )
         files.write_text(folder / "model.json", info.model_dump_json(indent=2) + "\n")
+        selftest.write(folder, known_pictures(validation if len(validation) else train))
     return info
 
 

@@ -1,13 +1,16 @@
 """Known pictures and their known probabilities in the model folder, checked before it serves.
 
-write(Path("champion"), {"cat.jpg": data})     # when it is packaged
+write(Path("champion"), {"cat.jpg": data})     # when it is made
 check(Classifier(Path("champion")))            # when it is loaded, wherever that is
 """
 
+import contextlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
 from pawprint import image
@@ -15,26 +18,32 @@ from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier
 
 FOLDER = "selftest"
+MOST = 8  # pictures of a training's self-test
 _Answers = TypeAdapter(dict[str, dict[str, float]])  # of a picture, by class
 _TOLERANCE = 0.1  # of a probability: bf16 against f32, one CPU against another
 
 
 def write(folder: Path, pictures: Mapping[str, bytes]) -> None:
     """Keep `pictures` (but the bad ones) in the model folder with its model's probabilities in f32."""
-    classifier = Classifier(folder, precision="f32")
-    kept = folder / FOLDER
-    kept.mkdir()
-    answers = {}
+    classifier, kept = Classifier(folder, precision="f32"), {}
     for name, data in pictures.items():
-        try:
-            packed = image.pack(data, classifier.info.fit, classifier.info.quality)
-        except image.BadImage:
-            continue
-        (kept / name).write_bytes(packed)
-        found = classifier.predict(image.unpack(packed)[None]).probabilities[0]
-        classes = classifier.info.classes
+        with contextlib.suppress(image.BadImage):
+            kept[name] = image.pack(data, classifier.info.fit, classifier.info.quality)
+    if kept:
+        pixels = np.stack([image.unpack(packed) for packed in kept.values()])
+        keep(folder, classifier.info.classes, kept, classifier.predict(pixels).probabilities)
+
+
+def keep(
+    folder: Path, classes: Sequence[str], pictures: Mapping[str, bytes], probabilities: NDArray[np.float32]
+) -> None:
+    """Keep packed `pictures` in the model folder with their `probabilities` [pictures, classes]."""
+    (folder / FOLDER).mkdir()
+    answers = {}
+    for (name, packed), found in zip(pictures.items(), probabilities, strict=True):
+        (folder / FOLDER / name).write_bytes(packed)
         answers[name] = {label: round(float(value), 3) for label, value in zip(classes, found, strict=True)}
-    (kept / "answers.json").write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
+    (folder / FOLDER / "answers.json").write_text(json.dumps(answers, indent=1) + "\n", encoding="utf-8")
 
 
 def check(classifier: Classifier) -> None:

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from pawprint.errors import PawprintError
+from pawprint.inference import selftest
 from pawprint.inference.classifier import Classifier
-from pawprint.serving import selftest
 from toy import build_toy_model
 
 
