@@ -13,6 +13,7 @@ from safetensors.torch import load_file
 
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
+from pawprint.inference import selftest
 from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
@@ -43,9 +44,11 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
     out, memory = tmp_path / "models" / "article_cnn", Memory()
     info = export(trained, data, LINEAGE, out, memory)
     assert sorted(path.name for path in out.iterdir()) == [
-        "model.json", "model.onnx", "model.safetensors", "ood.safetensors", "photographs.txt",
+        "model.json", "model.onnx", "model.safetensors", "ood.safetensors", "photographs.txt", "selftest",
     ]  # fmt: skip
     assert ModelInfo.read(out) == info
+    assert len(list((out / "selftest").glob("*.jpg"))) == len(info.classes)
+    selftest.check(Classifier(out))
     assert info.parameters == 219_801
     assert info.onnx_digest == sha256(out / "model.onnx")
     assert info.weights_digest == sha256(out / "model.safetensors")
