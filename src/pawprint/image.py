@@ -11,6 +11,7 @@ import io
 import re
 import threading
 import warnings
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -18,7 +19,7 @@ import cv2
 import numpy as np
 import simplejpeg
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
 SIZE = 300
 MAX_PIXELS = 100_000_000
@@ -37,7 +38,9 @@ Pixels = NDArray[np.uint8]
 
 _JPEG = b"\xff\xd8\xff"
 _MAGIC = (_JPEG, b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
-_SEGMENTS = 1000  # of a JPEG's header that are looked through for EXIF
+_SEGMENTS = 1000  # of a JPEG's header that are looked through for EXIF and a colour profile
+_LARGEST_PROFILE = 2**20  # bytes; a larger one is ignored
+_STRIP = 256  # rows whose colours are converted at a time
 _LARGEST = (255, 1023, 4095, 16383, 65535)  # level of 8, 10, 12, 14 and 16 bits
 
 cv2.setNumThreads(0)  # the callers run one photograph a thread; OpenCV's own pool would only contend
@@ -101,8 +104,8 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
     """Any picture as upright RGB, uint8 [height, width, 3].
 
     A large JPEG is scaled down by 2, 4 or 8 while it is decoded, never below 300 pixels a side. The first
-    frame of an animation is taken; alpha lies on white; CMYK and grayscale are converted. More than 8 bits are
-    scaled by the bits that the picture uses (`bits_used`).
+    frame of an animation is taken; alpha lies on white; CMYK, grayscale and other colour profiles are converted.
+    More than 8 bits are scaled by the bits that the picture uses (`bits_used`).
 
     Raises:
         BadImage: `empty`, `not_an_image`, `truncated` or `too_large` (decided from the header).
@@ -118,7 +121,7 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
                 pixels = simplejpeg.decode_jpeg(
                     data, "RGB", fastupsample=plain, min_height=smallest, min_width=smallest, min_factor=2
                 )
-                return _upright(pixels, _orientation(data))
+                return _upright(_to_srgb(pixels, _profile(data)), _orientation(data))
         except BadImage:
             raise
         except Exception:  # damaged or unusual (simplejpeg lets KeyError through too): Pillow reports which
@@ -177,16 +180,57 @@ def _orientation(data: bytes) -> int:
 
 
 def _has_exif(data: bytes) -> bool:
-    """Whether a JPEG has EXIF: its segments one by one, for a search of the whole costs as much as its hash."""
+    """Whether a JPEG has EXIF."""
+    return any(marker == 0xE1 and data.startswith(b"Exif\0\0", start) for marker, start, _ in _segments(data))
+
+
+def _profile(data: bytes) -> bytes:
+    """A JPEG's colour profile, which may lie in parts; b"" where there is none."""
+    parts = {
+        data[start + 12]: data[start + 14 : end]
+        for marker, start, end in _segments(data)
+        if marker == 0xE2 and data.startswith(b"ICC_PROFILE\0", start) and end > start + 14
+    }
+    return b"".join(parts[number] for number in sorted(parts))
+
+
+def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """(marker, first byte, end) of a JPEG's segments, for a search of the whole costs as much as its hash."""
     place = 2
     for _ in range(_SEGMENTS):
         marker = data[place : place + 2]
         if marker[:1] != b"\xff" or marker in (b"\xff\xda", b"\xff\xd9"):  # the scan begins, or the end
             break
-        if marker == b"\xff\xe1" and data[place + 4 : place + 10] == b"Exif\x00\x00":
-            return True
-        place += 1 if marker == b"\xff\xff" else 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-    return False
+        if marker == b"\xff\xff":
+            place += 1
+            continue
+        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        yield marker[1], place + 4, end
+        place = end
+
+
+def _to_srgb(pixels: Pixels, profile: bytes) -> Pixels:
+    """Colours of another profile (Adobe RGB, a telephone's Display P3) as sRGB, which is what models learn."""
+    transform = _transform(profile) if 0 < len(profile) <= _LARGEST_PROFILE else None
+    if transform is None:
+        return pixels
+    converted = np.empty_like(pixels)
+    for start in range(0, len(pixels), _STRIP):  # whole, it would take three copies
+        strip = Image.fromarray(pixels[start : start + _STRIP])
+        converted[start : start + _STRIP] = np.asarray(ImageCms.applyTransform(strip, transform))
+    return converted
+
+
+@functools.lru_cache(maxsize=16)
+def _transform(profile: bytes) -> ImageCms.ImageCmsTransform | None:
+    """From RGB of this profile to sRGB; None where that changes nothing, or the profile is damaged or not of RGB."""
+    try:
+        transform = ImageCms.buildTransform(io.BytesIO(profile), ImageCms.createProfile("sRGB"), "RGB", "RGB")
+        levels = np.stack(np.meshgrid(*[np.arange(0, 256, 51)] * 3), -1).reshape(1, -1, 3).astype(np.uint8)
+        same = np.asarray(ImageCms.applyTransform(Image.fromarray(levels), transform), np.int16)
+    except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
+        return None
+    return None if np.abs(same - levels).max() <= 2 else transform
 
 
 def _upright(pixels: Pixels, orientation: int) -> Pixels:
@@ -248,7 +292,7 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
                 return _upright(_from_levels(_levels(picture, data), largest), picture.getexif().get(0x0112, 1))
             picture.draft("RGB", (2 * SIZE, 2 * SIZE))
             ImageOps.exif_transpose(picture, in_place=True)  # which copies nothing that is upright
-            return _rgb(picture)
+            return _to_srgb(_rgb(picture), picture.info.get("icc_profile") or b"")
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise whatever damaged data leads them to

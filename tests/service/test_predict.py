@@ -6,7 +6,6 @@ import pytest
 
 from pawprint import image
 from pawprint.inference.classifier import Classifier, ModelInfo
-from pawprint.lineage import sha256
 
 
 def test_a_picture_as_a_form_field(service: str, pictures: dict[str, bytes], toy_model) -> None:
@@ -20,7 +19,7 @@ def test_a_picture_as_a_form_field(service: str, pictures: dict[str, bytes], toy
     assert answer["model"] == {
         "name": "pawprint-colours",
         "version": "3",
-        "digest": sha256(toy_model / "model.onnx"),
+        "digest": ModelInfo.read(toy_model).model_digest,
         "bento": "",
         "dataset": info.lineage.dataset,
         "data_hash": info.lineage.data_hash,

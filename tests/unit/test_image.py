@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 
 from odd_pictures import (
     BLUE,
@@ -81,6 +81,51 @@ def test_all_eight_orientations_agree_with_pillow(orientation: int) -> None:
     data = saved(scene(9), quality=95, exif=exif)
     expected = np.asarray(ImageOps.exif_transpose(Image.open(io.BytesIO(data))))
     assert np.abs(image.decode(data).astype(int) - expected).mean() < 1
+
+
+def profile(primaries: tuple[int, ...], gamma: float) -> bytes:
+    """A colour profile of an RGB space: red, green and blue in XYZ (D50) in 1/65536, and a gamma."""
+    xyz = [b"XYZ \0\0\0\0" + struct.pack(">3i", *primaries[start : start + 3]) for start in (0, 3, 6)]
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    curve = b"curv\0\0\0\0" + struct.pack(">IH", 1, round(gamma * 256)) + b"\0\0"
+    names = (b"rXYZ", b"gXYZ", b"bXYZ", b"wtpt", b"rTRC", b"gTRC", b"bTRC")
+    blocks, table, place = [*xyz, white, curve, curve, curve], struct.pack(">I", 7), 128 + 4 + 12 * 7
+    for name, block in zip(names, blocks, strict=True):
+        table += struct.pack(">4sII", name, place, len(block))
+        place += len(block)
+    head = struct.pack(">I4sI4s4s4s12s4s", place, b"lcms", 0x02100000, b"mntr", b"RGB ", b"XYZ ", b"\0" * 12, b"acsp")
+    head = head.ljust(68, b"\0") + struct.pack(">3i", 63190, 65536, 54061)
+    return head.ljust(128, b"\0") + table + b"".join(blocks)
+
+
+ADOBE = profile((39965, 20397, 1275, 13449, 41044, 3994, 9776, 4095, 48792), 2.19921875)
+WIDE = {
+    "jpeg": lambda icc: saved(scene(5), quality=95, icc_profile=icc),
+    "a profile in parts": lambda icc: saved(scene(5), quality=95, icc_profile=icc + bytes(140_000)),
+    "png": lambda icc: saved(scene(5), "PNG", icc_profile=icc),
+    "webp": lambda icc: saved(scene(5), "WEBP", lossless=True, icc_profile=icc),
+    "tall": lambda icc: saved(scene(5, 300, 700), "PNG", icc_profile=icc),
+}
+
+
+@pytest.mark.parametrize("name", WIDE)
+def test_colours_of_another_profile_become_srgb(name: str) -> None:
+    """As Pillow converts them; and a camera's sRGB, a damaged profile and one of grey change not a bit."""
+    data = WIDE[name](ADOBE)
+    opened = Image.open(io.BytesIO(data))
+    srgb = ImageCms.createProfile("sRGB")
+    expected = ImageCms.profileToProfile(opened, ImageCms.getOpenProfile(io.BytesIO(ADOBE)), srgb)
+    assert expected is not None
+    pixels, plain = image.decode(data).astype(int), image.decode(WIDE[name](b"")).astype(int)
+    assert np.abs(pixels - np.asarray(expected)).mean() < 1.5
+    assert np.abs(pixels - plain).mean() > 4
+    for harmless in (
+        ImageCms.ImageCmsProfile(srgb).tobytes(),
+        ADOBE[:200],
+        b"x" * 3000,
+        ADOBE.replace(b"RGB ", b"GRAY"),
+    ):
+        assert np.array_equal(image.decode(WIDE[name](harmless)), plain)
 
 
 def test_transparent_parts_lie_on_white() -> None:
