@@ -8,7 +8,6 @@ picture, or `BAD` and a problem as JSON. It imports no metrics: their files are 
 
 import json
 import os
-import resource
 import signal
 import struct
 import sys
@@ -34,6 +33,8 @@ _TOO_LARGE = "the picture takes more memory to decode than it may"
 
 def serve(pipe: Connection) -> None:
     """The process: one picture after the other, until the pipe is closed."""
+    import resource  # not on Windows, where this module can be imported and the process not run
+
     for ignored in (signal.SIGINT, signal.SIGTERM):  # it ends with the service, when what was accepted is decoded
         signal.signal(ignored, signal.SIG_IGN)
     image.load(image.encode(np.zeros((8, 8, 3), np.uint8)))  # what libraries load at their first use
