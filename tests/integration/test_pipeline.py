@@ -131,7 +131,7 @@ def test_with_nothing_changed_nothing_runs_and_no_server_is_started(workspace: W
     database = Path(workspace.environment["PREFECT_HOME"]) / "prefect.db"
     touched = database.stat().st_mtime_ns
     said = workspace.run()
-    assert "Running stage" not in said
+    assert "done in" not in said  # the line at the end of a stage
     assert "champion" in said
     assert workspace.query("select count(*) from runs") == before
     assert database.stat().st_mtime_ns == touched
@@ -188,7 +188,7 @@ def test_a_training_that_is_killed_goes_on_in_its_run_and_ends_in_the_same_bytes
     with subprocess.Popen(command, cwd=workspace.root, env=environment, stdout=subprocess.PIPE, text=True) as training:
         assert training.stdout is not None
         for line in training.stdout:
-            if "epoch 3/5: train loss" in line:
+            if line.split()[:1] == ["3/5"]:
                 training.kill()
     assert training.returncode == -signal.SIGKILL
     ((killed,),) = workspace.query("select run_uuid from runs where status = 'RUNNING'")
@@ -217,6 +217,7 @@ def test_ctrl_c_is_one_line_and_each_tool_knows_that_the_run_was_stopped(workspa
     assert dict(states) == {"train article_cnn": "Crashed", "pipeline": "Crashed"}
     assert (workspace.root / "dvc.lock").read_bytes() == before
     workspace("git", "checkout", "-q", "params.yaml")
+    workspace("dvc", "checkout", "train@article_cnn")  # DVC removes what a stage makes before it runs
 
 
 def test_one_candidate_s_parameter_retrains_that_one(workspace: Workspace) -> None:
@@ -224,8 +225,8 @@ def test_one_candidate_s_parameter_retrains_that_one(workspace: Workspace) -> No
     workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=1))
     workspace.params(lambda p: p["evaluation"].update(corruptions=0, clutter=0))  # what is not asked for takes no time
     said = workspace.run()
-    assert "train@article_cnn" in said
-    assert "Running stage 'train@efficientnet_lite0'" not in said
+    assert "train article_cnn: done in" in said
+    assert "train efficientnet_lite0: done in" not in said
     assert workspace.json("models/article_cnn/run.json")["run_id"] != first
     one_story(workspace)
 
@@ -242,7 +243,7 @@ def test_a_candidate_that_is_removed_leaves_the_comparison(workspace: Workspace)
 def test_turning_all_of_it_back_trains_nothing(workspace: Workspace) -> None:
     workspace("git", "checkout", "-q", "params.yaml")
     said = workspace.run()
-    assert "Running stage 'train@" not in said
+    assert not re.search(r"^train \w+: done in", said, re.MULTILINE)
     assert list(workspace.json("reports/metrics.json")) == ["article_cnn", "efficientnet_lite0"]
     first = workspace.query("select run_uuid from runs where name like 'article_cnn%' order by start_time limit 1")
     assert [(workspace.json("models/article_cnn/run.json")["run_id"],)] == first

@@ -21,7 +21,7 @@ pytestmark = [
     pytest.mark.skipif(bool(MISSING), reason=f"not installed: {', '.join(MISSING)}"),
     pytest.mark.timeout(1200),
 ]
-TRAINING = "epoch 2/"  # of the worker's log: a training is under way
+TRAINING = "     2/"  # of the worker's log: a training is under way
 
 
 @pytest.fixture(scope="module")
@@ -146,7 +146,7 @@ def test_s3_answers_errors_while_a_model_is_logged_and_for_a_while_after(team: T
             heard = len(team.log("worker"))
             broken.set()
             with suppress(AssertionError):  # where the training fails for it, that is one way to end right, too
-                team.until(lambda: "Running stage 'evaluate'" in team.log("worker")[heard:], "worker", seconds=120)
+                team.until(lambda: "train article_cnn: done in" in team.log("worker")[heard:], "worker", seconds=120)
             time.sleep(30)
             broken.clear()
             whole(team, run)
