@@ -100,7 +100,7 @@ def tested(name: str, data: PreparedDataset, number: int) -> dict[str, Any]:
         scaled = torch.from_numpy(logits(trained, splits, params)).double() / temperature
         rows = zip(test.hashes, test.labels.tolist(), scaled.softmax(1).tolist(), strict=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"validation": loss, "said": {one: (label, said) for one, label, said in rows}}))
+        path.write_text(json.dumps({"validation": loss, "said": {one: (label, output) for one, label, output in rows}}))
         print(f"{name}, fold {number}: {trained.seconds:.0f} s, validation log loss {loss:.4f}", flush=True)
     return cast(dict[str, Any], json.loads(path.read_text()))
 
@@ -113,14 +113,14 @@ def predictions(names: str, data: PreparedDataset, folds: int) -> dict[str, tupl
         best = min(tried, key=lambda name: float(tried[name]["validation"]))
         if len(tried) > 1:
             print(f"fold {number}: {best}")
-        found |= {one: (label, said) for one, (label, said) in tried[best]["said"].items()}
+        found |= {one: (label, output) for one, (label, output) in tried[best]["said"].items()}
     return found
 
 
 def scores(found: dict[str, tuple[int, list[float]]], hashes: list[str], classes: tuple[str, ...]) -> Scores:
     labels = np.array([found[one][0] for one in hashes])
-    said = np.array([found[one][1] for one in hashes])
-    return Scores(tuple(hashes), tuple(hashes), labels, said, classes, np.ones(len(hashes)))
+    output = np.array([found[one][1] for one in hashes])
+    return Scores(tuple(hashes), tuple(hashes), labels, output, classes, np.ones(len(hashes)))
 
 
 def main() -> None:
@@ -132,12 +132,12 @@ def main() -> None:
     data = PreparedDataset.open(arguments.prepared)
     asked = {name: predictions(name, data, arguments.folds) for name in arguments.variants}
     hashes = sorted(set.intersection(*(set(found) for found in asked.values())))
-    told = {name: scores(found, hashes, data.classes) for name, found in asked.items()}
+    printed = {name: scores(found, hashes, data.classes) for name, found in asked.items()}
     table = Table(title=f"{len(hashes)} photographs, {arguments.folds} of {FOLDS} folds; {machine()}")
     for column in ("candidate", "mistakes", "accuracy", "log loss", "calibration error", "log loss - first", "p"):
         table.add_column(column)
-    first = told[arguments.variants[0]]
-    for name, one in told.items():
+    first = printed[arguments.variants[0]]
+    for name, one in printed.items():
         figures = measure(one)
         low, high = (-end for end in reversed(paired_losses(one, first)))
         better, worse = discordant(one, first)

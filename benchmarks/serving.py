@@ -171,17 +171,17 @@ def load(server: Server, pictures: Path, seconds: float, clients: int = 0, rate:
         [sys.executable, str(HERE / "serving_load.py")],
         input=json.dumps(asked), capture_output=True, text=True, check=True, timeout=seconds + 120,
     )  # fmt: skip
-    said = json.loads(done.stdout)
-    good = sorted(took for status, took in said["seen"] if status == 200)
+    output = json.loads(done.stdout)
+    good = sorted(took for status, took in output["seen"] if status == 200)
     statuses: dict[str, int] = {}
-    for status, _ in said["seen"]:
+    for status, _ in output["seen"]:
         statuses[str(status)] = statuses.get(str(status), 0) + 1
     if not good:
         raise RuntimeError(f"{server.name} answered nothing good: {statuses}")
     return {
-        "rate": len(good) / said["took"],
-        "cpu": (server.cpu_seconds() - before) / len(said["seen"]),
-        "client": said["cpu"] / len(said["seen"]),
+        "rate": len(good) / output["took"],
+        "cpu": (server.cpu_seconds() - before) / len(output["seen"]),
+        "client": output["cpu"] / len(output["seen"]),
         "p50": good[len(good) // 2],
         "p99": good[int(len(good) * 0.99)],
         "statuses": statuses,

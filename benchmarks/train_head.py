@@ -69,8 +69,8 @@ def plain(data: PreparedDataset) -> tuple[nn.Module, float]:
     optimizer = torch.optim.Adam(network.head.parameters(), lr=RATE, weight_decay=1e-4)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(labels)).split(BATCH):
-            said = network.head(F.dropout(features[rows], 0.2))[:, 0]
-            F.binary_cross_entropy_with_logits(said, labels[rows].float()).backward()
+            output = network.head(F.dropout(features[rows], 0.2))[:, 0]
+            F.binary_cross_entropy_with_logits(output, labels[rows].float()).backward()
             optimizer.step()
             optimizer.zero_grad()
         with torch.no_grad():
@@ -95,8 +95,8 @@ def measure(variant: str, data: PreparedDataset) -> dict[str, float]:
     split = data.split("test")
     with torch.no_grad():
         features = torch.from_numpy(FeatureCache(network, NAME, devices.resolve_precision(load_params())).of(split))
-        said = head(features)[:, 0] > 0
-    right = int((said == torch.from_numpy(split.labels).bool()).sum())
+        output = head(features)[:, 0] > 0
+    right = int((output == torch.from_numpy(split.labels).bool()).sum())
     return {"seconds": seconds, "accuracy": right / len(split), "peak_gb": peak}
 
 
@@ -131,8 +131,8 @@ def main() -> None:
     learned = len(data.split("train")) + len(data.split("validation"))
     print(f"{learned} photographs learned from, {len(data.split('test'))} tested, {EPOCHS} epochs of the head")
     for variant, rows in found.items():
-        told = ", ".join(f"{row['accuracy']:.4f} and {row['peak_gb']:.2f} GB" for row in rows)
-        print(f"{variant}: test accuracy and peak memory {told}")
+        printed = ", ".join(f"{row['accuracy']:.4f} and {row['peak_gb']:.2f} GB" for row in rows)
+        print(f"{variant}: test accuracy and peak memory {printed}")
     report("train_head", "seconds", {name: [row["seconds"] for row in rows] for name, rows in found.items()}, "plain")
 
 

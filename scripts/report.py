@@ -40,8 +40,8 @@ def main() -> None:
     try:
         write(Path.cwd(), options.against, options.build, options.out)
     except subprocess.CalledProcessError as error:
-        said = (error.stderr or error.stdout or "").strip().splitlines()
-        sys.exit(f"error: `{' '.join(error.cmd[-4:])}` failed: {said[-1] if said else 'see above'}")
+        output = (error.stderr or error.stdout or "").strip().splitlines()
+        sys.exit(f"error: `{' '.join(error.cmd[-4:])}` failed: {output[-1] if output else 'see above'}")
     print(f"wrote {options.out / 'report.md'}")
 
 
@@ -80,8 +80,10 @@ def commit_of(root: Path, word: str) -> str:
 
 def difference(root: Path, revision: str) -> dict[str, dict[str, Any]]:
     """`dvc metrics diff`: metric -> old, new, diff."""
-    said = run(root, sys.executable, "-m", "dvc", "metrics", "diff", "--all", "--json", revision, "--targets", METRICS)
-    found: dict[str, dict[str, Any]] = json.loads(said or "{}").get(METRICS, {})
+    output = run(
+        root, sys.executable, "-m", "dvc", "metrics", "diff", "--all", "--json", revision, "--targets", METRICS
+    )
+    found: dict[str, dict[str, Any]] = json.loads(output or "{}").get(METRICS, {})
     return found
 
 

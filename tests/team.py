@@ -61,8 +61,8 @@ class Team:
         }
         self.repository, self.workspace = folder / "repository", folder / "workspace"
         self.deliver = folder / "deliver"
-        self.heard: list[dict[str, str]] = []  # what people were told
-        self.ear = listening(self.heard)
+        self.notifications: list[dict[str, str]] = []  # what people were told
+        self.ear = listening(self.notifications)
 
     @property
     def keys(self) -> dict[str, str]:
@@ -286,7 +286,7 @@ class Team:
 
         return str(self.until(final, "worker", seconds=seconds))
 
-    def said(self, run: str) -> str:
+    def flow_log(self, run: str) -> str:
         """A run's log."""
         asked = {"logs": {"flow_run_id": {"any_": [run]}}, "sort": "TIMESTAMP_ASC"}
         return "\n".join(line["message"] for line in self.api("POST", "logs/filter", **asked, limit=200))
@@ -350,12 +350,12 @@ def as_postgres() -> list[str]:
     return ["setpriv", f"--reuid={user.pw_uid}", f"--regid={user.pw_gid}", "--clear-groups"]
 
 
-def listening(heard: list[dict[str, str]]) -> http.server.ThreadingHTTPServer:
+def listening(notifications: list[dict[str, str]]) -> http.server.ThreadingHTTPServer:
     """A place that apprise can tell something to."""
 
     class Ear(http.server.BaseHTTPRequestHandler):
         def do_POST(self) -> None:
-            heard.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+            notifications.append(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
             self.send_response(200)
             self.end_headers()
 

@@ -130,15 +130,15 @@ def clone(target: Path) -> None:
         subprocess.run(["git", *words], cwd=target, check=True)
 
 
-def one_story(workspace: Workspace) -> str:
+def consistent_champion(workspace: Workspace) -> str:
     """The version that the registry, champion.json, champion/ and the Bento all name."""
-    told = [workspace.json(name) for name in ("champion.json", "champion/champion.json", "bento.json")]
+    records = [workspace.json(name) for name in ("champion.json", "champion/champion.json", "bento.json")]
     (alias,) = workspace.query(
-        f"select version from registered_model_aliases where alias = 'champion' and name = '{told[0]['model']}'"
+        f"select version from registered_model_aliases where alias = 'champion' and name = '{records[0]['model']}'"
     )
-    assert {str(entry["version"]) for entry in told} == {str(alias[0])}
-    assert {entry["model_digest"] for entry in told} == {workspace.json("champion/model.json")["model_digest"]}
-    tag = told[2]["tag"]
+    assert {str(entry["version"]) for entry in records} == {str(alias[0])}
+    assert {entry["model_digest"] for entry in records} == {workspace.json("champion/model.json")["model_digest"]}
+    tag = records[2]["tag"]
     kept = Path(workspace.environment["BENTOML_HOME"]) / "bentos" / tag.replace(":", "/")
     packed = json.loads((kept / "src" / "champion" / "champion.json").read_bytes())
     assert str(packed["version"]) == str(alias[0])

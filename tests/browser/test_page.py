@@ -37,17 +37,17 @@ def page(browser: Browser, service: str) -> Iterator[Page]:
     context = browser.new_context(viewport={"width": 1000, "height": 800})
     page = context.new_page()
     elsewhere: list[str] = []
-    said: list[str] = []
+    output: list[str] = []
     page.on(
         "request",
         lambda request: None if request.url.startswith((service, "blob:", "data:")) else elsewhere.append(request.url),
     )
-    page.on("console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None)
-    page.on("pageerror", lambda error: said.append(str(error)))
+    page.on("console", lambda message: output.append(message.text) if message.type in ("error", "warning") else None)
+    page.on("pageerror", lambda error: output.append(str(error)))
     page.goto(f"{service}/")
     yield page
     assert not elsewhere
-    assert [text for text in said if "415" not in text and "503" not in text] == []
+    assert [text for text in output if "415" not in text and "503" not in text] == []
     context.close()
 
 

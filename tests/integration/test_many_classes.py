@@ -6,7 +6,7 @@ import cv2
 import numpy as np
 import pytest
 
-from workspace import Workspace, clone, one_story
+from workspace import Workspace, clone, consistent_champion
 
 CLASSES = tuple(f"shape {sides} {colour:02}" for sides in (3, 4, 6, 9) for colour in range(10))[:37]
 
@@ -47,7 +47,7 @@ def test_thirty_seven_classes_go_the_whole_way(tmp_path: Path) -> None:
 
     workspace.params(fewer)
     workspace.run("--photos", str(write(tmp_path / "shapes")), "--name", "shapes")
-    one_story(workspace)
+    consistent_champion(workspace)
     figures = workspace.json("reports/metrics.json")["efficientnet_lite0"]
     test = figures["test"]
     assert len(test["confusion"]) == 37

@@ -24,7 +24,7 @@ import httpx
 import pytest
 
 from service_process import free_port
-from workspace import PROJECT, Workspace, one_story
+from workspace import PROJECT, Workspace, consistent_champion
 
 # `make test` is what runs this; `make stack` needs an engine (tests/stack); the others have tests of their own below
 ELSEWHERE = {"make run", "make run PHOTOS=train.zip", "make serve", "make stack", "make test"}
@@ -81,13 +81,13 @@ def test_the_readme_has_its_two_commands_first() -> None:
 
 def test_a_fresh_clone_goes_from_photographs_to_a_packaged_champion(workspace: Workspace) -> None:
     assert not (workspace.root / "data").exists()
-    said = workspace("make", "run")
-    assert "DRAWN" in said
+    printed = workspace("make", "run")
+    assert "DRAWN" in printed
     for words in ("article_cnn", "219,801", "efficientnet_lite0", "champion", "make serve", "make ui", "PHOTOS="):
-        assert words in said
-    assert one_story(workspace) == workspace.json("champion.json")["version"]
+        assert words in printed
+    assert consistent_champion(workspace) == workspace.json("champion.json")["version"]
     record = workspace.json("models/article_cnn/run.json")
-    assert record["run_id"][:8] in said
+    assert record["run_id"][:8] in printed
     lineage = workspace.json("models/article_cnn/model.json")["lineage"]
     assert lineage["git_commit"] == workspace("git", "rev-parse", "HEAD").strip()
     assert not lineage["git_dirty"]
@@ -98,13 +98,13 @@ def test_a_fresh_clone_goes_from_photographs_to_a_packaged_champion(workspace: W
 def test_every_candidate_is_a_whole_run_in_mlflow(workspace: Workspace) -> None:
     runs = workspace.query("select run_uuid, name, status from runs where name not like 'pipeline %'")
     assert len(runs) == 2
-    ((parent, said),) = workspace.query(
+    ((parent, printed),) = workspace.query(
         "select r.run_uuid, t.value from runs r join tags t using (run_uuid) "
         "where r.name like 'pipeline %' and t.key = 'mlflow.note.content'"
     )
     children = workspace.query(f"select run_uuid from tags where key = 'mlflow.parentRunId' and value = '{parent}'")
     assert {child for (child,) in children} == {run_id for run_id, _, _ in runs}
-    assert all(run_id in said for run_id, _, _ in runs)
+    assert all(run_id in printed for run_id, _, _ in runs)
     assert {status for _, _, status in runs} == {"FINISHED"}
     for run_id, name, _ in runs:
         metrics = dict(workspace.query(f"select key, value from latest_metrics where run_uuid = '{run_id}'"))
@@ -130,9 +130,9 @@ def test_with_nothing_changed_nothing_runs_and_no_server_is_started(workspace: W
     before = workspace.query("select count(*) from runs")
     database = Path(workspace.environment["PREFECT_HOME"]) / "prefect.db"
     touched = database.stat().st_mtime_ns
-    said = workspace.run()
-    assert "done in" not in said  # the line at the end of a stage
-    assert "champion" in said
+    printed = workspace.run()
+    assert "done in" not in printed  # the line at the end of a stage
+    assert "champion" in printed
     assert workspace.query("select count(*) from runs") == before
     assert database.stat().st_mtime_ns == touched
     assert "up to date" in workspace("dvc", "status")
@@ -156,8 +156,8 @@ def test_make_serve_answers_the_readme_s_curl(workspace: Workspace, tmp_path: Pa
     url = f"http://127.0.0.1:{port}/readyz"
     with started(workspace, tmp_path / "log", url, *make, PAWPRINT_TRAFFIC=str(tmp_path)):
         (curl,) = [c for c in commands() if c.startswith("curl")]
-        said = workspace(*shlex.split(curl.replace(":3000", f":{port}")), "-s", "-S", "--fail")
-        assert '"probabilities"' in said
+        printed = workspace(*shlex.split(curl.replace(":3000", f":{port}")), "-s", "-S", "--fail")
+        assert '"probabilities"' in printed
         for command in (c for c in commands() if c.startswith(SERVED[1:])):
             assert workspace("bash", "-c", command.replace(":3000", f":{port}"), PAWPRINT_TRAFFIC=str(tmp_path))
         second = workspace(*make, fails=True)
@@ -224,31 +224,31 @@ def test_one_candidate_s_parameter_retrains_that_one(workspace: Workspace) -> No
     first = workspace.json("models/article_cnn/run.json")["run_id"]
     workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=1))
     workspace.params(lambda p: p["evaluation"].update(corruptions=0, clutter=0))  # what is not asked for takes no time
-    said = workspace.run()
-    assert "train article_cnn: done in" in said
-    assert "train efficientnet_lite0: done in" not in said
+    printed = workspace.run()
+    assert "train article_cnn: done in" in printed
+    assert "train efficientnet_lite0: done in" not in printed
     assert workspace.json("models/article_cnn/run.json")["run_id"] != first
-    one_story(workspace)
+    consistent_champion(workspace)
 
 
 @pytest.mark.slow  # the next test brings a candidate back through the same road
 def test_a_candidate_that_is_removed_leaves_the_comparison(workspace: Workspace) -> None:
     workspace.params(lambda p: p["candidates"].pop("article_cnn"))
-    said = workspace.run()
-    assert "article_cnn" not in said[said.index("Next:") - 1500 :].split("why")[0]
+    printed = workspace.run()
+    assert "article_cnn" not in printed[printed.index("Next:") - 1500 :].split("why")[0]
     assert list(workspace.json("reports/metrics.json")) == ["efficientnet_lite0"]
     assert (workspace.root / "models" / "article_cnn").exists()
 
 
 def test_turning_all_of_it_back_trains_nothing(workspace: Workspace) -> None:
     workspace("git", "checkout", "-q", "params.yaml")
-    said = workspace.run()
-    assert not re.search(r"^train \w+: done in", said, re.MULTILINE)
+    printed = workspace.run()
+    assert not re.search(r"^train \w+: done in", printed, re.MULTILINE)
     assert list(workspace.json("reports/metrics.json")) == ["article_cnn", "efficientnet_lite0"]
     first = workspace.query("select run_uuid from runs where name like 'article_cnn%' order by start_time limit 1")
     assert [(workspace.json("models/article_cnn/run.json")["run_id"],)] == first
     assert workspace.json("models/article_cnn/model.json")["lineage"]["run_id"] == first[0][0]
-    one_story(workspace)
+    consistent_champion(workspace)
 
 
 def test_an_alias_moved_by_hand_is_packaged_by_the_next_run(workspace: Workspace) -> None:
@@ -262,27 +262,27 @@ def test_an_alias_moved_by_hand_is_packaged_by_the_next_run(workspace: Workspace
         "mlflow.MlflowClient().set_registered_model_alias(*sys.argv[1:])"
     )
     workspace(sys.executable, "-c", code, reigning["model"], "champion", str(other[0]))
-    said = workspace.run()
-    assert f"version {other[0]}" in said
-    assert one_story(workspace) == str(other[0])
+    printed = workspace.run()
+    assert f"version {other[0]}" in printed
+    assert consistent_champion(workspace) == str(other[0])
     assert "up to date" in workspace("dvc", "status")
     workspace(sys.executable, "-c", code, reigning["model"], "champion", reigning["version"])
     workspace.run()
-    assert one_story(workspace) == reigning["version"]
+    assert consistent_champion(workspace) == reigning["version"]
 
 
 def test_a_bento_that_was_deleted_is_built_again(workspace: Workspace) -> None:
     shutil.rmtree(Path(workspace.environment["BENTOML_HOME"]) / "bentos")
     workspace.run()
-    one_story(workspace)
+    consistent_champion(workspace)
 
 
 def test_predict_answers_without_a_server(workspace: Workspace) -> None:
     cats = sorted((workspace.root / "data" / "cat").iterdir())[:3]
     broken = workspace.root / "broken.jpg"
     broken.write_bytes(b"no picture")
-    said = workspace("pawprint", "predict", "--json", *map(str, cats), str(broken), fails=True)
-    answers = [json.loads(line) for line in said.splitlines() if line.startswith("{")]
+    printed = workspace("pawprint", "predict", "--json", *map(str, cats), str(broken), fails=True)
+    answers = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert [answer["path"] for answer in answers] == [*map(str, cats), str(broken)]
     assert all(set(answer) == {"path", "label", "refusal", "probabilities"} for answer in answers[:3])
     assert "not a picture" in answers[3]["error"]
@@ -297,8 +297,8 @@ def test_an_experiment_in_dvc_s_temporary_copy_runs_its_own_code_and_keeps_its_r
         "select count(*), (select group_concat(alias || version) from registered_model_aliases) from model_versions"
     )
     versions = workspace.query(registered)
-    said = workspace("dvc", "exp", "run", "--temp", "-S", "candidates.article_cnn.epochs=1", "-n", "shorter")
-    assert "this is the copy" in said
+    printed = workspace("dvc", "exp", "run", "--temp", "-S", "candidates.article_cnn.epochs=1", "-n", "shorter")
+    assert "this is the copy" in printed
     assert workspace.query("select count(*) from runs")[0][0] == before + 1
     assert workspace.query(registered) == versions  # an experiment registers nothing and moves no alias
     (latest,) = workspace.query("select run_uuid from runs order by start_time desc limit 1")
@@ -308,20 +308,22 @@ def test_an_experiment_in_dvc_s_temporary_copy_runs_its_own_code_and_keeps_its_r
 
 
 @pytest.mark.parametrize(
-    ("break_it", "said"),
+    ("break_it", "printed"),
     [
         (lambda root: shutil.rmtree(root / "data" / "dog"), "two classes"),
         (lambda root: (root / "params.yaml").write_text("schema_version: 2\nseed: 1\nfoo: 2\n"), "`foo`: unknown key"),
     ],
     ids=["one class", "an unknown key"],
 )
-def test_a_wrong_move_is_a_sentence_and_leaves_what_was_there(workspace: Workspace, break_it: Any, said: str) -> None:
+def test_a_wrong_move_is_a_sentence_and_leaves_what_was_there(
+    workspace: Workspace, break_it: Any, printed: str
+) -> None:
     champion = workspace.json("champion.json")
     kept = (workspace.root / "params.yaml").read_bytes()
     break_it(workspace.root)
-    heard = workspace.run(fails=True)
-    assert said in heard
-    assert "Traceback" not in heard
+    reported = workspace.run(fails=True)
+    assert printed in reported
+    assert "Traceback" not in reported
     assert workspace.json("champion.json") == champion
     (workspace.root / "params.yaml").write_bytes(kept)
     shutil.rmtree(workspace.root / "data")
@@ -337,11 +339,11 @@ def test_make_run_with_photos_as_the_readme_says(workspace: Workspace) -> None:
     workspace.params(lambda p: p["candidates"].pop("efficientnet_lite0"))  # the road is the same, and shorter
     workspace.params(lambda p: p["candidates"]["article_cnn"].update(epochs=1))
     workspace.params(lambda p: p["evaluation"].update(corruptions=0, clutter=0))
-    said = workspace("make", "run", "PHOTOS=train.zip")
-    assert "pawprint-dogs-cats" in said
-    assert "the first model of this data set" in said
-    assert "DRAWN" not in said
-    one_story(workspace)
+    printed = workspace("make", "run", "PHOTOS=train.zip")
+    assert "pawprint-dogs-cats" in printed
+    assert "the first model of this data set" in printed
+    assert "DRAWN" not in printed
+    consistent_champion(workspace)
 
 
 @pytest.mark.slow  # the test above walks the same road with Kaggle's layout
@@ -352,13 +354,13 @@ def test_photographs_of_one_s_own_get_a_champion_of_their_own(workspace: Workspa
             (tmp_path / "pets" / name).mkdir(parents=True)
             for photo in sorted((workspace.root / "data" / kind).iterdir())[:60]:
                 shutil.copy(photo, tmp_path / "pets" / name)
-    said = workspace.run("--photos", str(tmp_path / "pets"), "--name", "my-pets")
+    printed = workspace.run("--photos", str(tmp_path / "pets"), "--name", "my-pets")
     champion = workspace.json("champion.json")
     assert (before["model"], champion["model"]) == ("pawprint-dogs-cats", "pawprint-my-pets")
-    assert "the first model of this data set" in said
-    assert "DRAWN" not in said
+    assert "the first model of this data set" in printed
+    assert "DRAWN" not in printed
     assert workspace.json("champion/model.json")["classes"] == ["pup", "tabby"]
-    one_story(workspace)
-    heard = workspace.run("--photos", str(tmp_path / "nowhere.zip"), fails=True)
-    assert re.search(r"error: .*nowhere\.zip.* does not exist", heard)
+    consistent_champion(workspace)
+    reported = workspace.run("--photos", str(tmp_path / "nowhere.zip"), fails=True)
+    assert re.search(r"error: .*nowhere\.zip.* does not exist", reported)
     assert workspace.json("champion.json") == champion

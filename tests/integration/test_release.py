@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from workspace import Workspace, one_story
+from workspace import Workspace, consistent_champion
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +31,7 @@ def released(workspace: Workspace) -> Workspace:
     everything = (workspace.root / "params.yaml").read_text()
     workspace.params(only("article_cnn"))
     workspace.run()
-    assert one_story(workspace) == "1"
+    assert consistent_champion(workspace) == "1"
     (workspace.root / "params.yaml").write_text(everything)
     workspace.params(only("article_cnn", "efficientnet_lite0"))
     workspace.run()
@@ -40,7 +40,7 @@ def released(workspace: Workspace) -> Workspace:
 
 
 def test_each_release_has_its_files_here_and_in_mlflow(released: Workspace) -> None:
-    now = one_story(released)
+    now = consistent_champion(released)
     first, second = (released.root / "reports" / "releases" / f"sample-v{version}" for version in ("1", now))
     names = {CARD, GATE, "gate.md", "evaluation.json", "lineage.json", "sbom.cdx.json"}
     for folder in (first, second):
@@ -69,34 +69,34 @@ def test_the_chain_holds_from_the_bento_to_the_photographs(released: Workspace) 
 
 
 def test_a_rollback_brings_back_version_alias_files_bento_and_release(released: Workspace) -> None:
-    gone = one_story(released)
+    gone = consistent_champion(released)
     shutil.rmtree(released.root / "reports" / "releases" / "sample-v1")
-    said = released("pawprint", "rollback", "--because", "it calls foxes dogs")
-    assert f"version {gone} rolled back, version 1 (article_cnn) is the current champion" in said
-    assert one_story(released) == "1"
+    output = released("pawprint", "rollback", "--because", "it calls foxes dogs")
+    assert f"version {gone} rolled back, version 1 (article_cnn) is the current champion" in output
+    assert consistent_champion(released) == "1"
     assert released.json("champion/model.json")["candidate"] == "article_cnn"
     kept = released.root / "reports" / "releases" / "sample-v1"
     assert json.loads((kept / GATE).read_text())["reason"].startswith("the first model of this data set")
     assert "up to date" in released("dvc", "status")
-    said = released.run()
-    assert one_story(released) == "1"
-    assert "version 1" in said
+    output = released.run()
+    assert consistent_champion(released) == "1"
+    assert "version 1" in output
     released.params(lambda p: p["gate"].update(max_latency_ms=501))  # the gate is asked again, and keeps it out
     assert "was rolled back" in released.run()
-    assert one_story(released) == "1"
+    assert consistent_champion(released) == "1"
 
 
 def test_another_seed_is_compared_on_what_the_champion_has_not_seen(released: Workspace) -> None:
-    champion = one_story(released)
+    champion = consistent_champion(released)
     released.params(lambda p: p.update(seed=7))
-    heard = released.run(fails=True)
-    assert "are too few to compare on (`gate.min_photographs` is 100)" in heard
-    assert "Traceback" not in heard
-    assert one_story(released) == champion
+    printed = released.run(fails=True)
+    assert "are too few to compare on (`gate.min_photographs` is 100)" in printed
+    assert "Traceback" not in printed
+    assert consistent_champion(released) == champion
     released.params(lambda p: p["gate"].update(min_photographs=2))
     released.run()
     assert "test photographs that neither has learned from" in released.json("reports/gate.json")["reason"]
-    one_story(released)
+    consistent_champion(released)
 
 
 def test_a_lost_mlflow_db_is_filled_again_from_what_the_workspace_holds(released: Workspace) -> None:
@@ -108,11 +108,11 @@ def test_a_lost_mlflow_db_is_filled_again_from_what_the_workspace_holds(released
         path.unlink() if path.is_file() else shutil.rmtree(path)
     again = released("pawprint", "compare")
 
-    def rows(said: str) -> list[list[str]]:
-        return [line.split("│")[1:] for line in said.splitlines() if "│" in line and "·" not in line]
+    def rows(output: str) -> list[list[str]]:
+        return [line.split("│")[1:] for line in output.splitlines() if "│" in line and "·" not in line]
 
     # all but the ids in the first line
     assert rows(again)[1:] == rows(before)[1:]
     released.run()
-    one_story(released)
+    consistent_champion(released)
     assert json.loads(released("pawprint", "trace", released.json("bento.json")["tag"], "--json"))["intact"]

@@ -68,11 +68,11 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def test_a_report_has_both_figures_their_change_the_gate_and_the_plots(changed: Path) -> None:
-    said = report(changed)
-    assert "| mlp | log loss | 0.5000 | 0.2500 | **-0.2500** |" in said
-    assert "| mlp | accuracy | 0.9800 | 0.9800 | = |" in said
-    assert "| mlp | AUROC | 0.5000 | 0.7500 | +0.2500 |" in said  # within its interval: not in bold
-    assert "## Gate: promoted" in said
+    output = report(changed)
+    assert "| mlp | log loss | 0.5000 | 0.2500 | **-0.2500** |" in output
+    assert "| mlp | accuracy | 0.9800 | 0.9800 | = |" in output
+    assert "| mlp | AUROC | 0.5000 | 0.7500 | +0.2500 |" in output  # within its interval: not in bold
+    assert "## Gate: promoted" in output
     page = (changed / "report" / "plots" / "index.html").read_text()
     assert page.count("<img") == 2  # there and here
     assert "<script" not in page
@@ -85,9 +85,9 @@ def test_figures_that_nobody_kept_are_made_again(changed: Path) -> None:
     for path in sorted(cache.rglob("*"), reverse=True):
         path.chmod(0o700)
         path.rmdir() if path.is_dir() else path.unlink()
-    said = report(changed)
-    assert "| mlp | log loss | - | 0.2500 | new |" in said
-    assert "`--build` reproduces it here" in said
+    output = report(changed)
+    assert "| mlp | log loss | - | 0.2500 | new |" in output
+    assert "`--build` reproduces it here" in output
     assert "| mlp | log loss | 0.5000 | 0.2500 | **-0.2500** |" in report(changed, "--build")
     assert run(changed, "git", "status", "--porcelain") == before
     assert run(changed, "git", "worktree", "list").count("\n") == 1

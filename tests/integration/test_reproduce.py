@@ -32,8 +32,8 @@ def test_a_run_whose_code_is_not_on_record_is_refused(
         ("nowhere", {"git_commit": ""}, "outside of a git repository"),
     ):
         lineage = info.lineage.model_copy(update=changes)
-        said = info.model_copy(update={"lineage": lineage})
-        (tmp_path / "model" / "model.json").write_text(said.model_dump_json())
+        output = info.model_copy(update={"lineage": lineage})
+        (tmp_path / "model" / "model.json").write_text(output.model_dump_json())
         with Tracker(tmp_path).start_training("article_cnn", params, lineage, name, {}) as run:
             run.artifact(tmp_path / "model", "folder")
         with pytest.raises(PawprintError, match=sentence):
@@ -60,7 +60,7 @@ def test_a_clean_run_has_the_same_weights_and_another_does_not(workspace: Worksp
     claimed = json.loads(kept.read_bytes())
     kept.write_text(json.dumps(claimed | {"weights_digest": "0" * 64}))
     shutil.rmtree(workspace.root / "cache")  # what was fetched before
-    said = workspace("pawprint", "verify", run_id, fails=True)
-    assert f"the weights are {claimed['weights_digest'][:12]} and not 000000000000" in said
+    output = workspace("pawprint", "verify", run_id, fails=True)
+    assert f"the weights are {claimed['weights_digest'][:12]} and not 000000000000" in output
     assert workspace("git", "worktree", "list").count("\n") == 1
     assert len(workspace.query("select 1 from runs")) == 2

@@ -85,5 +85,5 @@ def test_a_folder_of_wheels_is_enough(checkout: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert "uv from PyPI" in done.stdout  # there is none on this machine's PATH
     code = "import torch, mlflow, prefect, bentoml, pawprint; print(torch.__version__)"
-    told = subprocess.run([checkout / ".venv/bin/python", "-c", code], capture_output=True, text=True, check=True)
-    assert told.stdout.strip().endswith("+cpu")
+    output = subprocess.run([checkout / ".venv/bin/python", "-c", code], capture_output=True, text=True, check=True)
+    assert output.stdout.strip().endswith("+cpu")

@@ -88,8 +88,8 @@ def test_a_range_that_makes_no_sense_is_refused(wrong: dict[str, object], senten
 
 
 def test_help_shows_examples() -> None:
-    told = subprocess.run([sys.executable, "-m", "flows.sweep", "--help"], capture_output=True, text=True, check=True)
-    assert "python -m flows.sweep --jobs 2" in told.stdout
+    output = subprocess.run([sys.executable, "-m", "flows.sweep", "--help"], capture_output=True, text=True, check=True)
+    assert "python -m flows.sweep --jobs 2" in output.stdout
 
 
 @pytest.mark.slow
@@ -119,9 +119,9 @@ def test_two_processes_and_a_kill_lose_no_trial(data: PreparedDataset, tmp_path:
             time.sleep(0.1)
         assert not Path(f"/proc/{pid}").exists()
 
-    told = workspace(*command)
-    assert "3 in all" in told or "4 in all" in told  # two processes may both take the last
-    assert "for params.yaml" in told
+    output = workspace(*command)
+    assert "3 in all" in output or "4 in all" in output  # two processes may both take the last
+    assert "for params.yaml" in output
     assert workspace.query(running)[0][0] == 0
     parents = workspace.query("select distinct value from tags where key = 'mlflow.parentRunId'")
     assert len(parents) == 1

@@ -47,15 +47,15 @@ def test_the_command_says_the_same_with_and_without_a_service(service: str, toy_
     asked = pawprint("--json", "--url", service, *map(str, files))
     alone = pawprint("--json", "--model", str(toy_model), *map(str, files))
     assert (asked.returncode, asked.stderr) == (alone.returncode, alone.stderr) == (1, "")
-    said, known = ([json.loads(line) for line in done.stdout.splitlines()] for done in (asked, alone))
-    assert [answer["path"] for answer in said] == [str(path) for path in files]
-    assert said == known
-    refused = said[3]
+    output, known = ([json.loads(line) for line in done.stdout.splitlines()] for done in (asked, alone))
+    assert [answer["path"] for answer in output] == [str(path) for path in files]
+    assert output == known
+    refused = output[3]
     assert (
         refused["refusal"] == "unlike" and refused["label"] == "unknown" and "training photographs" in refused["reason"]
     )
-    assert refused["typicality"] < said[0]["typicality"]
-    assert said[0]["model"] == json.loads((toy_model / "model.json").read_bytes())["model_digest"]
+    assert refused["typicality"] < output[0]["typicality"]
+    assert output[0]["model"] == json.loads((toy_model / "model.json").read_bytes())["model_digest"]
 
 
 def test_a_folder_is_asked_for_in_words(service: str, files: list[Path]) -> None:

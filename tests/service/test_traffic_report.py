@@ -86,13 +86,13 @@ def test_reports_while_the_service_runs(place: Place) -> None:
 
     pictures = [photograph(RNG) for _ in range(55)]
     place.ask([*pictures[:10], *pictures], right=6)
-    said = place.report(*log)
-    assert "pawprint-colours/3: 70 predictions. No drift was found (60 pictures against 200 training" in said
+    output = place.report(*log)
+    assert "pawprint-colours/3: 70 predictions. No drift was found (60 pictures against 200 training" in output
     page = (place.root / "traffic.html").read_text()
     assert "Feedback on 8 predictions, 6 of them right" in page
     assert re.findall(r"(?:src|href)=\W?(http|//)", page) == []  # nothing fetched
     mlflow.set_tracking_uri(f"sqlite:///{place.root / 'mlflow.db'}")
-    run = mlflow.get_run(re.search(r"MLflow run (\w{32})", said)[1])
+    run = mlflow.get_run(re.search(r"MLflow run (\w{32})", output)[1])
     assert run.data.metrics["answers"] == 70 and run.data.metrics["pictures"] == 60
     assert run.data.metrics["feedback_accuracy"] == pytest.approx(0.75)
     shares = [value for name, value in run.data.metrics.items() if name.startswith("share/")]
@@ -101,8 +101,8 @@ def test_reports_while_the_service_runs(place: Place) -> None:
     assert Path(mlflow.artifacts.download_artifacts(run_id=run.info.run_id, artifact_path="traffic.html")).exists()
 
     place.ask([photograph(RNG, green=90) for _ in range(60)])
-    said = place.report(*log, "--no-mlflow", "--days", "1")
-    assert "Drift: the pictures differ from the training photographs (120 pictures" in said
+    output = place.report(*log, "--no-mlflow", "--days", "1")
+    assert "Drift: the pictures differ from the training photographs (120 pictures" in output
     assert 'class="alarm"' in (place.root / "traffic.html").read_text()
 
 

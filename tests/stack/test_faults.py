@@ -37,17 +37,17 @@ def changed(team: Team) -> str:
     """Take one photograph of each class away, push that, and wait until a training on the rest is under way."""
     if "worker" not in team.processes:
         team.start("worker")
-    known, heard = len(team.runs()), len(team.log("worker"))
+    known, seen = len(team.runs()), len(team.log("worker"))
     team.change_photographs(slice(0, 1))
     team.version("fewer photographs")
     run = team.until(lambda: team.runs()[known:], "worker")[0]["id"]
-    team.until(lambda: TRAINING in team.log("worker")[heard:], "worker", seconds=300)
+    team.until(lambda: TRAINING in team.log("worker")[seen:], "worker", seconds=300)
     return str(run)
 
 
 def whole(team: Team, run: str) -> None:
     """The run is complete, and what it left is one of each: MLflow runs, versions, and one story."""
-    assert team.ended(run, seconds=600) == "Completed", team.said(run) + team.log("worker")[-4000:]
+    assert team.ended(run, seconds=600) == "Completed", team.flow_log(run) + team.log("worker")[-4000:]
     data = (team.repository / "data.dvc").read_text().split("md5: ")[1].split()[0]
     asked = f"""select r.status from runs r join tags t using (run_uuid)
         where t.key = 'data_hash' and t.value = '{data}' and r.lifecycle_stage = 'active'"""
@@ -80,10 +80,10 @@ def test_somebody_s_work_in_the_clone_fails_the_run_with_a_sentence_and_people_h
     readme.write_text(mine)
     run = team.begin()
     assert team.ended(run) == "Failed"
-    told = [one for one in team.heard if "failed" in one["title"]]
-    assert len(told) == 1  # not for each try
-    assert told[0]["message"].startswith("Somebody changed files in the worker's workspace")
-    assert run in told[0]["message"]
+    printed = [one for one in team.notifications if "failed" in one["title"]]
+    assert len(printed) == 1  # not for each try
+    assert printed[0]["message"].startswith("Somebody changed files in the worker's workspace")
+    assert run in printed[0]["message"]
     assert readme.read_text() == mine
     readme.write_text((team.repository / "README.md").read_text())
     assert team.ended(team.begin()) == "Completed"
@@ -101,7 +101,7 @@ def test_a_run_that_is_cancelled_stops_all_it_started_and_the_next_one_goes_on(t
 
 
 def whole_after_cancel(team: Team, run: str) -> None:
-    assert team.ended(run, seconds=600) == "Completed", team.said(run) + team.log("worker")[-4000:]
+    assert team.ended(run, seconds=600) == "Completed", team.flow_log(run) + team.log("worker")[-4000:]
     data = (team.repository / "data.dvc").read_text().split("md5: ")[1].split()[0]
     asked = f"select status from runs join tags using (run_uuid) where key = 'data_hash' and value = '{data}'"
     assert team.query("mlflow", asked) == ["FINISHED"]  # the training that was cancelled went on in its own run
@@ -143,10 +143,10 @@ def test_s3_answers_errors_while_a_model_is_logged_and_for_a_while_after(team: T
         with proxy(public, free) as broken:
             team.start("s3")
             run = changed(team)
-            heard = len(team.log("worker"))
+            seen = len(team.log("worker"))
             broken.set()
             with suppress(AssertionError):  # where the training fails for it, that is one way to end right, too
-                team.until(lambda: "train article_cnn: done in" in team.log("worker")[heard:], "worker", seconds=120)
+                team.until(lambda: "train article_cnn: done in" in team.log("worker")[seen:], "worker", seconds=120)
             time.sleep(30)
             broken.clear()
             whole(team, run)

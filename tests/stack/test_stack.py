@@ -24,7 +24,7 @@ def test_the_worker_takes_new_photographs_from_s3_to_a_champion_that_is_served(t
     team.start("worker")
     (run,) = team.until(team.runs, "worker")  # nobody started it: data.dvc was new
     assert team.until(team.planned)[0]["next_scheduled_start_time"].endswith("T03:00:00Z")
-    assert team.ended(run["id"]) == "Completed", team.said(run["id"]) + team.log("worker")[-3000:]
+    assert team.ended(run["id"]) == "Completed", team.flow_log(run["id"]) + team.log("worker")[-3000:]
     # one story: the registry, the workspace, the service
     champion = team.champion()
     served = team.served()
@@ -41,7 +41,7 @@ def test_the_worker_takes_new_photographs_from_s3_to_a_champion_that_is_served(t
     assert "s3://dvc/store" in secret
     assert not any(word in secret for word in ("secret", "key", "password"))
     assert list(team.folder.glob("buckets/dvc/store/files/md5/*/*"))
-    reason = [one for one in team.heard if "is champion" in one["title"]]
+    reason = [one for one in team.notifications if "is champion" in one["title"]]
     assert len(reason) == 1
     assert "the first model of this data set" in reason[0]["message"]
     assert not any(word in team.log("worker") for word in ("mlflow-password", "prefect-password", "admin-token"))

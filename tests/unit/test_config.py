@@ -28,7 +28,7 @@ def test_the_project_s_own_params_are_valid_and_frozen() -> None:
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "said"),
+    ("old", "new", "output"),
     [
         ("batch_size: 128", "batchsize: 128", "candidates.article_cnn.batchsize`: unknown key"),
         ("epochs: 5", "epochs: five", "candidates.article_cnn.epochs"),
@@ -44,10 +44,10 @@ def test_the_project_s_own_params_are_valid_and_frozen() -> None:
         ("schema_version: 2", "int8: []", "has schema_version 1; this version of pawprint reads 2"),
     ],
 )
-def test_a_wrong_move_names_the_key(tmp_path: Path, old: str, new: str, said: str) -> None:
+def test_a_wrong_move_names_the_key(tmp_path: Path, old: str, new: str, output: str) -> None:
     with pytest.raises(PawprintError) as caught:
         load_params(edited(tmp_path, old, new))
-    assert said in str(caught.value)
+    assert output in str(caught.value)
     assert "\n" not in str(caught.value)
 
 

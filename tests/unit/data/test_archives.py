@@ -168,16 +168,16 @@ REFUSED: dict[str, tuple[Make, str]] = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_unsafe_or_damaged_is_refused_and_data_stays(tmp_path: Path, name: str) -> None:
-    make, said = REFUSED[name]
+    make, output = REFUSED[name]
     work = tmp_path / "deep" / "deeper" / "work"
     data = unpacked(work / "data", pets(900) | {"dataset.json": b'{"name": "before"}'})
     before = contents(tmp_path / "deep")
     source = make(tmp_path)
-    with pytest.raises(PawprintError, match=said) as refused:
+    with pytest.raises(PawprintError, match=output) as refused:
         ingest(source, data)
-    assert "\n" not in str(refused.value) or "--layout" in said
+    assert "\n" not in str(refused.value) or "--layout" in output
     assert contents(tmp_path / "deep") == before
-    with pytest.raises(PawprintError, match=said):
+    with pytest.raises(PawprintError, match=output):
         ingest(source, data, add=True)
     assert contents(tmp_path / "deep") == before
     assert [entry.name for entry in work.iterdir()] == ["data"]

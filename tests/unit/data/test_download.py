@@ -180,11 +180,11 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_had_is_a_sentence_and_data_stays(server: Server, tmp_path: Path, name: str) -> None:
-    changes, said = REFUSED[name]
+    changes, output = REFUSED[name]
     for key, value in changes.items():
         setattr(server, key, value)
     unpacked(tmp_path / "data", pets())
-    with pytest.raises(PawprintError, match=said) as refused:
+    with pytest.raises(PawprintError, match=output) as refused:
         ingest(server.url, tmp_path / "data")
     assert "\n" not in str(refused.value)
     assert len(server.asked) == (download.TRIES if "503" in name else 1)

@@ -63,9 +63,9 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_cannot_be_taken_is_refused_by_name_and_changes_nothing(tmp_path: Path, data: Path, name: str) -> None:
-    make, said = REFUSED[name]
+    make, output = REFUSED[name]
     before = contents(data)
-    with pytest.raises(PawprintError, match=said):
+    with pytest.raises(PawprintError, match=output):
         ingest(make(tmp_path), data)
     assert contents(data) == before
     assert [entry.name for entry in data.parent.iterdir()] == ["data"]

@@ -205,8 +205,8 @@ ASKED: dict[str, tuple[list[str], str]] = {
 
 @pytest.mark.parametrize("name", ASKED)
 def test_where_two_layouts_fit_or_none_does_a_preview_names_the_option(name: str) -> None:
-    names, said = ASKED[name]
-    with pytest.raises(PawprintError, match=said):
+    names, output = ASKED[name]
+    with pytest.raises(PawprintError, match=output):
         layouts.recognise(names, "it")
 
 

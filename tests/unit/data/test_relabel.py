@@ -109,10 +109,10 @@ REFUSED = {
 
 @pytest.mark.parametrize("name", REFUSED)
 def test_a_decision_that_cannot_be_is_named_and_nothing_changes(data: Path, tmp_path: Path, name: str) -> None:
-    verb, text, said = REFUSED[name]
+    verb, text, output = REFUSED[name]
     (tmp_path / "list.csv").write_text(text)
     before = contents(data.parent)
-    with pytest.raises(PawprintError, match=said):
+    with pytest.raises(PawprintError, match=output):
         decided = relabel.decisions(tmp_path / "list.csv", verb, data)  # type: ignore[arg-type]
         relabel.relabel(decided, data) if verb == "relabel" else relabel.drop(decided, data)
     assert contents(data.parent) == before
@@ -150,9 +150,9 @@ def test_the_import_command_adds_and_says_what_contradicts(data: Path, tmp_path:
     more = unpacked(
         tmp_path / "more", {"dog/9.jpg": pets()["cat/1.jpg"], "dog/8.jpg": small(77), "cat/0.jpg": small(78)}
     )
-    said = pawprint(data.parent, "import", str(more), "--add").splitlines()
-    assert said[0] == "more/dog/9.jpg is called dog; cat/1.jpg has the same content and stays"
-    assert said[1].startswith("pets: 8 files in 2 classes (2 new, 1 under another class). ")
+    output = pawprint(data.parent, "import", str(more), "--add").splitlines()
+    assert output[0] == "more/dog/9.jpg is called dog; cat/1.jpg has the same content and stays"
+    assert output[1].startswith("pets: 8 files in 2 classes (2 new, 1 under another class). ")
     refused = pawprint(data.parent, "import", "nowhere.zip", fails=True)
     assert refused.startswith("error: nowhere.zip does not exist. Name a zip, tar or folder, an http(s) or s3 URL, or")
     assert len(refused.splitlines()) == 1

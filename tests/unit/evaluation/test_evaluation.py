@@ -28,9 +28,9 @@ def scores(right: list[bool], probability: float = 0.9, classes: tuple[str, ...]
     """Photographs of `cat` and `dog` in turn, each answered right or wrong with the same certainty."""
     n = len(right)
     labels = np.arange(n) % 2
-    said = np.where(right, labels, 1 - labels)
+    output = np.where(right, labels, 1 - labels)
     probabilities = np.full((n, len(classes)), (1 - probability) / (len(classes) - 1))
-    probabilities[np.arange(n), said] = probability
+    probabilities[np.arange(n), output] = probability
     names = tuple(str(i) for i in range(n))
     return Scores(names, names, labels, probabilities, classes, np.linspace(0, 1, n))
 

@@ -72,7 +72,7 @@ def test_surer_answers_do_not_buy_more_mistakes() -> None:
 
 
 @pytest.mark.parametrize(
-    ("limit", "said"),
+    ("limit", "output"),
     [
         ({"max_calibration_error": 0.0001}, "calibration error at most 0.0001"),
         ({"min_worst_slice": 0.9999}, "every slice may be right in 0.9999 (95 % for all together)"),
@@ -82,7 +82,7 @@ def test_surer_answers_do_not_buy_more_mistakes() -> None:
     ],
 )
 def test_a_better_model_that_misses_a_limit_is_kept_out_and_the_limit_is_named(
-    limit: dict[str, float], said: str
+    limit: dict[str, float], output: str
 ) -> None:
     tight = Gate.model_validate(limit)
     fast = FAST.model_copy(update={"latency_p50_ms": 1.0, "size_mb": 0.5})
@@ -93,8 +93,8 @@ def test_a_better_model_that_misses_a_limit_is_kept_out_and_the_limit_is_named(
         perfect = contender(0.6, int(0.4 * N), speed=fast)
     verdict = decide(better, perfect, tight.model_copy(update={"max_accuracy_loss": 0.1}))
     assert verdict.outcome == "kept"
-    assert said in verdict.reason
-    assert [rule.rule for rule in verdict.rules if rule.passed is False] == [said]
+    assert output in verdict.reason
+    assert [rule.rule for rule in verdict.rules if rule.passed is False] == [output]
 
 
 def test_a_limit_that_the_champion_misses_more_does_not_protect_it() -> None:
@@ -212,10 +212,10 @@ def test_a_test_side_that_was_looked_at_often_is_asked_for_more() -> None:
     ours, theirs = contender(0.95, 5, seed=1, noise=0.02), contender(0.93, 9, seed=2, noise=0.02)
     early, late = (gate.decide(ours, theirs, Gate(max_accuracy_loss=0.02), error=error) for error in (0.025, 1e-9))
     assert (early.outcome, late.outcome) == ("promoted", "tie")
-    plain, told = gate.count_looks(early, 20, 20), gate.count_looks(early, 21, 20)
+    plain, printed = gate.count_looks(early, 20, 20), gate.count_looks(early, 21, 20)
     assert plain.reason == early.reason
-    assert "comparison 21 on this test side" in told.reason
-    assert told.rules[-1].challenger == "21"
+    assert "comparison 21 on this test side" in printed.reason
+    assert printed.rules[-1].challenger == "21"
 
 
 def test_different_photographs_are_never_compared() -> None:

@@ -43,7 +43,7 @@ def test_a_release_holds_card_evaluation_gate_lineage_and_sbom(made: ReleaseFile
     assert {path.name for path in folder.iterdir()} == {
         "MODEL_CARD.md", "evaluation.json", "gate.md", "gate.json", "lineage.json", "sbom.cdx.json",
     }  # fmt: skip
-    said = (folder / "MODEL_CARD.md").read_text()
+    output = (folder / "MODEL_CARD.md").read_text()
     for words in (
         "# pawprint-colours version 3: toy",
         "Promoted because: the first model of this data set.",
@@ -56,9 +56,9 @@ def test_a_release_holds_card_evaluation_gate_lineage_and_sbom(made: ReleaseFile
         "## Limits",
         made.info.model_digest,
     ):
-        assert words in said, words
-    told = json.loads((folder / "lineage.json").read_text())
-    assert (told["bento_digest"], told["run_id"], told["version"]) == ("b" * 64, "a" * 32, "3")
+        assert words in output, words
+    printed = json.loads((folder / "lineage.json").read_text())
+    assert (printed["bento_digest"], printed["run_id"], printed["version"]) == ("b" * 64, "a" * 32, "3")
 
 
 def test_writing_again_replaces_it_whole(made: ReleaseFiles, tmp_path: Path) -> None:
@@ -92,10 +92,10 @@ def test_figures_that_cannot_be_given_are_said_in_words(made: ReleaseFiles) -> N
     nothing = report.model_copy(
         update={"test": report.test.model_copy(update={"auroc": None, "average_precision": None}), "slices": []}
     )
-    said = model_card.model_card(made.info, nothing, False, "v", "")
-    assert said.count("a class is missing") == 2
-    assert "worst slice" not in said
-    assert "drawn pictures" not in said
+    output = model_card.model_card(made.info, nothing, False, "v", "")
+    assert output.count("a class is missing") == 2
+    assert "worst slice" not in output
+    assert "drawn pictures" not in output
 
 
 @pytest.fixture
@@ -114,15 +114,15 @@ def bento_folder(tmp_path: Path, toy_model: Path) -> Path:
 def test_the_sbom_names_every_package_and_the_model_by_its_digest(bento_folder: Path, toy_model: Path) -> None:
     text = sbom("pawprint:colours-v3-12345678", bento_folder)
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(text) is None
-    said = json.loads(text)
-    parts = {part["name"]: part for part in said["components"]}
+    output = json.loads(text)
+    parts = {part["name"]: part for part in output["components"]}
     assert set(parts) == {"toy", "numpy", "typing-extensions", "zope.interface"}
     assert parts["zope.interface"]["purl"] == "pkg:pypi/zope-interface@7.0"
     assert "licenses" not in parts["numpy"]  # this environment has another numpy, whose licence may differ
     assert parts["toy"]["type"] == "machine-learning-model"
     assert parts["toy"]["hashes"] == [{"alg": "SHA-256", "content": ModelInfo.read(toy_model).onnx_digest}]
-    assert said["metadata"]["component"]["version"] == "colours-v3-12345678"
-    (depends,) = [entry for entry in said["dependencies"] if entry["ref"] == "pawprint:colours-v3-12345678"]
+    assert output["metadata"]["component"]["version"] == "colours-v3-12345678"
+    (depends,) = [entry for entry in output["dependencies"] if entry["ref"] == "pawprint:colours-v3-12345678"]
     assert len(depends["dependsOn"]) == 4
     assert text == sbom("pawprint:colours-v3-12345678", bento_folder)
 

@@ -65,10 +65,10 @@ def test_of_two_registrations_at_once_exactly_one_wins(registry: Registry, tmp_p
         assert racer.stdin is not None
         racer.stdin.write("\n")
         racer.stdin.flush()
-    said = [racer.communicate(timeout=120)[0].strip() for racer in racers]
-    assert sorted(said) == ["lost", "won"]
+    output = [racer.communicate(timeout=120)[0].strip() for racer in racers]
+    assert sorted(output) == ["lost", "won"]
     current = registry.current_champion(NAME)
-    assert current == version(registry, 2 if said[0] == "won" else 3)
+    assert current == version(registry, 2 if output[0] == "won" else 3)
 
 
 def test_a_rollback_puts_the_previous_one_back_and_marks_the_other(registry: Registry) -> None:
