@@ -129,6 +129,7 @@ class TrafficLog:
         self._file: tuple[int, int] | None = None  # device and inode of what the connection has opened
         self._wake, self._at_once, self._closing = Event(), Event(), False
         self._thread = Thread(target=self._run, name="traffic", daemon=True)
+        metrics.LOG_UP.set(1)
         if rows:
             self._thread.start()
 
