@@ -3,6 +3,7 @@
 import contextlib
 import hashlib
 import json
+import logging
 import posixpath
 import re
 import time
@@ -32,6 +33,10 @@ _METRICS, _PARAMS = 1000, 100  # entries that a server takes in one call
 _KEY_LENGTH = 250  # characters of a metric's name
 _PARAM_LENGTH, _TAG_LENGTH = 6000, 8000  # characters of a value
 _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged ONNX model takes
+
+
+# It warns of each model that is logged from an environment without pip, as uv makes them.
+logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
 
 
 def shortened(text: str, length: int) -> str:
