@@ -178,8 +178,13 @@ def test_a_damaged_record_names_its_field(copy: Path) -> None:
         Classifier(copy)
 
 
-def test_damaged_knn_similarity_is_refused(copy: Path) -> None:
+def test_a_damaged_or_foreign_bank_is_refused(copy: Path) -> None:
     (copy / "ood.safetensors").write_bytes(b"{}")
+    with pytest.raises(PawprintError, match=r"ood\.safetensors is not the file that model\.json describes"):
+        Classifier(copy)
+    # a model of before has no digest of its bank
+    about = json.loads((copy / "model.json").read_bytes()) | {"ood_digest": ""}
+    (copy / "model.json").write_text(json.dumps(about))
     with pytest.raises(PawprintError, match=r"ood\.safetensors is damaged"):
         Classifier(copy)
 
