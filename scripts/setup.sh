@@ -60,7 +60,8 @@ export UV_INDEX_STRATEGY=unsafe-best-match UV_PYTHON_DOWNLOADS=automatic
 say "environment in .venv"
 [ -x .venv/bin/python ] || "$uv" venv --quiet --python "${PYTHON:-3.11}" .venv
 export VIRTUAL_ENV=$PWD/.venv
-install() { "$uv" pip install --quiet --no-deps --require-hashes -r "$LOCK" "$@"; }
+# compiled now and not by the first process of each stage, and also where PYTHONDONTWRITEBYTECODE is set
+install() { "$uv" pip install --quiet --compile-bytecode --no-deps --require-hashes -r "$LOCK" "$@"; }
 there() { "$uv" pip install --quiet --dry-run --no-deps --require-hashes "$@" 2>/dev/null; }
 if [ "$TORCH" = cuda ]; then
     install -r locks/torch-cuda.lock

@@ -246,6 +246,11 @@ def score(classifier: Classifier, split: Split) -> Scores:
     )
 
 
+def _mean_loss(scores: Scores) -> Figure:
+    low, high = intervals.mean(scores.losses, float(scores.mistake_losses.mean()))
+    return Figure.of(float(scores.losses.mean()), (max(0.0, low), high))  # no loss is negative
+
+
 def measure(scores: Scores) -> Evaluation:
     """All figures of one model. docs/decisions/evaluation.md has the source of each interval."""
     labels, probabilities, correct = scores.labels, scores.probabilities, scores.correct
@@ -263,9 +268,7 @@ def measure(scores: Scores) -> Evaluation:
         mistakes=n - right,
         accuracy=Figure.share(right, n),
         balanced_accuracy=Figure.of(balanced, intervals.mean_of_proportions(recalls)),
-        log_loss=Figure.of(
-            float(scores.losses.mean()), intervals.mean(scores.losses, float(scores.mistake_losses.mean()))
-        ),
+        log_loss=_mean_loss(scores),
         served_accuracy=Figure.share(int((correct & scores.answered).sum()), n),
         coverage=Figure.share(int(scores.answered.sum()), n),
         answered_accuracy=Figure.share(int((correct & scores.answered).sum()), max(1, int(scores.answered.sum()))),

@@ -7,6 +7,7 @@ write_results(Path("."), Path("docs/RESULTS.md"))
 import os
 import platform
 import re
+import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -26,6 +27,7 @@ from pawprint.progress import as_json, say
 
 DRAWN = "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
 
+WIDE = 120  # characters in which all columns fit; a file has as many
 SHOWN = ("candidate", "accuracy [95 %]", "served", "log loss [95 %]")  # columns that fit a window of 80
 
 
@@ -43,9 +45,10 @@ def show(root: Path) -> None:
         rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
         say("", dataset=found["dataset"], drawn=found["drawn"], models=rows, **found["facts"])
         return
-    console = Console(highlight=False)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
     table = Table(title=found["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    shown = [number for number, column in enumerate(found["columns"]) if column in SHOWN]
+    wide = console.width >= WIDE
+    shown = [number for number, column in enumerate(found["columns"]) if wide or column in SHOWN]
     for number in shown:
         column = found["columns"][number]
         table.add_column(column, justify="left" if column == "candidate" else "right", overflow="fold")
