@@ -10,7 +10,8 @@ GPU ?=
 .PHONY: help run serve ui stack stack-down stack-reset setup
 .DEFAULT_GOAL := help
 
-# After Ctrl-C the command has said all; make, which got the signal too, then adds no line of its own.
+# After Ctrl-C the command has said all: its shell lives on to end with 0, and make adds no line of its own.
+RUN = @trap : INT;
 STOPPED = || [ $$? -eq 130 ]
 
 # A checkout has an environment of its own; a project of `pawprint init` takes the one that is active.
@@ -24,13 +25,13 @@ help:  ## this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 12
 
 run: setup  ## photographs -> models -> champion -> Bento, and a table (PHOTOS=<zip, folder, URL or public set> NAME=<data set> TORCH=cpu|cuda)
-	@pawprint run $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(NAME),--name "$(NAME)") $(STOPPED)
+	$(RUN) pawprint run $(if $(PHOTOS),--photos "$(PHOTOS)") $(if $(NAME),--name "$(NAME)") $(STOPPED)
 
 serve: setup  ## the champion on http://127.0.0.1:3000 (PORT=...)
-	@bentoml serve --host 127.0.0.1 --port $(PORT) $(STOPPED)
+	$(RUN) bentoml serve --host 127.0.0.1 --port $(PORT) $(STOPPED)
 
 ui: setup  ## the MLflow UI over this project's runs (UI_PORT=...)
-	@pawprint ui --port $(UI_PORT) $(STOPPED)
+	$(RUN) pawprint ui --port $(UI_PORT) $(STOPPED)
 
 stack: setup  ## a team's servers in containers, healthy (PROFILE=tracking|serving|all GPU=1); docs/operations.md
 	@GPU="$(GPU)" deploy/stack.sh up "$(PROFILE)"

@@ -252,23 +252,23 @@ def test_turning_all_of_it_back_trains_nothing(workspace: Workspace) -> None:
 
 
 def test_an_alias_moved_by_hand_is_packaged_by_the_next_run(workspace: Workspace) -> None:
-    reigning = workspace.json("champion.json")
+    current = workspace.json("champion.json")
     (other,) = workspace.query(
-        f"select version, run_id from model_versions where name = '{reigning['model']}' "
-        f"and version != {reigning['version']} order by version limit 1"
+        f"select version, run_id from model_versions where name = '{current['model']}' "
+        f"and version != {current['version']} order by version limit 1"
     )
     code = (
         "import mlflow, sys; mlflow.set_tracking_uri('sqlite:///mlflow.db'); "
         "mlflow.MlflowClient().set_registered_model_alias(*sys.argv[1:])"
     )
-    workspace(sys.executable, "-c", code, reigning["model"], "champion", str(other[0]))
+    workspace(sys.executable, "-c", code, current["model"], "champion", str(other[0]))
     printed = workspace.run()
     assert f"version {other[0]}" in printed
     assert consistent_champion(workspace) == str(other[0])
     assert "up to date" in workspace("dvc", "status")
-    workspace(sys.executable, "-c", code, reigning["model"], "champion", reigning["version"])
+    workspace(sys.executable, "-c", code, current["model"], "champion", current["version"])
     workspace.run()
-    assert consistent_champion(workspace) == reigning["version"]
+    assert consistent_champion(workspace) == current["version"]
 
 
 def test_a_bento_that_was_deleted_is_built_again(workspace: Workspace) -> None:
@@ -284,7 +284,8 @@ def test_predict_answers_without_a_server(workspace: Workspace) -> None:
     printed = workspace("pawprint", "predict", "--json", *map(str, cats), str(broken), fails=True)
     answers = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert [answer["path"] for answer in answers] == [*map(str, cats), str(broken)]
-    assert all(set(answer) == {"path", "label", "refusal", "probabilities"} for answer in answers[:3])
+    fields = {"path", "label", "refusal", "reason", "typicality", "probabilities", "model"}
+    assert all(set(answer) == fields for answer in answers[:3])
     assert "not a picture" in answers[3]["error"]
     broken.unlink()
 

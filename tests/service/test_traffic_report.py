@@ -18,6 +18,7 @@ from safetensors.numpy import load_file, save_file
 from pawprint import image
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier, ModelInfo
+from pawprint.lineage import sha256
 from pawprint.serving.report import summarize
 from service_process import serving
 
@@ -74,6 +75,8 @@ def place(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     bank = load_file(model / "ood.safetensors")
     bank["embeddings"] = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
     save_file(bank, model / "ood.safetensors")
+    info = ModelInfo.read(model).model_copy(update={"ood_digest": sha256(model / "ood.safetensors")})
+    (model / "model.json").write_text(info.model_dump_json())
     env = {"PAWPRINT_MODEL": str(model), "PAWPRINT_TRAFFIC": str(root / "log")}
     with serving(root / "service.log", env) as (url, _):
         yield Place(root, model, root / "log/pawprint-colours.db", url)

@@ -181,7 +181,6 @@ class TrafficLog:
             self._at_once.clear()
             try:
                 self._write()
-                metrics.LOG_UP.set(1)
             except Exception as error:
                 metrics.LOG_UP.set(0)
                 logger.error("the traffic log %s cannot be written: %s", self.path, error)
@@ -211,6 +210,7 @@ class TrafficLog:
             for *_, written in feedback:
                 _tell(written, error)
             raise
+        metrics.LOG_UP.set(1)
         with self._lock:
             self._bytes -= sum(record.size for record in records)
         for (*_, written), result in zip(feedback, known, strict=True):

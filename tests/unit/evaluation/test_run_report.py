@@ -22,8 +22,8 @@ def run(tmp_path: Path) -> Path:
     drawings(tmp_path, per_class=8)
     shutil.copy(ROOT / "params.yaml", tmp_path)
     part = {"name": "class: <cat>", "photographs": 9, "accuracy": INTERVAL, "log_loss": 0.1}
-    test = {"accuracy": INTERVAL, "log_loss": INTERVAL, "calibration_error": INTERVAL}
-    figures = {"test": test, "slices": [part], "ood": {"refused": 0.1}, "speed": {"latency_p50_ms": 5}}
+    names = ("accuracy", "log_loss", "calibration_error", "served_accuracy", "coverage")
+    figures = {"test": dict.fromkeys(names, INTERVAL), "slices": [part], "speed": {"latency_p50_ms": 5}}
     gate = {"outcome": "promoted", "reason": "the first", "rules": []}
     bento = {"candidate": "article_cnn", "model": "pawprint-x", "version": "1", "tag": "pawprint:x", "dataset": "x"}
     plots = tmp_path / "reports" / "plots" / "article_cnn"

@@ -101,4 +101,5 @@ def test_finetune_trains_the_last_blocks_from_cached_maps_as_it_would_from_pixel
     monkeypatch.setattr(feature_cache.Engine, "run", None)  # nothing is missing
     assert tuned()[1] == kept
     monkeypatch.setattr(dataloader, "is_cacheable", lambda *_: False)
-    np.testing.assert_allclose(tuned()[1], kept, rtol=1e-4)
+    # Two engines add in another order, which one depends on the processor: 1.7e-4 with AVX-512, less with AVX2.
+    np.testing.assert_allclose(tuned()[1], kept, rtol=1e-3)
