@@ -147,7 +147,8 @@ def test_a_command_of_the_readme_works(workspace: Workspace, command: str) -> No
         (workspace.root / "pictures").mkdir()
         for photo in photos[:3]:
             shutil.copy(photo, workspace.root / "pictures")
-    assert workspace("bash", "-c", command)
+    printed = workspace("bash", "-c", command)
+    assert printed or command == "dvc metrics diff"  # says nothing where the first run has the figures of the commit
 
 
 def test_make_serve_answers_the_readme_s_curl(workspace: Workspace, tmp_path: Path) -> None:
