@@ -15,7 +15,7 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
@@ -91,7 +91,10 @@ def run(
     store = _Store(out)
     with _opened(where, frozenset(suffixes)) as source, store.lock(), ThreadPoolExecutor(source.readers) as reading:
         model = classifier.info.model_digest
-        store.claim({"source": source.name, "model": model, "precision": classifier.precision, "recipe": RECIPE})
+        store.claim({
+            "source": source.name, "model": model, "precision": classifier.precision, "suffixes": sorted(suffixes),
+            "limit": limit, "recipe": RECIPE,
+        })  # fmt: skip
 
         def chunks() -> Iterator[tuple[str, list[Picture]]]:
             found = islice(source.pictures(), limit)
@@ -107,7 +110,9 @@ def run(
         parts = f"{len(sizes):,} part{'s' * (len(sizes) > 1)}"
         say(f"{source.name}: {total:,} pictures in {parts}, {total - left:,} of them predicted before")
 
-        # 2. the rest, in order, on every core
+        # 2. the rest, in order, on every core; the manifest is true of what is there, or not there
+        if left or here - sizes.keys():
+            store.remove({MANIFEST})
         todo = ((name, chunk) for name, chunk in chunks() if name not in here)
         _classify(todo, left, classifier, reading, store)
 
@@ -219,15 +224,15 @@ def _summary(store: "_Store", parts: list[str], resumed: int) -> Summary:
 def _opened(where: str, suffixes: frozenset[str]) -> Iterator[Source]:
     shown = download.public_part(where) if "://" in where else where
     system, root = _system(where) if where.startswith("s3://") else (None, where)
-    with ExitStack() as stack, _explained(shown):
+    with _explained(shown):
         if where.endswith(".parquet"):
             yield Source(shown, lambda: _inventory(where), READERS)
         elif system or Path(where).is_dir():
             system = system or fsspec.filesystem("file")
             yield Source(shown, lambda: _walk(system, root, suffixes), READERS)
         else:
-            archive = stack.enter_context(archives.opened(download.local(where).path))
-            yield Source(shown, lambda: _members(archive, suffixes), 1)
+            with archives.opened(download.local(where).path) as archive:
+                yield Source(shown, lambda: _members(archive, suffixes), 1)
 
 
 def _system(url: str) -> tuple[Any, str]:
@@ -241,8 +246,10 @@ def _walk(system: Any, root: str, suffixes: frozenset[str]) -> Iterator[Picture]
     """Files below a folder, folder by folder; one folder's names are in memory at a time."""
     root = str(root).rstrip("/")
     for folder, below, found in system.walk(root, detail=True):
-        for name in [name for name in below if name.startswith(".")]:
-            del below[name]  # which keeps `walk` out of it
+        for name in sorted(below):  # `walk` goes on in what is left, in the order that it has then
+            info = below.pop(name)
+            if not name.startswith("."):
+                below[name] = info
         for name in sorted(found):
             if PurePosixPath(name).suffix.lower() in suffixes and not name.startswith("."):
                 info = found[name]
@@ -339,11 +346,12 @@ class _Store:
         else:
             self._system.pipe_file(f"{self._root}/{name}", data)
 
-    def remove(self, parts: Collection[str]) -> None:
-        """Remove parts, and what killed runs left half written."""
+    def remove(self, names: Collection[str]) -> None:
+        """Remove files, and what killed runs left half written."""
         left = [name for name in self._names() if name.startswith(".") and name.endswith(".partial")]
-        for name in (*parts, *left):
-            self._system.rm_file(f"{self._root}/{name}")
+        for name in (*names, *left):
+            with suppress(FileNotFoundError):
+                self._system.rm_file(f"{self._root}/{name}")
 
     def lock(self) -> AbstractContextManager[Any]:
         """Keeps a second run out of a folder; a bucket has no locks, and two runs there write the same parts."""

@@ -1,5 +1,6 @@
 """`pawprint batch`: every picture once, whatever happens on the way."""
 
+import errno
 import json
 import os
 import random
@@ -90,6 +91,44 @@ def test_a_second_run_predicts_what_is_new_only(
     found = {row["key"]: row["label"] for row in rows(out)}
     assert len(found) == 32
     assert (found["b c/29.jpg"], found["b c/31.jpg"]) == ("blue", "red")
+
+
+def test_folders_are_taken_in_order_and_hidden_ones_are_not(
+    classifier: Classifier, tmp_path: Path, pictures: dict[str, bytes]
+) -> None:
+    names = [f"{letter}/{number}.jpg" for letter in "zmabq" for number in range(2)]
+    for name in (*names, ".hidden/0.jpg"):
+        (tmp_path / "source" / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "source" / name).write_bytes(pictures["red"])
+    batch.run(str(tmp_path / "source"), str(tmp_path / "out"), classifier)
+    assert [row["key"] for row in rows(tmp_path / "out")] == sorted(names)
+
+
+def test_a_run_with_a_limit_takes_nothing_of_a_whole_one(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    batch.run(str(folder), str(out), classifier)
+    with pytest.raises(PawprintError, match="predictions of another limit"):
+        batch.run(str(folder), str(out), classifier, limit=3)
+    assert len(rows(out)) == 31
+
+
+def test_there_is_no_manifest_while_parts_are_missing(
+    folder: Path, classifier: Classifier, tmp_path: Path, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out = tmp_path / "source", tmp_path / "out"
+    shutil.copytree(folder, source)
+    batch.run(str(source), str(out), classifier)
+    (source / "b c" / "31.jpg").write_bytes(pictures["red"])
+    with monkeypatch.context() as patch, pytest.raises(PawprintError, match="No space left"):
+        patch.setattr(batch, "_part", disk_full)
+        batch.run(str(source), str(out), classifier)
+    assert not (out / batch.MANIFEST).exists()
+    batch.run(str(source), str(out), classifier)
+    assert len(rows(out)) == 32
+
+
+def disk_full(*_: object) -> bytes:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def test_archives_and_inventories(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
