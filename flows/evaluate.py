@@ -15,7 +15,7 @@ from pawprint.evaluation import curves, metrics, model_card, plots, release
 from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
 from pawprint.evaluation.metrics import Evaluation
 from pawprint.files import write_json, write_text
-from pawprint.inference.classifier import Classifier, ModelInfo
+from pawprint.inference.classifier import FOLDS_FILE, Classifier, ModelInfo
 from pawprint.progress import say
 from pawprint.tracking.run import EVALUATED, Evaluated, RunRecord
 from pawprint.tracking.tracker import Tracker
@@ -80,7 +80,7 @@ def evaluate_validation(name: str, classifier: Classifier, validation: Split) ->
 
 def evaluate_folds(name: str) -> Evaluation | None:
     """Figures on all photographs, each predicted by a head that has not seen it; None for a model without them."""
-    found = metrics.Scores.out_of_fold(ROOT / "models" / name / "folds.csv")
+    found = metrics.Scores.out_of_fold(ROOT / "models" / name / FOLDS_FILE)
     return metrics.measure(found) if found else None
 
 

@@ -23,14 +23,13 @@ from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serv
 from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.evaluation.metrics import Scores, score
 from pawprint.files import write_text
-from pawprint.inference.classifier import ModelInfo, load_verified
+from pawprint.inference.classifier import FOLDS_FILE, ModelInfo, load_verified
 from pawprint.lineage import Champion
 from pawprint.progress import as_json, say, show_table
 from pawprint.tracking.registry import model_name
 from pawprint.tracking.run import MANIFEST
 from pawprint.tracking.tracker import Tracker
 
-FOLDS = "folds.csv"  # of a model folder, which training writes
 ATTEMPTS = 5  # a registration that another one overtakes compares again, with the new champion
 
 
@@ -114,7 +113,7 @@ def read_evaluations(params: Params, test: Split) -> dict[str, Contender]:
         folder, model = ROOT / "reports" / "evaluation" / name, ROOT / "models" / name
         try:
             report = EvaluationReport.model_validate_json((folder / release.EVALUATION).read_bytes())
-            scores, folds = Scores.load(folder / release.SCORES), Scores.out_of_fold(model / FOLDS)
+            scores, folds = Scores.load(folder / release.SCORES), Scores.out_of_fold(model / FOLDS_FILE)
         except (OSError, ValueError):
             report = None
         if not report or report.model_digest != ModelInfo.read(model).model_digest or scores.hashes != test.hashes:
@@ -194,7 +193,7 @@ def compare(
         evaluator = Evaluator.of(data.split("test").only(left), ROOT / "data", params)
         for version in missing:
             classifier = load_serving(registry.folder(version), params)
-            folds = Scores.out_of_fold(registry.folder(version) / FOLDS)
+            folds = Scores.out_of_fold(registry.folder(version) / FOLDS_FILE)
             found[version.model_digest] = Contender(*evaluator.evaluate(classifier), folds)
     quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
     both = found[entry.model_digest], found[champion.model_digest]

@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from pawprint.cli.common import HERE, examples
+from pawprint.errors import PawprintError
 
 SHOWN = 5  # classes in a line
 REFUSED = {"unlike": "unlike the training photographs", "unsure": "unsure which class"}
@@ -28,7 +29,6 @@ def predict(
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="pictures on their way to the service")] = 8,
 ) -> None:
     """Classify pictures. Exit code 1 when one of them has no prediction."""
-    from pawprint.errors import PawprintError
     from pawprint.inference.classifier import Classifier, FileResult, find_pictures
 
     pictures = find_pictures(paths)

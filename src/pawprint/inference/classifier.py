@@ -36,6 +36,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 OOD_FILE = "ood.safetensors"  # the bank of ood.py, and `held_out`: directions of embeddings of validation photographs
+FOLDS_FILE = "folds.csv"  # predictions of all photographs out of the fold, where a head was trained
 
 
 class ModelInfo(BaseModel):

@@ -9,6 +9,7 @@ With two classes a network has one output, the log-odds of the second class, and
 zero speak for the second class, below zero for the first.
 """
 
+from abc import ABC, abstractmethod
 from typing import ClassVar, NamedTuple
 
 import torch
@@ -24,7 +25,7 @@ class Outputs(NamedTuple):
     activation: Tensor  # [N, classes, h, w], or [N, 1, h, w] with two classes
 
 
-class Network(nn.Module):
+class Network(nn.Module, ABC):
     """Base of all architectures. A subclass defines `forward_features`, `forward_head`, `embed` and `cam`.
 
     A `pretrained` one can be trained in part, and defines the last four methods too: behind the frozen part of its
@@ -45,21 +46,21 @@ class Network(nn.Module):
         inputs = pixels.permute(0, 3, 1, 2).to(torch.float32)  # then in place: a batch is 138 MB
         return (inputs.sub_(self.mean) if self.mean else inputs).div_(self.scale)
 
+    @abstractmethod
     def forward_features(self, inputs: Tensor) -> Tensor:
         """Normalized [N, 3, height, width] -> feature maps [N, c, h, w]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def forward_head(self, maps: Tensor) -> Tensor:
         """Feature maps -> [N, width]."""
-        raise NotImplementedError
 
+    @abstractmethod
     def embed(self, maps: Tensor) -> Tensor:
         """Feature maps -> [N, features], similar for similar photographs."""
-        raise NotImplementedError
 
+    @abstractmethod
     def cam(self, maps: Tensor) -> Tensor:
         """Feature maps -> [N, width, h, w]: what each place adds to each output."""
-        raise NotImplementedError
 
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalized [N, 3, height, width] -> logits [N, classes]."""

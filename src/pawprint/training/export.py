@@ -27,11 +27,10 @@ from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError
 from pawprint.inference import ood, selftest
 from pawprint.inference.backends import OUTPUTS
-from pawprint.inference.classifier import OOD_FILE, ModelInfo
+from pawprint.inference.classifier import FOLDS_FILE, OOD_FILE, ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
 from pawprint.models.backbone import Network
-from pawprint.training.folds import FILE as FOLDS
 from pawprint.training.folds import OutOfFold
 from pawprint.training.folds import write as write_folds
 from pawprint.training.temperature import fit_temperature
@@ -85,7 +84,7 @@ def export(
         threshold, least = refusal_thresholds(trained, temperature, data, folds, bank)
         save_bank(bank, trained.validation.embedding, folder)
         if folds is not None:
-            write_folds(folds, folder / FOLDS)
+            write_folds(folds, folder / FOLDS_FILE)
         hashes = sorted({*train.hashes, *validation.hashes})
         (folder / "photographs.txt").write_text("".join(f"{name}\n" for name in hashes), encoding="ascii")
         info = ModelInfo(

@@ -27,7 +27,7 @@ from pawprint.training.temperature import fit_temperature
 from pawprint.training.train import Trained, fit
 from pawprint.training.trainer import NullLogger
 
-FILE, CURVE = "folds.csv", "learning_curve.json"
+CURVE = "learning_curve.json"  # of a model folder
 PARTS = (0.125, 0.25, 0.5)  # of the training split
 
 
