@@ -34,12 +34,13 @@ def run_python(code: str, *arguments: str, env: dict[str, str]) -> list[str]:
 
 BUILD = """
 import json, sys
+import bentoml
 from pathlib import Path
 from pawprint.serving import bento
 seen = []
 for version in sys.argv[3:]:
     tag = bento.build(Path(sys.argv[1]), {**json.loads(sys.argv[2]), "version": version})
-    assert bento.exists(tag) and bento.latest() == tag
+    assert bento.exists(tag) and str(bentoml.get("pawprint:latest").tag) == tag
     seen.append(tag)
 print(json.dumps(seen))
 """

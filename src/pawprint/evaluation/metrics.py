@@ -180,7 +180,7 @@ class Evaluation(BaseModel):
     accuracy: Figure
     served_accuracy: Figure  # share that is answered, and right: a refusal of a photograph of a class is a mistake
     coverage: Figure  # share that is answered
-    answered_accuracy: Figure  # of those
+    answered_accuracy: Figure | None  # of those; None where every one is refused
     unlike: Figure  # share that is refused as unlike the training photographs
     unsure: Figure  # share that is refused as unsure
     risk_coverage: dict[str, float]  # share that is wrong among the surest "100 %", "99 %", ...
@@ -255,7 +255,7 @@ def measure(scores: Scores) -> Evaluation:
     """All figures of one model. docs/decisions/evaluation.md has the source of each interval."""
     labels, probabilities, correct = scores.labels, scores.probabilities, scores.correct
     n, k = probabilities.shape
-    right, predicted = int(correct.sum()), probabilities.argmax(axis=1)
+    right, answered, predicted = int(correct.sum()), int(scores.answered.sum()), probabilities.argmax(axis=1)
     there, named = np.bincount(labels, minlength=k), np.bincount(predicted, minlength=k)
     hit = np.bincount(labels[correct], minlength=k)
     recalls = [(int(hit[label]), int(there[label])) for label in range(k) if there[label]]
@@ -270,8 +270,8 @@ def measure(scores: Scores) -> Evaluation:
         balanced_accuracy=Figure.of(balanced, intervals.mean_of_proportions(recalls)),
         log_loss=_mean_loss(scores),
         served_accuracy=Figure.share(int((correct & scores.answered).sum()), n),
-        coverage=Figure.share(int(scores.answered.sum()), n),
-        answered_accuracy=Figure.share(int((correct & scores.answered).sum()), max(1, int(scores.answered.sum()))),
+        coverage=Figure.share(answered, n),
+        answered_accuracy=Figure.share(int((correct & scores.answered).sum()), answered) if answered else None,
         unlike=Figure.share(scores.refusals.count("unlike"), n),
         unsure=Figure.share(scores.refusals.count("unsure"), n),
         risk_coverage=risk_coverage(scores),

@@ -75,14 +75,6 @@ def folder(tag: str) -> Path | None:
     return Path(bentoml.get(tag).path) if exists(tag) else None
 
 
-def latest() -> str | None:
-    """The tag that `pawprint:latest` stands for, None where there is no Bento yet."""
-    try:
-        return str(bentoml.get(f"{NAME}:latest").tag)
-    except BentoMLException:
-        return None
-
-
 def _stage(context: Path, model: Path, champion: Mapping[str, Any], root: Path) -> None:
     """Fill `context` with what the Bento holds, and a bentofile.yaml that says how to build it."""
     source, package = root / "src" / "pawprint", context / "pawprint"

@@ -163,6 +163,9 @@ def test_what_is_served_counts_refusals_as_mistakes() -> None:
     assert e.risk_coverage["90 %"] == pytest.approx(1 / 9)
     flat = e.flat("test")
     assert flat["test_served_accuracy"] == 0.7
+    none = measure(replace(s, refusals=("unsure",) * 10))
+    assert (none.served_accuracy.value, none.coverage.value, none.answered_accuracy) == (0, 0, None)
+    assert "test_answered_accuracy" not in none.flat("test")
     assert flat["test_risk_at_90"] == pytest.approx(1 / 9)
 
 
