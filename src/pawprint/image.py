@@ -39,6 +39,7 @@ Pixels = NDArray[np.uint8]
 _JPEG = b"\xff\xd8\xff"
 _MAGIC = (_JPEG, b"\x89PNG", b"GIF8", b"BM", b"II*\0", b"MM\0*")
 _SEGMENTS = 1000  # of a JPEG's header that are looked through for EXIF and a colour profile
+_NOT_FILL = re.compile(rb"[^\xff]")
 _LARGEST_PROFILE = 2**20  # bytes; a larger one is ignored
 _STRIP = 256  # rows whose colours are converted at a time
 _LARGEST = (255, 1023, 4095, 16383, 65535)  # level of 8, 10, 12, 14 and 16 bits
@@ -181,31 +182,35 @@ def _orientation(data: bytes) -> int:
 
 def _has_exif(data: bytes) -> bool:
     """Whether a JPEG has EXIF."""
-    return any(marker == 0xE1 and data.startswith(b"Exif\0\0", start) for marker, start, _ in _segments(data))
+    return any(marker == 0xE1 and data.startswith(b"Exif\0\0", start) for marker, start, _ in segments(data))
 
 
 def _profile(data: bytes) -> bytes:
     """A JPEG's colour profile, which may lie in parts; b"" where there is none."""
     parts = {
         data[start + 12]: data[start + 14 : end]
-        for marker, start, end in _segments(data)
+        for marker, start, end in segments(data)
         if marker == 0xE2 and data.startswith(b"ICC_PROFILE\0", start) and end > start + 14
     }
     return b"".join(parts[number] for number in sorted(parts))
 
 
-def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """(marker, first byte, end) of a JPEG's segments, for a search of the whole costs as much as its hash."""
+def segments(data: bytes, most: int = _SEGMENTS) -> Iterator[tuple[int, int, int]]:
+    """(marker, first byte, end) of at most `most` segments of a JPEG, up to the first scan, whose header is the last.
+
+    One by one, for a search of the whole costs as much as its hash.
+    """
     place = 2
-    for _ in range(_SEGMENTS):
-        marker = data[place : place + 2]
-        if marker[:1] != b"\xff" or marker in (b"\xff\xda", b"\xff\xd9"):  # the scan begins, or the end
-            break
-        if marker == b"\xff\xff":
-            place += 1
-            continue
-        end = place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        yield marker[1], place + 4, end
+    for _ in range(most):
+        if data[place : place + 2] == b"\xff\xff":  # fill bytes
+            found = _NOT_FILL.search(data, place)
+            place = found.start() - 1 if found else len(data)
+        if data[place : place + 1] != b"\xff" or len(data) < place + 4 or data[place + 1] == 0xD9:
+            return
+        marker, end = data[place + 1], place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        yield marker, place + 4, end
+        if marker == 0xDA or end < place + 4:
+            return
         place = end
 
 

@@ -75,6 +75,7 @@ HOSTILE = {
     "directories in a circle": (tiff_loop, 422, "too_many_parts"),
     "GIF frames": (lambda: hostile.gif_frames(100_000), 422, "too_many_parts"),
     "WebP frames": (lambda: webp_frames(20_000), 422, "too_many_parts"),
+    "an end in the frame header": (lambda: b"\xff\xd8\xff\xc0\x00\x11\x08\x00", 422, "truncated"),
 }  # fmt: skip
 
 

@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Sequence
 from concurrent.futures import Future
 from functools import cache
-from threading import Lock
+from threading import Condition
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -172,16 +172,31 @@ class OnnxRuntime:
         self._input = self._session.get_inputs()[0].name
         self.at_once = _BATCH + cores()  # a full batch, and the next being decoded
         self._waiting: deque[tuple[NDArray[np.uint8], Future[Outputs]]] = deque()
-        self._busy = Lock()
+        self._turn, self._busy = Condition(), False
 
     def __call__(self, one: NDArray[np.uint8]) -> Outputs:
         """One picture, in a batch with those that wait."""
         mine: Future[Outputs] = Future()
-        self._waiting.append((one, mine))
-        with self._busy:
+        with self._turn:
+            self._waiting.append((one, mine))
             while not mine.done():
-                self._run([self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))])
+                if self._busy:
+                    self._turn.wait()
+                else:
+                    self._next_batch()
         return mine.result()
+
+    def _next_batch(self) -> None:
+        """Compute what waits. Who has a result leaves meanwhile, and who arrives waits for the batch after."""
+        batch = [self._waiting.popleft() for _ in range(min(len(self._waiting), _BATCH))]
+        self._busy = True
+        self._turn.release()
+        try:
+            self._run(batch)
+        finally:
+            self._turn.acquire()
+            self._busy = False
+            self._turn.notify_all()
 
     def _run(self, batch: list[tuple[NDArray[np.uint8], Future[Outputs]]]) -> None:
         try:

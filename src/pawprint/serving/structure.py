@@ -11,7 +11,7 @@ import re
 import struct
 from collections.abc import Iterator
 
-from pawprint.image import BadImage
+from pawprint.image import BadImage, segments
 
 # What libjpeg-turbo decodes in a thread: at most some 0.5 s and 64 MB on one core of 2020.
 _QUICK_PIXELS, _QUICK_BYTES = 25_000_000, 8 * 2**20
@@ -32,12 +32,12 @@ def is_quick(data: bytes) -> bool:
         return False
     pixels = components = exif = 0
     several = False  # a progressive picture has several scans, and all its coefficients in memory
-    for marker, place, size in _segments(data, _QUICK_SEGMENTS):
+    for marker, place, end in segments(data, _QUICK_SEGMENTS):
         if marker == 0xE1 and data[place : place + 6] == b"Exif\0\0":
             exif += 1
-            if exif > 1 or not _has_few_entries(data[place + 6 : place + size]):
+            if exif > 1 or not _has_few_entries(data[place + 6 : end]):
                 return False
-        elif 0xC0 <= marker <= 0xC2 and not pixels and size >= 6:
+        elif 0xC0 <= marker <= 0xC2 and not pixels and min(end, len(data)) >= place + 6:
             depth, height, width, components = struct.unpack_from(">BHHB", data, place)
             pixels, several = height * width, marker == 0xC2
             if depth != 8 or components not in (1, 3):
@@ -58,8 +58,8 @@ def memory(data: bytes) -> int:
     width: int
     components: int
     if data.startswith(b"\xff\xd8\xff"):
-        for marker, place, size in _segments(data, _MOST["segments"]):
-            if marker in _FRAMES and size >= 6:
+        for marker, place, end in segments(data, _MOST["segments"]):
+            if marker in _FRAMES and min(end, len(data)) >= place + 6:
                 height, width, components = struct.unpack_from(">HHB", data, place + 1)
                 return height * width * (_COEFFICIENTS if components < 4 else _COEFFICIENTS + _OPAQUE)
         return 0
@@ -85,8 +85,7 @@ def memory(data: bytes) -> int:
 def check(data: bytes) -> None:
     """BadImage `too_many_parts` where scans, segments, chunks, directories or frames are more than any picture's."""
     if data.startswith(b"\xff\xd8\xff"):
-        segments = sum(1 for _ in _segments(data, _MOST["segments"] + 1))
-        _limit("segments", segments)
+        _limit("segments", sum(1 for _ in segments(data, _MOST["segments"] + 1)))
         _limit("scans", data.count(b"\xff\xda"))
     elif data.startswith(b"\x89PNG"):
         _limit("chunks", sum(1 for _ in _chunks(data, 8, ">", _MOST["chunks"])))
@@ -105,25 +104,6 @@ def _limit(parts: str, found: int) -> None:
 
 _PLAIN_MARKERS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, restart interval, comment, APPn
 _FRAMES = {*range(0xC0, 0xD0)} - {0xC4, 0xC8, 0xCC}
-
-
-def _segments(data: bytes, most: int) -> Iterator[tuple[int, int, int]]:
-    """(marker, place of its content, size of it) of a JPEG's segments, up to the first scan."""
-    place = 2
-    for _ in range(most):
-        while data[place : place + 2] == b"\xff\xff":  # fill bytes
-            end = place + 1
-            place = next((m.start() - 1 for m in _NOT_FILL.finditer(data, end)), len(data))
-        if data[place : place + 1] != b"\xff" or len(data) < place + 4:
-            return
-        marker, size = data[place + 1], int.from_bytes(data[place + 2 : place + 4], "big")
-        yield marker, place + 4, size - 2
-        if marker == 0xDA or size < 2:
-            return
-        place += 2 + size
-
-
-_NOT_FILL = re.compile(rb"[^\xff]")
 
 
 def _has_few_entries(tiff: bytes) -> bool:

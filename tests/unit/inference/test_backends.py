@@ -5,6 +5,7 @@ import os
 import platform
 import subprocess
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -27,12 +28,13 @@ def test_many_threads_get_their_own_answers_out_of_few_calls(toy_model: Path) ->
         def run(self, names, inputs):
             (batch,) = inputs.values()
             sizes.append(len(batch))
+            time.sleep(0.02)  # the others queue meanwhile, also on a busy machine
             return run(names, inputs)
 
     network._session = Counted()
     with ThreadPoolExecutor(network.at_once) as pool:
         together = list(pool.map(network, images))
-    assert sum(sizes) == 200 and len(sizes) < 100 and 1 < max(sizes) <= 64
+    assert sum(sizes) == 200 and len(sizes) < 50 and 1 < max(sizes) <= 64
     expected = Classifier(toy_model, precision="f32").predict(images[:, 0])
     probabilities, embedding, activation = (np.concatenate(parts) for parts in zip(*together, strict=True))
     np.testing.assert_allclose(probabilities, expected.probabilities, atol=1e-3)
