@@ -50,10 +50,11 @@ for name in "${PYTHON:-python3}" python3 python; do
     if pip=$("$name" -m pip config list 2>/dev/null); then break; fi
 done
 pip_option() { sed -nE "s/^[^=]*\.$1='(.*)'\$/\1/p" <<< "$pip" | head -1 | sed 's/\\n/ /g'; }
-default=$(pip_option index-url) more=$(pip_option extra-index-url) links=$(pip_option find-links)
+default=$(pip_option index-url) more=$(pip_option extra-index-url) links=$(pip_option find-links) cert=$(pip_option cert)
 if [ -n "$default" ]; then export UV_DEFAULT_INDEX=${UV_DEFAULT_INDEX:-$default}; fi
 if [ -n "$more" ]; then export UV_INDEX=${UV_INDEX:-$more}; fi
 if [ -n "$links" ]; then export UV_FIND_LINKS=${UV_FIND_LINKS:-${links// /,}}; fi
+if [ -n "$cert" ]; then export SSL_CERT_FILE=${SSL_CERT_FILE:-$cert}; fi
 export UV_INDEX_STRATEGY=unsafe-best-match UV_PYTHON_DOWNLOADS=automatic
 
 # 3. the environment
