@@ -7,10 +7,10 @@ print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
 
 import csv
 from collections import Counter
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Self, cast
+from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,6 +28,7 @@ BATCH = 32
 COVERAGES = (100, 99, 98, 95, 90, 80)  # % of the photographs, the surest first
 TOP, CONFUSED = 11, 10  # classes from which on the five most probable are looked at; pairs that are listed
 BINS = 15  # of equally many photographs, for the calibration error
+ROWS = 4096  # photographs that are worked on at a time: bounds the memory
 DRAWS = 200  # of labels that a perfectly calibrated model could have met
 
 
@@ -68,9 +69,8 @@ class Scores:
     def mistake_losses(self) -> NDArray[np.float64]:
         """[n], what each photograph would cost if its prediction were wrong: of a wrong one its own loss, of a right
         one the loss under the most probable of the other classes."""
-        rows, others = np.arange(len(self.labels)), self.probabilities.copy()
-        others[rows, self.labels] = 0
-        return np.asarray(np.maximum(self.losses, -np.log(np.clip(others.max(axis=1), 1e-15, 1.0))))
+        others = _by_rows(lambda rows: _others(self, rows).max(axis=1), len(self.labels))
+        return np.asarray(np.maximum(self.losses, -np.log(np.clip(others, 1e-15, 1.0))))
 
     def write(self, path: Path) -> None:
         """A CSV file with a row a photograph; nine digits hold a float32 exactly."""
@@ -306,9 +306,8 @@ def paired_losses(ours: Scores, theirs: Scores, level: float = intervals.LEVEL) 
     The mistake that counts beside them (see `intervals.mean`) is the same for both: the most probable of the other
     classes, on average over all photographs.
     """
-    rows, others = np.arange(len(ours.labels)), ours.probabilities + theirs.probabilities
-    others[rows, ours.labels] = 0
-    other = replace(ours, labels=others.argmax(axis=1)), replace(theirs, labels=others.argmax(axis=1))
+    labels = _by_rows(lambda rows: (_others(ours, rows) + _others(theirs, rows)).argmax(axis=1), len(ours.labels))
+    other = replace(ours, labels=labels), replace(theirs, labels=labels)
     return intervals.mean(theirs.losses - ours.losses, float((other[1].losses - other[0].losses).mean()), level)
 
 
@@ -326,29 +325,49 @@ def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_
     """
     edges = np.unique(np.quantile(confidence, np.linspace(0, 1, BINS + 1)[1:-1]))
     index = np.searchsorted(edges, confidence, side="right")  # equal confidences are in one bin
-    bins = [np.flatnonzero(index == number) for number in np.unique(index)]
+    bins = np.unique(index)
+    sizes = np.array([(index == number).sum() for number in bins])
+    means = np.array([confidence[index == number].mean() for number in bins])
 
-    def estimate(answers: NDArray[np.bool_]) -> NDArray[np.float64]:
-        """[draws, n] -> [draws]"""
-        squares = np.zeros(len(answers))
-        for rows in bins:
-            share, size = answers[:, rows].mean(axis=1), len(rows)
-            noise = share * (1 - share) / max(size - 1, 1)
-            squares += ((confidence[rows].mean() - share) ** 2 - noise) * size / len(confidence)
-        return np.asarray(np.sqrt(np.maximum(squares, 0)))
+    def estimate(hits: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Right predictions [bins, draws] -> [draws]"""
+        shares = hits / sizes[:, None]
+        noise = shares * (1 - shares) / np.maximum(sizes - 1, 1)[:, None]
+        squares = ((means[:, None] - shares) ** 2 - noise) * sizes[:, None] / len(confidence)
+        return np.asarray(np.sqrt(np.maximum(squares.sum(axis=0), 0)))
 
-    drawn = np.random.default_rng(0).random((DRAWS, len(confidence))) < confidence  # the same for every model
+    drawn, random = np.zeros((len(bins), DRAWS), np.int64), np.random.default_rng(0)  # the same for every model
+    for start in range(0, len(confidence), ROWS):  # a row of draws a photograph: the chunks change no number
+        rows = slice(start, start + ROWS)
+        hit = random.random((len(confidence[rows]), DRAWS)) < confidence[rows, None]
+        drawn += [hit[index[rows] == number].sum(axis=0) for number in bins]
     perfect = estimate(drawn)
+    right = np.array([correct[index == number].sum() for number in bins])
     return Calibration(
-        value=float(estimate(correct[None])[0]),
+        value=float(estimate(right[:, None])[0]),
         perfect=float(perfect.mean()),
         perfect_high=float(np.quantile(perfect, 0.95)),
     )
 
 
+def _by_rows(work: Callable[[slice], NDArray[Any]], n: int) -> NDArray[Any]:
+    """What `work` computes of each photograph [n], ROWS at a time: a whole set's probabilities are not copied."""
+    return np.concatenate([work(slice(start, start + ROWS)) for start in range(0, max(n, 1), ROWS)])
+
+
+def _others(scores: Scores, rows: slice) -> NDArray[np.float64]:
+    """[rows, classes], the probabilities, with zero for the right class."""
+    labels, others = scores.labels[rows], scores.probabilities[rows].copy()
+    others[np.arange(len(labels)), labels] = 0
+    return others
+
+
 def _top5(scores: Scores) -> Figure:
-    best = np.argsort(-scores.probabilities, axis=1, kind="stable")[:, :5]
-    return Figure.share(int((best == scores.labels[:, None]).any(axis=1).sum()), len(scores.labels))
+    def found(rows: slice) -> NDArray[np.bool_]:
+        best = np.argsort(-scores.probabilities[rows], axis=1, kind="stable")[:, :5]
+        return np.asarray((best == scores.labels[rows, None]).any(axis=1))
+
+    return Figure.share(int(_by_rows(found, len(scores.labels)).sum()), len(scores.labels))
 
 
 def _confused(scores: Scores) -> list[tuple[str, str, int]]:
@@ -373,9 +392,8 @@ def _ranked(scores: Scores, there: NDArray[np.int64]) -> tuple[Figure, Figure]:
     """
     labels, probabilities = scores.labels, scores.probabilities
     n, k = probabilities.shape
-    one_hot = np.eye(k)[labels]
-    areas = sk.roc_auc_score(one_hot, probabilities, average=None)
-    precisions = sk.average_precision_score(one_hot, probabilities, average=None)
+    areas = [sk.roc_auc_score(labels == c, probabilities[:, c]) for c in range(k)]
+    precisions = [sk.average_precision_score(labels == c, probabilities[:, c]) for c in range(k)]
     areas_of = [intervals.area(float(areas[c]), int(there[c]), int(n - there[c])) for c in range(k)]
     # Boyd, Eng and Page, Area under the precision-recall curve (2013): a proportion of the class's photographs.
     precisions_of = [intervals.proportion(float(precisions[c] * there[c]), int(there[c])) for c in range(k)]
@@ -384,4 +402,4 @@ def _ranked(scores: Scores, there: NDArray[np.int64]) -> tuple[Figure, Figure]:
         low, high = np.mean(ends, axis=0)
         return Figure.of(float(np.mean(values)), (float(low), float(high)))
 
-    return figure(areas, areas_of), figure(precisions, precisions_of)
+    return figure(np.array(areas), areas_of), figure(np.array(precisions), precisions_of)

@@ -1,10 +1,13 @@
 """Figures against scikit-learn's, and intervals against what theory says of them."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
+from pawprint.evaluation import metrics
 from pawprint.evaluation.metrics import Scores, calibration_error, measure, paired_losses
 
 
@@ -123,6 +126,30 @@ def test_calibration_error_of_a_perfect_model_is_what_it_says_of_a_perfect_model
     values = np.array([one.value for one in found])
     assert values.mean() == pytest.approx(found[0].perfect, abs=0.0015)
     assert (values <= found[0].perfect_high).mean() > 0.9
+
+
+@pytest.mark.parametrize("rows", [7, 100, 1000])
+def test_figures_do_not_depend_on_how_many_photographs_are_worked_on_at_a_time(
+    rows: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    s, other = drawn(300, 6, seed=4), drawn(300, 6, seed=4)
+    at_once = measure(s), metrics.paired_losses(s, other), metrics._top5(s)
+    monkeypatch.setattr(metrics, "ROWS", rows)
+    assert (measure(s), metrics.paired_losses(s, other), metrics._top5(s)) == at_once
+
+
+def test_memory_does_not_grow_by_more_than_a_number_a_photograph() -> None:
+    """Beside the predictions themselves: draws, copies of all probabilities or one-hot labels would be thousands."""
+    peaks = []
+    for n in (20_000, 60_000):
+        rng = np.random.default_rng(n)
+        names, labels, second = ("x",) * n, rng.integers(0, 2, n), rng.random(n)
+        s = Scores(names, names, labels, np.stack([1 - second, second], axis=1), ("a", "b"), np.ones(n))
+        tracemalloc.start()
+        measure(s)
+        peaks.append(tracemalloc.get_traced_memory()[1])
+        tracemalloc.stop()
+    assert (peaks[1] - peaks[0]) / 40_000 < 300  # bytes
 
 
 def test_a_class_that_is_not_there_has_no_auroc_but_everything_else() -> None:
