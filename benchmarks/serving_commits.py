@@ -1,7 +1,7 @@
 """Does the service of this checkout answer as fast as that of another one? Both serve their own champion/.
 
     git worktree add ../baseline baseline      # set it up there: `make run`
-    python benchmarks/serving_commits.py --baseline ../baseline --pictures PATH [--turns 12] [--seconds 4]
+    python benchmarks/serving_commits.py --baseline ../baseline --pictures PATH [--turns 30] [--seconds 3] [--body form]
 
 Both servers run at the same time and are loaded in turns, so that other work on the machine meets both. The ratio is of
 each pair of turns. Prints Markdown and writes benchmarks/results/serving_commits.json.
@@ -20,7 +20,7 @@ from pawprint.evaluation.summary import machine
 from serving import HERE, free_port, load, running
 
 
-def service(name: str, checkout: Path, folder: Path):
+def service(name: str, checkout: Path, folder: Path, body: str):
     """The champion of `checkout`, served by its own code and environment."""
     port, checkout = free_port(), checkout.resolve()
     command = [str(checkout / ".venv" / "bin" / "python"), "-m", "bentoml", "serve"]
@@ -32,7 +32,7 @@ def service(name: str, checkout: Path, folder: Path):
         "BENTOML_HOME": str(folder / f"{name}-bentoml"),
     }
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    return running(name, command, "/readyz", "/predict", "raw", port, checkout, **env)
+    return running(name, command, "/readyz", "/predict", body, port, checkout, **env)
 
 
 def commit(checkout: Path) -> str:
@@ -44,8 +44,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--baseline", type=Path, required=True, help="the other checkout, with .venv and champion/")
     parser.add_argument("--pictures", type=Path, required=True)
-    parser.add_argument("--turns", type=int, default=12)
-    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--turns", type=int, default=30)
+    parser.add_argument("--seconds", type=float, default=3)
+    parser.add_argument("--body", choices=("raw", "form"), default="raw")
     parser.add_argument("--clients", type=int, default=16)
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as scratch, ExitStack() as stack:
@@ -56,7 +57,9 @@ def main() -> None:
         for number, file in enumerate(found):
             (pictures / f"{number:03}.jpg").write_bytes(file.read_bytes())
         checkouts = {"baseline": options.baseline, "this": HERE.parent}
-        servers = {name: stack.enter_context(service(name, path, folder)) for name, path in checkouts.items()}
+        servers = {
+            name: stack.enter_context(service(name, path, folder, options.body)) for name, path in checkouts.items()
+        }
         runs: dict[str, list[dict]] = {name: [] for name in servers}
         for server in servers.values():
             load(server, pictures, 3, clients=4)  # warm
@@ -65,11 +68,18 @@ def main() -> None:
                 runs[name].append(load(servers[name], pictures, options.seconds, clients=options.clients))
     commits = {name: commit(path) for name, path in checkouts.items()}
     print(
-        f"{machine()}; {len(found)} pictures, {options.clients} clients, {options.turns} turns of {options.seconds:g} s"
+        f"{machine()}; {len(found)} pictures, {options.body}, {options.clients} clients, {options.turns} turns of "
+        f"{options.seconds:g} s"
     )
     print(f"{commits}\n\n| | baseline | this | median ratio | 10 % to 90 % |\n|---|---|---|---|---|")
     ratios = {}
-    for key, scale, unit in (("rate", 1, "pictures/s"), ("cpu", 1000, "CPU ms a picture"), ("p50", 1000, "p50 ms")):
+    shown = (
+        ("rate", 1, "pictures/s"),
+        ("cpu", 1000, "CPU ms a picture"),
+        ("p50", 1000, "p50 ms"),
+        ("p99", 1000, "p99 ms"),
+    )
+    for key, scale, unit in shown:
         pairs = sorted(new[key] / old[key] for old, new in zip(runs["baseline"], runs["this"], strict=True))
         ratios[key], tenth = pairs, len(pairs) // 10
         old, new = (scale * statistics.median(run[key] for run in runs[name]) for name in ("baseline", "this"))

@@ -37,7 +37,8 @@ compile requirements-dev.lock pyproject.toml --extra dev "${anywhere[@]}" "${cho
 compile requirements.lock pyproject.toml "${anywhere[@]}" "${chosen[@]}" "${cuda[@]}"
 compile deploy/requirements.lock pyproject.toml deploy/requirements.in "${image[@]}" "${chosen[@]}" "${cuda[@]}" \
     --generate-hashes
-compile deploy/serve.lock --group serve "${image[@]}" "${chosen[@]}"
+compile deploy/serve.lock --group serve "${image[@]}" "${chosen[@]}" --generate-hashes
+echo "onnxruntime-gpu[cuda,cudnn]" | compile deploy/gpu.lock - "${image[@]}" "${chosen[@]}" --generate-hashes
 echo "torch==$torch" | compile locks/torch-cuda.lock - "${anywhere[@]}" "${chosen[@]}" "${rest[@]}"
 sed 's/^torch==/torch===/' locks/torch-cuda.lock > "$work/torch" # == would take the CPU's 2.13.0+cpu too, where there is one
 cp "$work/torch" locks/torch-cuda.lock

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-HASHED = ["requirements.lock", "requirements-dev.lock", "deploy/requirements.lock"]
-HASHED += sorted(f"locks/{path.name}" for path in (ROOT / "locks").iterdir())
-ALL = [*HASHED, "deploy/serve.lock"]
+HASHED = ["requirements.lock", "requirements-dev.lock"]
+HASHED += sorted(
+    str(path.relative_to(ROOT)) for folder in ("deploy", "locks") for path in (ROOT / folder).glob("*.lock")
+)
 
 
 def locked(name: str) -> list[tuple[str, str, str]]:
@@ -21,7 +22,7 @@ def locked(name: str) -> list[tuple[str, str, str]]:
 
 def test_no_torchvision_and_no_timm() -> None:
     """PyPI's torchvision is a CUDA build and breaks mlflow.pytorch with a CPU torch; timm needs it."""
-    names = {package for name in ALL for package, _, _ in locked(name)}
+    names = {package for name in HASHED for package, _, _ in locked(name)}
     assert not {"torchvision", "timm"} & names
 
 
@@ -53,10 +54,21 @@ def test_every_package_is_pinned_by_hash_and_no_index_is_named(name: str) -> Non
 
 def test_one_version_a_name_in_all_locks() -> None:
     versions: dict[str, set[str]] = {}
-    for name in ALL:
+    for name in HASHED:
         for package, version, _ in locked(name):
             versions.setdefault(package, set()).add(version.removesuffix("+cpu"))
     assert not {package: found for package, found in versions.items() if len(found) > 1}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "deploy").glob("Dockerfile*")), ids=lambda path: path.name)
+def test_an_image_installs_nothing_without_a_hash(path: Path) -> None:
+    commands = re.sub(r"\\\n", " ", path.read_text())
+    installs = re.findall(r"pip3? (?:install|sync) ([^\n&|;]*)", commands)
+    assert installs
+    for arguments in installs:
+        own = arguments.split()[-1] == "." and "--no-deps" in arguments and "--no-build-isolation" in arguments
+        locks = [word.strip('"') for word in arguments.split() if word.strip('"').endswith(".lock")]
+        assert own or ("--require-hashes" in arguments and "--no-deps" in arguments and locks), arguments
 
 
 def test_the_locks_are_for_every_python_of_the_project() -> None:
