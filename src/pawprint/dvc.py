@@ -114,7 +114,7 @@ def undo(root: Path, target: str = "data") -> None:
         PawprintError: Nothing is remembered, or DVC's cache no longer holds it.
     """
     if not (root / BEFORE).exists():
-        raise PawprintError("There are no photographs of before: none were imported, relabelled or dropped here.")
+        raise PawprintError("There are no photographs of before: none were imported or corrected here.")
     before, now = (root / BEFORE).read_bytes(), snapshot(root, target)
     pointer = root / f"{target}.dvc"
     files.write_bytes(pointer, before)

@@ -7,8 +7,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 PARTS = (
-    ".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitignore", "Makefile", "bentofile.yaml", "deploy",
-    "docker-compose.gpu.yml", "docker-compose.yml", "dvc.yaml", "flows", "locks", "params.yaml", "requirements.lock",
+    ".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitattributes", ".gitignore", "Makefile", "bentofile.yaml",
+    "deploy", "docker-compose.gpu.yml", "docker-compose.yml", "dvc.yaml", "flows", "locks", "params.yaml",
+    "requirements.lock",
 )  # fmt: skip
 RECORD = ".pawprint.json"  # the version that wrote a project's files, and the digest of each
 SAMPLE = ("data.dvc", "sample")

@@ -1,5 +1,6 @@
 """`pawprint photos`: import, check and correct photographs."""
 
+import re
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -70,51 +71,67 @@ def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a cl
 
 
 @app.command(
-    epilog="Examples: pawprint photos relabel reports/audit/audit.csv | pawprint photos relabel cat/7.jpg --to dog"
+    epilog="Examples: pawprint photos decide data/cat/7.jpg --label dog | pawprint photos decide 9f86d0... --drop"
 )
-def relabel(
-    what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or PATH,CLASS a line), or photographs")],
-    to: Annotated[str, typer.Option(help="the class of the photographs that are named")] = "",
+def decide(
+    photographs: Annotated[list[str], typer.Argument(help="files, or SHA-256 of photographs")],
+    label: Annotated[str, typer.Option(help="the right class")] = "",
+    drop: Annotated[bool, typer.Option("--drop", help="they do not belong into the set")] = False,
+    undo: Annotated[bool, typer.Option("--undo", help="nothing is decided of them any more")] = False,
+    who: Annotated[str, typer.Option("--as", help="who decides; default: git's user.name")] = "",
+    why: Annotated[str, typer.Option(help="the reason, which labels.csv keeps")] = "by name",
 ) -> None:
-    """Give photographs of data/ another class, all of them or none."""
-    from pawprint import dvc
-    from pawprint.data import relabel
+    """Write a decision on photographs into labels.csv, as `pawprint review` does; `photos apply` makes it data."""
+    from pawprint import lineage
+    from pawprint.data.labels import FILE, Labels, author
+    from pawprint.errors import PawprintError
 
-    decided = (
-        [relabel.Decision(relabel.below(one, DATA), to) for one in what]
-        if to
-        else [decision for one in what for decision in relabel.decisions(Path(one), "relabel", DATA)]
-    )
-    before = dvc.snapshot(ROOT)
-    moved = relabel.relabel(decided, DATA)
-    dvc.own(ROOT)
-    dvc.keep(ROOT, before)
-    print(f"{moved:,} of {len(decided):,} photographs have another class now. {NEXT}")
+    if bool(label) + drop + undo != 1:
+        raise PawprintError("Name one of --label CLASS, --drop and --undo.")
+    hashes = []
+    for one in photographs:
+        path = next((path for path in (Path(one), DATA / one) if path.is_file()), None)
+        if path is None and not re.fullmatch("[0-9a-f]{64}", one):
+            raise PawprintError(f"{one} is no file here, and no SHA-256. Nothing was decided.")
+        hashes.append(lineage.sha256(path) if path else one)
+    verb: Literal["class", "drop", "undo"] = "class" if label else "drop" if drop else "undo"
+    Labels(ROOT / FILE).add(hashes, verb, label, who or author(ROOT), why)
+    print(f"{len(hashes):,} decisions in {HERE / FILE}. Next: pawprint photos apply")
 
 
-@app.command(epilog="Examples: pawprint photos drop reports/audit/audit.csv | pawprint photos drop cat/7.jpg")
-def drop(
-    what: Annotated[list[str], typer.Argument(help="lists (the audit's CSV, or a path a line), or photographs")],
+@app.command(epilog="Example: pawprint photos apply && git add labels.csv data.dvc && git commit")
+def apply(
+    test_side: Annotated[bool, typer.Option("--test-side", help="the decisions on test photographs, alone")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="the labelled pictures in place of what is there")] = False,
 ) -> None:
-    """Take photographs out of data/, all of them or none; added again, their source does not bring them back."""
+    """Make the decisions of labels.csv data: the next version, which `git commit` keeps and `git checkout` undoes."""
     from pawprint import dvc
-    from pawprint.data import relabel
+    from pawprint.config import load_params
+    from pawprint.data import corrections, origins
+    from pawprint.data.inbox import FOLDER, Inbox
+    from pawprint.data.labels import FILE, Labels
+    from pawprint.data.splits import split_of
 
-    decided: list[relabel.Decision] = []
-    for one in what:
-        file = relabel.below(one, DATA)
-        named = not Path(file).is_absolute() and (DATA / file).is_file()
-        decided += [relabel.Decision(file)] if named else relabel.decisions(Path(one), "drop", DATA)
+    params = load_params(ROOT / "params.yaml")
+    own_test = origins.own_test(ROOT / "data")
+
+    def is_test(digest: str) -> bool:
+        return split_of(digest, params.seed, params.split, own_test) == "test"
+
+    labels, inbox = Labels(ROOT / FILE), Inbox(ROOT / FOLDER)
     before = dvc.snapshot(ROOT)
-    gone = relabel.drop(decided, DATA)
-    dvc.own(ROOT)
-    dvc.keep(ROOT, before)
-    print(f"{gone:,} photographs dropped. {NEXT}")
+    applied = corrections.apply(labels, DATA, inbox, is_test, test_side, replace)
+    if applied.changed:
+        dvc.keep(ROOT, before)
+        dvc.add(ROOT)
+    print(applied.summary())
+    if applied.changed:
+        print(f"Next: git add {FILE} data.dvc && git commit, then pawprint run (back: pawprint photos undo)")
 
 
 @app.command(epilog="Example: pawprint photos undo")
 def undo() -> None:
-    """Bring back the photographs that the last import, relabel or drop replaced. A second undo undoes that."""
+    """Bring back the photographs that the last import or apply replaced. A second undo undoes that."""
     from pawprint import dvc
 
     dvc.undo(ROOT)

@@ -87,6 +87,11 @@ def own_test(data: Path) -> frozenset[str]:
     return frozenset(row.hash for row in _read(data / ORIGINS) if row.split == "test")
 
 
+def of(data: Path, digest: str) -> list[Origin]:
+    """Where the photograph with this hash came from."""
+    return [row for row in _read(data / ORIGINS) if row.hash == digest]
+
+
 def decided(data: Path) -> int:
     """How many photographs a person has dropped, or put under another class than their source."""
     try:

@@ -18,7 +18,11 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from pawprint import dvc, lineage
+from pawprint.data import origins
 from pawprint.data.dataset import PreparedDataset, learned_hashes, read_manifest
+from pawprint.data.inbox import TRAFFIC
+from pawprint.data.labels import FILE as LABELS
+from pawprint.data.labels import Labels
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
@@ -98,6 +102,7 @@ class _Tracer:
         """A prediction of the service, its picture (one of the prepared set or not), and the model version."""
         note = self._prepared(row["picture_sha256"]) or "none of the prepared photographs"
         picture = Link(kind="picture", name=row["picture_sha256"], note=note)
+        picture.led_to = self._decisions(row["picture_sha256"])
         name, source = f"{row['model']}/{row['model_version']}", f"the prediction came from {row['model_digest'][:12]}"
         below = self._version_of(self.registry.find(name), name, row["model_digest"], source, up=True)
         return Link(kind="prediction", name=row["id"], note=f"{row['label']}, {row['time']}", links=[picture, below])
@@ -247,10 +252,12 @@ class _Tracer:
         """
         path = Path(word)
         digest = lineage.sha256(path) if path.is_file() else word
-        note = self._prepared(digest) if re.fullmatch(r"[0-9a-f]{64}", digest) else ""
-        if not note and not path.is_file():
+        if not re.fullmatch(r"[0-9a-f]{64}", digest):
             return None
-        link = Link(kind="photograph", name=digest)
+        note, history = self._prepared(digest), [*self._origins(digest), *self._decisions(digest)]
+        if not note and not history and not path.is_file():
+            return None
+        link = Link(kind="photograph", name=digest, links=history)
         for version in self.registry.versions():
             names = self.tracker.artifact(version.run_id, f"{FOLDER}/photographs.txt")
             if names and digest in names.read_text(encoding="ascii").split():
@@ -259,6 +266,23 @@ class _Tracer:
         link.note = f"{note or 'not among the prepared photographs'}; "
         link.note += f"{models} registered version{'s' * (models != 1)} trained on it or validated with it"
         return link
+
+    def _origins(self, digest: str) -> Iterator[Link]:
+        """Where a photograph of data/ came from; the answer, where it came from the service."""
+        for row in origins.of(self.root / "data", digest):
+            link = Link(kind="origin", name=row.source, note=f"{row.name}, {row.file or 'dropped'}")
+            if row.source.startswith(TRAFFIC):
+                answer = self.served.prediction(row.name)
+                said = f"{answer['label']}, {answer['time']}" if answer else "not in the traffic log any more"
+                link.links.append(Link(kind="answer", name=row.name, note=said))
+            yield link
+
+    def _decisions(self, digest: str) -> list[Link]:
+        """What people decided of a photograph."""
+        return [
+            Link(kind="decision", name=one.outcome or "nothing", note=f"{one.who}, {one.when}, {one.why}")
+            for one in Labels(self.root / LABELS).of(digest)
+        ]
 
     def _prepared(self, digest: str) -> str:
         """Path, split and data set of a prepared photograph; "" where it does not have it, or is not there."""

@@ -94,8 +94,8 @@ def test_a_command_in_a_folder_below_finds_the_project(project: Path) -> None:
     (below / "photos").mkdir()
     done = pawprint("run", "--photos", "photos", cwd=below, PREFECT_HOME=str(below), BENTOML_HOME=str(below))
     assert done.stdout.startswith(f"{project} ['run', '--photos', '{below / 'photos'}']")
-    dropped = pawprint("photos", "drop", "../../data/cat/1.jpg", cwd=below)
-    assert "No photograph would be left in cat" in dropped.stderr
+    pawprint("photos", "decide", "../../data/cat/1.jpg", "--drop", cwd=below)
+    assert ",drop,," in (project / "labels.csv").read_text()
     assert "../../champion" in pawprint("predict", "x.jpg", cwd=below).stderr
     assert sorted(path.name for path in below.iterdir()) == ["photos"]
 
