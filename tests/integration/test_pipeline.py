@@ -169,8 +169,11 @@ def test_make_serve_answers_the_readme_s_curl(workspace: Workspace, tmp_path: Pa
 def test_make_ui_opens_the_runs(workspace: Workspace, tmp_path: Path) -> None:
     port = free_port()
     make = ("make", "ui", f"UI_PORT={port}")
-    url = f"http://127.0.0.1:{port}"
-    with started(workspace, tmp_path / "log", f"{url}/health", *make):
+    url, temporary = f"http://127.0.0.1:{port}", tmp_path / "tmp"
+    temporary.mkdir()
+    with started(workspace, tmp_path / "log", f"{url}/health", *make, TMPDIR=str(temporary)):
+        # nothing lies there under a name that another user could take first
+        assert {path.stat().st_mode & 0o777 for path in temporary.iterdir()} == {0o700}
         found = httpx.post(f"{url}/api/2.0/mlflow/experiments/search", json={"max_results": 10}, timeout=20)
         names = {experiment["name"] for experiment in found.json()["experiments"]}
         assert workspace.json("champion.json")["dataset"] in names

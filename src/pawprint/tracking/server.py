@@ -12,6 +12,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import tempfile
 import time
 import webbrowser
 from pathlib import Path
@@ -96,6 +97,8 @@ def connect(root: Path) -> None:
         check_auth(address)
     elif address == _beside(root):
         follow_move(main_workspace(root))
+        with contextlib.suppress(OSError):  # it is there; what else is wrong MLflow reports
+            os.close(os.open(main_workspace(root) / "mlflow.db", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     mlflow.set_tracking_uri(address)
     mlflow.set_registry_uri(address)
 
@@ -181,7 +184,10 @@ def serve(root: Path, page: str, host: str = "127.0.0.1", port: int = 5000) -> N
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", address, "--default-artifact-root", artifact_root(root) or f"./{ARTIFACTS}"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
-    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING"})
+    prepare(root)
+    # MLflow's lock on a database and its assistant's sessions have names in the temporary folder that anyone can take.
+    private = tempfile.TemporaryDirectory(prefix="pawprint-mlflow-", ignore_cleanup_errors=True)
+    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING", "TMPDIR": private.name})
     try:
         while process.poll() is None and not _listens(f"http://{host}:{port}/health"):
             time.sleep(0.3)
@@ -194,6 +200,7 @@ def serve(root: Path, page: str, host: str = "127.0.0.1", port: int = 5000) -> N
     finally:
         process.terminate()
         process.wait()
+        private.cleanup()
 
 
 def _listens(address: str) -> bool:

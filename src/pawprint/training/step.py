@@ -1,7 +1,9 @@
 """One update of the weights from one batch: forward in parts, mixup, loss, gradient, optimizer, schedule, EMA."""
 
+import os
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -20,6 +22,8 @@ from pawprint.training import distributed
 from pawprint.training.checkpoint import State
 from pawprint.training.dataloader import Batch, TrainingData
 
+# torch.compile loads code from its cache; torch's own place for it is a folder of /tmp that any user can make first.
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(torch.hub.get_dir()).with_name("inductor")))
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import stat
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
@@ -91,6 +92,16 @@ def test_a_run_holds_what_it_was_given_and_gave(
     assert "uint8" in str(model.signature.inputs)
     answer = mlflow.pyfunc.load_model(uri).predict(np.zeros((2, 300, 300, 3), np.uint8))
     assert answer["probabilities"].sum(axis=1) == pytest.approx([1, 1])
+
+
+def test_the_runs_are_their_owners(tmp_path: Path) -> None:
+    server.prepare(tmp_path)
+    assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("mlflow.db*")} == {
+        "mlflow.db": 0o600
+    }
+    (tmp_path / "mlflow.db").chmod(0o660)  # a team that shares a folder has chosen that
+    server.prepare(tmp_path)
+    assert stat.S_IMODE((tmp_path / "mlflow.db").stat().st_mode) == 0o660
 
 
 def test_a_thousand_classes_are_logged_and_described(

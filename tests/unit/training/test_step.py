@@ -1,6 +1,10 @@
 """The options of a candidate, each measured by what it must do to the numbers."""
 
+import os
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -162,3 +166,12 @@ def test_no_two_streams_of_random_numbers_are_one(data: PreparedDataset, monkeyp
     monkeypatch.setattr(module, "mixup", remember)
     fit("article_cnn", given, data, Memory())
     assert len(drawn) == 3 + 2 * -(-len(data.split("train")) // 16)
+
+
+def test_compiled_code_is_kept_where_no_other_user_can_put_it() -> None:
+    code = (
+        "import pawprint.training.step; from torch._inductor.runtime import cache_dir_utils as c; print(c.cache_dir())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str(Path(torch.hub.get_dir()).with_name("inductor"))
