@@ -74,10 +74,17 @@ def read_lineage(data: PreparedDataset, params: Params) -> lineage.Lineage:
         code_digest=dvc.code_digest(ROOT),
         lock_digest=lineage.sha256(ROOT / "requirements.lock"),
         seed=params.seed,
-        **({"test_split": f"the source's own ({data.own_test:,} photographs)"} if data.own_test else {}),
+        test_split=_test_split(data),
         device=devices.describe(params),
         execution=devices.execution(params),
     )
+
+
+def _test_split(data: PreparedDataset) -> str:
+    """How the test photographs were drawn, in words."""
+    if data.own_test:
+        return f"the source's own ({data.own_test:,} photographs)"
+    return f"drawn by group ({data.groups:,} groups)" if data.groups else "drawn by content"
 
 
 @contextlib.contextmanager

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, Self, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from pawprint.errors import PawprintError
 
@@ -51,12 +51,22 @@ class SplitShares(_Closed):
     validation: Share = 0.15
     test: Share = 0.15
     keep_test: bool = False  # photographs that the source had under `test` are the test split, and no others
+    group: str = ""  # a regular expression over file names: what it captures (an animal, a burst) stays on one split
 
     @model_validator(mode="after")
     def _sums_to_one(self) -> Self:
         if abs(self.train + self.validation + self.test - 1) > 1e-9 or min(self.train, self.test) == 0:
             raise ValueError("train, validation and test must sum to 1, train and test above 0")
         return self
+
+    @field_validator("group")
+    @classmethod
+    def _compiles(cls, group: str) -> str:
+        try:
+            re.compile(group)
+        except re.error as error:
+            raise ValueError(f"no regular expression ({error})") from None
+        return group
 
 
 class Training(_Closed):

@@ -32,7 +32,7 @@ class Lineage(BaseModel):
     code_digest: str = ""  # of the code that the stage `train` depends on; "" in a record of before it was kept
     lock_digest: str  # of requirements.lock
     seed: int
-    test_split: str = "drawn by content"  # or the source's own
+    test_split: str = "drawn by content"  # or by group, or the source's own
     device: str  # "cpu float32 AMD EPYC, AVX2, 2 threads"
     execution: dict[str, str] = {}  # what was really executed: precision, instruction set, threads, engine versions
     run_id: str = ""  # the MLflow run that trained it

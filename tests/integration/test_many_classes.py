@@ -15,7 +15,7 @@ def shape(number: int, rng: np.random.Generator) -> np.ndarray:
     """A polygon on a noisy ground; its sides and its colour are the class."""
     sides, colour = (3, 4, 6, 9)[number // 10], number % 10
     hue = np.uint8([[[colour * 18, 200, 230]]])
-    canvas = rng.integers(90, 140, (120, 120, 3), np.uint8)
+    canvas = rng.integers(10, 60, (120, 120, 3), np.uint8)
     turn, size = rng.uniform(0, np.pi), rng.uniform(25, 45)
     angles = turn + 2 * np.pi * np.arange(sides) / sides
     points = rng.uniform(50, 70, 2) + size * np.stack([np.cos(angles), np.sin(angles)], axis=1)

@@ -113,10 +113,10 @@ def apply(
     from pawprint.data.splits import split_of
 
     params = load_params(ROOT / "params.yaml")
-    own_test = origins.own_test(ROOT / "data")
+    own_test, groups = origins.own_test(ROOT / "data"), origins.Groups(ROOT / "data", params.split.group)
 
     def is_test(digest: str) -> bool:
-        return split_of(digest, params.seed, params.split, own_test) == "test"
+        return split_of(digest, params.seed, params.split, own_test, groups.of(digest)) == "test"
 
     labels, inbox = Labels(ROOT / FILE), Inbox(ROOT / FOLDER)
     before = dvc.snapshot(ROOT)
@@ -129,9 +129,24 @@ def apply(
         print(f"Next: git add {FILE} data.dvc && git commit, then pawprint run (back: pawprint photos undo)")
 
 
+@app.command(epilog="Example: pawprint photos group animals.csv")
+def group(
+    table: Annotated[Path, typer.Argument(help="a CSV file with the columns file and group")],
+) -> None:
+    """Say which photographs must share a split: of one animal, session or burst. A pattern is `split.group` instead."""
+    from pawprint import dvc
+    from pawprint.data import corrections
+
+    before = dvc.snapshot(ROOT)
+    photographs, groups = corrections.group(table, DATA)
+    dvc.own(ROOT)
+    dvc.keep(ROOT, before)
+    print(f"{photographs:,} photographs are in {groups:,} groups now. {NEXT}")
+
+
 @app.command(epilog="Example: pawprint photos undo")
 def undo() -> None:
-    """Bring back the photographs that the last import or apply replaced. A second undo undoes that."""
+    """Bring back the photographs that the last import, apply or group replaced. A second undo undoes that."""
     from pawprint import dvc
 
     dvc.undo(ROOT)

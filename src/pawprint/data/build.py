@@ -53,6 +53,7 @@ class Report(TypedDict):
     photographs: int
     splits: dict[str, dict[str, int]]
     own_test: int
+    groups: int
     warnings: list[str]
     flags: dict[str, int]
     rejected: list[dict[str, str]]
@@ -77,6 +78,7 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
             packed = list(chain.from_iterable(pool.map(lambda batch: [pack(one) for one in batch], batches)))
         # 2. all of them together: the same file twice, the same picture twice
         used, rejected, warnings = quality.screen(packed, params.preprocess.near_copy_bits)
+        warnings += _check_groups(used, params)
         _refuse_too_many(photographs, data, used, rejected, params)
         # 3. into shards, with a manifest and a report
         placed = shards.write(fresh / "shards", used)
@@ -123,6 +125,29 @@ def _refuse_too_many(
             )
 
 
+def _check_groups(used: list[Packed], params: Params) -> list[str]:
+    """A warning where some photographs are of no group; PawprintError where none is, or one is on two splits."""
+    pattern, alone = params.split.group, [one for one in used if not one.group]
+    if pattern and len(alone) == len(used):
+        raise PawprintError(
+            f"`split.group` ({pattern}) matches the name of no photograph, such as {alone[0].origin}. Correct the "
+            "pattern: it is searched in the path below data/ and in the name that the source had."
+        )
+    splits: dict[str, str] = {}
+    for one in used:
+        if one.group and splits.setdefault(one.group, one.split) != one.split:  # by the source's own test split
+            raise PawprintError(
+                f"The source has some photographs of the group `{one.group}` under test and some not, for example "
+                f"{one.origin}. Set `split.keep_test: false`, so that whole groups are drawn, or correct the groups."
+            )
+    if not splits or not alone:
+        return []
+    return [
+        f"{len(alone):,} of {len(used):,} photographs are of no group and are split each by itself, for example "
+        f"{alone[0].origin}."
+    ]
+
+
 def refuse_untrainable(report: Report, params: Params) -> None:
     """PawprintError before the first training, where a class has too few photographs, or none in train or test."""
     least = params.preprocess.min_class
@@ -145,7 +170,7 @@ def refuse_untrainable(report: Report, params: Params) -> None:
 
 def _row(one: Packed, shard: str, offset: int) -> ManifestRow:
     place = shard, offset, one.length, f"{one.crc32:08x}"
-    return ManifestRow(one.hash, one.label, one.split, *place, one.origin, one.flags, one.phash)
+    return ManifestRow(one.hash, one.label, one.split, *place, one.origin, one.flags, one.phash, "", one.group)
 
 
 def _rejected_row(one: Rejected, data: Path) -> ManifestRow:
@@ -173,6 +198,7 @@ def _report(
         photographs=len(used),
         splits={split: {label: counts[split, label] for label in photographs.classes} for split in SPLITS},
         own_test=own_test,
+        groups=len({one.group for one in used} - {""}),
         warnings=warnings,
         flags=dict(sorted(flags.items())),
         rejected=[

@@ -127,6 +127,24 @@ def apply(
     return applied
 
 
+def group(table: Path, data: Path) -> tuple[int, int]:
+    """Give photographs the groups of a table (see `origins.read_groups`): (photographs in groups, groups).
+
+    Photographs that the table does not name are of no group. All or nothing; PawprintError as `origins.read_groups`.
+    """
+    refuse_link(data)
+    recover(data)
+    dataset(data)  # names what is wrong with data/ itself
+    grouped = origins.read_groups(table, known_origins(data))
+    with replace_folder(data) as fresh:
+        for path in files_in(data):
+            if (file := path.relative_to(data).as_posix()) != ORIGINS:
+                link(data, file, fresh, file)
+        origins.write(grouped, fresh)
+    rows = [row for row in grouped if row.group]
+    return len({row.hash for row in rows}), len({row.group for row in rows})
+
+
 def _new(inbox: Inbox, applied: Applied) -> dict[str, object]:
     """dataset.json of a set that begins with the pictures of the inbox."""
     source = next((one.source for digest in applied.added if (one := inbox.get(digest))), "photos")

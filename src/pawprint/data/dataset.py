@@ -22,7 +22,7 @@ from pawprint import files, image
 from pawprint.data.splits import SplitName
 from pawprint.errors import PawprintError
 
-MANIFEST_VERSION = 3  # of the columns below; report.json holds it. Version 2 had no rejected photographs and no reason
+MANIFEST_VERSION = 4  # of the columns below; report.json holds it. Version 3 had no group, version 2 no reason either
 REJECTED = "rejected"  # in place of a split
 
 
@@ -40,6 +40,12 @@ class ManifestRow(NamedTuple):
     flags: str
     phash: str  # perceptual hash, in hex
     reason: str = ""  # why it is rejected: a short code
+    group: str = ""  # what it shares a split with; "": it is by itself
+
+    @property
+    def unit(self) -> str:
+        """What is drawn into a split or a fold as one: its group, or the photograph itself."""
+        return self.group or self.hash
 
 
 def write_manifest(path: Path, rows: Iterable[ManifestRow]) -> None:
@@ -55,7 +61,8 @@ def read_manifest(path: Path) -> list[ManifestRow]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             reader = csv.reader(file)
-            if tuple(next(reader)) not in (ManifestRow._fields, ManifestRow._fields[:-1]):  # models of before have 2
+            columns = ManifestRow._fields
+            if tuple(next(reader)) not in (columns, columns[:-1], columns[:-2]):  # models of before have 2 or 3
                 raise ValueError("other columns")
             return [ManifestRow(*row[:4], int(row[4]), int(row[5]), *row[6:]) for row in reader]  # type: ignore[call-arg, arg-type]
     except (OSError, ValueError, TypeError, IndexError, StopIteration):
@@ -126,6 +133,7 @@ class PreparedDataset:
     drawn: bool
     classes: tuple[str, ...]
     own_test: int  # photographs of the source's own test split, where `split.keep_test` keeps it; else 0
+    groups: int  # of photographs that stay on one split
     rows: tuple[ManifestRow, ...] = field(repr=False)
 
     @classmethod
@@ -136,7 +144,7 @@ class PreparedDataset:
             report = json.loads((folder / "report.json").read_bytes())
             if report["schema_version"] != MANIFEST_VERSION:
                 raise ValueError("another version")
-            about = report["dataset"], report["drawn"], tuple(report["classes"]), report.get("own_test", 0)
+            about = report["dataset"], report["drawn"], tuple(report["classes"]), report["own_test"], report["groups"]
         except (OSError, ValueError, KeyError, TypeError):
             raise PawprintError(
                 f"{folder}/ is missing, damaged or from another version of pawprint. Run `dvc repro preprocess`."

@@ -11,6 +11,7 @@ same source, added again, does not bring it back.
 
 import csv
 import hashlib
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -21,7 +22,7 @@ from pawprint.data.class_folders import ORIGINS
 from pawprint.errors import PawprintError
 from pawprint.progress import Progress
 
-COLUMNS = ("file", "class", "hash", "source", "name", "breed", "split")
+COLUMNS = ("file", "class", "hash", "source", "name", "breed", "split", "group")
 NOTHING = hashlib.sha256().hexdigest()  # of an empty file: equal content means nothing there
 
 
@@ -35,6 +36,7 @@ class Origin(NamedTuple):
     name: str  # in the source
     breed: str = ""
     split: str = ""  # the source's own: train, validation or test
+    group: str = ""  # what it must share a split with: an animal, a session, a burst
 
 
 class Origins:
@@ -92,6 +94,67 @@ def of(data: Path, digest: str) -> list[Origin]:
     return [row for row in _read(data / ORIGINS) if row.hash == digest]
 
 
+class Groups:
+    """Which group each photograph of data/ is of: by its row in origins.csv, else by its names and a pattern."""
+
+    def __init__(self, data: Path, pattern: str) -> None:
+        self._pattern = re.compile(pattern) if pattern else None
+        self._given: dict[str, str] = {}
+        self._names: dict[str, list[str]] = defaultdict(list)
+        for row in _read(data / ORIGINS):
+            if row.group:
+                self._given.setdefault(row.hash, row.group)
+            self._names[row.hash] += [row.file, row.name]
+
+    def of(self, digest: str, file: str = "") -> str:
+        """The group of the photograph with this content and path below data/; "" where it is by itself.
+
+        The pattern is searched in that path, then in its names in its sources; all that it captures is the group.
+        """
+        if digest in self._given or self._pattern is None:
+            return self._given.get(digest, "")
+        found = next((match for name in (file, *self._names[digest]) if (match := self._pattern.search(name))), None)
+        return "/".join(filter(None, found.groups())) or found[0] if found else ""
+
+
+def read_groups(table: Path, origins: Origins) -> Origins:
+    """The rows of `origins` with the groups of a CSV file with the columns `file` and `group`, and of no other.
+
+    A file is named by its path below data/, or by its name in its source.
+
+    Raises:
+        PawprintError: the table cannot be read, lacks a column, names a file that is not in data/, or one twice.
+    """
+    try:
+        with table.open(newline="", encoding="utf-8-sig") as file:
+            rows = csv.DictReader(file)
+            columns, found = list(rows.fieldnames or ()), list(rows)
+    except (OSError, UnicodeDecodeError, csv.Error):
+        raise PawprintError(f"{table} cannot be read. Name a CSV file with the columns file and group.") from None
+    if not {"file", "group"} <= set(columns):
+        raise PawprintError(f"{table} has the columns {', '.join(columns) or 'none'}; file and group are needed.")
+    named: dict[str, set[str]] = defaultdict(set)
+    for row in origins:
+        if row.file:
+            named[row.file].add(row.hash)
+            named[row.name].add(row.hash)
+    groups: dict[str, str] = {}
+    for line, one in enumerate(found, 2):
+        name, group = (one["file"] or "").strip(), (one["group"] or "").strip()
+        if name not in named:
+            raise PawprintError(
+                f"{table}, line {line}: {name!r} is no photograph of data/. Nothing was changed; write paths below "
+                f"data/ or names in the source, such as {next(iter(named), 'cat/1.jpg')!r}."
+            )
+        for digest in named[name]:
+            if groups.setdefault(digest, group) != group:
+                raise PawprintError(
+                    f"{table}, line {line}: {name!r} is of the group {group!r}, and of {groups[digest]!r} before. "
+                    "Nothing was changed; decide on one."
+                )
+    return Origins(row._replace(group=groups.get(row.hash, "")) for row in origins)
+
+
 def decided(data: Path) -> int:
     """How many photographs a person has dropped, or put under another class than their source."""
     try:
@@ -118,15 +181,17 @@ def hash_files(data: Path, files: Iterable[Path]) -> dict[str, str]:
 
 def write(origins: Origins, data: Path) -> None:
     """Write data/origins.csv; the same rows give the same bytes."""
+    rows = list(origins)
+    width = len(COLUMNS) if any(row.group for row in rows) else len(COLUMNS) - 1
     with (data / ORIGINS).open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS, *origins])
+        csv.writer(file, lineterminator="\n").writerows([COLUMNS[:width], *(row[:width] for row in rows)])
 
 
 def _read(path: Path) -> list[Origin]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = csv.reader(file)
-            if tuple(next(rows)) not in (COLUMNS, COLUMNS[:-1]):  # files of before there were splits
+            if tuple(next(rows)) not in (COLUMNS, COLUMNS[:-1], COLUMNS[:-2]):  # no groups; before there were splits
                 raise ValueError
             return [Origin(*row) for row in rows]
     except FileNotFoundError:

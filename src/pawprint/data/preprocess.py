@@ -30,7 +30,7 @@ class Packer:
 
     def __init__(self, data: Path, params: Params, file: BinaryIO, earlier: Path | None = None) -> None:
         self._data, self._params, self._file = data, params, file
-        self._own_test = origins.own_test(data)
+        self._own_test, self._groups = origins.own_test(data), origins.Groups(data, params.split.group)
         self._end, self._writing = 0, threading.Lock()
         rows = read_manifest(earlier / "manifest.csv") if earlier else []
         self._known = {row.hash: row for row in rows if not row.reason}
@@ -41,7 +41,7 @@ class Packer:
         label, path = photograph
         with path.open("rb", buffering=0) as original:
             content = original.readall()
-        identity = _identity(label, path, content, self._data, self._params, self._own_test)
+        identity = _identity(label, path, content, self._data, self._params, self._own_test, self._groups)
         if earlier := self._reused(*identity):
             return earlier
         try:
@@ -56,7 +56,7 @@ class Packer:
         place = os.fspath(self._file.name), start, len(jpeg), zlib.crc32(member)
         return Packed(*identity, checked.flags, checked.phash, *place)
 
-    def _reused(self, digest: str, label: str, origin: str, path: Path, split: str) -> Packed | None:
+    def _reused(self, digest: str, label: str, origin: str, path: Path, split: str, group: str) -> Packed | None:
         """The member of the earlier run, if it is intact. A changed suffix may be a wrong one: its flags differ."""
         row = self._known.get(digest)
         if row is None or row.origin.rpartition(".")[2] != path.name.rpartition(".")[2]:
@@ -68,12 +68,12 @@ class Packer:
         except OSError:
             return None
         place = os.fspath(shard), start, row.length, crc32
-        return Packed(digest, label, origin, path, split, row.flags, row.phash, *place)
+        return Packed(digest, label, origin, path, split, group, row.flags, row.phash, *place)
 
 
 def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:
     """Check the whole set and write nothing: what would be rejected, and how many carry each flag."""
-    own_test = origins.own_test(data)
+    own_test, groups = origins.own_test(data), origins.Groups(data, params.split.group)
 
     def work(photograph: tuple[str, Path]) -> Photograph | Rejected:
         label, path = photograph
@@ -82,7 +82,8 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
             checked = quality.check(content, path.suffix, params.preprocess)
         except image.BadImage as error:
             return Rejected(path, error.reason, str(error))
-        return Photograph(*_identity(label, path, content, data, params, own_test), checked.flags, checked.phash)
+        identity = _identity(label, path, content, data, params, own_test, groups)
+        return Photograph(*identity, checked.flags, checked.phash)
 
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         seen = list(pool.map(work, photographs.photographs))
@@ -91,9 +92,15 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
 
 
 def _identity(
-    label: str, path: Path, content: bytes, data: Path, params: Params, own_test: frozenset[str]
-) -> tuple[str, str, str, Path, str]:
+    label: str,
+    path: Path,
+    content: bytes,
+    data: Path,
+    params: Params,
+    own_test: frozenset[str],
+    groups: origins.Groups,
+) -> tuple[str, str, str, Path, str, str]:
     """The first fields of a Photograph."""
-    digest = hashlib.sha256(content).hexdigest()
-    split = split_of(digest, params.seed, params.split, own_test)
-    return digest, label, path.as_posix()[len(data.as_posix()) + 1 :], path, split
+    digest, origin = hashlib.sha256(content).hexdigest(), path.as_posix()[len(data.as_posix()) + 1 :]
+    group = groups.of(digest, origin)
+    return digest, label, origin, path, split_of(digest, params.seed, params.split, own_test, group), group

@@ -50,6 +50,7 @@ class Photograph:
     origin: str  # path below data/
     path: Path
     split: str
+    group: str  # "": it is by itself
     flags: str
     phash: str
 

@@ -1,4 +1,4 @@
-"""Which split a photograph falls on: a function of its own content and the seed, so that it never moves.
+"""Which split a photograph falls on: a function of its own content (or its group) and the seed: it never moves.
 
     split_of("9f86d0...", seed=2017, split=params.split)     # "train" | "validation" | "test"
 
@@ -14,15 +14,17 @@ SplitName = Literal["train", "validation", "test"]
 SPLITS: tuple[SplitName, ...] = get_args(SplitName)
 
 
-def split_of(photograph_hash: str, seed: int, shares: SplitShares, own_test: frozenset[str] = frozenset()) -> SplitName:
-    """The split of the photograph with this content hash (hex).
+def split_of(
+    photograph_hash: str, seed: int, shares: SplitShares, own_test: frozenset[str] = frozenset(), group: str = ""
+) -> SplitName:
+    """The split of the photograph with this content hash (hex), or of its `group`, where it is of one.
 
     `own_test` are the hashes of the source's own test photographs: with `keep_test` they are the test split, and the
     others are drawn into train and validation.
     """
     if shares.keep_test and photograph_hash in own_test:
         return "test"
-    draw = hashlib.sha256(f"{photograph_hash}:{seed}".encode()).digest()
+    draw = hashlib.sha256(f"{group or photograph_hash}:{seed}".encode()).digest()
     place = int.from_bytes(draw[:8], "big") / 2**64  # uniform in [0, 1)
     if shares.keep_test and own_test:
         place *= shares.train + shares.validation

@@ -274,7 +274,7 @@ def seen_hashes(
     folder: Path, record: lineage.Lineage, manifests: Sequence[Path], tested: Sequence[ManifestRow], who: str
 ) -> frozenset[str]:
     """SHA-256 of the photographs that the model in `folder` provably learned from or was tuned on, and of those of
-    `tested` that are near-copies of them: the same picture in another file is no test.
+    `tested` that are near-copies of them, or of a group with one of them: the same picture or animal is no test.
 
     photographs.txt lists them; the manifest whose digest is in the model's lineage must list the same. `manifests` are
     the places where that manifest may be. PawprintError where nothing is proved.
@@ -296,6 +296,8 @@ def seen_hashes(
     copies = {row.hash for row in rows if row.reason == "near_copy"}
     learned = [row.phash for row in rows if row.hash in claimed]
     others = [row for row in tested if row.hash not in claimed]
+    groups = {row.group for row in (*rows, *tested) if row.group and row.hash in claimed}
+    copies |= {row.hash for row in others if row.group in groups}
     near = quality.near_to(learned, [row.phash for row in others])
     return claimed | copies | {others[index].hash for index in near}
 

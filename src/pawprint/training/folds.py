@@ -82,7 +82,7 @@ def learning_curve(trained: Trained, data: PreparedDataset) -> list[Point]:
     train, validation = data.split("train"), data.split("validation")
     if not trained.params.training.folds or not _is_head(trained) or not len(validation):
         return []
-    order = np.argsort([_draw(row.hash, trained.params.seed, "part") for row in train.rows], kind="stable")
+    order = np.argsort([_draw(row.unit, trained.params.seed, "part") for row in train.rows], kind="stable")
     points = []
     for part in (*PARTS, 1.0):
         kept = {train.hashes[index] for index in order[: round(part * len(train))]}
@@ -119,7 +119,7 @@ def _trained_on(trained: Trained, data: PreparedDataset) -> Trained:
 
 
 def _fold(row: ManifestRow, seed: int, count: int) -> int:
-    return int(_draw(row.hash, seed, "fold") * count)
+    return int(_draw(row.unit, seed, "fold") * count)
 
 
 def _draw(name: str, seed: int, what: str) -> float:

@@ -206,6 +206,55 @@ def test_what_cannot_be_learned_and_tested_is_refused_before_a_training(tmp_path
         build.refuse_untrainable(made(six, tmp_path / "out"), params())
 
 
+def grouped(pattern: str, **changes: object) -> Params:
+    asked = params(min_class=3)
+    return asked.model_copy(update={"split": asked.split.model_copy(update={"group": pattern} | changes)})
+
+
+def test_photographs_of_a_group_share_a_split_and_the_manifest_holds_it(tmp_path: Path) -> None:
+    small = {"width": 120, "height": 90}
+    animals = {f"{'cat' if n % 2 else 'dog'}/animal{n}_{i}.jpg": photograph(9 * n + i, **small)
+               for n in range(12) for i in range(4)}  # fmt: skip
+    data, asked = write(tmp_path / "data", animals), grouped(r"(animal\d+)_")
+    report = prepare(ingest.dataset(data), data, tmp_path / "out", asked)
+    opened = PreparedDataset.open(tmp_path / "out")
+    splits: dict[str, set[str]] = {}
+    for row in opened.rows:
+        assert row.group == Path(row.origin).stem.split("_")[0]
+        splits.setdefault(row.group, set()).add(row.split)
+    assert (report["groups"], opened.groups, len(splits), report["warnings"]) == (12, 12, 12, [])
+    assert all(len(found) == 1 for found in splits.values())
+    made(data, tmp_path / "content", min_class=3)
+    by_content = PreparedDataset.open(tmp_path / "content")
+    assert any(a.split != b.split for a, b in zip(opened.rows, by_content.rows, strict=True))
+    # What was packed is used again; its split is the one of its group.
+    again = prepare(ingest.dataset(data), data, tmp_path / "content", asked)
+    assert contents(tmp_path / "content") == contents(tmp_path / "out")
+    assert again == report
+
+
+def test_a_pattern_that_matches_nothing_is_an_error_and_one_that_misses_some_a_warning(tmp_path: Path) -> None:
+    data = pets(tmp_path / "data")
+    with pytest.raises(PawprintError, match=r"`split.group` \(animal.*matches the name of no photograph, such as"):
+        prepare(ingest.dataset(data), data, tmp_path / "out", grouped(r"animal\d+"))
+    write(data, {f"cat/animal7_{i}.jpg": photograph(500 + i) for i in range(3)})
+    report = prepare(ingest.dataset(data), data, tmp_path / "out", grouped(r"animal\d+"))
+    assert "40 of 43 photographs are of no group" in report["warnings"][0]
+    with pytest.raises(ValueError, match="no regular expression"):
+        grouped("").split.model_validate({"group": "(animal"})
+
+
+def test_a_group_that_the_source_has_on_both_sides_is_an_error(tmp_path: Path) -> None:
+    source = pets(tmp_path / "source" / "train", 20)
+    pets(tmp_path / "source" / "test", 20)
+    for file in (tmp_path / "source" / "test").rglob("*.jpg"):
+        file.write_bytes(photograph(int(file.stem) + 300, width=120, height=90))
+    data = tmp_path / "data"
+    ingest.ingest(source.parent, data)
+    with pytest.raises(PawprintError, match=r"group `[0-9]`.* under test and some not.*`split.keep_test: false`"):
+        prepare(ingest.dataset(data), data, tmp_path / "out", grouped(r"/(\d)[.-]", keep_test=True))
+
+
 def digest_of(seed: int) -> str:
     return hashlib.sha256(photograph(seed)).hexdigest()
 

@@ -247,3 +247,46 @@ def test_the_import_command_adds_and_says_what_contradicts(data: Path, tmp_path:
     refused = pawprint(data.parent, "photos", "import", "nowhere.zip", fails=True)
     assert refused.startswith("error: nowhere.zip does not exist. Name a zip, tar or folder, an http(s) or s3 URL, or")
     assert len(refused.splitlines()) == 1
+
+
+def test_groups_of_a_table_are_kept_with_the_photographs(data: Path, tmp_path: Path) -> None:
+    table = tmp_path / "animals.csv"
+    table.write_text("file,group,camera\ncat/0.jpg,tom,a\npets/cat/1.jpg,tom,b\ndog/0.jpg,rex,a\ndog/1.jpg,,a\n")
+    before = {name: content for name, content in contents(data).items() if name != "origins.csv"}
+    assert "3 photographs are in 2 groups now. Next: dvc add data" in pawprint(
+        data.parent, "photos", "group", str(table)
+    )
+    groups = {row["file"]: row["group"] for row in origins(data).values() if row["group"]}
+    assert groups == {"cat/0.jpg": "tom", "cat/1.jpg": "tom", "dog/0.jpg": "rex"}
+    assert {name: content for name, content in contents(data).items() if name != "origins.csv"} == before
+    name = "cat/1.jpg"
+    decide(Labels(data.parent / "labels.csv"), "class", name, label="dog")  # a decision keeps it
+    apply(data, Labels(data.parent / "labels.csv"))
+    assert sorted(row["group"] for row in origins(data).values()) == ["", "", "", "rex", "tom", "tom"]
+    table.write_text("file,group\ncat/0.jpg,tom\n")
+    assert corrections.group(table, data) == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("text", "error"),
+    [
+        ("file,group\ncat/0.jpg,tom\ncat/99.jpg,tom\n", r"animals.csv, line 3: 'cat/99.jpg' is no photograph of data/"),
+        ("file,animal\ncat/0.jpg,tom\n", "has the columns file, animal; file and group are needed"),
+        ("file,group\ncat/0.jpg,tom\npets/cat/0.jpg,rex\n", "is of the group 'rex', and of 'tom' before"),
+        ("", "has the columns none; file and group are needed"),
+        ("file,group\ncat/0.jpg\n\n", ""),
+    ],
+)
+def test_a_table_of_groups_that_does_not_match_is_an_error_and_changes_nothing(
+    data: Path, tmp_path: Path, text: str, error: str
+) -> None:
+    table, before = tmp_path / "animals.csv", contents(data)
+    table.write_text(text)
+    if error:
+        with pytest.raises(PawprintError, match=error):
+            corrections.group(table, data)
+    else:
+        assert corrections.group(table, data) == (0, 0)
+    assert contents(data) == before
+    with pytest.raises(PawprintError, match="cannot be read"):
+        corrections.group(tmp_path / "none.csv", data)

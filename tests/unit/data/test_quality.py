@@ -30,7 +30,7 @@ def test_thousands_that_are_all_alike_are_one_group_and_reported_in_short_senten
     phashes = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
     splits = ["train", "test"]
     alike = [
-        quality.Photograph(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), splits[n % 2], "", one)
+        quality.Photograph(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), splits[n % 2], "", "", one)
         for n, one in enumerate(phashes)
     ]
     bad = quality.near_copies(alike, 8)

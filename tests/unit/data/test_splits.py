@@ -30,7 +30,7 @@ def photograph(picture: int, file: int, off: int, label: str) -> Photograph:
     digest = hashlib.sha256(f"{picture} {file} {off}".encode()).hexdigest()
     path = Path(label) / f"{picture}-{file}-{off}.jpg"
     split = split_of(digest, PARAMS.seed, PARAMS.split)
-    return Photograph(digest, label, path.as_posix(), path, split, "", np.packbits(bits).tobytes().hex())
+    return Photograph(digest, label, path.as_posix(), path, split, "", "", np.packbits(bits).tobytes().hex())
 
 
 def settled(photographs: list[Photograph]) -> tuple[dict[Path, str], set[Path]]:
@@ -143,3 +143,17 @@ def test_a_source_s_own_test_photographs_are_the_test_split_where_that_is_asked_
     drawn = [split_of(one, 2017, SplitShares()) for one in hashes]
     assert [split_of(one, 2017, SplitShares(), own) for one in hashes] == drawn
     assert [split_of(one, 2017, kept) for one in hashes] == drawn  # the source has no test photographs
+
+
+@given(st.lists(st.tuples(HASHES, st.sampled_from(["rex", "tom", "ada", "bo"])), min_size=1, max_size=50))
+def test_a_group_never_spans_splits_and_does_not_move_as_it_grows(members: list[tuple[str, str]]) -> None:
+    found: dict[str, set[str]] = {}
+    for digest, group in members:
+        found.setdefault(group, set()).add(split_of(digest, 2017, SPLIT, group=group))
+    assert all(splits == {split_of("0" * 64, 2017, SPLIT, group=group)} for group, splits in found.items())
+
+
+def test_the_shares_hold_over_many_groups() -> None:
+    splits = [split_of("0" * 64, 2017, SPLIT, group=f"animal {n}") for n in range(20_000)]
+    for split, share in zip(SPLITS, (0.70, 0.15, 0.15), strict=True):
+        assert abs(splits.count(split) / len(splits) - share) < 0.01

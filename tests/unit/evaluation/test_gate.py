@@ -265,6 +265,22 @@ def test_a_near_copy_of_what_a_model_learned_is_seen_too(tmp_path: Path, trained
     assert gate.seen_hashes(folder, record, [manifest], today, "it") == {"aa", "bb", "cc", "dd"}
 
 
+def test_a_photograph_of_an_animal_that_a_model_learned_is_seen_too(
+    tmp_path: Path, trained: tuple[Path, Path, Lineage]
+) -> None:
+    """Groups of its own manifest, and groups that were made afterwards: aa is of Rex, as the manifest of today says."""
+    folder, manifest, record = trained
+    phashes = {"aa": "ab" * 18, "bb": "cd" * 18, "dd": "34" * 18, "ee": "0f" * 18, "ff": "3c" * 18}
+
+    def row(name: str, split: str, group: str) -> ManifestRow:
+        return ManifestRow(name, "dog", split, "0.tar", 0, 1, "0", name, "", phashes[name], "", group)
+
+    write_manifest(manifest, [row("aa", "train", ""), row("bb", "validation", "tom")])
+    record = record.model_copy(update={"manifest_digest": sha256(manifest)})
+    today = [row("aa", "test", "rex"), row("dd", "test", "rex"), row("ee", "test", "tom"), row("ff", "test", "ada")]
+    assert gate.seen_hashes(folder, record, [manifest], today, "it") == {"aa", "bb", "dd", "ee"}
+
+
 def test_two_models_are_compared_on_what_neither_knows_and_on_nothing_where_that_is_too_little() -> None:
     tested = ("aa", "cc", "dd", "ee")
     assert (

@@ -52,6 +52,13 @@ def test_a_photograph_is_not_learned_from_by_the_head_that_predicts_it(trained: 
     assert not np.allclose(plain.probabilities[1:], changed.probabilities[1:])
 
 
+def test_a_group_lies_in_one_fold(data: PreparedDataset) -> None:
+    rows = [row._replace(group=f"animal {place % 7}") for place, row in enumerate(data.rows)]
+    found = {row.group: {folds._fold(other, 2017, 5) for other in rows if other.group == row.group} for row in rows}
+    assert all(len(places) == 1 for places in found.values())
+    assert len(set.union(*found.values())) > 1
+
+
 def test_no_folds_for_what_is_no_head_or_where_they_are_off(trained: Trained, data: PreparedDataset) -> None:
     off = trained.params.training.model_copy(update={"folds": 0})
     assert folds.out_of_fold(replace(trained, params=trained.params.model_copy(update={"training": off})), data) is None
