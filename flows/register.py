@@ -16,7 +16,9 @@ from rich.table import Table
 from flows import ROOT
 from flows.tasks import flow, run_stage, step
 from pawprint.config import Params, load_params
-from pawprint.data.dataset import ManifestRow, PreparedDataset, Split
+from pawprint.data import manifest
+from pawprint.data.dataset import PreparedDataset, Split
+from pawprint.data.manifest import ManifestRow
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, model_card, release
 from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
@@ -27,7 +29,6 @@ from pawprint.inference.classifier import FOLDS_FILE, ModelInfo, load_verified
 from pawprint.lineage import Champion
 from pawprint.progress import as_json, say, show_table
 from pawprint.tracking.registry import model_name
-from pawprint.tracking.run import MANIFEST
 from pawprint.tracking.tracker import Tracker
 
 ATTEMPTS = 5  # a registration that another one overtakes compares again, with the new champion
@@ -126,8 +127,8 @@ def unseen(tracker: Tracker, version: Champion, tested: Sequence[ManifestRow], l
     """Hashes of those of the test photographs that the version provably did not learn from; PawprintError where too
     few."""
     folder = tracker.registry.folder(version)
-    kept = tracker.artifact(version.run_id, MANIFEST)
-    manifests = [ROOT / "prepared" / "manifest.csv", *([kept] if kept else [])]
+    kept = tracker.manifest(version.run_id)
+    manifests = [ROOT / "prepared" / manifest.FILE, *([kept] if kept else [])]
     seen = gate.seen_hashes(folder, ModelInfo.read(folder).lineage, manifests, tested, who)
     return gate.exclude_seen([row.hash for row in tested], seen, least, who)
 

@@ -69,7 +69,7 @@ def read_lineage(data: PreparedDataset, params: Params) -> lineage.Lineage:
         git_dirty=dirty,
         dataset=data.dataset,
         data_hash=dvc.data_hash(ROOT),
-        manifest_digest=lineage.sha256(data.manifest),
+        manifest_digest=data.digest,
         params_digest=digest(params),
         code_digest=dvc.code_digest(ROOT),
         lock_digest=lineage.sha256(ROOT / "requirements.lock"),

@@ -27,7 +27,7 @@ class Lineage(BaseModel):
     git_dirty: bool  # tracked files changed (dvc.lock, which every repro rewrites, does not count), or none is known
     dataset: str  # the data set's name
     data_hash: str  # what data.dvc names: md5 of the directory listing, ends in .dir
-    manifest_digest: str  # of prepared/manifest.csv
+    manifest_digest: str  # of what prepared/manifest.parquet says (data.manifest.digest)
     params_digest: str  # of the whole of params.yaml
     code_digest: str = ""  # of the code that the stage `train` depends on; "" in a record of before it was kept
     lock_digest: str  # of requirements.lock
@@ -163,11 +163,6 @@ def _git(root: Path, *words: str) -> bytes:
     except FileNotFoundError:
         return b""
     return done.stdout if done.returncode == 0 else b""
-
-
-def is_manifest(path: Path, record: Lineage) -> bool:
-    """Is this the manifest that the model of `record` was trained on?"""
-    return path.is_file() and sha256(path) == record.manifest_digest
 
 
 def claimed(folder: Path) -> frozenset[str]:

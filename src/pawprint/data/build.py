@@ -1,4 +1,4 @@
-"""Photographs -> prepared/: shards of 300x300 JPEGs, manifest.csv, report.json and report.html.
+"""Photographs -> prepared/: shards of 300x300 JPEGs, manifest.parquet, report.json and report.html.
 
     prepare(dataset(Path("data")), Path("data"), Path("prepared"), params)
 
@@ -17,6 +17,7 @@ import json
 import os
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
+from heapq import merge
 from itertools import chain
 from pathlib import Path
 from typing import TypedDict
@@ -28,9 +29,9 @@ import simplejpeg
 
 from pawprint import image
 from pawprint.config import Params
-from pawprint.data import origins, quality, shards
+from pawprint.data import manifest, origins, quality, shards
 from pawprint.data.class_folders import Dataset
-from pawprint.data.dataset import MANIFEST_VERSION, REJECTED, ManifestRow, write_manifest
+from pawprint.data.manifest import REJECTED, ManifestRow
 from pawprint.data.preprocess import Packer
 from pawprint.data.quality import Rejected
 from pawprint.data.shards import Packed
@@ -82,10 +83,10 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         _refuse_too_many(photographs, data, used, rejected, params)
         # 3. into shards, with a manifest and a report
         placed = shards.write(fresh / "shards", used)
-        rows = [*(_row(*one) for one in placed), *(_rejected_row(one, data) for one in rejected)]
-        write_manifest(fresh / "manifest.csv", sorted(rows, key=lambda row: (row.hash, row.origin)))
+        rows = (_row(*one) for one in placed), sorted(_rejected_row(one, data) for one in rejected)
+        manifest.write(fresh / manifest.FILE, merge(*rows, key=lambda row: (row.hash, row.origin)))
         members.unlink()
-        report = _report(photographs, data, used, rejected, recipe, sha256(fresh / "manifest.csv"), own_test, warnings)
+        report = _report(photographs, data, used, rejected, recipe, sha256(fresh / manifest.FILE), own_test, warnings)
         write_json(fresh / "report.json", report)
         write_text(fresh / "report.html", _page(report, data))
     return report
@@ -95,7 +96,7 @@ def _earlier(out: Path, recipe: str) -> Path | None:
     """The folder of an earlier run, if it is complete and was made by this recipe."""
     try:
         report = json.loads((out / "report.json").read_bytes())
-        return out if (report["recipe"], report["manifest"]) == (recipe, sha256(out / "manifest.csv")) else None
+        return out if (report["recipe"], report["manifest"]) == (recipe, sha256(out / manifest.FILE)) else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -184,14 +185,14 @@ def _report(
     used: list[Packed],
     rejected: list[Rejected],
     recipe: str,
-    manifest: str,
+    manifest_digest: str,
     own_test: int,
     warnings: list[str],
 ) -> Report:
     counts = Counter((one.split, one.label) for one in used)
     flags = Counter(flag for one in used for flag in one.flags.split())
     return Report(
-        schema_version=MANIFEST_VERSION,
+        schema_version=manifest.VERSION,
         dataset=photographs.name,
         drawn=photographs.drawn,
         classes=list(photographs.classes),
@@ -206,7 +207,7 @@ def _report(
             for one in rejected
         ],
         recipe=recipe,
-        manifest=manifest,
+        manifest=manifest_digest,
     )
 
 

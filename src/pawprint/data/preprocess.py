@@ -17,9 +17,8 @@ from typing import BinaryIO
 
 from pawprint import files, image
 from pawprint.config import Params
-from pawprint.data import origins, quality, shards
+from pawprint.data import manifest, origins, quality, shards
 from pawprint.data.class_folders import Dataset
-from pawprint.data.dataset import read_manifest
 from pawprint.data.quality import Photograph, Rejected
 from pawprint.data.shards import Packed
 from pawprint.data.splits import split_of
@@ -32,7 +31,7 @@ class Packer:
         self._data, self._params, self._file = data, params, file
         self._own_test, self._groups = origins.own_test(data), origins.Groups(data, params.split.group)
         self._end, self._writing = 0, threading.Lock()
-        rows = read_manifest(earlier / "manifest.csv") if earlier else []
+        rows = manifest.read(earlier / manifest.FILE) if earlier else ()
         self._known = {row.hash: row for row in rows if not row.reason}
         self._shards = (earlier or Path()) / "shards"
 

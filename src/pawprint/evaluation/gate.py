@@ -15,8 +15,9 @@ from scipy import stats
 
 from pawprint import lineage
 from pawprint.config import Gate
+from pawprint.data import manifest as manifests
 from pawprint.data import quality
-from pawprint.data.dataset import ManifestRow, learned_hashes, read_manifest
+from pawprint.data.manifest import ManifestRow
 from pawprint.errors import PawprintError
 from pawprint.evaluation import intervals, slices
 from pawprint.evaluation.evaluator import EvaluationReport
@@ -271,15 +272,15 @@ def limits(challenger: Contender, champion: Contender | None, rules: Gate) -> li
 
 
 def seen_hashes(
-    folder: Path, record: lineage.Lineage, manifests: Sequence[Path], tested: Sequence[ManifestRow], who: str
+    folder: Path, record: lineage.Lineage, places: Sequence[Path], tested: Sequence[ManifestRow], who: str
 ) -> frozenset[str]:
     """SHA-256 of the photographs that the model in `folder` provably learned from or was tuned on, and of those of
     `tested` that are near-copies of them, or of a group with one of them: the same picture or animal is no test.
 
-    photographs.txt lists them; the manifest whose digest is in the model's lineage must list the same. `manifests` are
-    the places where that manifest may be. PawprintError where nothing is proved.
+    photographs.txt lists them; the manifest whose digest is in the model's lineage must list the same. It may be
+    at one of the `places`. PawprintError where nothing is proved.
     """
-    manifest = next((path for path in manifests if lineage.is_manifest(path, record)), None)
+    manifest = next((path for path in places if manifests.is_manifest(path, record.manifest_digest)), None)
     if manifest is None:
         raise PawprintError(
             f"Nothing proves what {who} has learned from: the manifest {record.manifest_digest[:12]} that its lineage "
@@ -287,12 +288,12 @@ def seen_hashes(
             "name, whose first model needs no comparison."
         )
     claimed = lineage.claimed(folder)
-    if not claimed or claimed != learned_hashes(manifest):
+    if not claimed or claimed != manifests.learned_hashes(manifest):
         raise PawprintError(
             f"{folder / 'photographs.txt'} does not list the photographs of the manifest that {who} was trained on. "
             "It was changed or lost; train the model again."
         )
-    rows = read_manifest(manifest)
+    rows = manifests.read(manifest)
     copies = {row.hash for row in rows if row.reason == "near_copy"}
     learned = [row.phash for row in rows if row.hash in claimed]
     others = [row for row in tested if row.hash not in claimed]

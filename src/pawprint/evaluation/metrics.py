@@ -238,7 +238,7 @@ def score(classifier: Classifier, split: Split) -> Scores:
     return Scores(
         split.hashes,
         split.origins,
-        np.array([classes.index(row.label) for row in split.rows], np.int64),
+        split.labels_among(classes),
         np.concatenate(probabilities),
         classes,
         np.concatenate(similarity),

@@ -18,15 +18,16 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from pawprint import dvc, lineage
+from pawprint.data import manifest as manifests
 from pawprint.data import origins
-from pawprint.data.dataset import PreparedDataset, learned_hashes, read_manifest
+from pawprint.data.dataset import PreparedDataset
 from pawprint.data.inbox import TRAFFIC
 from pawprint.data.labels import FILE as LABELS
 from pawprint.data.labels import Labels
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
-from pawprint.tracking.run import FOLDER, MANIFEST
+from pawprint.tracking.run import FOLDER
 from pawprint.tracking.tracker import FILTERED, Tracker
 
 State = Literal["proved", "broken", "unproved"]  # unproved: nothing here to prove it with
@@ -231,16 +232,17 @@ class _Tracer:
         """The photographs that the model learned from, against the manifest that the record names."""
         claimed = lineage.claimed(folder)
         link = Link(kind="photographs", name=f"{len(claimed)} trained on or validated with")
-        kept, here = self.tracker.artifact(run_id, MANIFEST), self.root / "prepared" / "manifest.csv"
-        manifest = next((path for path in (kept, here) if path and lineage.is_manifest(path, record)), None)
+        kept, here = self.tracker.manifest(run_id), self.root / "prepared" / manifests.FILE
+        found = (path for path in (kept, here) if path and manifests.is_manifest(path, record.manifest_digest))
+        manifest = next(found, None)
         if kept and kept != manifest:
             link.state, link.note = "broken", "the run's manifest is not the one that the lineage names"
         elif manifest is None:
             link.state, link.note = "unproved", f"manifest {record.manifest_digest[:12]} is not kept"
-        elif learned_hashes(manifest) != claimed:
+        elif manifests.learned_hashes(manifest) != claimed:
             link.state, link.note = "broken", "photographs.txt does not list the photographs of the manifest"
         else:
-            trained = sum(row.split == "train" for row in read_manifest(manifest))
+            trained = len(manifests.read(manifest).of_splits("train"))
             link.name = f"{trained} trained on, {len(claimed) - trained} validated with"
             link.note = f"as in manifest {record.manifest_digest[:12]}"
         return link

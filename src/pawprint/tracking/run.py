@@ -24,7 +24,7 @@ from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 
 FOLDER = "folder"  # artifact path of the model folder
-MANIFEST = "data/manifest.csv"  # artifact path of the manifest: which photographs the model learned from
+MANIFEST = "data/manifest.parquet"  # artifact path of the manifest: which photographs the model learned from
 EVALUATED = "evaluated.json"  # beside a model's predictions, under reports/evaluation/<name>/
 NOTE = "mlflow.note.content"  # Markdown that the UI shows as a description
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)

@@ -29,10 +29,11 @@ from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from pawprint import files
 from pawprint.config import Params, flatten
+from pawprint.data import manifest as manifests
 from pawprint.dvc import main_workspace
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
-from pawprint.lineage import Lineage, is_manifest
+from pawprint.lineage import Lineage
 from pawprint.progress import say
 from pawprint.tracking import server
 from pawprint.tracking.journal import Journal, JournaledRun
@@ -108,7 +109,7 @@ class Tracker:
                 | {"architecture": given.architecture, "train": given.train}
             )
             run.dataset(lineage.dataset, self.root / "data", lineage.data_hash)
-            if is_manifest(manifest := self.root / "prepared" / "manifest.csv", lineage):
+            if manifests.is_manifest(manifest := self.root / "prepared" / manifests.FILE, lineage.manifest_digest):
                 run.artifact(manifest, MANIFEST.rpartition("/")[0])
             run.artifact(self.root / "params.yaml")
             run.artifact(self.root / "requirements.lock", "environment")
@@ -189,7 +190,7 @@ class Tracker:
         journal.remove()
         for call in record.calls:
             journal.append(call.method, **call.arguments)
-        if is_manifest(manifest := self.root / "prepared" / "manifest.csv", info.lineage):
+        if manifests.is_manifest(manifest := self.root / "prepared" / manifests.FILE, info.lineage.manifest_digest):
             journal.append("artifact", manifest, folder=MANIFEST.rpartition("/")[0])
         journal.append("metrics", values={"seconds": record.seconds}, step=None)
         journal.append("model", folder)
@@ -267,6 +268,10 @@ class Tracker:
             return Path(self.client.download_artifacts(run_id, path, str(out)))
         except (MlflowException, OSError):
             return None
+
+    def manifest(self, run_id: str) -> Path | None:
+        """The manifest that a run keeps; manifest.csv of a run of before."""
+        return self.artifact(run_id, MANIFEST) or self.artifact(run_id, "data/manifest.csv")
 
     def _get_run(self, run_id: str) -> mlflow.entities.Run | None:
         try:

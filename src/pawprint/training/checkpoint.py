@@ -21,7 +21,6 @@ from torch import Tensor
 from pawprint import files
 from pawprint.config import Params, flatten
 from pawprint.data.dataset import PreparedDataset
-from pawprint.lineage import sha256
 
 FORMAT = 4  # of the file
 State = dict[str, Any]  # dicts and lists of tensors and of what JSON holds; JSON's keys are strings
@@ -38,7 +37,7 @@ class CheckpointManager:
             **flatten(params.preprocess, "preprocess"),
             **flatten(params.training, "training"),
             **flatten(params.candidate(name), f"candidates.{name}"),
-            "photographs": sha256(data.manifest),
+            "photographs": data.digest,
         }
         del self.made_for["training.checkpoint_seconds"]
         self.run_id = self._header()["run_id"] if self.path.exists() and not self._differences() else ""

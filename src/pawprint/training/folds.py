@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 from torch.nn import functional as F
 
-from pawprint.data.dataset import ManifestRow, PreparedDataset
+from pawprint.data.dataset import PreparedDataset
+from pawprint.data.manifest import ManifestRow
 from pawprint.data.splits import SPLITS
 from pawprint.files import new_file
 from pawprint.training import distributed

@@ -26,7 +26,6 @@ from torch.nn import functional as F
 from pawprint.config import Candidate, Params, flatten
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import DivergedError, PawprintError
-from pawprint.lineage import sha256
 from pawprint.training import devices
 from pawprint.training.temperature import fit_temperature
 from pawprint.training.train import fit
@@ -45,7 +44,7 @@ def open_study(folder: Path, name: str, params: Params, data: PreparedDataset, w
         "candidate": params.candidate(name).model_dump(mode="json"),
         "ranges": params.sweep.model_dump(mode="json", include={"ranges"}),
         "shared": [params.seed, flatten(params.preprocess), flatten(devices.resolve_precision(params).training)],
-        "photographs": sha256(data.manifest),
+        "photographs": data.digest,
     }
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     folder.mkdir(parents=True, exist_ok=True)

@@ -1,6 +1,5 @@
 """The prepared set: what is rejected and why, the same bytes always, and that a kill costs nothing but time."""
 
-import csv
 import hashlib
 import json
 import os
@@ -21,7 +20,7 @@ from PIL import Image
 from odd_pictures import animation, jpeg_claiming, photograph, png16, png_bomb, saved, scene, with_exif
 from pawprint import image
 from pawprint.config import Params, load_params
-from pawprint.data import build, ingest, shards
+from pawprint.data import build, ingest, manifest, shards
 from pawprint.data.build import Report, prepare
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.splits import SPLITS, split_of
@@ -99,8 +98,7 @@ def test_what_is_converted_is_flagged_and_counted(tmp_path: Path) -> None:
     data = write(tmp_path / "data", {name: content for name, (content, _) in flagged.items()})
     report = made(data, tmp_path / "out")
     assert report["rejected"] == [] or reasons(report) == {"dog/e.jpg": "near_copy"}  # the GIF shows the same colours
-    with (tmp_path / "out" / "manifest.csv").open(newline="") as file:
-        found = {row["origin"]: row["flags"] for row in csv.DictReader(file)}
+    found = {row.origin: row.flags for row in manifest.read(tmp_path / "out" / manifest.FILE)}
     for name, flags in found.items():
         assert flags == flagged[name][1], name
     assert report["flags"]["cmyk"] == 1
@@ -315,14 +313,12 @@ def test_what_was_packed_is_used_again(tmp_path: Path) -> None:
     changed = bytearray(shard.read_bytes())
     changed[first.offset_data + first.size - 3] ^= 1
     shard.write_bytes(changed)
-    manifest = out / "manifest.csv"
-    with manifest.open(newline="") as file:
-        rows = list(csv.reader(file))
+    path = out / manifest.FILE
+    rows = list(manifest.read(path))
     ends = first.offset_data + -(-first.size // tarfile.BLOCKSIZE) * tarfile.BLOCKSIZE
-    rows[1][rows[0].index("crc32")] = f"{zlib.crc32(changed[first.offset : ends]):08x}"
-    with manifest.open("w", newline="") as file:
-        csv.writer(file, lineterminator="\n").writerows(rows)
-    report["manifest"] = hashlib.sha256(manifest.read_bytes()).hexdigest()
+    rows[0] = rows[0]._replace(crc32=f"{zlib.crc32(changed[first.offset : ends]):08x}")
+    manifest.write(path, rows)
+    report["manifest"] = hashlib.sha256(path.read_bytes()).hexdigest()
     (out / "report.json").write_text(json.dumps(report))
     made(data, out)
     assert shard.read_bytes() == changed
@@ -331,16 +327,15 @@ def test_what_was_packed_is_used_again(tmp_path: Path) -> None:
 def test_shards_are_plain_tars_that_others_read_and_the_manifest_points_into(tmp_path: Path) -> None:
     data, out = pets(tmp_path / "data"), tmp_path / "out"
     made(data, out)
-    with (out / "manifest.csv").open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    assert [row["hash"] for row in rows] == sorted(row["hash"] for row in rows)
+    rows = list(manifest.read(out / manifest.FILE))
+    assert [row.hash for row in rows] == sorted(row.hash for row in rows)
     with tarfile.open(out / "shards" / "00000.tar") as shard:
-        assert shard.getnames() == [f"{row['hash']}.jpg" for row in rows]
+        assert shard.getnames() == [f"{row.hash}.jpg" for row in rows]
         for row, entry in zip(rows, shard.getmembers(), strict=True):
-            assert (entry.offset_data, entry.size) == (int(row["offset"]), int(row["length"]))
+            assert (entry.offset_data, entry.size) == (row.offset, row.length)
             member = shard.extractfile(entry)
             assert member is not None
-            assert member.read() == image.pack((data / row["origin"]).read_bytes())
+            assert member.read() == image.pack((data / row.origin).read_bytes())
 
 
 def test_more_shards_than_files_may_be_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

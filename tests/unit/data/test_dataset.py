@@ -1,19 +1,25 @@
 """The prepared set is read in any order and in any process; an old or damaged one is named."""
 
+import csv
 import hashlib
 import json
 import multiprocessing
+import random
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from odd_pictures import photograph
 from pawprint import image
 from pawprint.config import load_params
+from pawprint.data import manifest
 from pawprint.data.build import prepare
 from pawprint.data.class_folders import dataset
-from pawprint.data.dataset import MANIFEST_VERSION, REJECTED, PreparedDataset, read_manifest
+from pawprint.data.dataset import PreparedDataset
+from pawprint.data.manifest import REJECTED, ManifestRow
 from pawprint.errors import PawprintError
 from photo_sources import unpacked
 
@@ -45,23 +51,21 @@ def _in_another_process(folder: Path, order: list[int]) -> int:
     return int(PreparedDataset.open(folder).split("train").images(order).sum())
 
 
-def test_a_manifest_of_an_older_version_is_named_with_what_to_do(folder: Path) -> None:
-    """Before version 2 the columns were called `class`, `side` and `fingerprint`."""
-    assert json.loads((folder / "report.json").read_text())["schema_version"] == MANIFEST_VERSION
-    manifest = folder / "manifest.csv"
-    header, *rows = manifest.read_text().splitlines(keepends=True)
-    old = header.replace("label", "class").replace("split", "side").replace("phash", "fingerprint")
-    manifest.write_text("".join([old, *rows]))
+def test_a_manifest_of_another_version_is_named_with_what_to_do(folder: Path) -> None:
+    path = folder / manifest.FILE
+    good, report = path.read_bytes(), json.loads((folder / "report.json").read_text())
+    assert report["schema_version"] == manifest.VERSION
+    table = pq.read_table(path)
+    pq.write_table(table.replace_schema_metadata({"pawprint.manifest": "6"}), path)
     with pytest.raises(PawprintError, match=r"another version of pawprint\. Run `dvc repro preprocess`"):
         PreparedDataset.open(folder)
-    manifest.write_text("".join([header, *rows]))
-    report = json.loads((folder / "report.json").read_text())
+    path.write_bytes(good)
     (folder / "report.json").write_text(json.dumps(report | {"schema_version": 1}))
     with pytest.raises(PawprintError, match=r"another version of pawprint\. Run `dvc repro preprocess`"):
         PreparedDataset.open(folder)
 
 
-@pytest.mark.parametrize("name", ["manifest.csv", "report.json"])
+@pytest.mark.parametrize("name", ["manifest.parquet", "report.json"])
 def test_a_damaged_set_is_named_with_what_to_do(folder: Path, name: str) -> None:
     (folder / name).write_text("{")
     with pytest.raises(PawprintError, match=r"damaged.*dvc repro preprocess"):
@@ -76,7 +80,7 @@ def test_rejected_photographs_are_in_the_manifest_with_their_reason_and_in_no_sp
     (data / "cat" / "broken.jpg").write_bytes(b"no picture")
     (data / "dog" / "again.jpg").write_bytes((data / "dog" / "0.jpg").read_bytes())
     prepare(dataset(data), data, folder, load_params(ROOT / "params.yaml"))
-    rejected = {row.origin: row for row in read_manifest(folder / "manifest.csv") if row.split == REJECTED}
+    rejected = {row.origin: row for row in manifest.read(folder / manifest.FILE) if row.split == REJECTED}
     broken = rejected["cat/broken.jpg"]
     assert (broken.reason, broken.label) == ("not_an_image", "cat")
     assert broken.hash == hashlib.sha256(b"no picture").hexdigest()
@@ -86,9 +90,53 @@ def test_rejected_photographs_are_in_the_manifest_with_their_reason_and_in_no_sp
     assert "" not in {row.shard for row in again.rows}
 
 
-def test_the_manifest_of_a_model_of_before_is_read(folder: Path) -> None:
-    """Version 2 had no column for the reason."""
-    manifest = folder / "manifest.csv"
-    rows = read_manifest(manifest)
-    manifest.write_text("".join(line.rpartition(",")[0] + "\n" for line in manifest.read_text().splitlines()))
-    assert read_manifest(manifest) == rows
+@pytest.mark.parametrize("columns", [10, 11, 12])
+def test_the_manifest_of_a_model_of_before_is_read(folder: Path, columns: int) -> None:
+    """manifest.csv, in version 2 without a column for the reason; a lineage names it by the file's own digest."""
+    rows, before = manifest.read(folder / manifest.FILE), folder / "manifest.csv"
+    with before.open("w", newline="") as file:
+        csv.writer(file, lineterminator="\n").writerows(row[:columns] for row in (ManifestRow._fields, *rows))
+    assert list(manifest.read(before)) == list(rows)
+    assert manifest.is_manifest(before, hashlib.sha256(before.read_bytes()).hexdigest())
+    assert manifest.learned_hashes(before) == manifest.learned_hashes(folder / manifest.FILE)
+
+
+def test_the_digest_is_of_the_photographs_and_not_of_their_places(folder: Path) -> None:
+    rows = list(manifest.read(folder / manifest.FILE))
+    moved, relabelled = folder / "moved.parquet", folder / "relabelled.parquet"
+    manifest.write(moved, (row._replace(shard=f"{number}.tar", offset=0) for number, row in enumerate(rows)))
+    manifest.write(relabelled, [rows[0]._replace(label="bird"), *rows[1:]])
+    digest = PreparedDataset.open(folder).digest
+    assert manifest.is_manifest(folder / manifest.FILE, digest)
+    assert manifest.is_manifest(moved, digest)
+    assert not manifest.is_manifest(relabelled, digest)
+    assert not manifest.is_manifest(folder / "none.parquet", digest)
+
+
+def test_any_number_of_rows_is_held_by_column(tmp_path: Path) -> None:
+    """70,000 rows, more than are written at a time: three splits in 80 bytes a row."""
+    places = {"train": 0.7, "validation": 0.15, "test": 0.15}
+    rng, splits, n = random.Random(1), list(places), 70_000
+    hashes = sorted(rng.randbytes(32).hex() for _ in range(n))
+    chosen = rng.choices(splits, list(places.values()), k=n)
+    rows = [
+        ManifestRow(
+            one, f"class {i % 1000}", chosen[i], f"{i // 1024:05}.tar", 512 * i, 25_000, "00ff00ff", f"a/{i}.jpg",
+            "grey" if i % 50 == 0 else "", one[:36],
+        )
+        for i, one in enumerate(hashes)
+    ]  # fmt: skip
+    manifest.write(tmp_path / manifest.FILE, rows)
+    before = pa.total_allocated_bytes()
+    whole = manifest.read(tmp_path / manifest.FILE)
+    parts = [whole.of_splits(name) for name in splits]
+    for part in parts:
+        for column in ("hash", "label", "shard", "offset", "length"):
+            part.column(column, [0, len(part) - 1])
+    assert (pa.total_allocated_bytes() - before + sum(part._places.nbytes for part in (whole, *parts))) / n < 80
+    assert whole[66_000] == rows[66_000]
+    assert whole[-1] == rows[-1]
+    assert list(whole[65_530:65_540]) == rows[65_530:65_540]
+    assert list(parts[2]) == [row for row in rows if row.split == "test"]
+    assert parts[1].hashes() == tuple(row.hash for row in rows if row.split == "validation")
+    assert [row.hash for row in parts[0].at([5, 3])] == [parts[0][5].hash, parts[0][3].hash]

@@ -8,12 +8,13 @@ import pytest
 
 from contenders import FAST, N, contender
 from pawprint.config import Gate
-from pawprint.data.dataset import ManifestRow, write_manifest
+from pawprint.data import manifest as manifests
+from pawprint.data.manifest import ManifestRow
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate
 from pawprint.evaluation.gate import Contender
 from pawprint.evaluation.metrics import Scores, measure
-from pawprint.lineage import Lineage, sha256
+from pawprint.lineage import Lineage
 
 RULES = Gate()
 
@@ -226,16 +227,17 @@ def test_different_photographs_are_never_compared() -> None:
 @pytest.fixture
 def trained(tmp_path: Path) -> tuple[Path, Path, Lineage]:
     """A model folder, the manifest it learned from, and its lineage: aa and bb learned, cc tested."""
-    manifest = tmp_path / "manifest.csv"
+    manifest = tmp_path / "manifest.parquet"
     splits = {"aa": "train", "bb": "validation", "cc": "test"}
-    write_manifest(
+    manifests.write(
         manifest, [ManifestRow(h, "cat", split, "0.tar", 0, 1, "0", "x", "", "") for h, split in splits.items()]
     )
     folder = tmp_path / "model"
     folder.mkdir()
     (folder / "photographs.txt").write_text("aa\nbb\n")
+    digest = manifests.digest(manifests.read(manifest))
     record = Lineage(
-        git_commit="", git_dirty=False, dataset="d", data_hash="", manifest_digest=sha256(manifest), params_digest="",
+        git_commit="", git_dirty=False, dataset="d", data_hash="", manifest_digest=digest, params_digest="",
         lock_digest="", seed=1, device="cpu",
     )  # fmt: skip
     return folder, manifest, record
@@ -256,8 +258,8 @@ def test_a_near_copy_of_what_a_model_learned_is_seen_too(tmp_path: Path, trained
         ManifestRow("cc", "cat", "rejected", "", 0, 0, "", "z", "", "", "near_copy"),
         ManifestRow("ee", "cat", "rejected", "", 0, 0, "", "w", "", "", "blank"),
     ]
-    write_manifest(manifest, rows)
-    record = record.model_copy(update={"manifest_digest": sha256(manifest)})
+    manifests.write(manifest, rows)
+    record = record.model_copy(update={"manifest_digest": manifests.digest(manifests.read(manifest))})
     today = [
         ManifestRow("dd", "cat", "test", "0.tar", 0, 1, "0", "v", "", "aa" + picture[2:]),
         ManifestRow("ff", "cat", "test", "0.tar", 0, 1, "0", "u", "", other),
@@ -275,8 +277,8 @@ def test_a_photograph_of_an_animal_that_a_model_learned_is_seen_too(
     def row(name: str, split: str, group: str) -> ManifestRow:
         return ManifestRow(name, "dog", split, "0.tar", 0, 1, "0", name, "", phashes[name], "", group)
 
-    write_manifest(manifest, [row("aa", "train", ""), row("bb", "validation", "tom")])
-    record = record.model_copy(update={"manifest_digest": sha256(manifest)})
+    manifests.write(manifest, [row("aa", "train", ""), row("bb", "validation", "tom")])
+    record = record.model_copy(update={"manifest_digest": manifests.digest(manifests.read(manifest))})
     today = [row("aa", "test", "rex"), row("dd", "test", "rex"), row("ee", "test", "tom"), row("ff", "test", "ada")]
     assert gate.seen_hashes(folder, record, [manifest], today, "it") == {"aa", "bb", "dd", "ee"}
 
@@ -330,6 +332,7 @@ def test_a_list_of_photographs_that_the_lineage_does_not_prove_is_refused(
 
 def test_without_the_manifest_nothing_is_proved(trained: tuple[Path, Path, Lineage]) -> None:
     folder, manifest, record = trained
-    manifest.write_text(manifest.read_text() + "ee,test\n")
+    more = ManifestRow("ee", "cat", "test", "0.tar", 0, 1, "0", "x", "", "")
+    manifests.write(manifest, [*manifests.read(manifest), more])
     with pytest.raises(PawprintError, match="Nothing proves what it has learned from"):
         gate.seen_hashes(folder, record, [manifest, manifest.with_name("none.csv")], [], "it")

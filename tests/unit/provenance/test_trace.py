@@ -11,7 +11,8 @@ import pytest
 
 from pawprint import dvc, lineage
 from pawprint.config import load_params
-from pawprint.data.dataset import ManifestRow, write_manifest
+from pawprint.data import manifest as manifests
+from pawprint.data.manifest import ManifestRow
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion, bento_digest, sha256
@@ -32,7 +33,7 @@ def served(bento: Path | None = None, logs: Path = Path("nowhere")) -> tracing.S
 
 def write(manifest: Path, splits: dict[str, str]) -> None:
     rows = [ManifestRow(hash_, "red", split, "0.tar", 0, 1, "0", "x", "", "") for hash_, split in splits.items()]
-    write_manifest(manifest, rows)
+    manifests.write(manifest, rows)
 
 
 @pytest.fixture
@@ -42,13 +43,14 @@ def made(tmp_path: Path, toy_model: Path, empty_runs: Path, monkeypatch: pytest.
     for path in (PROJECT / "params.yaml", PROJECT / "requirements.lock", empty_runs):
         shutil.copy(path, tmp_path)
     (tmp_path / "prepared").mkdir()
-    manifest = tmp_path / "prepared" / "manifest.csv"
+    manifest = tmp_path / "prepared" / "manifest.parquet"
     write(manifest, {LEARNED: "train", "2" * 64: "test"})
     folder = Path(shutil.copytree(toy_model, tmp_path / "model"))
     (folder / "photographs.txt").write_text(f"{LEARNED}\n")
     info = ModelInfo.read(folder)
     lock = sha256(tmp_path / "requirements.lock")
-    record = info.lineage.model_copy(update={"manifest_digest": sha256(manifest), "lock_digest": lock})
+    digest = manifests.digest(manifests.read(manifest))
+    record = info.lineage.model_copy(update={"manifest_digest": digest, "lock_digest": lock})
     weights = sha256(folder / "model.safetensors")
     params, tracker = load_params(PROJECT / "params.yaml"), Tracker(tmp_path)
     with tracker.start_training("article_cnn", params, record, "toy", {}) as run:
@@ -174,7 +176,7 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
         subprocess.run([*git, *words], check=True)
     tracker = Tracker(tmp_path)
-    params, manifest = load_params(PROJECT / "params.yaml"), tmp_path / "prepared" / "manifest.csv"
+    params, manifest = load_params(PROJECT / "params.yaml"), tmp_path / "prepared" / "manifest.parquet"
     manifest.parent.mkdir()
     write(manifest, {LEARNED: "train"})
     folder = Path(shutil.copytree(toy_model, tmp_path / "model"))
@@ -190,7 +192,7 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
                 "git_commit": lineage.git_state(tmp_path)[0],
                 "data_hash": dvc.data_hash(tmp_path),
                 "code_digest": dvc.code_digest(tmp_path),
-                "manifest_digest": sha256(manifest),
+                "manifest_digest": manifests.digest(manifests.read(manifest)),
                 "lock_digest": sha256(tmp_path / "requirements.lock"),
             }
         )
