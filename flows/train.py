@@ -59,8 +59,11 @@ def train(name: str) -> None:
     checkpoints.discard()
 
 
-def read_lineage(data: PreparedDataset, params: Params) -> lineage.Lineage:
-    """The record of a training that is about to start."""
+def read_lineage(name: str, data: PreparedDataset, params: Params) -> lineage.Lineage:
+    """The record of a training of the model `name` that is about to start."""
+    pretrained = registry.pretrained(params.candidate(name).architecture)
+    for concern in filter(None, (one.concern for one in pretrained)):
+        say(f"Warning: {concern}.")
     commit, dirty = lineage.git_state(ROOT)
     if why := lineage.why_no_commit(ROOT):
         say(f"The record of this training names no commit: {why}")
@@ -77,6 +80,7 @@ def read_lineage(data: PreparedDataset, params: Params) -> lineage.Lineage:
         test_split=_test_split(data),
         device=devices.describe(params),
         execution=devices.execution(params),
+        pretrained=pretrained,
     )
 
 
@@ -92,7 +96,7 @@ def model_run(
     name: str, params: Params, data: PreparedDataset, resume: str = ""
 ) -> Iterator[tuple[JournaledRun, lineage.Lineage]]:
     """The MLflow run in which the model `name` is made, and the model's lineage."""
-    record = read_lineage(data, params)
+    record = read_lineage(name, data, params)
     photographs: dict[str, int] = {split: len(data.split(split)) for split in SPLITS}
     run_name = f"{name} · {sum(photographs.values()):,} {'drawings' if data.drawn else 'photos'}"
     if name not in params.quantized:

@@ -2,6 +2,7 @@
 
 PYTHON ?=
 TORCH ?= auto
+TIMM ?=
 WORKERS ?= 2
 AGAINST ?= main
 BUILD ?=
@@ -26,13 +27,16 @@ lint: setup-dev  ## ruff, mypy --strict, import-linter
 	@mypy
 	@lint-imports
 
-setup: .venv/.installed
+setup: .venv/.installed $(if $(TIMM),.venv/.installed-timm)
 
 setup-dev: .venv/.installed-dev
 
 # Each stands for a complete environment: written last, so that a broken installation is never taken for a whole one.
 .venv/.installed: requirements.lock pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash scripts/setup.sh
+
+.venv/.installed-timm: locks/timm.lock .venv/.installed
+	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" TIMM=1 bash scripts/setup.sh
 
 .venv/.installed-dev: requirements-dev.lock pyproject.toml scripts/setup.sh
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" DEV=1 bash scripts/setup.sh

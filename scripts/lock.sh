@@ -28,13 +28,17 @@ cuda=() rest=()
 for name in "${names[@]}"; do
     case $name in
     nvidia-ml-py) rest+=(--no-emit-package "$name") ;; # BentoML's, without CUDA
-    torch | triton | cuda-* | nvidia-*) cuda+=(--no-emit-package "$name") ;;
+    torch | torchvision | triton | cuda-* | nvidia-*) cuda+=(--no-emit-package "$name") ;;
     *) rest+=(--no-emit-package "$name") ;;
     esac
 done
 
 compile requirements-dev.lock pyproject.toml --extra dev "${anywhere[@]}" "${chosen[@]}" "${cuda[@]}"
 compile requirements.lock pyproject.toml "${anywhere[@]}" "${chosen[@]}" "${cuda[@]}"
+# timm is used without torchvision, whose build for the CPU is not on PyPI (docs/decisions/dependencies.md)
+mapfile -t names < <(grep -oE '^[a-z0-9._-]+' requirements.lock)
+compile locks/timm.lock pyproject.toml --extra timm "${anywhere[@]}" "${chosen[@]}" "${cuda[@]}" \
+    "${names[@]/#/--no-emit-package=}"
 compile deploy/requirements.lock pyproject.toml deploy/requirements.in "${image[@]}" "${chosen[@]}" "${cuda[@]}" \
     --generate-hashes
 compile deploy/serve.lock --group serve "${image[@]}" "${chosen[@]}" --generate-hashes

@@ -2,7 +2,7 @@
 # Make .venv by uv: torch and everything else from the locks with their hashes, then this project.
 # uv is the machine's, else the pinned one from PyPI, in .venv. Packages come from wherever uv or pip is told to look: UV_*
 # and PIP_* variables, pip's configuration. TORCH=auto takes the CPU's build of torch where there is no NVIDIA GPU
-# (PyPI's build for Linux brings gigabytes of CUDA); DEV=1 adds what tests and checks need.
+# (PyPI's build for Linux brings gigabytes of CUDA); TIMM=1 adds timm, DEV=1 what tests and checks need.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 PATH=${PATH//"$PWD/.venv/bin:"/} # the machine's Python and uv, not those that a set-up before has made
@@ -76,6 +76,7 @@ else
     say "$none: taking PyPI's build with CUDA (3 GB)"
     install -r locks/torch-cuda.lock
 fi
+if [ -n "${TIMM:-}" ]; then install -r locks/timm.lock; fi
 "$uv" pip install --quiet --no-deps --no-build-isolation -e .
 
 # For every tool of this environment, also one typed by hand: DVC's index where nobody else can write, and telemetry off
@@ -93,4 +94,5 @@ dvc.keep_index_private(Path.cwd())
 PY
 touch .venv/.installed
 if [ -n "${DEV:-}" ]; then touch .venv/.installed-dev; fi
+if [ -n "${TIMM:-}" ]; then touch .venv/.installed-timm; fi
 say "done"

@@ -84,7 +84,7 @@ class Training(_Closed):
 class Candidate(_Closed):
     """One entry under `candidates`: an architecture and how it is trained."""
 
-    architecture: str  # `pawprint models list`
+    architecture: str  # `pawprint models list`, or timm/NAME of `pawprint models add`
     train: Literal["all", "head", "finetune"] = "all"  # finetune: the head and the last `blocks` of the backbone
     blocks: Count = 3  # of a pretrained backbone, that finetune trains
     backbone_rate: Positive = 0.1  # learning rate of these blocks, as a share of the head's

@@ -18,6 +18,26 @@ from pydantic import BaseModel, ConfigDict
 from pawprint.errors import PawprintError
 
 
+class Pretrained(BaseModel):
+    """Weights that a model's training started from."""
+
+    model_config = ConfigDict(frozen=True)
+
+    name: str
+    sha256: str  # of their file
+    licence: str  # as their source names it, e.g. apache-2.0
+    source: str
+
+    @property
+    def concern(self) -> str:
+        """What a person must know of the licence before the model is used; "" where there is nothing."""
+        if re.search(r"(^|[-_ ])nc($|[-_ .])|non-?commercial|research", self.licence, re.IGNORECASE):
+            return f"the licence of {self.name} ({self.licence}) does not allow commercial use"
+        if self.licence.lower() in ("", "unknown", "other"):
+            return f"the licence of {self.name} is not known: find out whether you may use it"
+        return ""
+
+
 class Lineage(BaseModel):
     """Where a model comes from. Digests are SHA-256 in hex but `data_hash`, which is DVC's."""
 
@@ -35,6 +55,7 @@ class Lineage(BaseModel):
     test_split: str = "drawn by content"  # or by group, or the source's own
     device: str  # "cpu float32 AMD EPYC, AVX2, 2 threads"
     execution: dict[str, str] = {}  # what was really executed: precision, instruction set, threads, engine versions
+    pretrained: tuple[Pretrained, ...] = ()  # none in a model from scratch, and in a record of before 2027
     run_id: str = ""  # the MLflow run that trained it
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 PARTS = (
     ".dvc/.gitignore", ".dvc/config", ".dvcignore", ".gitattributes", ".gitignore", "Makefile", "bentofile.yaml",
     "deploy", "docker-compose.gpu.yml", "docker-compose.yml", "dvc.yaml", "flows", "locks", "params.yaml",
-    "requirements.lock",
+    "requirements.lock", "weights/README.md",
 )  # fmt: skip
 RECORD = ".pawprint.json"  # the version that wrote a project's files, and the digest of each
 SAMPLE = ("data.dvc", "sample")

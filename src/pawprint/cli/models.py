@@ -1,19 +1,31 @@
-"""`pawprint models`: the architectures."""
+"""`pawprint models`: the architectures, and the pretrained weights that they start from."""
 
+import os
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-app = typer.Typer(no_args_is_help=True, help="The architectures that a candidate can name.")
+from pawprint.cli.common import HERE, ROOT, console, examples
+
+app = typer.Typer(no_args_is_help=True, help="The networks that a candidate can name in `architecture`.")
+SHOWN = 40  # names of a search
+Name = Annotated[str, typer.Argument(help="timm/NAME of `pawprint models search`")]
 
 
 @app.command("list", epilog="Example: pawprint models list")
 def list_() -> None:
-    """Every architecture, with one line on it."""
-    from pawprint.models import registry
+    """Every architecture, with one line on it; then the networks that were added."""
+    from pawprint.models import registry, weights
 
+    os.chdir(ROOT)
     for name, architecture in registry.ARCHITECTURES.items():
         print(f"{name:<22}{(architecture.__doc__ or '').splitlines()[0]}")
+    for record in weights.known():
+        here = (
+            "" if record.path.is_file() else "; its weights are not on this machine: `pawprint models add` fetches them"
+        )
+        print(f"{record.name}  {record.size}x{record.size}, {record.licence}, SHA-256 {record.sha256[:12]}{here}")
 
 
 @app.command(epilog="Example: pawprint models describe article_cnn")
@@ -24,4 +36,56 @@ def describe(
     """Layer by layer: output shape and parameters."""
     from pawprint.models import registry
 
+    os.chdir(ROOT)
     print(registry.describe(name, classes))
+
+
+@app.command()
+@examples("pawprint models search convnext | pawprint models search 'vit_tiny*'")
+def search(word: Annotated[str, typer.Argument(help="a part of the name; * stands for anything")]) -> None:
+    """Networks with pretrained weights, as timm names them: no network connection is needed."""
+    from rich.table import Table
+
+    from pawprint.models import timm_backbone
+
+    found = timm_backbone.search(word)
+    table = Table("name", "input", "licence", box=None, pad_edge=False)
+    for name, size, licence in found[:SHOWN]:
+        table.add_row(name, f"{size}x{size}", licence or "unknown")
+    if found:
+        console().print(table, highlight=False)
+    left = f"; {len(found) - SHOWN} more are not shown, write more of the name" if len(found) > SHOWN else ""
+    print(f"{len(found)} found{left}. `pawprint models add NAME` fetches one.")
+
+
+@app.command()
+@examples("pawprint models add timm/resnet10t.c3_in1k | pawprint models add timm/resnet10t --file weights.safetensors")
+def add(
+    name: Name,
+    file: Annotated[Path | None, typer.Option(help="a safetensors file that you have, instead of the hub's")] = None,
+    licence: Annotated[str, typer.Option(help="of the weights, where their source names none")] = "",
+) -> None:
+    """Fetch a network's weights once and pin them by SHA-256 in weights/, which git tracks."""
+    from pawprint.models import weights
+
+    given = file.absolute() if file else None
+    os.chdir(ROOT)
+    record = weights.add(name, given, licence)
+    print(
+        f"{record.name}: {record.path.stat().st_size / 1e6:,.1f} MB, input {record.size}x{record.size}, licence "
+        f"{record.licence}, from {record.source}\nSHA-256 {record.sha256}"
+    )
+    if record.concern:
+        print(f"Warning: {record.concern}.")
+    lock = HERE / weights.LOCKS / f"{name}.lock"
+    print(f"Pinned in {lock}: commit it. A candidate names it with `architecture: {name}`.")
+
+
+@app.command()
+@examples("pawprint models remove timm/resnet10t.c3_in1k")
+def remove(name: Name) -> None:
+    """Take a network's record and weights away; models that were trained from it stay."""
+    from pawprint.models import weights
+
+    os.chdir(ROOT)
+    print(f"Removed {weights.remove(name).name}.")

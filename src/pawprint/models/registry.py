@@ -3,7 +3,8 @@
     pawprint models list
     pawprint models describe article_cnn
 
-To add an architecture, write one file with a subclass of `Network` and one line in ARCHITECTURES.
+To add an architecture, write one file with a subclass of `Network` and one line in ARCHITECTURES. Any network of timm
+has the name timm/<its name there>, once `pawprint models add` has brought its weights.
 """
 
 from collections.abc import Callable
@@ -11,11 +12,14 @@ from collections.abc import Callable
 from pawprint import image
 from pawprint.config import Params
 from pawprint.errors import PawprintError
+from pawprint.lineage import Pretrained
+from pawprint.models import weights
 from pawprint.models.article_cnn import ArticleCNN
 from pawprint.models.backbone import Network
 from pawprint.models.deep_cnn import DeepCNN
-from pawprint.models.efficientnet_lite import EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
+from pawprint.models.efficientnet_lite import EfficientNetLite, EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 from pawprint.models.mlp import MLP
+from pawprint.models.timm_backbone import PREFIX, TimmBackbone
 
 ARCHITECTURES: dict[str, Callable[[int], Network]] = {
     "article_cnn": ArticleCNN,
@@ -34,12 +38,12 @@ def check(params: Params) -> None:
         PawprintError: Its architecture is unknown, or it trains a part of one that is not pretrained.
     """
     for name, candidate in params.candidates.items():
+        if candidate.architecture.startswith(PREFIX):
+            weights.read(candidate.architecture).check()
+            continue
         known = ARCHITECTURES.get(candidate.architecture)
         if known is None:
-            raise PawprintError(
-                f"params.yaml: `candidates.{name}.architecture`: there is no architecture {candidate.architecture!r}. "
-                f"Known are {', '.join(sorted(ARCHITECTURES))}."
-            )
+            raise _unknown(f"`candidates.{name}.architecture`: ", candidate.architecture)
         if candidate.train != "all" and not getattr(known, "pretrained", False):
             raise PawprintError(
                 f"params.yaml: `candidates.{name}.train: {candidate.train}` needs a pretrained backbone, which "
@@ -49,11 +53,19 @@ def check(params: Params) -> None:
 
 def create_model(name: str, classes: int = 2) -> Network:
     """The architecture called `name` with fresh weights; PawprintError with the known names if there is none."""
+    if name.startswith(PREFIX):
+        return TimmBackbone(classes, name)
     if name not in ARCHITECTURES:
-        raise PawprintError(
-            f"params.yaml: there is no architecture {name!r}. Known are {', '.join(sorted(ARCHITECTURES))}."
-        )
+        raise _unknown("", name)
     return ARCHITECTURES[name](classes)
+
+
+def pretrained(name: str) -> tuple[Pretrained, ...]:
+    """The weights that a training of the architecture called `name` starts from; none of one from scratch."""
+    if name.startswith(PREFIX):
+        return (Pretrained.model_validate(weights.read(name), from_attributes=True),)
+    known = ARCHITECTURES.get(name)
+    return known.weights() if isinstance(known, type) and issubclass(known, EfficientNetLite) else ()
 
 
 def describe(name: str, classes: int = 2) -> str:
@@ -68,3 +80,10 @@ def describe(name: str, classes: int = 2) -> str:
 def parameters(network: Network) -> int:
     """Trained and frozen together."""
     return sum(parameter.numel() for parameter in network.parameters())
+
+
+def _unknown(where: str, name: str) -> PawprintError:
+    return PawprintError(
+        f"params.yaml: {where}there is no architecture {name!r}. Known are {', '.join(sorted(ARCHITECTURES))}, and "
+        "timm/NAME of `pawprint models search WORD`."
+    )

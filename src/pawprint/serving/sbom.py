@@ -45,7 +45,8 @@ def sbom(tag: str, folder: Path) -> str:
         bom_ref=tag,
         properties=[Property(name="pawprint:bento_digest", value=digest)],
     )
-    parts = [_model(folder / "src" / "champion"), *_packages(lines)]
+    info = ModelInfo.read(folder / "src" / "champion")
+    parts = [_model(info), *map(_weights, info.lineage.pretrained), *_packages(lines)]
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, digest), components=parts)
     bom.metadata.timestamp = datetime.fromisoformat(built)
     bom.metadata.component = bento
@@ -53,8 +54,18 @@ def sbom(tag: str, folder: Path) -> str:
     return json.dumps(json.loads(JsonV1Dot6(bom).output_as_string()), indent=1) + "\n"
 
 
-def _model(folder: Path) -> Component:
-    info = ModelInfo.read(folder)
+def _weights(pretrained: lineage.Pretrained) -> Component:
+    return Component(
+        type=ComponentType.MACHINE_LEARNING_MODEL,
+        name=pretrained.name,
+        bom_ref=f"weights:{pretrained.sha256}",
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=pretrained.sha256)],
+        licenses=[LicenseFactory().make_from_string(pretrained.licence)],
+        properties=[Property(name="pawprint:source", value=pretrained.source)],
+    )
+
+
+def _model(info: ModelInfo) -> Component:
     return Component(
         type=ComponentType.MACHINE_LEARNING_MODEL,
         name=info.candidate,
@@ -63,7 +74,8 @@ def _model(folder: Path) -> Component:
         description=f"{info.architecture}, {info.parameters:,} parameters: {', '.join(info.classes)}",
         hashes=[HashType(alg=HashAlgorithm.SHA_256, content=info.onnx_digest)],
         properties=[
-            Property(name=f"pawprint:{name}", value=str(value)) for name, value in info.lineage.model_dump().items()
+            Property(name=f"pawprint:{name}", value=str(value))
+            for name, value in info.lineage.model_dump(exclude={"pretrained"}).items()
         ],
     )
 

@@ -394,7 +394,7 @@ def training_params(params: Params, name: str) -> dict[str, Any]:
 def lineage_tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
     """What a person filters runs by, as tags; digests and the environment stand together under `lineage.`, and
     what computed under `execution.`."""
-    rest = lineage.model_dump(exclude={"run_id", "execution", *FILTERED}) | {
+    rest = lineage.model_dump(exclude={"run_id", "execution", "pretrained", *FILTERED}) | {
         "python": platform.python_version(),
         "platform": platform.platform(),
         "packages": " ".join(f"{package}=={version(package)}" for package in _PACKAGES),
@@ -403,6 +403,7 @@ def lineage_tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
         lineage.model_dump(include=set(FILTERED))
         | {f"lineage.{name}": value for name, value in rest.items()}
         | {f"execution.{name}": value for name, value in lineage.execution.items()}
+        | {f"pretrained.{one.name.replace('/', '.')}": f"{one.sha256} {one.licence}" for one in lineage.pretrained}
         | {
             "candidate": candidate,
             "pipeline_run": pipeline_id() or "by hand",

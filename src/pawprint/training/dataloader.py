@@ -118,7 +118,12 @@ def is_cacheable(network: Network, candidate: Candidate, device: torch.device) -
     """
     if candidate.train == "head":
         return True
-    if candidate.train == "all" or candidate.augment not in ("none", "flip") or candidate.mixup:
+    if (
+        candidate.train == "all"
+        or not network.maps_can_be_cached
+        or candidate.augment not in ("none", "flip")
+        or candidate.mixup
+    ):
         return False
     return device.type != "cuda" and 2 * math.prod(maps_shape(network, candidate.blocks)) < 3 * image.SIZE**2
 
