@@ -21,7 +21,7 @@ def locked(name: str) -> list[tuple[str, str, str]]:
 
 
 def test_timm_is_in_locks_of_its_own_and_torchvision_in_none() -> None:
-    """PyPI's torchvision is a CUDA build, which fails beside a CPU torch; timm does without (models/timm_backbone.py)."""
+    """PyPI's torchvision is CUDA's and fails beside a CPU torch; timm does without it (models/timm_backbone.py)."""
     names = {name: {package for package, _, _ in locked(name)} for name in HASHED}
     assert not [name for name, found in names.items() if "torchvision" in found]
     assert [name for name, found in names.items() if "timm" in found] == ["requirements-dev.lock", "locks/timm.lock"]
