@@ -13,7 +13,7 @@ PyPI's build for CUDA beside a torch for the CPU and fails, stand-ins take its p
 import sys
 import types
 from functools import cache
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
@@ -67,7 +67,8 @@ class TimmBackbone(Network):
         if self.tokens:
             self.grid = _grid(backbone, maps.shape[1] - self.prefix)
         else:
-            self.grid = maps.shape[1:3] if self.channels_last else maps.shape[2:]
+            rows, columns = maps.shape[1:3] if self.channels_last else maps.shape[2:]
+            self.grid = rows, columns
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [N, height, width, 3] RGB -> float [N, 3, height, width], with a mean and scale a channel."""
@@ -264,7 +265,9 @@ def _works(package: str) -> bool:
 class _StandIn(types.ModuleType):
     """A part of torchvision with a class of any name that is asked for."""
 
-    __path__: ClassVar[list[str]] = []
+    def __init__(self, name: str) -> None:
+        super().__init__(name)
+        self.__path__ = []
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
