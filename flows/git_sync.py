@@ -12,11 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from pawprint import dvc
+from pawprint import dvc, files, lineage
 from pawprint.errors import PawprintError
 
 SYNCED = "refs/pawprint/synced"  # the branch's head that the clone was last brought to: no commit of anybody's here
-LOCK = "dvc.lock"  # what is up to date here; DVC rewrites it with every run, and only this workspace knows it
 
 
 def _given(name: str, default: str = "") -> str:
@@ -104,7 +103,8 @@ def _clone(settings: Settings, root: Path) -> None:
 
 
 def _refuse_to_lose(root: Path, head: str, settings: Settings) -> None:
-    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", f":!{LOCK}")
+    others = [f":!{name}" for name in lineage.RECORDS]
+    changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *others)
     if changed:
         names = ", ".join(line.split(maxsplit=1)[-1] for line in changed.splitlines()[:5])
         raise PawprintError(
@@ -122,22 +122,20 @@ def _refuse_to_lose(root: Path, head: str, settings: Settings) -> None:
 
 
 def _move(root: Path, commit: str) -> None:
-    """To `commit`, with this workspace's own dvc.lock kept: stages that are up to date here stay so."""
-    kept = root / ".dvc" / "tmp" / LOCK
-    if (root / LOCK).exists():
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        partial = kept.with_suffix(".partial")
-        shutil.copyfile(root / LOCK, partial)
-        partial.replace(kept)
+    """To `commit`, with what this workspace's runs wrote kept: stages that are up to date here stay so."""
+    for name in lineage.RECORDS:
+        if (root / name).exists():
+            files.write_bytes(root / ".dvc" / "tmp" / name, (root / name).read_bytes())
     _git(root, "reset", "--quiet", "--hard", commit)
     _recover(root)
 
 
 def _recover(root: Path) -> None:
-    """Put dvc.lock back, also where an earlier update was killed before it could."""
-    kept = root / ".dvc" / "tmp" / LOCK
-    if kept.exists():
-        kept.replace(root / LOCK)
+    """Put it back, also where an earlier update was killed before it could."""
+    for name in lineage.RECORDS:
+        kept = root / ".dvc" / "tmp" / name
+        if kept.exists():
+            kept.replace(root / name)
     for left in ("index.lock", "HEAD.lock"):  # of a git that was killed; nobody else works here
         (root / ".git" / left).unlink(missing_ok=True)
 

@@ -110,7 +110,8 @@ def reproduce(root: Path, revision: str) -> str:
                 run(there, *dvc, "pull", "data.dvc")
             run(there, *dvc, "repro", **own)
             who = ["-c", "user.name=report", "-c", "user.email=report@localhost"]
-            run(there, "git", *who, "commit", "-q", "--allow-empty", "-am", f"What {revision[:12]} gives here")
+            run(there, "git", "add", "--all")
+            run(there, "git", *who, "commit", "-q", "--allow-empty", "-m", f"What {revision[:12]} gives here")
             return run(there, "git", "rev-parse", "HEAD").strip()
         finally:
             run(root, "git", "worktree", "remove", "--force", str(there))

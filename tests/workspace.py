@@ -17,6 +17,8 @@ from typing import Any
 
 import yaml
 
+from pawprint.lineage import RECORDS
+
 PROJECT = Path(__file__).resolve().parents[1]
 LIMIT = 840.0  # seconds that a command may take; the longest is the sample's run on two busy AVX2 cores
 
@@ -117,10 +119,11 @@ def clone(target: Path) -> None:
             (target / name).parent.mkdir(parents=True, exist_ok=True)
             shutil.copy2(PROJECT / name, target / name)
     # The working tree's own data.dvc may name a person's photographs; a fresh clone has what is committed.
-    for name in ("data.dvc", "dvc.lock"):
-        shown = subprocess.run(["git", "show", f"HEAD:{name}"], cwd=PROJECT, capture_output=True, check=False)
-        if shown.returncode == 0:
-            (target / name).write_bytes(shown.stdout)
+    shown = subprocess.run(["git", "show", "HEAD:data.dvc"], cwd=PROJECT, capture_output=True, check=False)
+    if shown.returncode == 0:
+        (target / "data.dvc").write_bytes(shown.stdout)
+    for name in RECORDS:  # of a run in the working tree
+        (target / name).unlink(missing_ok=True)
     # The environment that runs the tests stands in for the one that `make` would set up here for minutes.
     (target / ".venv").symlink_to(sys.prefix)
     for name in ("requirements.lock", "pyproject.toml", "scripts/setup.sh"):

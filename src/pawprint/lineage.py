@@ -17,6 +17,8 @@ from pydantic import BaseModel, ConfigDict
 
 from pawprint.errors import PawprintError
 
+RECORDS = ("dvc.lock", "metrics.json")  # what a run writes for git: they differ by machine and by run
+
 
 class Pretrained(BaseModel):
     """Weights that a model's training started from."""
@@ -44,7 +46,7 @@ class Lineage(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     git_commit: str  # "" where git tells none: no repository, no git, a checkout of another user
-    git_dirty: bool  # tracked files changed (dvc.lock, which every repro rewrites, does not count), or none is known
+    git_dirty: bool  # tracked files changed (`RECORDS`, which each run writes, do not count), or no commit is known
     dataset: str  # the data set's name
     data_hash: str  # what data.dvc names: md5 of the directory listing, ends in .dir
     manifest_digest: str  # of what prepared/manifest.parquet says (data.manifest.digest)
@@ -133,8 +135,14 @@ def is_source(name: str) -> bool:
 def git_state(root: Path) -> tuple[str, bool]:
     """(commit, dirty); `("", True)` where git tells no commit, for then nothing says what the code was."""
     commit = commit_of(root, "HEAD")
-    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", ":!dvc.lock"))
+    others = [f":!{name}" for name in RECORDS]
+    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *others))
     return commit, dirty or not commit
+
+
+def uncommitted_records(root: Path) -> bool:
+    """Is what the last run wrote for git in no commit yet?"""
+    return bool(_git(root, "status", "--porcelain", "--", *RECORDS))
 
 
 def why_no_commit(root: Path) -> str:

@@ -78,7 +78,7 @@ def test_a_report_has_both_figures_their_change_the_gate_and_the_plots(changed: 
     assert "<script" not in page
 
 
-@pytest.mark.slow  # a pipeline in a worktree
+@pytest.mark.slow  # pipelines in worktrees
 def test_figures_that_nobody_kept_are_made_again(changed: Path) -> None:
     (cache,) = (changed / ".dvc").glob("cache")
     before = run(changed, "git", "status", "--porcelain")
@@ -90,6 +90,9 @@ def test_figures_that_nobody_kept_are_made_again(changed: Path) -> None:
     assert "`--build` reproduces it here" in output
     assert "| mlp | log loss | 0.5000 | 0.2500 | **-0.2500** |" in report(changed, "--build")
     assert run(changed, "git", "status", "--porcelain") == before
+    run(changed, "git", "rm", "-q", "--cached", "dvc.lock")
+    run(changed, "git", "commit", "-qm", "a revision without a run")
+    assert "| mlp | log loss | 0.5000 | 0.2500 | **-0.2500** |" in report(changed, "--build", "--against", "HEAD")
     assert run(changed, "git", "worktree", "list").count("\n") == 1
 
 

@@ -13,6 +13,7 @@ import pytest
 from flows import git_sync, notifications, rollout
 from pawprint import dvc
 from pawprint.errors import PawprintError
+from pawprint.lineage import RECORDS
 from team import listening
 from toy import build_toy_model
 
@@ -39,19 +40,20 @@ def settings(tmp_path: Path) -> git_sync.Settings:
     git(origin, "init", "-q", "-b", "main")
     (origin / ".dvc").mkdir()
     (origin / ".dvc" / ".gitignore").write_text("/config.local\n/tmp\n")
-    commit(origin, data__dvc="1", dvc__lock="a: 1\n", code__py="1")
+    commit(origin, data__dvc="1", dvc__lock="a: 1\n", metrics__json="1", code__py="1")
     found = git_sync.Settings(str(origin), "main", str(tmp_path / "clone"), "s3://bucket/store")
     git_sync.prepare(found)
     return found
 
 
-def test_the_clone_follows_its_branch_and_keeps_its_own_dvc_lock(settings: git_sync.Settings) -> None:
+def test_the_clone_follows_its_branch_and_keeps_what_its_own_runs_wrote(settings: git_sync.Settings) -> None:
     origin, root = Path(settings.repository), settings.root
-    (root / "dvc.lock").write_text("a: of this workspace\n")
+    for name in RECORDS:
+        (root / name).write_text("a: of this workspace\n")
     newer = commit(origin, code__py="2", dvc__lock="a: 2\n")
     assert git_sync.prepare(settings) == newer
     assert (root / "code.py").read_text() == "2"
-    assert (root / "dvc.lock").read_text() == "a: of this workspace\n"
+    assert {(root / name).read_text() for name in RECORDS} == {"a: of this workspace\n"}
     git(origin, "commit", "-q", "--amend", "-m", "another history")  # a branch that was pushed with force
     assert git_sync.prepare(settings) == git(origin, "rev-parse", "HEAD")
     config = (root / ".dvc" / "config.local").read_text()

@@ -11,11 +11,11 @@ def git(folder: Path, *words: str) -> None:
     subprocess.run(["git", "-C", str(folder), *who, *words], check=True, capture_output=True)
 
 
-def test_a_changed_file_makes_the_tree_dirty_but_dvc_lock_does_not(tmp_path: Path) -> None:
+def test_a_changed_file_makes_the_tree_dirty_but_what_a_run_writes_does_not(tmp_path: Path) -> None:
     assert lineage.git_state(tmp_path) == ("", True)  # nothing says what the code was
     assert "is no git repository" in lineage.why_no_commit(tmp_path)
     git(tmp_path, "init")
-    for name in ("code.py", "dvc.lock"):
+    for name in ("code.py", *lineage.RECORDS):
         (tmp_path / name).write_text("1")
     assert lineage.git_state(tmp_path) == ("", True)
     assert "there is no commit yet" in lineage.why_no_commit(tmp_path)
@@ -24,7 +24,10 @@ def test_a_changed_file_makes_the_tree_dirty_but_dvc_lock_does_not(tmp_path: Pat
     commit, dirty = lineage.git_state(tmp_path)
     assert len(commit) == 40
     assert not dirty
-    (tmp_path / "dvc.lock").write_text("2")
+    assert not lineage.uncommitted_records(tmp_path)
+    for name in lineage.RECORDS:
+        (tmp_path / name).write_text("2")
+        assert lineage.uncommitted_records(tmp_path)
     (tmp_path / "untracked").write_text("")
     assert lineage.git_state(tmp_path) == (commit, False)
     (tmp_path / "code.py").write_text("2")
