@@ -242,13 +242,12 @@ def measure(servers: list[Server], options: argparse.Namespace, pictures: Path) 
                     continue  # it needs a second a picture; more clients only wait longer
                 server.runs.setdefault(str(clients), []).append(load(server, pictures, seconds, clients=clients))
     free = {key: middle(bounds["bound"], key) for key in ("rate", "cpu", "alone", "half")}
-    print(f"{machine()}; {bounds['bound'][0]['precision']}; {len(list(pictures.iterdir()))} pictures; medians of "
-          f"{options.rounds} turns of {seconds:g} s; one picture alone {1000 * free['alone']:.1f} ms\n")  # fmt: skip
-    print(
-        "`share`: of the bound's pictures a second. `CPU share`: the bound's CPU time a picture by the server's and the"
-    )
-    print("client's together.\n")
-    print("| server | clients | pictures/s | share | CPU ms | client's | CPU share | p50 ms | p99 ms | answers |")
+    print(f"{machine()}; {bounds['bound'][0]['precision']}; {len(list(pictures.iterdir()))} photographs; "
+          f"medians of {options.rounds} turns of {seconds:g} s; "
+          f"one photograph alone {1000 * free['alone']:.1f} ms\n")  # fmt: skip
+    print("`share`: of the bound's photographs a second. `CPU share`: the bound's CPU time a photograph by the")
+    print("server's and the client's together.\n")
+    print("| server | clients | photographs/s | share | CPU ms | client's | CPU share | p50 ms | p99 ms | answers |")
     print("|---|---|---|---|---|---|---|---|---|---|")
     print(f"| no HTTP | | {free['rate']:.0f} | 1.00 | {1000 * free['cpu']:.1f} | | 1.00 | | | |")
     if options.also:
@@ -275,7 +274,7 @@ def measure(servers: list[Server], options: argparse.Namespace, pictures: Path) 
     first.runs |= {"half": [half], "twice": [twice]}
     normal = middle(first.runs[str(options.clients[-1])], "p99")
     print(f"\n{first.name} at half its load ({capacity / 2:.0f}/s): p99 {1000 * half['p99']:.0f} ms, "
-          f"{half['p99'] / free['alone']:.1f} times one picture alone; with no HTTP, at half its own rate, "
+          f"{half['p99'] / free['alone']:.1f} times one photograph alone; with no HTTP, at half its own rate, "
           f"{free['half'] / free['alone']:.1f} times.")  # fmt: skip
     print(f"At twice its load: {twice['statuses']}; accepted p99 {1000 * twice['p99']:.0f} ms, "
           f"{twice['p99'] / normal:.1f} times that of {options.clients[-1]} clients.\n")  # fmt: skip

@@ -68,14 +68,14 @@ def main() -> None:
                 runs[name].append(load(servers[name], pictures, options.seconds, clients=options.clients))
     commits = {name: commit(path) for name, path in checkouts.items()}
     print(
-        f"{machine()}; {len(found)} pictures, {options.body}, {options.clients} clients, {options.turns} turns of "
+        f"{machine()}; {len(found)} photographs, {options.body}, {options.clients} clients, {options.turns} turns of "
         f"{options.seconds:g} s"
     )
     print(f"{commits}\n\n| | baseline | this | median ratio | 10 % to 90 % |\n|---|---|---|---|---|")
     ratios = {}
     shown = (
-        ("rate", 1, "pictures/s"),
-        ("cpu", 1000, "CPU ms a picture"),
+        ("rate", 1, "photographs/s"),
+        ("cpu", 1000, "CPU ms a photograph"),
         ("p50", 1000, "p50 ms"),
         ("p99", 1000, "p99 ms"),
     )

@@ -245,7 +245,7 @@ def show(entry: Champion, champion: Champion | None, verdict: Verdict) -> None:
     for rule in verdict.rules:
         table.add_row(*map(escape, (rule.rule, rule.challenger, rule.champion)), gate.MARKS[rule.passed])
     show_table(table)
-    show_table(f"  gate: {verdict.outcome} ({escape(verdict.reason)})")
+    show_table(f"  gate: {gate.OUTCOMES[verdict.outcome]}: {escape(verdict.reason)}")
 
 
 @step(retries=2, delay=2)

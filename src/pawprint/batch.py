@@ -106,9 +106,9 @@ def run(
         sizes = {name: len(chunk) for name, chunk in chunks()}
         total, left = sum(sizes.values()), sum(size for name, size in sizes.items() if name not in here)
         if not total:
-            raise PawprintError(f"{source.name} holds no pictures ({', '.join(sorted(suffixes))}).")
+            raise PawprintError(f"{source.name} holds no photographs ({', '.join(sorted(suffixes))}).")
         parts = f"{len(sizes):,} part{'s' * (len(sizes) > 1)}"
-        say(f"{source.name}: {total:,} pictures in {parts}, {total - left:,} of them predicted before")
+        say(f"{source.name}: {total:,} photographs in {parts}, {total - left:,} of them predicted before")
 
         # 2. the rest, in order, on every core; the manifest is true of what is there, or not there
         if left or here - sizes.keys():
@@ -163,7 +163,7 @@ def _classify(
             rows.append(result)
             if done == MEASURED < left:
                 rate = done / (time.monotonic() - started)
-                say(f"about {duration((left - done) / rate)} at {rate:,.0f} pictures a second")
+                say(f"about {duration((left - done) / rate)} at {rate:,.0f} photographs a second")
             progress.advance(1)
             name, chunk = begun[0]
             if len(rows) == len(chunk):

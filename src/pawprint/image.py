@@ -98,7 +98,7 @@ def inspect(data: bytes) -> Header:
     except BadImage:
         raise
     except Exception as error:  # Pillow's readers raise whatever a hostile header leads them to
-        raise BadImage("truncated", f"the picture's header is damaged ({error})") from None
+        raise BadImage("truncated", f"the photograph's header is damaged ({error})") from None
 
 
 def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
@@ -251,7 +251,7 @@ def _upright(pixels: Pixels, orientation: int) -> Pixels:
 
 def _refuse_bomb(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise BadImage("too_large", f"the picture is {width}x{height}; at most {max_pixels:,} pixels are accepted")
+        raise BadImage("too_large", f"the photograph is {width}x{height}; at most {max_pixels:,} pixels are accepted")
 
 
 def _open(data: bytes) -> Image.Image:
@@ -264,7 +264,7 @@ def _open(data: bytes) -> Image.Image:
             warnings.simplefilter("ignore")
             return Image.open(io.BytesIO(data), formats=readers)
     except UnidentifiedImageError:
-        raise BadImage("not_an_image", f"the file is not a picture in a known format ({FORMATS})") from None
+        raise BadImage("not_an_image", f"the file is not a photograph in a known format ({FORMATS})") from None
 
 
 @functools.cache
@@ -301,7 +301,7 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
     except (BadImage, MemoryError):
         raise
     except Exception as error:  # Pillow's readers raise whatever damaged data leads them to
-        raise BadImage("truncated", f"the picture is damaged or cut off ({error})") from None
+        raise BadImage("truncated", f"the photograph is damaged or cut off ({error})") from None
 
 
 def _is_deep(picture: Image.Image) -> bool:

@@ -55,18 +55,18 @@ def page(browser: Browser, service: str) -> Iterator[Page]:
 def files(tmp_path: Path, pictures: dict[str, bytes]) -> dict[str, Path]:
     for name, data in pictures.items():
         (tmp_path / f"{name}.jpg").write_bytes(data)
-    (tmp_path / "notes.txt").write_text("no picture")
+    (tmp_path / "notes.txt").write_text("no photograph")
     return {path.stem: path for path in tmp_path.iterdir()}
 
 
 def labels(page: Page) -> list[str]:
-    expect(page.locator("#status")).to_have_text("All pictures are classified.")
+    expect(page.locator("#status")).to_have_text("All photographs are classified.")
     return page.locator(".answer .label").all_text_contents()
 
 
 def test_it_says_what_it_can_tell_apart(page: Page) -> None:
     expect(page.locator("#classes")).to_have_text(
-        "Distinguishes blue, red, and says when a picture is unlike all of them."
+        "Distinguishes blue, red, and says when a photograph is unlike all of them."
     )
     page.get_by_text("Where the model comes from").click()
     expect(page.locator("#lineage")).to_contain_text("pawprint-colours, version 3")
@@ -125,7 +125,7 @@ def test_the_camera_of_a_phone(page: Page, files: dict[str, Path]) -> None:
 def test_a_bad_file_among_good_ones(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["red"], files["notes"]])
     assert labels(page) == ["red", "No prediction"]
-    expect(page.locator(".problem .reason")).to_contain_text("not a picture")
+    expect(page.locator(".problem .reason")).to_contain_text("not a photograph")
     expect(page.locator(".problem img:visible, .problem .bars:visible")).to_have_count(0)  # nothing broken is shown
 
 
@@ -143,12 +143,12 @@ def test_unknown_is_explained(page: Page, files: dict[str, Path]) -> None:
 
 def test_the_heat_map_goes_on_and_off(page: Page, files: dict[str, Path]) -> None:
     page.set_input_files("#files", [files["red"]])
-    button = page.get_by_role("button", name="Show heat map")
+    button = page.get_by_role("button", name="Show activation map")
     button.click()
     overlay = page.locator(".overlay")
     expect(overlay).to_be_visible()
     assert overlay.evaluate("image => image.decode().then(() => image.naturalWidth)") == 300
-    page.get_by_role("button", name="Hide heat map").click()
+    page.get_by_role("button", name="Hide activation map").click()
     expect(overlay).to_be_hidden()
 
 
@@ -187,7 +187,7 @@ def test_the_keyboard_alone(page: Page, files: dict[str, Path]) -> None:
     expect(page.get_by_role("button", name="Wrong")).to_be_visible()
     page.get_by_role("button", name="Clear").focus()  # past the camera, the examples and the table's buttons
     page.keyboard.press("Tab")
-    assert page.evaluate("document.activeElement.textContent") == "Show heat map"
+    assert page.evaluate("document.activeElement.textContent") == "Show activation map"
     page.keyboard.press("Enter")
     expect(page.locator(".overlay")).to_be_visible()
     for _ in range(2):
@@ -221,7 +221,7 @@ def test_the_table_has_every_picture_in_order_and_clear_removes_them(page: Page,
     rows = list(csv.DictReader(Path(download.value.path()).read_text(encoding="utf-8-sig").splitlines()))
     assert [row["file"] for row in rows] == ["red.jpg", "notes.txt", "blue.jpg"]
     assert [row["label"] for row in rows] == ["red", "", "blue"]
-    assert float(rows[0]["red"]) > 0.9 and "not a picture" in rows[1]["problem"]
+    assert float(rows[0]["red"]) > 0.9 and "not a photograph" in rows[1]["problem"]
     page.get_by_role("button", name="Clear").click()
     assert page.locator(".answer").count() == 0
     expect(page.locator("#files")).to_be_focused()
@@ -271,7 +271,7 @@ def test_axe_finds_nothing(page: Page, files: dict[str, Path], scheme: str, widt
     page.set_viewport_size({"width": width, "height": 800})
     page.set_input_files("#files", [files["green"], files["notes"], files["red"]])
     labels(page)
-    page.get_by_role("button", name="Show heat map").first.click()
+    page.get_by_role("button", name="Show activation map").first.click()
     for summary in page.locator("summary:visible").all():
         summary.click()
     expect(page.locator(".overlay").first).to_be_visible()

@@ -284,13 +284,13 @@ def test_a_bento_that_was_deleted_is_built_again(workspace: Workspace) -> None:
 def test_predict_answers_without_a_server(workspace: Workspace) -> None:
     cats = sorted((workspace.root / "data" / "cat").iterdir())[:3]
     broken = workspace.root / "broken.jpg"
-    broken.write_bytes(b"no picture")
+    broken.write_bytes(b"no photograph")
     printed = workspace("pawprint", "predict", "--json", *map(str, cats), str(broken), fails=True)
     answers = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
     assert [answer["path"] for answer in answers] == [*map(str, cats), str(broken)]
     fields = {"path", "label", "refusal", "reason", "typicality", "probabilities", "model"}
     assert all(set(answer) == fields for answer in answers[:3])
-    assert "not a picture" in answers[3]["error"]
+    assert "not a photograph" in answers[3]["error"]
     broken.unlink()
 
 

@@ -47,7 +47,7 @@ def test_each_release_has_its_files_here_and_in_mlflow(released: Workspace) -> N
         assert {path.name for path in folder.iterdir()} == names
     assert json.loads((first / GATE).read_text())["reason"].startswith("the first model of this data set")
     assert "better, and no less accurate" in (second / CARD).read_text()
-    assert "drawn pictures" in (second / CARD).read_text()
+    assert "drawings" in (second / CARD).read_text()
     lineage, packaged = json.loads((second / "lineage.json").read_text()), released.json("bento.json")
     assert (lineage["bento"], lineage["bento_digest"]) == (packaged["tag"], packaged["digest"])
     assert lineage["code_digest"]

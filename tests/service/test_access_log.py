@@ -59,7 +59,7 @@ def test_what_is_no_id_is_replaced(logged: tuple[str, Path]) -> None:
     url, log = logged
     ids = set()
     for given in ({}, {"X-Request-Id": "a b"}, {"X-Request-Id": "x" * 65}, {"X-Request-Id": '"}{'}):
-        response = httpx.post(f"{url}/predict", content=b"no picture", headers=given)
+        response = httpx.post(f"{url}/predict", content=b"no photograph", headers=given)
         assert re.fullmatch(r"[0-9a-f]{32}", response.headers["X-Request-Id"])
         assert line_of(log, response.headers["X-Request-Id"])["status"] == 415
         ids.add(response.headers["X-Request-Id"])
@@ -89,7 +89,7 @@ def test_the_figures(logged: tuple[str, Path], pictures: dict[str, bytes]) -> No
     before = figures(url)
     httpx.post(f"{url}/predict", content=pictures["red"])
     httpx.post(f"{url}/predict", content=pictures["green"])
-    httpx.post(f"{url}/predict", content=b"no picture")
+    httpx.post(f"{url}/predict", content=b"no photograph")
     files = [("image", ("a", pictures["blue"])), ("image", ("b", b"")), ("image", ("c", pictures["blue"]))]
     httpx.post(f"{url}/predict/batch", files=files)
     httpx.get(f"{url}/no/such/place")

@@ -104,7 +104,7 @@ def test_openapi_describes_what_is_answered(service: str, pictures: dict[str, by
 
 def test_metrics_count_answers_and_refusals(service: str, pictures: dict[str, bytes]) -> None:
     httpx.post(f"{service}/predict", content=pictures["red"])
-    httpx.post(f"{service}/predict", content=b"not a picture")
+    httpx.post(f"{service}/predict", content=b"not a photograph")
     text = httpx.get(f"{service}/metrics").text
     for needle in (
         'pawprint_answers_total{label="red"}',

@@ -18,7 +18,7 @@ from pawprint.serving.client import predict
 
 @pytest.fixture
 def files(tmp_path: Path, pictures: dict[str, bytes]) -> list[Path]:
-    contents = [pictures["red"], b"no picture", pictures["blue"], pictures["green"]] * 5
+    contents = [pictures["red"], b"no photograph", pictures["blue"], pictures["green"]] * 5
     paths = [tmp_path / f"{number:02}.jpg" for number in range(len(contents))]
     for path, data in zip(paths, contents, strict=True):
         path.write_bytes(data)
@@ -34,7 +34,7 @@ def test_a_folder_is_answered_in_order(service: str, files: list[Path]) -> None:
         "blue",
         "unknown",
     ] * 5 + [None]
-    assert "not a picture" in results[1].error
+    assert "not a photograph" in results[1].error
     assert "cannot be read" in results[-1].error
 
 
@@ -62,7 +62,7 @@ def test_a_folder_is_asked_for_in_words(service: str, files: list[Path]) -> None
     done = pawprint("--url", service, "--concurrency", "2", str(files[0].parent))
     assert done.returncode == 1 and len(done.stdout.splitlines()) == 15
     assert done.stdout.startswith(f"{files[0]}: red (red 9")  # the most probable first
-    assert done.stderr.splitlines()[0].startswith(f"{files[1]}: error: the file is not a picture")
+    assert done.stderr.splitlines()[0].startswith(f"{files[1]}: error: the file is not a photograph")
 
 
 def test_nobody_there_is_one_sentence(tmp_path: Path) -> None:

@@ -75,7 +75,7 @@ def send(service: str, **request) -> tuple[int, str, str]:
 def test_not_a_picture(service: str) -> None:
     status, reason, error = send(service, files={"image": ("cat.jpg", b"meow", "image/jpeg")})
     assert (status, reason) == (415, "not_an_image")
-    assert "not a picture" in error
+    assert "not a photograph" in error
 
 
 def test_an_empty_file_and_an_empty_body(service: str) -> None:

@@ -25,7 +25,7 @@ def folder(tmp_path: Path, pictures: dict[str, bytes]) -> Path:
     """A model folder of one's own, with a self-test."""
     folder = build_toy_model(tmp_path / "served")
     known = {f"{name}.jpg": data for name, data in pictures.items()}
-    selftest.write(folder, {"bad.jpg": b"no picture", **known})
+    selftest.write(folder, {"bad.jpg": b"no photograph", **known})
     return folder
 
 
@@ -94,7 +94,7 @@ def test_a_broken_champion_is_not_taken_over(url: str, folder: Path, pictures: d
         (answers, json.dumps(known | {"red.jpg": known["blue.jpg"]}).encode()),
         (answers, b"[1"), (answers, b'{"gone.jpg": {}}'),
         (model, json.dumps(described | swapped).encode()), (model, json.dumps(described | more).encode()),
-        (bank, other), (bank, nan), (bank, b"x"), (folder / "selftest/red.jpg", b"no picture"),
+        (bank, other), (bank, nan), (bank, b"x"), (folder / "selftest/red.jpg", b"no photograph"),
     ):  # fmt: skip
         before = damaged.read_bytes()
         damaged.write_bytes(content)

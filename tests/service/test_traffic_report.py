@@ -90,7 +90,7 @@ def test_reports_while_the_service_runs(place: Place) -> None:
     pictures = [photograph(RNG) for _ in range(55)]
     place.ask([*pictures[:10], *pictures], right=6)
     output = place.report(*log)
-    assert "pawprint-colours/3: 70 predictions. No drift was found (60 pictures against 200 training" in output
+    assert "pawprint-colours/3: 70 predictions. No drift was found (60 photographs against 200 training" in output
     page = (place.root / "traffic.html").read_text()
     assert "Feedback on 8 predictions, 6 of them right" in page
     assert re.findall(r"(?:src|href)=\W?(http|//)", page) == []  # nothing fetched
@@ -105,7 +105,7 @@ def test_reports_while_the_service_runs(place: Place) -> None:
 
     place.ask([photograph(RNG, green=90) for _ in range(60)])
     output = place.report(*log, "--no-mlflow", "--days", "1")
-    assert "Drift: the pictures differ from the training photographs (120 pictures" in output
+    assert "Drift: the photographs differ from the training photographs (120 photographs" in output
     assert 'class="alarm"' in (place.root / "traffic.html").read_text()
 
 

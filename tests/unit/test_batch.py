@@ -34,9 +34,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory, pictures: dict[str, bytes])
         path = root / ("a" if number < 10 else "b c") / f"{number:02}.jpg"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(pictures[name] + bytes(number))  # the same picture, another file
-    (root / "broken.jpg").write_bytes(b"not a picture")
+    (root / "broken.jpg").write_bytes(b"not a photograph")
     (root / "._a.jpg").write_bytes(b"what macOS leaves")
-    (root / "notes.txt").write_text("no picture")
+    (root / "notes.txt").write_text("no photograph")
     return root
 
 
@@ -174,7 +174,7 @@ def test_what_cannot_be_done_is_a_sentence(folder: Path, classifier: Classifier,
     with pytest.raises(PawprintError, match="does not exist"):
         batch.run(str(tmp_path / "nowhere"), out, classifier)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PawprintError, match="holds no pictures"):
+    with pytest.raises(PawprintError, match="holds no photographs"):
         batch.run(str(tmp_path / "empty"), out, classifier)
     with pytest.raises(PawprintError, match="predictions of another source"):
         batch.run(str(folder), out, classifier)

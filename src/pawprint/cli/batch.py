@@ -16,8 +16,8 @@ def batch(
     source: Annotated[str, typer.Argument(help="a folder, an archive, a URL, or a Parquet file with a column `key`")],
     out: Annotated[str, typer.Argument(help="a folder or s3 URL for the Parquet files")],
     model: Annotated[Path, typer.Option(help="a model folder")] = Path("champion"),
-    where: Annotated[list[str] | None, typer.Option(help="suffixes of pictures: --where .jpg --where .png")] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="the first pictures only")] = None,
+    where: Annotated[list[str] | None, typer.Option(help="suffixes of photographs: --where .jpg --where .png")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="the first photographs only")] = None,
 ) -> None:
     """Classify any number of pictures. A run that was stopped or killed goes on when it is called again."""
     from rich.table import Table

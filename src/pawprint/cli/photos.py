@@ -25,7 +25,9 @@ def import_(
     sha256: Annotated[str | None, typer.Option(help="which the archive must have")] = None,
     layout: Annotated[
         Literal["auto", "top", "parent", "names"],
-        typer.Option(help="what the classes are: the top folders, the folders that hold the pictures, or files' names"),
+        typer.Option(
+            help="what the classes are: the top folders, the folders that hold the photographs, or files' names"
+        ),
     ] = "auto",
     labels: Annotated[str, typer.Option(help="a table (CSV) of file and class: in SOURCE, or a file here")] = "",
     encoding: Annotated[str, typer.Option(help="of file names in a zip that Windows wrote: cp932, gbk, ...")] = "",
@@ -102,7 +104,7 @@ def decide(
 @app.command(epilog="Example: pawprint photos apply && git add labels.csv data.dvc && git commit")
 def apply(
     test_side: Annotated[bool, typer.Option("--test-side", help="the decisions on test photographs, alone")] = False,
-    replace: Annotated[bool, typer.Option("--replace", help="the labelled pictures in place of what is there")] = False,
+    replace: Annotated[bool, typer.Option("--replace", help="the labelled ones in place of what is there")] = False,
 ) -> None:
     """Make the decisions of labels.csv data: the next version, which `git commit` keeps and `git checkout` undoes."""
     from pawprint import dvc

@@ -26,7 +26,7 @@ def predict(
     model: Annotated[Path, typer.Option(help="a model folder")] = HERE / "champion",
     url: Annotated[str, typer.Option(help="use this running service instead of a model folder")] = "",
     token: Annotated[str, typer.Option(envvar="PAWPRINT_TOKEN", help="the service's bearer token")] = "",
-    concurrency: Annotated[int, typer.Option(min=1, max=256, help="pictures on their way to the service")] = 8,
+    concurrency: Annotated[int, typer.Option(min=1, max=256, help="photographs on their way to the service")] = 8,
 ) -> None:
     """Classify pictures. Exit code 1 when one of them has no prediction."""
     from pawprint.inference.classifier import Classifier, FileResult, find_pictures

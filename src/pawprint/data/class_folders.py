@@ -87,7 +87,7 @@ def refuse_name(label: str, source: str) -> None:
     """PawprintError for a class whose name is taken, or cannot be the name of a folder."""
     if label.casefold() == UNKNOWN:
         raise PawprintError(
-            f"{source} has a class `{label}`, which is the answer for a picture of no class. Rename its folder."
+            f"{source} has a class `{label}`, which is the answer for a photograph of no class. Rename its folder."
         )
     problem = (
         "is the name of a file of data/" if label in (DATASET, ORIGINS)

@@ -114,7 +114,7 @@ def apply(
         if described.get("drawn") and applied.added:
             raise PawprintError(
                 f"{data}/ holds the drawn sample, and photographs do not belong among drawings. `pawprint photos apply "
-                "--replace` puts the labelled pictures in their place."
+                "--replace` puts the labelled photographs in their place."
             )
         if applied.changed:
             work.write()
@@ -217,7 +217,7 @@ class _Work:
         if len(now) < 2:
             raise PawprintError(
                 f"A data set has two classes or more, and only {', '.join(now) or 'none'} would be there. Label some "
-                "pictures of another class first."
+                "photographs of another class first."
             )
 
     def _origins(self) -> Iterator[Origin]:
@@ -233,7 +233,7 @@ class _Work:
         except OSError as error:
             raise PawprintError(f"{path} cannot be read ({error.strerror}). Nothing was changed.") from None
         if hashlib.sha256(data).hexdigest() != incoming.hash:
-            raise PawprintError(f"{path} is not the picture that was looked at. Nothing was changed; review it again.")
+            raise PawprintError(f"{path} is not the photograph you looked at. Nothing was changed; review it again.")
         return data
 
 

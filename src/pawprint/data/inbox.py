@@ -108,7 +108,7 @@ class Inbox:
 def folder_of_pictures(folder: Path) -> list[Incoming]:
     """The pictures below a folder, each once. PawprintError where it is none or holds no picture."""
     if not folder.is_dir():
-        raise PawprintError(f"{folder} is no folder. Name a folder of pictures.")
+        raise PawprintError(f"{folder} is no folder. Name a folder of photographs.")
     files = [file for file in files_in(folder) if file.suffix.lower() in image.IMAGE_SUFFIXES]
     found: dict[str, Incoming] = {}
     with Progress(f"reading {folder}/", len(files)) as progress:
@@ -120,5 +120,5 @@ def folder_of_pictures(folder: Path) -> list[Incoming]:
             found.setdefault(digest, Incoming(digest, str(file.resolve()), folder.resolve().name, name))
             progress.advance(1)
     if not found:
-        raise PawprintError(f"{folder} holds no pictures. Name a folder with some.")
+        raise PawprintError(f"{folder} holds no photographs. Name a folder with some.")
     return list(found.values())

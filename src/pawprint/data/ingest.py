@@ -66,7 +66,7 @@ class IngestResult:
         counts = {
             "new": self.added, "there already": self.known, "dropped before": self.dropped,
             "earlier decisions gone (--add keeps them)": self.undecided,
-            "under another class": len(self.contradictions), "test pictures without a class": self.unlabelled,
+            "under another class": len(self.contradictions), "test photographs without a class": self.unlabelled,
             "ignored": len(self.ignored) - self.unlabelled,
         }  # fmt: skip
         parts = ", ".join(f"{count:,} {what}" for what, count in counts.items() if count)

@@ -27,7 +27,7 @@ Layout = Literal["auto", "top", "parent", "names"]
 LAYOUTS = (
     "Kaggle's Dogs vs. Cats (train/cat.0.jpg, or the zip that holds train.zip), Microsoft's (PetImages/Cat/0.jpg), "
     "Oxford's pets (images/Abyssinian_1.jpg), cats_and_dogs_filtered (train/cats/cat.0.jpg), or a folder a class "
-    "(flowers/rose/1.jpg, flowers/train/rose/1.jpg), or pictures with a table of labels (--labels labels.csv); as a "
+    "(flowers/rose/1.jpg, flowers/train/rose/1.jpg), or photographs with a table of labels (--labels labels.csv); as a "
     "folder, zip or tar"
 )
 MOST_IGNORED = 0.1  # of the pictures; more stop the import
@@ -109,7 +109,7 @@ def recognise(
     seen = [path for path in map(PurePosixPath, names) if not any(map(hidden, path.parts))]
     pictures = [path for path in seen if path.suffix.lower() in image.IMAGE_SUFFIXES or str(path) in extra]
     if not pictures:
-        raise PawprintError(f"{source} holds no pictures. Known are {LAYOUTS}.")
+        raise PawprintError(f"{source} holds no photographs. Known are {LAYOUTS}.")
     if layout == "auto" and labels is None:
         pictures = _without_annotations(pictures)
     competition = [path for path in pictures if split_of(path.parent.name) == "test"]  # its test pictures: no class
@@ -127,7 +127,7 @@ def recognise(
     unlabelled = [path for path in competition if str(path) not in used]
     lost = [path for path in pictures if str(path) not in used and path not in set(unlabelled)]
     if layout == "auto" and labels is None and len(lost) > MOST_IGNORED * (len(pictures) - len(unlabelled)):
-        problem = f"{len(lost):,} of {len(pictures):,} pictures are of no class, `{lost[0]}` for one"
+        problem = f"{len(lost):,} of {len(pictures):,} photographs are of no class, `{lost[0]}` for one"
         _refuse(pictures, source, problem, tables)
     if len({one.split for one in found}) < 2:  # a folder that happens to be called `test` is no split of a set
         found = [replace(one, split="") for one in found]
@@ -277,7 +277,7 @@ def _refuse(pictures: _Pictures, source: str, problem: str, tables: Sequence[str
     for layout, of in _EXPLICIT.items():
         found = of(pictures)
         if len({one.label for one in found}) > 1:
-            left = f", {len(pictures) - len(found):,} pictures ignored" if len(found) < len(pictures) else ""
+            left = f", {len(pictures) - len(found):,} photographs ignored" if len(found) < len(pictures) else ""
             previews.append(f"  --layout {layout}: {_counts(one.label for one in found)}{left}")
     if not previews:
         raise PawprintError(f"{source}: {problem}: it is not known which class they are of. Known are {LAYOUTS}.")

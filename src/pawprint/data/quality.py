@@ -92,7 +92,7 @@ def screen(seen: Sequence[P | Rejected], bits: int) -> tuple[list[P], list[Rejec
         near = near_copies(kept, 0)
         warnings.append(
             f"{count:,} of {len(kept):,} photographs look like one of another class. That is most of them, so no "
-            "near-copy is rejected: pictures of one scene look like this. Look at some; `preprocess.near_copy_bits` "
+            "near-copy is rejected: photographs of one scene look like this. Look at some; `preprocess.near_copy_bits` "
             f"(now {bits}) sets how near is near, and 0 turns this off."
         )
     gone = {one.path for one in near}
@@ -127,9 +127,11 @@ def near_copies(photographs: Sequence[Photograph], bits: int) -> list[Rejected]:
         for one in members:
             others = _some([other for other in members[: LISTED + 2] if other is not one], len(members) - 1)
             if len(labels) > 1:
-                bad.append(Rejected(one.path, "two_labels", f"the same picture has two labels: {one.origin}, {others}"))
+                bad.append(
+                    Rejected(one.path, "two_labels", f"the same photograph has two labels: {one.origin}, {others}")
+                )
             elif one.split != "train":
-                bad.append(Rejected(one.path, "near_copy", f"in {one.split}, and the same picture as {others}"))
+                bad.append(Rejected(one.path, "near_copy", f"in {one.split}, and the same photograph as {others}"))
     return bad
 
 

@@ -24,6 +24,9 @@ from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.metrics import Figure, Scores, discordant, paired_losses
 
 Outcome = Literal["promoted", "kept", "tie"]  # a tie keeps the champion
+OUTCOMES = {  # for a person
+    "promoted": "promoted", "kept": "champion unchanged", "tie": "champion unchanged, no significant difference",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -62,7 +65,7 @@ class Verdict(BaseModel):
 
     def markdown(self, challenger: str, champion: str) -> str:
         """The table for reports/gate.md."""
-        lines = [f"# Gate: {self.outcome}", "", self.reason, ""]
+        lines = [f"# Gate: {OUTCOMES[self.outcome]}", "", self.reason, ""]
         lines += [f"| rule | challenger: {challenger} | champion: {champion} | |", "|---|---|---|---|"]
         lines += [f"| {r.rule} | {r.challenger} | {r.champion} | {MARKS[r.passed]} |" for r in self.rules]
         return "\n".join(lines) + "\n"

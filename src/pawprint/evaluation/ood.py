@@ -64,7 +64,9 @@ def strangers(folder: Path, fit: image.Fit, quality: int) -> NDArray[np.uint8]:
         except image.BadImage:
             continue
     if not found:
-        raise PawprintError(f"{folder} holds no picture that can be read. Name another folder in `refusal.strangers`.")
+        raise PawprintError(
+            f"{folder} holds no photograph that can be read. Name another folder in `refusal.strangers`."
+        )
     return np.stack(found)
 
 

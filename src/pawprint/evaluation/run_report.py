@@ -1,4 +1,4 @@
-"""One page on a whole run: samples by class, candidates, curves, mistakes, slices, the gate; pictures are inside.
+"""One page on a whole run: samples by class, candidates, curves, mistakes, slices, the gate; images are inside.
 
 print(write(Path(".")))         # reports/report.html
 """
@@ -13,7 +13,7 @@ from pawprint import image
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.evaluation.gate import MARKS
+from pawprint.evaluation.gate import MARKS, OUTCOMES
 from pawprint.files import read_json, render, write_text
 
 EACH, SIDE = 6, 96  # samples of a class, and their size in pixels
@@ -45,6 +45,7 @@ def write(root: Path) -> Path:
         figures=figures,
         gate=verdict,
         marks=MARKS,
+        outcome=OUTCOMES[verdict["outcome"]],
         champion=bento,
         plots=plots,
         samples=_samples(PreparedDataset.open(root / "prepared")),

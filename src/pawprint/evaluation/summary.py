@@ -20,6 +20,7 @@ from rich.table import Table
 
 from pawprint.config import load_params
 from pawprint.errors import PawprintError
+from pawprint.evaluation.gate import OUTCOMES
 from pawprint.files import read_json, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import RECORDS, commit_in_words, processor, uncommitted_records
@@ -122,7 +123,7 @@ def _collect(root: Path) -> dict[str, Any]:
         "champion_candidate": packaged["candidate"],
         "facts": {
             "champion": f"{packaged['candidate']}, {packaged['model']} version {packaged['version']}",
-            "why": f"{gate['outcome']}: {gate['reason']}",
+            "why": f"{OUTCOMES[gate['outcome']]}: {gate['reason']}",
             "Bento": packaged["tag"],
             "git commit": commit_in_words(lineage),
             "data": f"{lineage.dataset} {lineage.data_hash}",

@@ -167,7 +167,7 @@ class Classifier:
         elif probabilities.shape != (1, classes):
             problem = f"model.onnx has {probabilities.shape[-1]} classes and model.json {classes}"
         elif not np.isfinite(probabilities).all() or abs(float(probabilities.sum()) - 1) > 0.01:
-            problem = "model.onnx gives no probabilities for a black picture"
+            problem = "model.onnx gives no probabilities for a black photograph"
         elif activation.ndim != 4 or activation.shape[1] not in (1, classes):
             problem = f"model.onnx has an activation map of {list(activation.shape)}"
         elif not self._fits_bank(embedding, probabilities):
@@ -319,7 +319,7 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
             )
             if not inside:
                 suffixes = ", ".join(sorted(image.IMAGE_SUFFIXES))
-                raise PawprintError(f"{path} holds no pictures ({suffixes}). Name a file or another folder.")
+                raise PawprintError(f"{path} holds no photographs ({suffixes}). Name a file or another folder.")
             found.extend(inside)
         else:
             found.append(path)  # `classify_files` reports one that is not there

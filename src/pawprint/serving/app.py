@@ -146,7 +146,7 @@ def _state(request: Request) -> AppState:
     **documented(Prediction, 400, 408, 413, 415, 422, 503, 504, body=documentation.ONE_IMAGE),
 )
 async def predict(request: Request) -> Response:
-    """Classify one picture: the multipart field `image`, or the whole body."""
+    """Classify one photograph: the multipart field `image`, or the whole body."""
     state = _state(request)
     state.check_room()
     data = await one_picture(request)
@@ -192,7 +192,7 @@ async def _batch_item(engine: Engine, filename: str, data: bytes) -> BatchItem:
     ),
 )
 async def explain(request: Request) -> Response:
-    """Classify one picture and return its heat map. `Accept: image/png` gives the PNG alone."""
+    """Classify one photograph and return its class activation map. `Accept: image/png` gives the PNG alone."""
     state = _state(request)
     state.check_room()
     data = await one_picture(request)
@@ -241,7 +241,7 @@ async def model(request: Request) -> Response:
 
 @router.get("/model/about", dependencies=READ, **documented(About, 503))
 async def about(request: Request) -> Response:
-    """What the page shows of the model: how good it is, its model card, pictures to try."""
+    """What the page shows of the model: how good it is, its model card, photographs to try."""
     engine = _state(request).engine
     return json_response(engine.about, headers=engine.headers)
 
@@ -294,7 +294,7 @@ def create_app(params: Serving) -> FastAPI:
     app = FastAPI(
         title="pawprint",
         version="1",
-        description="Classifies pictures and says which photographs, commit and run made each prediction.",
+        description="Classifies photographs and says which photographs, commit and run made each prediction.",
         openapi_url="/docs.json",
         docs_url=None,  # FastAPI's page loads scripts from a CDN; page/docs.html loads BentoML's
         redoc_url=None,

@@ -58,7 +58,7 @@ def queued(pool: ThreadPoolExecutor, work: Callable[_P, _T], *args: _P.args, **o
 
 def too_late(seconds: float) -> RequestError:
     """The response to a request that waits for too long."""
-    message = f"there was no answer within {seconds:g} seconds; try again, or send a smaller picture"
+    message = f"there was no answer within {seconds:g} seconds; try again, or send a smaller photograph"
     return RequestError(504, "no_answer_in_time", message, {"Retry-After": "1"})
 
 
@@ -86,8 +86,8 @@ class Decoders:
         if memory > self._most:
             raise BadImage(
                 "too_large",
-                f"decoding the picture takes up to {memory / 2**20:,.0f} MB of memory, {self._params.max_decode_mb} MB "
-                "are allowed; send it smaller, or as a JPEG",
+                f"decoding the photograph takes up to {memory / 2**20:,.0f} MB of memory, "
+                f"{self._params.max_decode_mb} MB are allowed; send it smaller, or as a JPEG",
             )
         pool, limit = (self._light, _LIGHT) if memory <= _LIGHT else (self._heavy, self._most)
         seconds = min(_LONGEST, _STEADY + (memory or _LIGHT) * _PER_BYTE)
@@ -121,9 +121,9 @@ class Decoders:
             if isinstance(error, TimeoutError):
                 raise too_late(self._params.answer_seconds) from None
             if status == -signal.SIGPROF:
-                message = f"decoding takes more than {seconds:.1f} s of a core, which no picture of its size needs"
+                message = f"decoding takes more than {seconds:.1f} s of a core, which no photograph of its size needs"
                 raise BadImage("too_slow_to_decode", message) from None
-            message = "the picture cannot be read; it is damaged or very unusual"
+            message = "the photograph cannot be read; it is damaged or very unusual"
             raise BadImage("unreadable", message) from None
         finally:
             if not process.ended:

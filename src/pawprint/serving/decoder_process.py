@@ -27,8 +27,8 @@ FITS: tuple[image.Fit, ...] = ("squash", "letterbox", "crop")
 DONE, BAD = b"\0", b"\1"
 _SLACK = 96 * 2**20  # bytes that decoders need beside the picture
 _NICE = 5  # JPEGs that a thread decodes come first
-_UNREADABLE = "the picture cannot be read; it is damaged or very unusual"
-_TOO_LARGE = "the picture takes more memory to decode than it may"
+_UNREADABLE = "the photograph cannot be read; it is damaged or very unusual"
+_TOO_LARGE = "the photograph takes more memory to decode than it may"
 
 
 def serve(pipe: Connection) -> None:

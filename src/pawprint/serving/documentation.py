@@ -11,15 +11,15 @@ _IMAGE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP,
 PNG = {"image/png": {"schema": {"type": "string", "format": "binary"}}}
 _TEXT = {"text/plain": {"schema": {"type": "string"}}}
 _ERRORS = {
-    400: "the request is malformed: empty, no picture in it, or several where one is allowed",
+    400: "the request is malformed: empty, no photograph in it, or several where one is allowed",
     401: "a token is needed",
     403: "this token does not open this part, or another site's page sent the request",
     404: "no such prediction is logged here, or this part of the service is off",
     409: "the new model could not be loaded; the one before goes on",
     408: "the request did not arrive in time",
     413: "the request is too large",
-    415: "the file is not a picture",
-    422: "the picture is damaged or too large, or the feedback is not valid",
+    415: "the file is not a photograph",
+    422: "the photograph is damaged or too large, or the feedback is not valid",
     429: "too many requests in a minute",
     503: "overloaded or starting; Retry-After says when to try again",
     504: "there was no answer in time",

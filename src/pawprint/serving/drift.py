@@ -39,7 +39,7 @@ def compare(training: NDArray[np.floating], traffic: NDArray[np.floating], seed:
     samples = [_unit(_thinned(each, rng)) for each in (training, traffic)]
     first, second = map(len, samples)
     if min(first, second) < 2:
-        raise ValueError("each sample needs at least two pictures")
+        raise ValueError("each sample needs at least two photographs")
     kernel = _kernel(np.concatenate(samples))
     weights = np.concatenate([np.full(first, 1 / first), np.full(second, -1 / second)]).astype(np.float32)
     # row 0 is what was seen, the others are the same pictures with the samples shuffled

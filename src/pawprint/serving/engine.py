@@ -145,8 +145,8 @@ class Engine:
         except BadImage:
             raise
         except Exception as error:  # a bug of a decoder, found by hostile bytes: 4xx for the sender, a log entry for us
-            logger.exception("a picture of %d bytes made the decoder fail", len(data))
-            raise BadImage("unreadable", "the picture cannot be read; it is damaged or very unusual") from error
+            logger.exception("a photograph of %d bytes made the decoder fail", len(data))
+            raise BadImage("unreadable", "the photograph cannot be read; it is damaged or very unusual") from error
         digest = hashlib.sha256(data).hexdigest()
         before = decoded[1] if decoded else 0.0  # seconds in the process
         read = time.perf_counter()

@@ -9,9 +9,9 @@ SECONDS = Histogram(
     ["path"],
     buckets=(0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
 )
-BATCH = Histogram("pawprint_batch_pictures", "Pictures in one /predict/batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
+BATCH = Histogram("pawprint_batch_pictures", "Photographs in one /predict/batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 ANSWERS = Counter("pawprint_answers_total", "Predictions by label (a class, or unknown)", ["label"])
-REFUSALS = Counter("pawprint_refusals_total", "Pictures and requests refused, by reason", ["reason"])
+REFUSALS = Counter("pawprint_refusals_total", "Photographs and requests refused, by reason", ["reason"])
 FEEDBACK = Counter("pawprint_feedback_total", "Feedback on predictions, by label", ["verdict"])
 PARTS = Histogram(
     "pawprint_part_seconds",
@@ -24,10 +24,10 @@ CONFIDENCE = Histogram(
     "Probability of the most likely class",
     buckets=(0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 0.999, 1),
 )
-IN_FLIGHT = Gauge("pawprint_in_flight", "Pictures being worked on", multiprocess_mode="livesum")
-QUEUE = Gauge("pawprint_queue", "Pictures that wait for a core", multiprocess_mode="livesum")
+IN_FLIGHT = Gauge("pawprint_in_flight", "Photographs being worked on", multiprocess_mode="livesum")
+QUEUE = Gauge("pawprint_queue", "Photographs that wait for a core", multiprocess_mode="livesum")
 ENDED = Counter(
-    "pawprint_decoders_ended_total", "Decoding processes that a picture ended: too slow, too large, a crash"
+    "pawprint_decoders_ended_total", "Decoding processes that a photograph ended: too slow, too large, a crash"
 )
 BODIES = Gauge("pawprint_bodies_bytes", "Bytes of request bodies in memory", multiprocess_mode="livesum")
 LOST = Counter("pawprint_traffic_lost_total", "Predictions that the traffic log could not keep")

@@ -40,10 +40,10 @@ async def one_picture(request: Request) -> bytes:
 async def many_pictures(request: Request, most: int) -> list[tuple[str, bytes]]:
     """(file name, bytes) of every form field `image` (or `images`), in order, at most `most`."""
     if not _is_form(request):
-        raise RequestError(415, "bad_form", "send the pictures as a multipart form: `-F image=@A -F image=@B`")
+        raise RequestError(415, "bad_form", "send the photographs as a multipart form: `-F image=@A -F image=@B`")
     uploads = await _uploads(request, most)
     if len(uploads) > most:
-        raise RequestError(413, "too_many_images", f"{len(uploads)} pictures came; at most {most} go at once")
+        raise RequestError(413, "too_many_images", f"{len(uploads)} photographs came; at most {most} go at once")
     return [(upload.filename or "", await upload.read()) for upload in uploads]
 
 

@@ -91,10 +91,10 @@ def summarize(log: Path, folder: Path, since: float, seed: int) -> Report:
 def verdict(drift: Drift | None) -> str:
     """The drift test in one sentence."""
     if drift is None:
-        return f"Fewer than {FEWEST} different pictures came: too few to test for drift."
-    compared = f"{drift.traffic:,} pictures against {drift.training:,} training photographs, p = {drift.p:.3f}"
+        return f"Fewer than {FEWEST} different photographs came: too few to test for drift."
+    compared = f"{drift.traffic:,} photographs against {drift.training:,} training photographs, p = {drift.p:.3f}"
     if drift.p < ALARM:
-        return f"Drift: the pictures differ from the training photographs ({compared})."
+        return f"Drift: the photographs differ from the training photographs ({compared})."
     return f"No drift was found ({compared})."
 
 

@@ -39,7 +39,7 @@ class Prediction(_Schema):
     """The prediction for one picture."""
 
     id: str = Field(description="of this prediction, for /feedback")
-    label: str = Field(description="a class, or `unknown` for a picture that is refused")
+    label: str = Field(description="a class, or `unknown` for a photograph that is refused")
     refusal: Refusal = Field(
         default="",
         description="why `unknown`: `unlike` the training photographs, or `unsure` which class; empty otherwise",
@@ -64,10 +64,10 @@ class Prediction(_Schema):
 
 
 class Explanation(_Schema):
-    """A prediction and its heat map."""
+    """A prediction and its class activation map."""
 
     prediction: Prediction
-    overlay: str = Field(description="a PNG of the picture, 300x300, under the heat map, as a data URL")
+    overlay: str = Field(description="a PNG of the photograph, 300x300, under its class activation map, as a data URL")
 
 
 class Problem(_Schema):
@@ -113,7 +113,7 @@ class ModelCard(_Schema):
     architecture: str
     parameters: int
     classes: list[str]
-    fit: str = Field(description="how a picture becomes 300x300")
+    fit: str = Field(description="how a photograph becomes 300x300")
     temperature: float
     typicality_threshold: float
     device: str = Field(description="cpu or cuda")

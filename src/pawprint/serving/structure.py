@@ -99,7 +99,7 @@ def check(data: bytes) -> None:
 
 def _limit(parts: str, found: int) -> None:
     if found > _MOST[parts]:
-        raise BadImage("too_many_parts", f"the picture has more than {_MOST[parts]:,} {parts}")
+        raise BadImage("too_many_parts", f"the photograph has more than {_MOST[parts]:,} {parts}")
 
 
 _PLAIN_MARKERS = {0xC4, 0xDB, 0xDD, 0xFE, *range(0xE0, 0xF0)}  # tables, restart interval, comment, APPn

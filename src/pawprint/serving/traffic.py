@@ -285,7 +285,9 @@ def read(log: Path, model_digest: str, since: float) -> tuple[list[sqlite3.Row],
         PawprintError: there is no such log, or it is not one of ours.
     """
     if not log.is_file():
-        raise PawprintError(f"There is no traffic log at {log}. Serve the model and send it pictures, or name --log.")
+        raise PawprintError(
+            f"There is no traffic log at {log}. Serve the model and send it photographs, or name --log."
+        )
     try:
         with _reading(log) as connection:
             rows = connection.execute(

@@ -174,12 +174,12 @@ class Trainer:
         if self.quiet or (self.epoch not in {1, epochs} and self.epoch % max(1, epochs // 10)):
             return
         if self.epoch == 1 and not as_json():
-            say(f"{'epoch':>9}{'train loss':>12}{'validation loss':>17}{'accuracy':>10}{'images/s':>10}")
+            say(f"{'epoch':>9}{'train loss':>12}{'validation loss':>17}{'accuracy':>10}{'photographs/s':>16}")
         loss, accuracy = values.get("validation_loss"), values.get("validation_accuracy")
         say(
             f"{f'{self.epoch}/{epochs}':>9}{values['train_loss']:>12.4f}"
             + (f"{loss:>17.4f}{accuracy:>10.1%}" if loss is not None else f"{'-':>17}{'-':>10}")
-            + f"{values['images_per_second']:>10,.0f}",
+            + f"{values['images_per_second']:>16,.0f}",
             candidate=self.name,
             epoch=self.epoch,
             **values,

@@ -155,14 +155,14 @@ REFUSED: dict[str, tuple[Make, str]] = {
     "a tar with chained headers": (chained, "hundreds of headers"),
     "an empty file": (lambda root: unpacked(root, {"pets.zip": b""}) / "pets.zip", "no zip or tar"),
     "a text": (lambda root: unpacked(root, {"pets.zip": b"hello"}) / "pets.zip", "no zip or tar"),
-    "pictures without a class": (
+    "photographs without a class": (
         lambda root: zipped(root / "pets.zip", {"1.jpg": small(1), "2.jpg": small(2)}), "which class.*Oxford's"
     ),
     "a camera's names in a folder `images`": (
         lambda root: zipped(root / "pets.zip", {"images/IMG_1.jpg": small(1), "images/dsc_2.jpg": small(2)}),
         "--layout names",
     ),
-    "no pictures": (lambda root: zipped(root / "pets.zip", {"a.txt": b"x"}), "no pictures.*Microsoft's"),
+    "no photographs": (lambda root: zipped(root / "pets.zip", {"a.txt": b"x"}), "no photographs.*Microsoft's"),
 }  # fmt: skip
 
 

@@ -190,7 +190,7 @@ def test_a_picture_that_changed_since_it_was_looked_at_is_refused(data: Path, la
     labels.add([one.hash], "class", "cat", "Ann", "pictures")
     (pictures / "1.jpg").write_bytes(small(71))
     before = contents(data)
-    with pytest.raises(PawprintError, match="is not the picture that was looked at"):
+    with pytest.raises(PawprintError, match="is not the photograph you looked at"):
         corrections.apply(labels, data, inbox, lambda _: False)
     assert contents(data) == before
 

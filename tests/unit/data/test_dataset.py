@@ -77,13 +77,13 @@ def test_a_damaged_set_is_named_with_what_to_do(folder: Path, name: str) -> None
 
 def test_rejected_photographs_are_in_the_manifest_with_their_reason_and_in_no_split(folder: Path) -> None:
     data = folder.parent / "data"
-    (data / "cat" / "broken.jpg").write_bytes(b"no picture")
+    (data / "cat" / "broken.jpg").write_bytes(b"no photograph")
     (data / "dog" / "again.jpg").write_bytes((data / "dog" / "0.jpg").read_bytes())
     prepare(dataset(data), data, folder, load_params(ROOT / "params.yaml"))
     rejected = {row.origin: row for row in manifest.read(folder / manifest.FILE) if row.split == REJECTED}
     broken = rejected["cat/broken.jpg"]
     assert (broken.reason, broken.label) == ("not_an_image", "cat")
-    assert broken.hash == hashlib.sha256(b"no picture").hexdigest()
+    assert broken.hash == hashlib.sha256(b"no photograph").hexdigest()
     assert [row.reason for origin, row in rejected.items() if origin.startswith("dog/")] == ["copy"]
     again = PreparedDataset.open(folder)
     assert len(again.rows) == 40

@@ -52,7 +52,7 @@ TAKEN: dict[str, tuple[Make, str, set[str]]] = {
         lambda root: zipped(root / "train.zip", KAGGLE), "dogs-cats", KAGGLE_FILES
     ),
     "Kaggle's outer zip": (outer_zip, "dogs-cats", KAGGLE_FILES),
-    "Kaggle's, unpacked, with its test pictures": (
+    "Kaggle's, unpacked, with its test photographs": (
         lambda root: unpacked(root / "kaggle", KAGGLE | {"test1/1.jpg": small(90)}),
         "dogs-cats", KAGGLE_FILES,
     ),
@@ -196,7 +196,7 @@ ASKED: dict[str, tuple[list[str], str]] = {
                          r"(?s)--layout top: 2 classes \(cat 10, dog 5\).*--layout parent: 2 classes \(2020 10"),
     "breeds in kinds": (paths("cats/siamese/*.jpg", "dogs/beagle/*.jpg"),
                         r"(?s)--layout top: 2 classes \(cats.*--layout parent: 2 classes \(beagle"),
-    "a third lies beside the splits": (paths(*both("train"), "extra/*.jpg"), "5 of 15 pictures are of no class"),
+    "a third lies beside the splits": (paths(*both("train"), "extra/*.jpg"), "5 of 15 photographs are of no class"),
     "splits without classes": (paths("images/train/*.jpg", "images/val/*.jpg", "labels/train/*.txt"), "of no class"),
     "a table of labels": (paths("images/a*.jpg", "labels.csv"), "--labels labels.csv"),
     "a train among vehicles": (paths("train/*.jpg", "bus/*.jpg", "car/*.jpg"), "--layout parent: 3 classes"),

@@ -257,13 +257,13 @@ def test_what_is_accepted_of_strangers_is_counted_with_an_interval(toy_model: Pa
 def test_a_folder_of_strangers_is_read_whatever_lies_in_it(tmp_path: Path) -> None:
     for name, shade in (("a.png", 10), ("b.jpg", 90), ("c.png", 10)):
         Image.new("RGB", (64, 48), (shade, 0, 0)).save(tmp_path / name)
-    (tmp_path / "d.jpg").write_text("no picture")
+    (tmp_path / "d.jpg").write_text("no photograph")
     assert ood.strangers(tmp_path, "squash", 95).shape == (2, 300, 300, 3)  # the same file twice is one
     with pytest.raises(PawprintError, match="which is no folder"):
         ood.strangers(tmp_path / "nowhere", "squash", 95)
     (tmp_path / "empty").mkdir()
-    (tmp_path / "empty" / "x.jpg").write_text("no picture")
-    with pytest.raises(PawprintError, match="no picture that can be read"):
+    (tmp_path / "empty" / "x.jpg").write_text("no photograph")
+    with pytest.raises(PawprintError, match="no photograph that can be read"):
         ood.strangers(tmp_path / "empty", "squash", 95)
 
 

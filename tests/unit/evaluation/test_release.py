@@ -47,7 +47,7 @@ def test_a_release_holds_card_evaluation_gate_lineage_and_sbom(made: ReleaseFile
     for words in (
         "# pawprint-colours version 3: toy",
         "Promoted because: the first model of this data set.",
-        "drawn pictures",
+        "drawings",
         "## Intended use",
         "blue, red",
         "| accuracy | 99.00 % [97.5, 99.6] |",
@@ -95,7 +95,7 @@ def test_figures_that_cannot_be_given_are_said_in_words(made: ReleaseFiles) -> N
     output = model_card.model_card(made.info, nothing, False, "v", "")
     assert output.count("a class is missing") == 2
     assert "worst slice" not in output
-    assert "drawn pictures" not in output
+    assert "drawings" not in output
 
 
 @pytest.fixture

@@ -193,7 +193,7 @@ def test_files_keep_their_order_and_their_own_errors(
     classifier: Classifier, pictures: dict[str, bytes], tmp_path: Path
 ) -> None:
     names = ["a.jpg", "b.jpg", "c.jpg", "d.jpg", "e.jpg"]
-    contents = [pictures["red"], b"not a picture", pictures["blue"], b"", pictures["red"]]
+    contents = [pictures["red"], b"not a photograph", pictures["blue"], b"", pictures["red"]]
     for name, data in zip(names, contents, strict=True):
         (tmp_path / name).write_bytes(data)
     results = list(classifier.classify_files([tmp_path / name for name in [*names, "gone.jpg"]]))
@@ -201,7 +201,7 @@ def test_files_keep_their_order_and_their_own_errors(
     assert [result.classification.label if result.classification else None for result in results] == [
         "red", None, "blue", None, "red", None,
     ]  # fmt: skip
-    assert "not a picture" in results[1].error
+    assert "not a photograph" in results[1].error
     assert "empty" in results[3].error
     assert "cannot be read" in results[5].error
 
@@ -220,7 +220,7 @@ def test_folders_give_their_pictures_sorted(tmp_path: Path) -> None:
 
 
 def test_an_empty_folder_is_said_and_a_missing_file_is_left_to_its_answer(tmp_path: Path) -> None:
-    with pytest.raises(PawprintError, match="holds no pictures"):
+    with pytest.raises(PawprintError, match="holds no photographs"):
         find_pictures([tmp_path])
     assert find_pictures([tmp_path / "gone.jpg"]) == [tmp_path / "gone.jpg"]
 

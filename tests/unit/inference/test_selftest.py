@@ -14,7 +14,7 @@ from toy import build_toy_model
 def test_the_selftest_knows_its_pictures(pictures: dict[str, bytes], tmp_path: Path) -> None:
     folder = build_toy_model(tmp_path / "model")
     known = {f"{name}.jpg": data for name, data in pictures.items()}
-    selftest.write(folder, {"bad.jpg": b"no picture", **known})
+    selftest.write(folder, {"bad.jpg": b"no photograph", **known})
     selftest.check(Classifier(folder))
     assert sorted(path.name for path in (folder / "selftest").iterdir()) == [
         "answers.json", "blue.jpg", "green.jpg", "red.jpg",

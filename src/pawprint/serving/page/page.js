@@ -1,7 +1,7 @@
 // The page of the service. No library, no network but this server's own endpoints.
 
-const AT_ONCE = 2; // pictures on their way at a time; the rest wait here and not at the server
-const TRIES = 5; // of a picture while the server says 503
+const AT_ONCE = 2; // photographs on their way at a time; the rest wait here and not at the server
+const TRIES = 5; // of a photograph while the server says 503
 const SHOWN = 5; // classes with a bar
 
 const byId = (id) => document.getElementById(id);
@@ -39,9 +39,9 @@ function take(files) {
   for (const file of files) {
     const item = byId("answer").content.cloneNode(true).firstElementChild;
     const thumbnail = item.querySelector(".thumbnail");
-    thumbnail.addEventListener("error", () => { thumbnail.parentElement.hidden = true; }); // a TIFF, or no picture
+    thumbnail.addEventListener("error", () => { thumbnail.parentElement.hidden = true; }); // a TIFF, or no photograph
     thumbnail.src = URL.createObjectURL(file);
-    thumbnail.alt = `The picture ${file.name}`;
+    thumbnail.alt = `The photograph ${file.name}`;
     item.querySelector(".filename").textContent = file.name;
     item.querySelector(".label").textContent = "Waiting…";
     item.querySelector(".actions").hidden = true;
@@ -61,7 +61,7 @@ function next() {
     answer(file, item, row).finally(() => { running -= 1; next(); });
   }
   const left = running + waiting.length;
-  byId("status").textContent = left ? `${left} to go` : answers.children.length ? "All pictures are classified." : "";
+  byId("status").textContent = left ? `${left} to go` : answers.children.length ? "All photographs are classified." : "";
 }
 
 async function answer(file, item, row) {
@@ -167,11 +167,11 @@ async function heat(button, file, item) {
     if (!overlay.src) {
       button.disabled = true;
       overlay.src = (await ask("explain", picture(file))).overlay;
-      overlay.alt = "Class activation map: the same picture, coloured where it counted for the class";
+      overlay.alt = "Class activation map: the same photograph, coloured where it counted for the class";
     }
     overlay.hidden = !overlay.hidden;
     button.setAttribute("aria-pressed", String(!overlay.hidden));
-    button.textContent = overlay.hidden ? "Show heat map" : "Hide heat map";
+    button.textContent = overlay.hidden ? "Show activation map" : "Hide activation map";
   } catch (error) {
     reason(item, error.message);
   } finally {
@@ -284,7 +284,7 @@ print(answer["label"], answer["probabilities"])`;
     return;
   }
   const named = card.classes.length > 12 ? `${card.classes.length} classes` : card.classes.join(", ");
-  byId("classes").textContent = `Distinguishes ${named}, and says when a picture is unlike all of them.`;
+  byId("classes").textContent = `Distinguishes ${named}, and says when a photograph is unlike all of them.`;
   byId("drawn").hidden = !about.drawn;
   showExamples();
   showFigures();
