@@ -23,7 +23,7 @@ import tenacity
 
 from flows import ROOT
 from pawprint import progress
-from pawprint.errors import PawprintError
+from pawprint.errors import DISK_FULL, PawprintError
 
 if TYPE_CHECKING:
     import prefect
@@ -230,9 +230,12 @@ def explain(error: BaseException) -> str | None:
     """The one-sentence message of an error, or None where only a traceback explains it."""
     if isinstance(error, PawprintError):
         return str(error)
-    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        return f"no space left on the disk of {error.filename or 'the project'}. Free some, then run again."
-    return None
+    name = getattr(error, "filename", None) or "the project"
+    if DISK_FULL.search(str(error)):  # also of SQLite and safetensors, which raise errors of their own
+        return f"No space left on the disk of {name}. Free some, then run again."
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{name} cannot be read or written ({error.strerror}). Change its rights or owner, then run again."
+    return explain(error.__cause__) if error.__cause__ else None
 
 
 def _is_for_a_person(state: Any) -> bool:

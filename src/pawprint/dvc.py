@@ -23,7 +23,7 @@ import yaml
 from filelock import FileLock
 
 from pawprint import files, lineage, progress
-from pawprint.errors import PawprintError
+from pawprint.errors import DISK_FULL, PawprintError
 
 SAMPLE_REMOTE = "sample"  # ships with the project: read from, never written to
 TEAM_REMOTE = "team"  # what `use_remote` calls the remote that the environment names
@@ -39,7 +39,12 @@ import logging, os, sys
 sys.stdout = open(os.devnull, "w")
 from dvc.cli import main
 from dvc.stage.exceptions import StageCmdFailedError
+transfers = []
 def is_of_dvc(record):
+    if record.getMessage().startswith("failed to transfer"):  # a line a file: the first says why
+        transfers.append(record)
+        if record is not transfers[0]:
+            return False
     error = record.exc_info and record.exc_info[1]
     return record.levelno >= logging.ERROR and not isinstance(getattr(error, "__cause__", None), StageCmdFailedError)
 for handler in logging.getLogger("dvc").handlers:
@@ -229,12 +234,14 @@ def lock(root: Path, patience: float = 0.0) -> Iterator[None]:
     DVC's stages inherit it: where only the pipeline itself was killed, what it started still holds it.
 
     Raises:
-        PawprintError: Another pipeline still runs here after `patience` seconds.
+        PawprintError: Another pipeline still runs here after `patience` seconds, or DVC cannot work here.
     """
     root = root.resolve()
     if root in _held:
         yield
         return
+    if problem := no_repository(root):
+        raise PawprintError(problem)
     path = root / ".dvc" / "tmp" / "pawprint.lock"
     owner = path.with_suffix(".pid")
     who = owner.read_text(encoding="ascii") if owner.exists() else "?"
@@ -248,6 +255,15 @@ def lock(root: Path, patience: float = 0.0) -> Iterator[None]:
             yield
         finally:
             del _held[root]
+
+
+def no_repository(root: Path) -> str:
+    """Why DVC cannot work in this project, and what to do; "" where it can."""
+    config = root / ".dvc" / "config"
+    if not config.exists() or (root / ".git").exists() or "no_scm" in config.read_text(encoding="utf-8"):
+        return ""
+    remedy = "`git init && git add -A && git commit -m start` there makes it one."
+    return f"{root} is no git repository (a ZIP download has none), and DVC needs one: {remedy}"
 
 
 def is_damaged(root: Path) -> bool:
@@ -446,5 +462,9 @@ def _dvc(root: Path, *words: str, check: bool = True) -> str:
         check=False,
     )
     if check and done.returncode != 0:
-        raise PawprintError(f"`dvc {' '.join(words)}` failed: {done.stderr.strip()}")
+        if DISK_FULL.search(done.stderr):
+            raise PawprintError(
+                f"No space left on the disk for {root}, so `dvc {words[0]}` stopped. Free some, run again."
+            )
+        raise PawprintError(no_repository(root) or f"`dvc {' '.join(words)}` failed: {done.stderr.strip()}")
     return done.stdout

@@ -1,5 +1,10 @@
 """The error that a person can cause and mend."""
 
+import re
+
+# in messages of the system, SQLite and libraries that raise errors of their own
+DISK_FULL = re.compile("No space left on device|database or disk is full|Disk quota exceeded", re.IGNORECASE)
+
 
 class PawprintError(Exception):
     """Something a person can put right.

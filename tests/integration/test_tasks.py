@@ -1,7 +1,9 @@
 """A stage runs the same with a Prefect server and without: retries, one sentence for a person, visible runs."""
 
+import errno
 import os
 import socket
+import sqlite3
 import subprocess
 import sys
 import time
@@ -10,6 +12,8 @@ from pathlib import Path
 
 import httpx
 import pytest
+
+from flows.tasks import explain
 
 ROOT = Path(__file__).parents[2]
 
@@ -124,3 +128,23 @@ def test_with_a_server_a_failure_is_one_sentence_and_a_failed_run(prefect_server
     query = {"flow_runs": {"name": {"any_": ["toy fails"]}}}
     (run,) = httpx.post(f"{prefect_server}/flow_runs/filter", json=query).json()
     assert run["state"]["type"] == "FAILED"
+
+
+@pytest.mark.parametrize(
+    ("error", "sentence"),
+    [
+        (
+            OSError(errno.ENOSPC, "No space left on device", "cache/x"),
+            "No space left on the disk of cache/x. Free some",
+        ),
+        (sqlite3.OperationalError("database or disk is full"), "No space left on the disk of the project. Free some"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on the disk"),
+        (OSError(errno.EROFS, "Read-only file system", "champion"), "champion cannot be read or written (Read-only"),
+    ],
+)
+def test_a_disk_that_is_full_or_read_only_is_a_sentence(error: Exception, sentence: str) -> None:
+    wrapped = RuntimeError("while saving")
+    wrapped.__cause__ = error
+    assert str(explain(error)).startswith(sentence)
+    assert explain(wrapped) == explain(error)
+    assert explain(ValueError("a fault of ours")) is None

@@ -58,6 +58,18 @@ def test_the_index_is_where_nobody_else_can_write(root: Path, monkeypatch: pytes
     assert dvc.index_is_private(root)
 
 
+def test_a_project_without_git_is_named_with_the_remedy(root: Path) -> None:
+    config = root / ".dvc" / "config"
+    config.write_text(config.read_text().replace("no_scm = True", ""))
+    with pytest.raises(PawprintError, match=r"is no git repository .*: `git init && git add -A"), dvc.lock(root):
+        pass
+    with pytest.raises(PawprintError, match="is no git repository"):
+        dvc.status(root)
+    subprocess.run(["git", "init", "-q"], cwd=root, check=True)
+    with dvc.lock(root):
+        assert dvc.status(root)
+
+
 def test_a_stage_that_fails_is_a_sentence(root: Path) -> None:
     (root / "dvc.yaml").write_text("stages:\n  bad:\n    cmd: 'false'\n    outs: [out]\n")
     with pytest.raises(PawprintError, match="The pipeline stopped"):

@@ -75,6 +75,7 @@ def checks(root: Path) -> Iterator[Finding]:
     yield _mlflow()
     yield _prefect()
     yield _service()
+    yield repository(root)
     yield remote(root)
     yield index(root)
     yield lockfile(root)
@@ -212,6 +213,16 @@ def _ask(name: str, url: str, path: str, user_and_secret: str, variable: str) ->
     if answer.is_error:
         return Finding(name, "fail", f"{shown}{path} answers {answer.status_code}", "its own log says why")
     return Finding(name, "ok", f"{shown} answers" + (f" {answer.text[:100]}" if path == "/admin/version" else ""))
+
+
+def repository(root: Path) -> Finding:
+    """Is this project in git, which DVC and a model's record need?"""
+    from pawprint import dvc, lineage
+
+    if problem := dvc.no_repository(root):
+        return Finding("git repository", "fail", problem)
+    problem = lineage.why_no_commit(root)
+    return Finding("git repository", "warn" if problem else "ok", problem or lineage.commit_of(root, "HEAD")[:12])
 
 
 def remote(root: Path) -> Finding:
