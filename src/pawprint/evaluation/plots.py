@@ -1,4 +1,4 @@
-"""Plots of an evaluation, as PNG files: figures, mistakes, and heat maps.
+"""Plots of an evaluation, as PNG files: figures, mistakes, and class activation maps.
 
 plots.confusion(report.test, classes, Path("confusion.png"))
 """
@@ -11,6 +11,7 @@ import cv2
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure as Canvas
+from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 from sklearn.metrics import ConfusionMatrixDisplay, PrecisionRecallDisplay, RocCurveDisplay
@@ -177,6 +178,9 @@ def learning_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> No
         axes.set(xlabel="share of the training", ylabel=what)
         if what == "loss":
             axes.set_yscale("log")
+            low, high = axes.get_ylim()  # plain numbers, for mathematical text is off
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("{x:g}" if high < 10 * low else NullFormatter())
             axes.legend(fontsize=7)
     _save(canvas, path)
 
@@ -197,7 +201,7 @@ def corruptions(report: EvaluationReport, path: Path) -> None:
 
 
 def activations(classifier: Classifier, scores: Scores, split: Split, path: Path, each: int = 6) -> None:
-    """Heat maps (see inference/cam.py): the surest right predictions above, the worst wrong ones below."""
+    """Class activation maps (see inference/cam.py): the surest right predictions above, the worst wrong ones below."""
     order = np.argsort(scores.losses, kind="stable")
     right, wrong = order[scores.correct[order]][:each], order[~scores.correct[order]][::-1][:each]
     canvas, grid = _grid(2, each, 1.6, 1.95)

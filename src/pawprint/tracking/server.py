@@ -19,6 +19,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import mlflow
+import psutil
 import requests
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
@@ -182,12 +183,26 @@ def serve(root: Path, page: str, host: str = "127.0.0.1", port: int = 5000) -> N
                 f"Port {port} on {host} cannot be used ({error.strerror}). Take another: `make ui UI_PORT={port + 1}`."
             ) from None
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", address, "--default-artifact-root", artifact_root(root) or f"./{ARTIFACTS}"]
+    command += [
+        "--backend-store-uri",
+        address,
+        "--registry-store-uri",
+        address,
+        "--uvicorn-opts",
+        "--log-level warning",
+    ]
+    command += ["--default-artifact-root", artifact_root(root) or f"./{ARTIFACTS}"]
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     prepare(root)
     # MLflow's lock on a database and its assistant's sessions have names in the temporary folder that anyone can take.
     private = tempfile.TemporaryDirectory(prefix="pawprint-mlflow-", ignore_cleanup_errors=True)
-    process = subprocess.Popen(command, env=os.environ | {"MLFLOW_LOGGING_LEVEL": "WARNING", "TMPDIR": private.name})
+    environment = os.environ | {
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",  # of language models: ten processes that each import MLflow
+        "PYTHONWARNINGS": "ignore",
+        "TMPDIR": private.name,
+    }
+    process = subprocess.Popen(command, env=environment, start_new_session=True)  # Ctrl-C is for this process
     try:
         while process.poll() is None and not _listens(f"http://{host}:{port}/health"):
             time.sleep(0.3)
@@ -196,8 +211,11 @@ def serve(root: Path, page: str, host: str = "127.0.0.1", port: int = 5000) -> N
             print("Ctrl-C ends it.", flush=True)
         process.wait()
     except KeyboardInterrupt:
-        process.wait()  # it got the signal too
+        print("Stopped.", flush=True)
     finally:
+        with contextlib.suppress(psutil.Error):
+            for child in psutil.Process(process.pid).children(recursive=True):
+                child.terminate()
         process.terminate()
         process.wait()
         private.cleanup()

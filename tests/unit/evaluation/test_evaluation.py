@@ -413,3 +413,16 @@ def test_a_bench_on_a_part_of_the_photographs_is_the_same_bench_smaller(
     evaluator = Evaluator.of(part, prepared.folder.parent / "data", few)
     assert [len(words) for words in evaluator.traits.values()] == [3] * len(evaluator.traits)
     assert len(evaluator.others) == 2
+
+
+@pytest.mark.parametrize("last", [0.05, 0.5], ids=["over a decade", "within one"])
+def test_the_loss_axis_has_plain_numbers(last: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    labels: list[str] = []
+
+    def drawn(canvas: plots.Canvas, path: Path) -> None:
+        canvas.draw_without_rendering()
+        labels.extend(label.get_text() for label in canvas.axes[0].get_yticklabels(which="both"))
+
+    monkeypatch.setattr(plots, "_save", drawn)
+    plots.learning_curves({"a": {"train_loss": [(1, 0.7), (2, last)]}}, tmp_path / "curves.png")
+    assert [float(label) for label in labels if label]
