@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pawprint import __version__, progress
-from pawprint.cli import batch, doctor, init, models, photos, predict, project, runs, traffic
+from pawprint.cli import batch, doctor, init, models, photos, predict, project, review, runs, traffic
 from pawprint.errors import PawprintError
 
 app = typer.Typer(
@@ -33,7 +33,7 @@ def _options(
 
 
 for panel, commands in (
-    ("Make", (init.init, project.run, project.train, project.sweep, project.serve, project.worker)),
+    ("Make", (init.init, project.run, project.train, project.sweep, review.review, project.serve, project.worker)),
     ("Predict", (predict.predict, batch.batch)),
     ("Compare and choose", (runs.summary, runs.results, runs.compare, runs.ui, runs.rollback, runs.sync)),
     ("Provenance", (runs.trace, runs.verify)),

@@ -158,13 +158,13 @@ def undo() -> None:
 @app.command(epilog="Example: pawprint photos audit --top 40")
 def audit(
     top: Annotated[int, typer.Option(min=1, help="how many photographs to list")] = 200,
-    out: Annotated[Path, typer.Option(help="where audit.csv and audit.html go")] = HERE / "reports" / "audit",
+    out: Annotated[Path, typer.Option(help="where audit.csv goes")] = HERE / "reports" / "audit",
 ) -> None:
-    """List photographs whose label is probably wrong, and outliers, for a person to decide on."""
+    """List photographs whose label is probably wrong, and outliers; `pawprint review audit` shows them."""
     from pawprint.config import load_params
     from pawprint.data.dataset import PreparedDataset
     from pawprint.evaluation import label_audit
 
     found = label_audit.audit(PreparedDataset.open(ROOT / "prepared"), load_params(ROOT / "params.yaml"), top)
     label_audit.write(found, out)
-    print(f"{len(found):,} photographs to look at in {out}/audit.html; your decisions go into {out}/audit.csv")
+    print(f"{len(found):,} photographs to look at: {out}/audit.csv. Next: pawprint review audit")

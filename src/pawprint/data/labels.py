@@ -29,6 +29,8 @@ from pawprint.errors import PawprintError
 from pawprint.files import lock
 
 FILE = "labels.csv"
+# A test split that is cleaned by what a model says of it measures the model's opinion of itself.
+TESTED = "a test photograph: look whether the label is right, as if there were no model"
 Verb = Literal["keep", "class", "drop", "unsure", "undo"]
 _HASH = re.compile("[0-9a-f]{64}")
 _LONGEST = 200  # characters of `who` and `why`
@@ -158,16 +160,22 @@ class Labels:
     def _append(self, new: list[Decision]) -> None:
         text = "".join(one.line() for one in new)
         begun = not self.path.exists()
-        with self.path.open("r+b" if not begun else "w+b") as file:
+        with self.path.open("w+b" if begun else "r+b", buffering=0) as file:
             start = max(0, file.seek(0, os.SEEK_END) - _LAST)
             file.seek(start)
             tail = _whole(file.read())
-            file.truncate(start + len(tail))
-            file.seek(0, os.SEEK_END)
+            size = start + len(tail)
+            file.truncate(size)
+            file.seek(size)
             end = b"" if not tail or tail.endswith(b"\n") else b"\n"
-            file.write(end + (text if tail else f"{HEADER}\n{text}").encode())
-            file.flush()
-            os.fsync(file.fileno())
+            data = end + (text if tail else f"{HEADER}\n{text}").encode()
+            try:
+                while data:
+                    data = data[file.write(data) :]
+                os.fsync(file.fileno())
+            except OSError:
+                file.truncate(size)  # not half of a decision, nor one that its author was told is not there
+                raise
             found = os.fstat(file.fileno())
         if begun and os.name == "posix":  # the file's name is on disk too
             folder = os.open(self.path.parent, os.O_RDONLY)

@@ -119,7 +119,7 @@ def near_copies(photographs: Sequence[Photograph], bits: int) -> list[Rejected]:
     photographs of validation and test are rejected: they would be evaluated on what the model learned. None is moved.
     """
     bad = []
-    for group in _groups([one.phash for one in photographs], bits) if bits else _equal(photographs):
+    for group in near_groups([one.phash for one in photographs], bits) if bits else _equal(photographs):
         members = [photographs[index] for index in group]
         labels, splits = {one.label for one in members}, {one.split for one in members}
         if len(labels) == 1 and len(splits) == 1:
@@ -138,7 +138,7 @@ def near_copies(photographs: Sequence[Photograph], bits: int) -> list[Rejected]:
 def near_to(known: Sequence[str], others: Sequence[str], bits: int = 8) -> set[int]:
     """Indices of the `others` whose picture is also among the `known`; both are perceptual hashes."""
     first = len(known)
-    groups = _groups([*known, *others], bits)
+    groups = near_groups([*known, *others], bits)
     return {index - first for group in groups if min(group) < first for index in group if index >= first}
 
 
@@ -180,7 +180,7 @@ def _equal(photographs: Sequence[Photograph]) -> list[list[int]]:
     return [group for group in groups if len(group) > 1]
 
 
-def _groups(phashes: Sequence[str], bits: int) -> list[list[int]]:
+def near_groups(phashes: Sequence[str], bits: int) -> list[list[int]]:
     """Indices of pictures that are near each other, directly or by way of others; groups of two and more.
 
     Two that differ in at most `bits` (8) of BITS bits agree in one of nine words. So each word in turn orders the set,

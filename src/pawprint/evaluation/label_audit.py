@@ -1,7 +1,7 @@
 """Label audit: photographs whose label is probably wrong, and outliers, for a person to look at.
 
     found = audit(PreparedDataset.open(Path("prepared")), params, top=200)
-    write(found, Path("reports/audit"))         # audit.csv and audit.html
+    write(found, Path("reports/audit"))         # audit.csv, the queue `audit` of the review page
 
 Two ranks on the frozen backbone's features (from the feature cache), taken in turns. Label issue score: one minus the
 label's probability by a logistic regression that has not seen the photograph. Outlier score: mean distance to the
@@ -9,13 +9,11 @@ nearest neighbours. Each finds what the other misses: a picture of a house may b
 and a dog labelled as a cat has many neighbours. docs/decisions/label-audit.md has the figures.
 """
 
-import base64
 import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -24,12 +22,12 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from pawprint import image
 from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset, Split
+from pawprint.data.labels import TESTED
 from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
-from pawprint.files import new_file, render, write_text
+from pawprint.files import new_file
 from pawprint.models import registry
 from pawprint.training import devices
 from pawprint.training.feature_cache import FeatureCache
@@ -37,16 +35,12 @@ from pawprint.training.feature_cache import FeatureCache
 BACKBONE = "efficientnet_lite0"  # where no candidate names another
 FOLDS = 5
 NEIGHBOURS = 10
-# A test split that is cleaned by what a model says of it measures the model's opinion of itself.
-TESTED = "a test photograph: look whether the label is right, as if there were no model"
 STRENGTH = 0.01  # of the regression's data against its penalty: 1,280 features, so a strong penalty
-THUMBNAIL = 144  # pixels
 COLUMNS = (
     "rank",
     "file",
     "label",
     "split",
-    "decision",
     "guess",
     "reason",
     "label_issue_score",
@@ -67,7 +61,6 @@ class LabelIssue:
     label_issue_score: float  # 1 - the probability of its label, by a regression that has not seen it
     outlier_score: float  # mean cosine distance to its nearest neighbours
     hash: str
-    thumbnail: str  # JPEG as a data URL
 
 
 def audit(data: PreparedDataset, params: Params, top: int) -> list[LabelIssue]:
@@ -84,7 +77,7 @@ def audit(data: PreparedDataset, params: Params, top: int) -> list[LabelIssue]:
     probabilities = out_of_fold(features, labels, params.seed)
     issue, outlier = 1 - probabilities[np.arange(len(labels)), labels], outlier_score(features)
     chosen = interleave(np.argsort(-issue, kind="stable"), np.argsort(-outlier, kind="stable"), top)
-    # 3. the reasons, with a picture
+    # 3. the reasons
     places = [(split, index) for split in splits for index in range(len(split))]
     usual, found = float(np.median(outlier)), []
     for one, why in chosen:
@@ -109,7 +102,6 @@ def audit(data: PreparedDataset, params: Params, top: int) -> list[LabelIssue]:
                 label_issue_score=float(issue[one]),
                 outlier_score=float(outlier[one]),
                 hash=split.hashes[index],
-                thumbnail=_thumbnail(split.images([index])[0]),
             )
         )
     return found
@@ -117,12 +109,17 @@ def audit(data: PreparedDataset, params: Params, top: int) -> list[LabelIssue]:
 
 def features_of(splits: Sequence[Split], params: Params, classes: int) -> NDArray[np.float32]:
     """float32 [n, d] of all photographs: of the backbone that a candidate trains a head on; cached ones are read."""
-    heads = [one.architecture for one in params.candidates.values() if one.train == "head"]
-    name = heads[0] if heads else BACKBONE
+    name = backbone_of(params)
     network = registry.create_model(name, classes)
     network.load_pretrained()
     cache = FeatureCache(network, name, devices.resolve_precision(params))
     return np.concatenate([cache.of(split) for split in splits])
+
+
+def backbone_of(params: Params) -> str:
+    """The pretrained backbone that a candidate trains a head on."""
+    heads = [one.architecture for one in params.candidates.values() if one.train == "head"]
+    return heads[0] if heads else BACKBONE
 
 
 def out_of_fold(
@@ -159,19 +156,11 @@ def interleave(issues: NDArray[np.int64], outliers: NDArray[np.int64], top: int)
 
 
 def write(found: list[LabelIssue], out: Path) -> None:
-    """audit.csv, for a person's decisions, and audit.html with the pictures; one file each, nothing fetched."""
+    """audit.csv, which `pawprint review audit` shows."""
     out.mkdir(parents=True, exist_ok=True)
     with new_file(out / "audit.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
         for rank, one in enumerate(found, 1):
             scores = (f"{one.label_issue_score:.4f}", f"{one.outlier_score:.4f}")
-            rows.writerow((rank, one.file, one.label, one.split, "", one.guess, one.reason, *scores, one.hash))
-    write_text(
-        out / "audit.html", render("pawprint.evaluation", "label_audit.html", found=found, csv=out / "audit.csv")
-    )
-
-
-def _thumbnail(pixels: NDArray[np.uint8]) -> str:
-    small = cv2.resize(pixels, (THUMBNAIL, THUMBNAIL), interpolation=cv2.INTER_AREA)
-    return "data:image/jpeg;base64," + base64.b64encode(image.encode(small, 80)).decode()
+            rows.writerow((rank, one.file, one.label, one.split, one.guess, one.reason, *scores, one.hash))

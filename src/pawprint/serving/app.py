@@ -31,6 +31,7 @@ from pawprint.serving.auth import Authorizer, bearer, token_of
 from pawprint.serving.decoder import Decoders
 from pawprint.serving.documentation import documented
 from pawprint.serving.engine import Engine
+from pawprint.serving.pages import PAGE, PAGE_HEADERS
 from pawprint.serving.pictures import many_pictures, one_picture
 from pawprint.serving.problems import RequestError, json_response, problem_response
 from pawprint.serving.schema import (
@@ -48,18 +49,12 @@ from pawprint.serving.schema import (
 from pawprint.serving.traffic import TrafficLog
 
 STATUS = {"empty": 400, "not_an_image": 415}  # of a BadImage; 422 for the others
-PAGE = Path(__file__).parent / "page"
 SWAGGER = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"  # BentoML brings its files
 PAGE_FILES = {
     "/": PAGE / "index.html", "/docs": PAGE / "docs.html",
     **{f"/{name}": PAGE / name for name in ("page.css", "page.js", "docs.js", "icon.svg")},
     **{f"/{name}": SWAGGER / name for name in ("swagger-ui.css", "swagger-ui-bundle.js")},
 }  # fmt: skip
-PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
-    "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
-    "Cache-Control": "no-cache",
-}
 # Swagger's page styles its elements as it goes.
 DOCS_POLICY = PAGE_HEADERS["Content-Security-Policy"].replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 MAX_FEEDBACK_BYTES = 4096

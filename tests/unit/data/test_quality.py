@@ -17,9 +17,9 @@ def test_near_copies_are_found_among_many_and_others_are_not() -> None:
         phashes[index + 1] = np.packbits(bits)
     apart = np.bitwise_count(phashes[:, None] ^ phashes[None]).sum(2)
     expected = {(i, j) for i, j in zip(*np.nonzero(apart <= 8), strict=True) if i < j}
-    near = {tuple(group) for group in quality._groups([one.tobytes().hex() for one in phashes], 3)}
+    near = {tuple(group) for group in quality.near_groups([one.tobytes().hex() for one in phashes], 3)}
     assert near == {(i, j) for i, j in zip(*np.nonzero(apart <= 3), strict=True) if i < j}
-    found = {tuple(group) for group in quality._groups([one.tobytes().hex() for one in phashes], 8)}
+    found = {tuple(group) for group in quality.near_groups([one.tobytes().hex() for one in phashes], 8)}
     assert found == expected
 
 

@@ -1,7 +1,6 @@
 """The audit of labels finds what was planted: a wrong label, a picture of something else."""
 
 import csv
-import re
 from pathlib import Path
 
 import make_sample
@@ -38,10 +37,6 @@ def test_a_wrong_label_and_a_picture_of_something_else_stand_first(
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == label_audit.COLUMNS
     assert [row["file"] for row in rows] == [one.file for one in found]
-    assert {row["decision"] for row in rows} == {""}
-    page = (tmp_path / "audit" / "audit.html").read_text()
-    assert page.count("data:image/jpeg;base64,") == 12
-    assert not re.search(r"(src|href)=.https?:", page)
 
 
 def test_ranks_are_taken_in_turns_and_each_photograph_once() -> None:
