@@ -5,8 +5,8 @@
 Makes a prepared set of so many photographs (a hundred drawings, each many times: every row has its own hash and its own
 place in a shard), starts `pawprint review` on it and opens it in Chromium. Seconds are from the start of the command to
 the address, and from there until the first row of thumbnails is painted; a decision is from the key to the next
-photograph's focus, with its line on disk by then (fsync). Half of the decisions are made in a file with `--decided`
-lines. Prints median, 95th percentile and maximum.
+photograph's focus, with its line on disk by then (fsync). labels.csv has `--decided` lines before. Prints median, 95th
+percentile and maximum.
 """
 
 import argparse
@@ -27,8 +27,7 @@ import make_sample
 from playwright.sync_api import sync_playwright
 
 from pawprint import image
-from pawprint.data import shards
-from pawprint.data.dataset import ManifestRow, write_manifest
+from pawprint.data import manifest, shards
 from pawprint.data.labels import HEADER, Decision
 
 ROOT = Path(__file__).parents[1]
@@ -43,7 +42,9 @@ def main() -> None:
     given = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         hashes = prepared(Path(folder), given.photographs)
-        lines = (Decision(one, "keep", "cat", "Bob", "2026-01-01T00:00:00.000Z", "data").line() for one in hashes)
+        lines = (
+            Decision(one, "keep", "cat", "Bob", "2026-01-01T00:00:00.000Z", "data").line() for one in reversed(hashes)
+        )
         with (Path(folder) / "labels.csv").open("w") as file:
             file.writelines([f"{HEADER}\n", *(line for line, _ in zip(lines, range(given.decided), strict=False))])
         measure(Path(folder), given.decisions)
@@ -67,9 +68,10 @@ def prepared(root: Path, count: int) -> list[str]:
                 length, label = int(member[124:135], 8), ("cat", "dog")[number % 2]
                 split = ("train", "train", "train", "validation", "test")[number % 5]
                 origin = f"{label}/{number:06}.jpg"
-                rows.append(ManifestRow(hashes[number], label, split, name, place + 512, length, "", origin, "", ""))
+                where = (name, place + 512, length, "", origin, "", "")
+                rows.append(manifest.ManifestRow(hashes[number], label, split, *where))
                 place += len(member)
-    write_manifest(root / "prepared" / "manifest.csv", sorted(rows))
+    manifest.write(root / "prepared" / manifest.FILE, sorted(rows))
     return hashes
 
 

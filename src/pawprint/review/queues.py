@@ -16,11 +16,12 @@ from typing import NamedTuple
 import numpy as np
 
 from pawprint.config import load_params
-from pawprint.data import inbox, origins, quality
+from pawprint.data import inbox, manifest, origins, quality
 from pawprint.data.class_folders import ORIGINS, class_folders, dataset, files_in
-from pawprint.data.dataset import REJECTED, ManifestRow, PreparedDataset, read_manifest
+from pawprint.data.dataset import PreparedDataset
 from pawprint.data.inbox import Inbox, Incoming
 from pawprint.data.labels import Labels
+from pawprint.data.manifest import REJECTED, ManifestRow
 from pawprint.data.splits import split_of
 from pawprint.errors import PawprintError
 from pawprint.files import new_file, read_json
@@ -67,10 +68,10 @@ class Queue:
 
 def everything(root: Path) -> Queue:
     """All photographs of data/, each content once, sorted by file; rejected ones with the reason."""
-    folder = root / "prepared"
-    if (folder / "manifest.csv").exists():
+    path = root / "prepared" / manifest.FILE
+    if path.exists():
         rows: dict[str, ManifestRow] = {}
-        for row in read_manifest(folder / "manifest.csv"):
+        for row in manifest.read(path):
             if row.split != REJECTED or row.hash not in rows:
                 rows[row.hash] = row
         items = [_item(row) for row in rows.values()]
@@ -120,7 +121,7 @@ def changed(root: Path, first: str, second: str) -> Queue:
 def duplicates(root: Path) -> Queue:
     """Photographs of the same picture, group by group."""
     queue, params = everything(root), load_params(root / "params.yaml")
-    listed = read_manifest(root / "prepared" / "manifest.csv")
+    listed = list(manifest.read(root / "prepared" / manifest.FILE))
     report = (read_json(root / "prepared" / "report.json") or {}).get("rejected", [])
     why = {one["path"]: one["message"] for one in report if one["reason"] in ("copy", "near_copy", "two_labels")}
     found = [(row.hash, f"rejected: {why[row.origin]}") for row in listed if row.origin in why]
