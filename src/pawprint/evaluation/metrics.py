@@ -303,12 +303,13 @@ def risk_coverage(scores: Scores) -> dict[str, float]:
 def paired_losses(ours: Scores, theirs: Scores, level: float = intervals.LEVEL) -> Interval:
     """Interval of the mean of (their loss - our loss) on the same photographs: above zero ours is better.
 
-    The mistake that counts beside them (see `intervals.mean`) is the same for both: the most probable of the other
-    classes, on average over all photographs.
+    The mistake that counts beside them (see `intervals.paired_mean`) is the same for both: the most probable of the
+    other classes, on average over all photographs.
     """
     labels = _by_rows(lambda rows: (_others(ours, rows) + _others(theirs, rows)).argmax(axis=1), len(ours.labels))
     other = replace(ours, labels=labels), replace(theirs, labels=labels)
-    return intervals.mean(theirs.losses - ours.losses, float((other[1].losses - other[0].losses).mean()), level)
+    doubt = float((other[1].losses - other[0].losses).mean())
+    return intervals.paired_mean(theirs.losses - ours.losses, doubt, level)
 
 
 def discordant(ours: Scores, theirs: Scores) -> tuple[int, int]:

@@ -102,15 +102,16 @@ def upper_end(found: Sequence[Slice]) -> float:
 
 
 def worse(ours: Sequence[Slice], theirs: Sequence[Slice]) -> list[str]:
-    """Names of the slices in which we are shown to make more mistakes than they do on the same photographs: McNemar's
-    exact test of each, one-sided, 2.5 % for all together (Holm)."""
+    """Names of the slices in which we are shown to make more mistakes than they do on the same photographs: exact
+    tests, 2.5 % for all together (intervals.worse_parts)."""
     others = {part.name: set(part.mistakes) for part in theirs}
     shared = [part for part in ours if part.name in others]
-    p = [
-        intervals.paired_p(len(set(part.mistakes) - others[part.name]), len(others[part.name] - set(part.mistakes)))
-        for part in shared
-    ]
-    return [part.name for part, rejected in zip(shared, intervals.holm(p), strict=True) if rejected]
+    mistakes = [set(part.mistakes) for part in shared]
+    one_wrong = [wrong ^ others[part.name] for part, wrong in zip(shared, mistakes, strict=True)]
+    names, ours_wrong = sorted(set[str]().union(*one_wrong)), set[str]().union(*mistakes)
+    alone = np.array([name in ours_wrong for name in names], bool)
+    inside = np.array([[name in part for name in names] for part in one_wrong], bool).reshape(len(shared), len(names))
+    return [part.name for part, shown in zip(shared, intervals.worse_parts(alone, inside), strict=True) if shown]
 
 
 def _origins(split: Split, path: Path) -> dict[str, Sequence[str]]:
