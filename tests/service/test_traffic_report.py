@@ -71,9 +71,11 @@ def place(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     model = Path(shutil.copytree(toy_model, root / "model"))
     classifier = Classifier(toy_model)
     seen = np.stack([classifier.read(photograph(RNG)) for _ in range(200)])
-    embeddings = classifier.predict(seen).embedding
+    predicted = classifier.predict(seen)
+    embeddings = predicted.embedding
     bank = load_file(model / "ood.safetensors")
     bank["embeddings"] = (embeddings / np.linalg.norm(embeddings, axis=1, keepdims=True)).astype(np.float16)
+    bank["held_out_predicted"] = np.bincount(predicted.probabilities.argmax(axis=1), minlength=2)
     save_file(bank, model / "ood.safetensors")
     info = ModelInfo.read(model).model_copy(update={"ood_digest": sha256(model / "ood.safetensors")})
     (model / "model.json").write_text(info.model_dump_json())
@@ -90,13 +92,15 @@ def test_reports_while_the_service_runs(place: Place) -> None:
     pictures = [photograph(RNG) for _ in range(55)]
     place.ask([*pictures[:10], *pictures], right=6)
     output = place.report(*log)
-    assert "pawprint-colours/3: 70 predictions. No drift was found (60 photographs against 200 training" in output
+    assert "pawprint-colours/3: 70 predictions. No drift was found (60 photographs against 200 held-out" in output
+    assert re.search(r"told apart in \d+% of all pairs.* No other shares of classes were found \(\d+% of the", output)
     page = (place.root / "traffic.html").read_text()
     assert "Feedback on 8 predictions, 6 of them right" in page
     assert re.findall(r"(?:src|href)=\W?(http|//)", page) == []  # nothing fetched
     mlflow.set_tracking_uri(f"sqlite:///{place.root / 'mlflow.db'}")
     run = mlflow.get_run(re.search(r"MLflow run (\w{32})", output)[1])
     assert run.data.metrics["answers"] == 70 and run.data.metrics["pictures"] == 60
+    assert {"drift_separation", "label_shift", "label_shift_p"} <= set(run.data.metrics)
     assert run.data.metrics["feedback_accuracy"] == pytest.approx(0.75)
     shares = [value for name, value in run.data.metrics.items() if name.startswith("share/")]
     assert sum(shares) == pytest.approx(1)
@@ -105,7 +109,7 @@ def test_reports_while_the_service_runs(place: Place) -> None:
 
     place.ask([photograph(RNG, green=90) for _ in range(60)])
     output = place.report(*log, "--no-mlflow", "--days", "1")
-    assert "Drift: the photographs differ from the training photographs (120 photographs" in output
+    assert "Drift: the photographs differ from the held-out photographs (120 photographs" in output
     assert 'class="alarm"' in (place.root / "traffic.html").read_text()
 
 

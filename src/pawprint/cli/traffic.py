@@ -36,7 +36,7 @@ def report(
     seed = load_params(ROOT / "params.yaml").seed if (ROOT / "params.yaml").exists() else 0
     found = report.summarize(log, model, time.time() - 86_400 * days if days else 0, seed)
     write_text(out, report.page(found))
-    verdict = report.verdict(found.drift)
+    verdict = report.verdict(found.drift, found.label_shift)
     print(f"{found.model}: {len(found.labels):,} predictions. {verdict}\nwrote {out}")
     if mlflow:
         from pawprint.tracking.tracker import Tracker

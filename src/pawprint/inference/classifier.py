@@ -35,7 +35,7 @@ Refusal = Literal["", "unlike", "unsure"]  # unlike the training photographs, or
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 
-OOD_FILE = "ood.safetensors"  # the bank of ood.py, and `held_out`: directions of embeddings of validation photographs
+OOD_FILE = "ood.safetensors"  # the bank of ood.py; of validation photographs directions of embeddings and predictions
 FOLDS_FILE = "folds.csv"  # predictions of all photographs out of the fold, where a head was trained
 
 

@@ -20,7 +20,7 @@ from pawprint.files import render
 from pawprint.inference.classifier import OOD_FILE, ModelInfo
 from pawprint.serving import traffic
 from pawprint.serving.champion import read_champion
-from pawprint.serving.drift import FEWEST, Drift, compare
+from pawprint.serving.drift import FEWEST, Drift, LabelShift, compare, label_shift
 
 ALARM = 0.05  # a p-value below it is called drift
 
@@ -39,6 +39,7 @@ class Report:
     pictures: int  # different ones
     others: int  # predictions of other models in the log, which are not counted
     drift: Drift | None  # None where there are too few pictures to say
+    label_shift: LabelShift | None  # likewise, and for a model of before that kept no predictions
     judged: list[tuple[str, str]]  # (predicted, right label) where there is feedback
 
     def figures(self) -> dict[str, float]:
@@ -49,7 +50,9 @@ class Report:
             found["typicality_mean"] = float(self.typicality.mean())
         found |= {f"share/{label}": n / len(self.labels) for label, n in sorted(Counter(self.labels).items())}
         if self.drift:
-            found |= {"drift_mmd": self.drift.mmd, "drift_p": self.drift.p}
+            found |= {f"drift_{name}": getattr(self.drift, name) for name in ("mmd", "p", "separation")}
+        if self.label_shift:
+            found |= {"label_shift": self.label_shift.distance, "label_shift_p": self.label_shift.p}
         found["feedback"] = len(self.judged)
         if self.judged:
             found["feedback_accuracy"] = sum(label == right for label, right in self.judged) / len(self.judged)
@@ -67,12 +70,16 @@ def summarize(log: Path, folder: Path, since: float, seed: int) -> Report:
     info, champion = ModelInfo.read(folder), read_champion(folder)
     rows, others = traffic.read(log, info.model_digest, since)
     embeddings = {row["picture_sha256"]: np.frombuffer(row["embedding"], "<f2") for row in rows if row["embedding"]}
-    drift = None
+    drift = shift = None
     if len(embeddings) >= FEWEST:
         kept = load_file(folder / OOD_FILE)
         held_out = kept.get("held_out", kept.get("embeddings"))  # models of before kept training embeddings
         if held_out is not None and len(held_out) >= 2:
             drift = compare(held_out, np.stack(list(embeddings.values())), seed)
+        if (before := kept.get("held_out_predicted")) is not None and before.any():
+            by_picture = {row["picture_sha256"]: json.loads(row["probabilities"]) for row in rows if row["embedding"]}
+            named = Counter(max(one, key=one.__getitem__) for one in by_picture.values())
+            shift = label_shift(before, np.array([named[name] for name in info.classes]), seed)
     return Report(
         model=f"{champion.model}/{champion.version}" if champion else "unregistered/0",
         digest=info.model_digest,
@@ -84,18 +91,25 @@ def summarize(log: Path, folder: Path, since: float, seed: int) -> Report:
         pictures=len(embeddings),
         others=others,
         drift=drift,
+        label_shift=shift,
         judged=[(row["label"], row["right_label"]) for row in rows if row["right_label"] is not None],
     )
 
 
-def verdict(drift: Drift | None) -> str:
-    """The drift test in one sentence."""
+def verdict(drift: Drift | None, shift: LabelShift | None) -> str:
+    """Both tests in a sentence each."""
     if drift is None:
         return f"Fewer than {FEWEST} different photographs came: too few to test for drift."
-    compared = f"{drift.traffic:,} photographs against {drift.training:,} training photographs, p = {drift.p:.3f}"
-    if drift.p < ALARM:
-        return f"Drift: the photographs differ from the training photographs ({compared})."
-    return f"No drift was found ({compared})."
+    compared = (
+        f"{drift.traffic:,} photographs against {drift.training:,} held-out photographs, p = {drift.p:.3f}, told apart in "
+        f"{drift.separation:.0%} of all pairs; 50 % is by chance"
+    )
+    differ = "Drift: the photographs differ from the held-out photographs" if drift.p < ALARM else "No drift was found"
+    if shift is None:
+        return f"{differ} ({compared})."
+    changed = f"{shift.distance:.0%} of the predictions would have to be of another class, p = {shift.p:.3f}"
+    classes = "Classes come in other shares" if shift.p < ALARM else "No other shares of classes were found"
+    return f"{differ} ({compared}). {classes} ({changed})."
 
 
 def page(report: Report) -> str:
@@ -105,10 +119,16 @@ def page(report: Report) -> str:
         first, last = (datetime.fromtimestamp(each, UTC) for each in (report.times[0], report.times[-1]))
         span = f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} UTC"
     return render(
-        "pawprint.serving", "traffic.html",
-        report=report, figures=report.figures(), span=span, verdict=verdict(report.drift), plot=_plots(report),
-        alarm=bool(report.drift and report.drift.p < ALARM), right=sum(label == true for label, true in report.judged),
-    )  # fmt: skip
+        "pawprint.serving",
+        "traffic.html",
+        report=report,
+        figures=report.figures(),
+        span=span,
+        verdict=verdict(report.drift, report.label_shift),
+        plot=_plots(report),
+        alarm=any(one and one.p < ALARM for one in (report.drift, report.label_shift)),
+        right=sum(label == true for label, true in report.judged),
+    )
 
 
 def _plots(report: Report) -> str:

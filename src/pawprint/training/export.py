@@ -82,7 +82,7 @@ def export(
         save_tensors(weights, folder / "model.safetensors")
         bank = ood.Bank.of(trained.sample.embedding, trained.class_scores)
         threshold, least = refusal_thresholds(trained, temperature, data, folds, bank)
-        save_bank(bank, trained.validation.embedding, folder)
+        save_bank(bank, trained.validation.embedding, trained.validation.logits, folder)
         if folds is not None:
             write_folds(folds, folder / FOLDS_FILE)
         hashes = sorted({*train.hashes, *validation.hashes})
@@ -216,10 +216,12 @@ def least_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_
     return min(at, 1 - 1 / wrong_costs) if refused else 0.0
 
 
-def save_bank(bank: ood.Bank, held_out: NDArray[np.float32], folder: Path) -> None:
-    """Write ood.safetensors; `held_out` are embeddings [n, d] of photographs that the network has not learned from."""
+def save_bank(bank: ood.Bank, held_out: NDArray[np.float32], outputs: NDArray[np.float32], folder: Path) -> None:
+    """Write ood.safetensors; `held_out` are embeddings [n, d] of photographs that the network has not learned from, and
+    `outputs` [n, classes] are theirs, logits or probabilities."""
     directions = ood.unit(held_out[:HELD_OUT]).astype(np.float16)
-    save_arrays(bank.tensors() | {"held_out": directions}, folder / OOD_FILE)
+    predicted = np.bincount(outputs.argmax(axis=1), minlength=outputs.shape[1])
+    save_arrays(bank.tensors() | {"held_out": directions, "held_out_predicted": predicted}, folder / OOD_FILE)
 
 
 def _strip(graph: onnx.GraphProto) -> None:

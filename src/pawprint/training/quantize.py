@@ -44,7 +44,7 @@ def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: 
         sample, _ = outputs(folder / "model.onnx", train, spread(train.labels, SAMPLE, LEAST))
         tuned, probabilities = outputs(folder / "model.onnx", validation, np.arange(len(validation)))
         bank = ood.Bank.of(sample, read_bank(source).class_scores)
-        save_bank(bank, tuned, folder)
+        save_bank(bank, tuned, probabilities, folder)
         info = ModelInfo.read(source)
         info = info.model_copy(
             update={
