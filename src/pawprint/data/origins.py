@@ -79,19 +79,19 @@ def read(data: Path, files: Iterable[Path], source: str) -> Origins:
         PawprintError: origins.csv is damaged.
     """
     hashes = hash_files(data, files)
-    rows = [row for row in _read(data / ORIGINS) if not row.file or hashes.get(row.file) == row.hash]
+    rows = [row for row in read_rows(data) if not row.file or hashes.get(row.file) == row.hash]
     new = hashes.keys() - {row.file for row in rows}
     return Origins([*rows, *(Origin(file, file.split("/")[0], hashes[file], source, file) for file in new)])
 
 
 def own_test(data: Path) -> frozenset[str]:
     """Hashes of the photographs that were a test photograph in their source."""
-    return frozenset(row.hash for row in _read(data / ORIGINS) if row.split == "test")
+    return frozenset(row.hash for row in read_rows(data) if row.split == "test")
 
 
 def of(data: Path, digest: str) -> list[Origin]:
     """Where the photograph with this hash came from."""
-    return [row for row in _read(data / ORIGINS) if row.hash == digest]
+    return [row for row in read_rows(data) if row.hash == digest]
 
 
 class Groups:
@@ -101,7 +101,7 @@ class Groups:
         self._pattern = re.compile(pattern) if pattern else None
         self._given: dict[str, str] = {}
         self._names: dict[str, list[str]] = defaultdict(list)
-        for row in _read(data / ORIGINS):
+        for row in read_rows(data):
             if row.group:
                 self._given.setdefault(row.hash, row.group)
             self._names[row.hash] += [row.file, row.name]
@@ -158,7 +158,7 @@ def read_groups(table: Path, origins: Origins) -> Origins:
 def decided(data: Path) -> int:
     """How many photographs a person has dropped, or put under another class than their source."""
     try:
-        rows = _read(data / ORIGINS)
+        rows = read_rows(data)
     except PawprintError:
         return 0
     return len({row.hash for row in rows if row.file.split("/")[0] != row.label})
@@ -187,13 +187,15 @@ def write(origins: Origins, data: Path) -> None:
         csv.writer(file, lineterminator="\n").writerows([COLUMNS[:width], *(row[:width] for row in rows)])
 
 
-def _read(path: Path) -> list[Origin]:
+def read_rows(data: Path) -> list[Origin]:
+    """The rows of data/origins.csv as they stand; none where it is missing. PawprintError where it is damaged."""
+    path = data / ORIGINS
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = csv.reader(file)
-            if tuple(next(rows)) not in (COLUMNS, COLUMNS[:-1], COLUMNS[:-2]):  # no groups; before there were splits
+            lines = csv.reader(file)
+            if tuple(next(lines)) not in (COLUMNS, COLUMNS[:-1], COLUMNS[:-2]):  # no groups; before there were splits
                 raise ValueError
-            return [Origin(*row) for row in rows]
+            return [Origin(*row) for row in lines]
     except FileNotFoundError:
         return []
     except (ValueError, TypeError, StopIteration, csv.Error):

@@ -5,6 +5,7 @@ report, scores = evaluator.evaluate(load_serving(folder, params))
 report.test.accuracy, report.worst_slice, report.corruptions.worst
 """
 
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,14 +15,27 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pawprint.config import Params
+from pawprint.data import origins
 from pawprint.data.dataset import Split
+from pawprint.data.splits import split_of
 from pawprint.evaluation import latency, metrics, ood, slices
 from pawprint.evaluation.corruptions import CorruptionReport, Corruptions
 from pawprint.evaluation.latency import Speed
-from pawprint.evaluation.metrics import Evaluation, Scores
+from pawprint.evaluation.metrics import Evaluation, Figure, Scores
 from pawprint.evaluation.ood import OODReport
 from pawprint.evaluation.slices import Slice
 from pawprint.inference.classifier import Classifier
+
+
+class Corrected(BaseModel):
+    """What people have corrected on the test side, and the accuracy without that: who corrects a test by looking at a
+    model's mistakes makes the model look better than it is."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    relabelled: int
+    dropped: int
+    accuracy_before: Figure  # by the labels of the source; of what was dropped each counts as a mistake
 
 
 class EvaluationReport(BaseModel):
@@ -35,6 +49,7 @@ class EvaluationReport(BaseModel):
     corruptions: CorruptionReport
     ood: OODReport
     speed: Speed
+    corrected: Corrected | None = None  # None where nobody has corrected the test side
 
     @property
     def worst_slice(self) -> Slice | None:
@@ -46,6 +61,8 @@ class EvaluationReport(BaseModel):
         flat = {f"slice/{part.name.replace(': ', '/', 1)}": part.accuracy.value for part in self.slices}
         flat |= {f"corruption/{name}": accuracy for name, accuracy in self.corruptions.under.items()}
         flat["test_robustness_loss"] = self.corruptions.worst[1].value
+        if self.corrected:
+            flat["test_accuracy_before_corrections"] = self.corrected.accuracy_before.value
         if self.worst_slice:
             flat["test_worst_slice"] = self.worst_slice.accuracy.value
         if self.ood.accepted:
@@ -62,6 +79,8 @@ class Evaluator:
     corruptions: Corruptions
     others: NDArray[np.uint8]  # [m, 300, 300, 3], of something else: strangers, or drawn shapes
     params: Params
+    before: Mapping[str, str]  # hash -> label of the source, of each test photograph that people relabelled
+    dropped: int  # photographs of the test side that people dropped
 
     @classmethod
     def of(cls, test: Split, data: Path, params: Params) -> "Evaluator":
@@ -71,12 +90,15 @@ class Evaluator:
             others = ood.strangers(Path(folder), preprocess.fit, preprocess.quality)
         else:
             others = ood.clutter(evaluation.clutter, params.seed)
+        before, dropped = corrections(test, data, params)
         return cls(
             test,
             slices.traits(test, data),
             Corruptions(test, evaluation.corruptions, params.seed),
             others,
             params,
+            before,
+            dropped,
         )
 
     def evaluate(self, classifier: Classifier) -> tuple[EvaluationReport, Scores]:
@@ -90,8 +112,34 @@ class Evaluator:
             corruptions=self.corruptions.measure(classifier),
             ood=ood.measure(classifier, self.others, real=bool(self.params.refusal.strangers)),
             speed=latency.measure(classifier, self.test.images(range(min(metrics.BATCH, len(self.test))))),
+            corrected=self._corrected(scores),
         )
         return report, scores
+
+    def _corrected(self, scores: Scores) -> Corrected | None:
+        if not self.before and not self.dropped:
+            return None
+        predicted = [scores.classes[index] for index in scores.probabilities.argmax(axis=1)]
+        labels = [self.before.get(row.hash, row.label) for row in self.test.rows]
+        right = sum(one == other for one, other in zip(predicted, labels, strict=True))
+        accuracy = Figure.share(right, len(labels) + self.dropped)
+        return Corrected(relabelled=len(self.before), dropped=self.dropped, accuracy_before=accuracy)
+
+
+def corrections(test: Split, data: Path, params: Params) -> tuple[dict[str, str], int]:
+    """(hash -> label of the source, of the test photographs that people relabelled; how many of the test side they
+    dropped), from data/origins.csv."""
+    now = {row.hash: row.label for row in test.rows}
+    own_test, groups = origins.own_test(data), origins.Groups(data, params.split.group)
+    labels: dict[str, set[str]] = defaultdict(set)
+    kept: dict[str, bool] = defaultdict(bool)
+    for row in origins.read_rows(data):
+        labels[row.hash].add(row.label)
+        kept[row.hash] |= bool(row.file)
+    relabelled = {name: min(labels[name]) for name, label in now.items() if labels[name] and label not in labels[name]}
+    gone = [name for name, here in kept.items() if not here]
+    sides = [split_of(name, params.seed, params.split, own_test, groups.of(name)) for name in gone]
+    return relabelled, sides.count("test")
 
 
 def load_serving(folder: Path, params: Params) -> Classifier:

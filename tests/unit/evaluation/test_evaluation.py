@@ -14,10 +14,13 @@ from PIL import Image
 from scipy import stats
 
 from pawprint.data.dataset import PreparedDataset, Split
+from pawprint.data.origins import Origin, Origins
+from pawprint.data.origins import write as write_origins
+from pawprint.data.splits import split_of
 from pawprint.errors import PawprintError
 from pawprint.evaluation import comparison, corruptions, latency, ood, plots, slices
 from pawprint.evaluation.corruptions import Corruptions
-from pawprint.evaluation.evaluator import Evaluator
+from pawprint.evaluation.evaluator import Evaluator, corrections
 from pawprint.evaluation.metrics import Evaluation, Scores, measure
 from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier, Predictions
@@ -426,3 +429,32 @@ def test_the_loss_axis_has_plain_numbers(last: float, tmp_path: Path, monkeypatc
     monkeypatch.setattr(plots, "_save", drawn)
     plots.learning_curves({"a": {"train_loss": [(1, 0.7), (2, last)]}}, tmp_path / "curves.png")
     assert [float(label) for label in labels if label]
+
+
+def test_corrections_of_the_test_side_have_both_figures(prepared: PreparedDataset, tmp_path: Path) -> None:
+    """Two test photographs are relabelled and three dropped, and a training photograph too, which is no correction of
+    the test side: with the source's labels, and those that are gone as mistakes, the accuracy is the known one."""
+    asked = params("mlp")
+    test = prepared.split("test")
+    data, side = tmp_path / "data", asked.model_copy(update={"seed": 7})
+    data.mkdir()
+    hashes = [hashlib.sha256(str(n).encode()).hexdigest() for n in range(200)]
+    dropped = [name for name in hashes if split_of(name, 7, side.split) == "test"][:3]
+    kept = [name for name in hashes if split_of(name, 7, side.split) == "train"][:4]
+    other = {row.hash: next(name for name in test.classes if name != row.label) for row in test.rows}
+    turned = [row.hash for row in test.rows[:2]]
+    rows = [Origin(row.origin, other[row.hash] if row.hash in turned else row.label, row.hash, "s", row.origin)
+            for row in test.rows]  # fmt: skip
+    rows += [Origin("", "cat", name, "s", name) for name in (*dropped, *kept)]
+    write_origins(Origins(rows), data)
+    before, gone = corrections(test, data, side)
+    assert before == {name: other[name] for name in turned}
+    assert gone == 3
+    empty = np.empty((0, 300, 300, 3), np.uint8)
+    sure = np.eye(len(test.classes))[test.labels]  # right by today's labels
+    s = Scores(test.hashes, test.origins, test.labels, sure, test.classes, np.ones(len(test)))
+    found = Evaluator(test, {}, None, empty, side, before, gone)._corrected(s)  # type: ignore[arg-type]
+    assert found is not None
+    assert (found.relabelled, found.dropped) == (2, 3)
+    assert found.accuracy_before.value == pytest.approx((len(test) - 2) / (len(test) + 3))
+    assert Evaluator(test, {}, None, empty, side, {}, 0)._corrected(s) is None  # type: ignore[arg-type]
