@@ -27,7 +27,7 @@ def quantize_model(name: str) -> None:
     # 2. quantize, log: one MLflow run
     with model_run(name, params, data) as (mlflow_run, record):
         mlflow_run.tags({"quantized_from": params.quantized[name]})
-        step()(quantize.make)(source, data, record, name, out, params.refusal.unlike)
+        step()(quantize.make)(source, data, record, name, out, params)
         log_model(mlflow_run, out)
 
 

@@ -158,6 +158,14 @@ class Refusal(_Closed):
         4.0  # refusals that a wrong answer costs as much as; 1 refuses none as unsure
     )
     strangers: str = ""  # a folder of pictures of something else, outside data/; what is accepted of them is measured
+    stranger_costs: NonNegative = 0.0  # refused photographs that an accepted stranger costs as much as; above 0 half of
+    # `strangers` sets the threshold in place of `unlike`, and the other half is measured
+
+    @model_validator(mode="after")
+    def _costs_of_somebody(self) -> Self:
+        if self.stranger_costs and not self.strangers:
+            raise ValueError("`stranger_costs` needs a folder in `strangers`")
+        return self
 
 
 class Evaluation(_Closed):

@@ -123,3 +123,8 @@ def test_digest_follows_the_values_not_the_layout(tmp_path: Path) -> None:
     assert digest(load_params(edited(tmp_path, "seed: 2017  ", "seed:    2017 # again "))) == digest(params)
     assert digest(load_params(edited(tmp_path, "seed: 2017", "seed: 2018"))) != digest(params)
     assert flatten(params)["candidates.article_cnn.epochs"] == 5
+
+
+def test_a_cost_of_strangers_needs_a_folder_of_them(tmp_path: Path) -> None:
+    with pytest.raises(PawprintError, match=r"`refusal`: .*`stranger_costs` needs a folder in `strangers`"):
+        load_params(edited(tmp_path, "stranger_costs: 0.0", "stranger_costs: 3.0"))

@@ -24,6 +24,7 @@ from pawprint.evaluation.latency import Speed
 from pawprint.evaluation.metrics import Evaluation, Figure, Scores
 from pawprint.evaluation.ood import OODReport
 from pawprint.evaluation.slices import Slice
+from pawprint.inference import strangers
 from pawprint.inference.classifier import Classifier
 
 
@@ -87,7 +88,8 @@ class Evaluator:
         """`data` holds the originals, whose headers give their sizes."""
         evaluation, preprocess, folder = params.evaluation, params.preprocess, params.refusal.strangers
         if folder:
-            others = ood.strangers(Path(folder), preprocess.fit, preprocess.quality)
+            half: strangers.Half = "untouched" if params.refusal.stranger_costs else "all"
+            others = strangers.read(Path(folder), preprocess.fit, preprocess.quality, half)
         else:
             others = ood.clutter(evaluation.clutter, params.seed)
         before, dropped = corrections(test, data, params)

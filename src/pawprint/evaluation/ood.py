@@ -7,20 +7,14 @@ A folder of them is the measurement (`refusal.strangers`). Without one drawn sha
 method refuses shapes, stripes and noise, so they show that refusing works at all and rank nothing.
 """
 
-import hashlib
-from pathlib import Path
-
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from pawprint import image
-from pawprint.errors import PawprintError
 from pawprint.evaluation.metrics import BATCH, Figure
-from pawprint.inference.classifier import Classifier, find_pictures
-
-MOST = 2000  # pictures of a folder, spread by their content
+from pawprint.inference.classifier import Classifier
 
 
 class OODReport(BaseModel):
@@ -44,30 +38,6 @@ def measure(classifier: Classifier, pictures: NDArray[np.uint8], real: bool) -> 
     accepted = sum(not one.refusal for batch in batches for one in classifier.decide(classifier.predict(batch)))
     share = Figure.share(accepted, len(pictures)) if len(pictures) else None
     return OODReport(pictures=len(pictures), real=real, accepted=share)
-
-
-def strangers(folder: Path, fit: image.Fit, quality: int) -> NDArray[np.uint8]:
-    """The pictures below `folder`, prepared as photographs are: uint8 [m, 300, 300, 3]. What is no picture is left out.
-
-    Raises:
-        PawprintError: it holds no picture.
-    """
-    if not folder.is_dir():
-        raise PawprintError(f"`refusal.strangers` names {folder}, which is no folder. Name one, or leave it empty.")
-    contents = {
-        hashlib.sha256(content).digest(): content for content in (one.read_bytes() for one in find_pictures([folder]))
-    }
-    found = []
-    for _, content in sorted(contents.items())[:MOST]:
-        try:
-            found.append(image.load(content, fit, quality))
-        except image.BadImage:
-            continue
-    if not found:
-        raise PawprintError(
-            f"{folder} holds no photograph that can be read. Name another folder in `refusal.strangers`."
-        )
-    return np.stack(found)
 
 
 def clutter(count: int, seed: int) -> NDArray[np.uint8]:

@@ -91,6 +91,14 @@ def threshold(typicality: NDArray[np.floating], share: float) -> float:
     return float(np.float32(np.sort(typicality)[rank - 1])) if rank else -1.0
 
 
+def cheapest_threshold(own: NDArray[np.floating], strangers: NDArray[np.floating], stranger_costs: float) -> float:
+    """The threshold with the smallest cost over these typicalities: a photograph of a class that is refused costs 1, an
+    accepted stranger `stranger_costs`, and both come equally often. Of equal ones the lowest, which refuses least."""
+    tried = np.unique(np.concatenate([own, strangers, [-1.0]]).astype(np.float32))
+    refused, caught = (np.searchsorted(np.sort(part), tried, "left") / len(part) for part in (own, strangers))
+    return float(tried[int(np.argmin(refused + stranger_costs * (1 - caught)))])
+
+
 def _raised(similarity: Floats, probabilities: NDArray[np.floating]) -> Floats:
     best = np.clip(probabilities.max(axis=1), 1e-6, 1 - 1e-6)
     sure = np.clip(np.log(best / (1 - best)), 0, SUREST)

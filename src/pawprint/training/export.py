@@ -10,6 +10,7 @@ but the weights: equal weights are equal files.
 import logging
 import time
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -23,14 +24,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pawprint import files, image
+from pawprint.config import Params, Refusal
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.errors import PawprintError
-from pawprint.inference import ood, selftest
+from pawprint.inference import ood, selftest, strangers
 from pawprint.inference.backends import OUTPUTS
 from pawprint.inference.classifier import FOLDS_FILE, OOD_FILE, ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
 from pawprint.models.backbone import Network
+from pawprint.training.dataloader import chunks
 from pawprint.training.folds import OutOfFold
 from pawprint.training.folds import write as write_folds
 from pawprint.training.temperature import fit_temperature
@@ -38,6 +41,7 @@ from pawprint.training.train import Trained
 from pawprint.training.trainer import RunLogger
 
 OPSET = 20
+BATCH = 2  # photographs at a time in ONNX Runtime
 CHECKED = 16  # photographs on which the graph is compared with torch
 MAX_DIFFERENCE = 1e-3  # float32 in both, summed in another order
 HELD_OUT = 1000  # embeddings of validation photographs that are kept, for the drift test
@@ -81,7 +85,8 @@ def export(
         weights = {name: value.contiguous() for name, value in trained.network.state_dict().items()}
         save_tensors(weights, folder / "model.safetensors")
         bank = ood.Bank.of(trained.sample.embedding, trained.class_scores)
-        threshold, least = refusal_thresholds(trained, temperature, data, folds, bank)
+        others = strangers_typicality(folder / "model.onnx", trained.params, bank)
+        threshold, least = refusal_thresholds(trained, temperature, data, folds, bank, others)
         save_bank(bank, trained.validation.embedding, trained.validation.logits, folder)
         if folds is not None:
             write_folds(folds, folder / FOLDS_FILE)
@@ -176,12 +181,18 @@ def compare(served: nn.Module, path: Path, pixels: NDArray[np.uint8]) -> float:
 
 
 def refusal_thresholds(
-    trained: Trained, temperature: float, data: PreparedDataset, folds: OutOfFold | None, bank: ood.Bank
+    trained: Trained,
+    temperature: float,
+    data: PreparedDataset,
+    folds: OutOfFold | None,
+    bank: ood.Bank,
+    strangers: NDArray[np.float32] | None = None,
 ) -> tuple[float, float]:
     """(typicality below which a picture is refused as unlike, confidence below which it is refused as unsure).
 
     From the validation photographs and, where there are predictions out of the fold, from the training photographs of
-    the bank too, each without itself: hundreds where the validation split has twenty.
+    the bank too, each without itself: hundreds where the validation split has twenty. Where the typicality of
+    `strangers` [m] is given, `refusal.stranger_costs` weighs them against the photographs.
     """
     validation, train, refusal = data.split("validation"), data.split("train"), trained.params.refusal
     logits = torch.from_numpy(trained.validation.logits).double() / temperature
@@ -196,9 +207,36 @@ def refusal_thresholds(
         labels, probabilities = folds.labels[tuned], folds.probabilities[tuned]
     correct = probabilities.argmax(axis=1) == labels
     return (
-        ood.threshold(typicality, refusal.unlike),
+        unlike_threshold(typicality, strangers, refusal),
         least_confidence(probabilities.max(axis=1), correct, refusal.wrong_costs),
     )
+
+
+def strangers_typicality(graph: Path, params: Params, bank: ood.Bank) -> NDArray[np.float32] | None:
+    """Typicality [m] of the half of `refusal.strangers` that sets the threshold; None where it is not asked for."""
+    if not params.refusal.stranger_costs:
+        return None
+    pixels = strangers.read(Path(params.refusal.strangers), params.preprocess.fit, params.preprocess.quality, "tuned")
+    return bank.typicality(*outputs(graph, lambda part: pixels[part], np.arange(len(pixels))))
+
+
+def unlike_threshold(own: NDArray[np.floating], strangers: NDArray[np.floating] | None, refusal: Refusal) -> float:
+    """From the typicality [n] of photographs that were not learned from, and of strangers, if that is asked for."""
+    if strangers is None or not len(own):
+        return ood.threshold(own, refusal.unlike)
+    return ood.cheapest_threshold(own, strangers, refusal.stranger_costs)
+
+
+def outputs(
+    graph: Path, images: Callable[[NDArray[np.int64]], NDArray[np.uint8]], chosen: NDArray[np.int64]
+) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """(embedding [k, d], probabilities [k, classes]) that the graph gives for the `chosen` of `images`."""
+    session, wanted = open_session(graph), ["embedding", "probabilities"]
+    found = [session.run(wanted, {"images": images(part)}) for part in chunks(chosen, BATCH)]
+    sizes = [output.shape[1] for name in wanted for output in session.get_outputs() if output.name == name]
+    empty = [np.empty((0, size), np.float32) for size in sizes]
+    embedding, probabilities = (np.concatenate(part) for part in zip(empty, *found, strict=True))
+    return embedding, probabilities
 
 
 def least_confidence(confidence: NDArray[np.floating], correct: NDArray[np.bool_], wrong_costs: float) -> float:

@@ -17,12 +17,13 @@ from numpy.typing import NDArray
 from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantType, quantize_static
 
 from pawprint import files
+from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.inference import ood, selftest
 from pawprint.inference.classifier import OOD_FILE, ModelInfo, read_bank
 from pawprint.lineage import Lineage, sha256
 from pawprint.training.dataloader import chunks
-from pawprint.training.export import known_pictures, open_session, save_bank
+from pawprint.training.export import known_pictures, outputs, save_bank, strangers_typicality, unlike_threshold
 from pawprint.training.train import LEAST, SAMPLE, spread
 
 PHOTOGRAPHS = 130  # that show how large activations get
@@ -30,27 +31,28 @@ BATCH = 2  # calibration keeps every activation: 0.9 GB; with ten at a time 2.5 
 INTEGER = ("Conv", "Add", "Clip", "Relu")
 
 
-def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: Path, unlike: float) -> ModelInfo:
+def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: Path, params: Params) -> ModelInfo:
     """Write the INT8 model `name`, made from the model folder `source`, to `out`; returns its model.json.
 
     Temperature and confidence threshold are the source's; the OOD bank and threshold are measured anew, on the INT8
-    graph's embeddings; `unlike` is the share of validation photographs that it may refuse.
+    graph's embeddings, as `refusal` of params says.
     """
     train, validation = data.split("train"), data.split("validation")
     with files.replace_folder(out) as folder:
         for kept in ("model.onnx", "model.safetensors", "photographs.txt"):
             shutil.copy(source / kept, folder)
         quantize(folder / "model.onnx", train)
-        sample, _ = outputs(folder / "model.onnx", train, spread(train.labels, SAMPLE, LEAST))
-        tuned, probabilities = outputs(folder / "model.onnx", validation, np.arange(len(validation)))
+        sample, _ = outputs(folder / "model.onnx", train.images, spread(train.labels, SAMPLE, LEAST))
+        tuned, probabilities = outputs(folder / "model.onnx", validation.images, np.arange(len(validation)))
         bank = ood.Bank.of(sample, read_bank(source).class_scores)
         save_bank(bank, tuned, probabilities, folder)
+        others = strangers_typicality(folder / "model.onnx", params, bank)
         info = ModelInfo.read(source)
         info = info.model_copy(
             update={
                 "candidate": name,
                 "quantized_from": info.candidate,
-                "ood_threshold": ood.threshold(bank.typicality(tuned, probabilities), unlike),
+                "ood_threshold": unlike_threshold(bank.typicality(tuned, probabilities), others, params.refusal),
                 "onnx_digest": sha256(folder / "model.onnx"),
                 "ood_digest": sha256(folder / OOD_FILE),
                 "lineage": lineage,
@@ -81,17 +83,6 @@ def quantize(path: Path, train: Split) -> None:
         )
     finally:
         root.setLevel(level)
-
-
-def outputs(path: Path, split: Split, chosen: NDArray[np.int64]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
-    """(embedding [k, d], probabilities [k, classes]) that the graph at `path` gives for the `chosen` photographs."""
-    session = open_session(path)
-    wanted = ["embedding", "probabilities"]
-    found = [session.run(wanted, {"images": split.images(part)}) for part in chunks(chosen, BATCH)]
-    sizes = [output.shape[1] for name in wanted for output in session.get_outputs() if output.name == name]
-    empty = [np.empty((0, size), np.float32) for size in sizes]
-    embedding, probabilities = (np.concatenate(part) for part in zip(empty, *found, strict=True))
-    return embedding, probabilities
 
 
 def _floating(graph: onnx.GraphProto) -> set[str]:

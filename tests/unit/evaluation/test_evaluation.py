@@ -22,7 +22,7 @@ from pawprint.evaluation import comparison, corruptions, latency, ood, plots, sl
 from pawprint.evaluation.corruptions import Corruptions
 from pawprint.evaluation.evaluator import Evaluator, corrections
 from pawprint.evaluation.metrics import Evaluation, Scores, measure
-from pawprint.inference import cam
+from pawprint.inference import cam, strangers
 from pawprint.inference.classifier import Classifier, Predictions
 from prepared_set import drawings, params
 
@@ -261,13 +261,13 @@ def test_a_folder_of_strangers_is_read_whatever_lies_in_it(tmp_path: Path) -> No
     for name, shade in (("a.png", 10), ("b.jpg", 90), ("c.png", 10)):
         Image.new("RGB", (64, 48), (shade, 0, 0)).save(tmp_path / name)
     (tmp_path / "d.jpg").write_text("no photograph")
-    assert ood.strangers(tmp_path, "squash", 95).shape == (2, 300, 300, 3)  # the same file twice is one
+    assert strangers.read(tmp_path, "squash", 95, "all").shape == (2, 300, 300, 3)  # the same file twice is one
     with pytest.raises(PawprintError, match="which is no folder"):
-        ood.strangers(tmp_path / "nowhere", "squash", 95)
+        strangers.read(tmp_path / "nowhere", "squash", 95, "all")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "x.jpg").write_text("no photograph")
     with pytest.raises(PawprintError, match="no photograph that can be read"):
-        ood.strangers(tmp_path / "empty", "squash", 95)
+        strangers.read(tmp_path / "empty", "squash", 95, "all")
 
 
 def test_drawn_shapes_are_the_same_from_the_same_seed_and_no_two_are_alike() -> None:

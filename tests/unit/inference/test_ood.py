@@ -55,3 +55,14 @@ def test_the_threshold_refuses_no_more_than_its_share_on_average(n: int) -> None
     if n >= 99:
         assert np.mean(refused) > 0.005
     assert ood.threshold(RNG.random(20), 0.01) == -1
+
+
+def test_the_cheapest_threshold_of_known_scores() -> None:
+    """Ten photographs at 0.55 to 1.0, strangers at 0.1 to 0.6: two of these look like photographs."""
+    own, strangers = np.arange(0.55, 1.01, 0.05), np.array([0.1, 0.2, 0.3, 0.56, 0.6])
+    catching = {cost: ood.cheapest_threshold(own, strangers, cost) for cost in (0.1, 1.0, 10.0)}
+    assert 0.3 < catching[0.1] <= 0.56  # the two cost less than the photographs that would go with them
+    assert catching[10.0] > 0.6
+    assert (own < catching[0.1]).sum() == 0
+    assert (own < catching[10.0]).sum() == 2
+    assert ood.cheapest_threshold(own, strangers, 0.0) == -1

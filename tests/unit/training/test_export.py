@@ -9,11 +9,13 @@ import onnx
 import onnxruntime
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file
 
+from pawprint.config import Refusal
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.inference import selftest
+from pawprint.inference import selftest, strangers
 from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
@@ -70,7 +72,8 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
 
 def test_a_quantized_model_is_a_folder_like_any_other(trained: Trained, data: PreparedDataset, tmp_path: Path) -> None:
     plain = export(trained, data, LINEAGE, tmp_path / "plain", Memory())
-    info = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8", unlike=0.1)
+    asked = trained.params.model_copy(update={"refusal": Refusal(unlike=0.1)})
+    info = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8", asked)
     assert (info.quantized_from, plain.quantized_from, info.candidate) == ("article_cnn", "", "plain_int8")
     assert info.weights_digest == plain.weights_digest
     assert info.model_digest != plain.model_digest
@@ -83,7 +86,7 @@ def test_a_quantized_model_is_a_folder_like_any_other(trained: Trained, data: Pr
     assert not np.array_equal(ours.probabilities, theirs.probabilities)
     assert (ours.knn_similarity >= info.ood_threshold - 0.01).all()
 
-    again = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8", unlike=0.1)
+    again = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8", asked)
     assert again == info
 
 
@@ -187,3 +190,32 @@ def test_the_least_confidence_is_the_cheapest_for_the_stated_cost() -> None:
     assert least_confidence(confidence, ~wrong, 10.0) == pytest.approx(0.8)
     assert least_confidence(confidence, np.ones(5, bool), 10.0) == 0  # no mistake: nothing to refuse
     assert least_confidence(np.empty(0), np.empty(0, bool), 10.0) == 0
+
+
+def test_strangers_set_the_threshold_where_that_is_asked_for(
+    trained: Trained, data: PreparedDataset, tmp_path: Path
+) -> None:
+    """Noise, and the photographs themselves: what a stranger costs decides how many photographs are refused for it."""
+    folder = tmp_path / "strangers"
+    folder.mkdir()
+    rng = np.random.default_rng(3)
+    for number in range(30):
+        Image.fromarray(rng.integers(0, 256, (90, 90, 3), np.uint8)).save(folder / f"{number}.png")
+
+    def exported(name: str, **refusal: object) -> tuple[Path, float]:
+        given = Refusal(**refusal)  # type: ignore[arg-type]
+        again = replace(trained, params=trained.params.model_copy(update={"refusal": given}))
+        return tmp_path / name, export(again, data, LINEAGE, tmp_path / name, Memory()).ood_threshold
+
+    _, by_share = exported("plain")
+    _, still = exported("measured", strangers=str(folder))
+    assert still == by_share  # they are measured, and set nothing
+    dear, by_cost = exported("dear", strangers=str(folder), stranger_costs=100.0)
+    untouched = strangers.read(folder, "squash", 95, "untouched")
+    tuned = strangers.read(folder, "squash", 95, "tuned")
+    assert len(tuned) + len(untouched) == 30
+    assert not {one.tobytes() for one in tuned} & {one.tobytes() for one in untouched}
+    similarity = Classifier(dear).predict(tuned).knn_similarity
+    assert (similarity < by_cost + 0.02).all()  # at a hundred refusals a stranger none of the tuned half is accepted
+    _, cheap = exported("cheap", strangers=str(folder), stranger_costs=0.001)
+    assert cheap <= by_cost
