@@ -101,8 +101,8 @@ def verdict(drift: Drift | None, shift: LabelShift | None) -> str:
     if drift is None:
         return f"Fewer than {FEWEST} different photographs came: too few to test for drift."
     compared = (
-        f"{drift.traffic:,} photographs against {drift.training:,} held-out photographs, p = {drift.p:.3f}, told apart in "
-        f"{drift.separation:.0%} of all pairs; 50 % is by chance"
+        f"{drift.traffic:,} photographs against {drift.training:,} held-out photographs, p = {drift.p:.3f}, told "
+        f"apart in {drift.separation:.0%} of all pairs; 50 % is by chance"
     )
     differ = "Drift: the photographs differ from the held-out photographs" if drift.p < ALARM else "No drift was found"
     if shift is None:
