@@ -3,8 +3,9 @@
     python benchmarks/pipeline_time.py [--photos train.zip]
 
 In a fresh clone of this commit. A thread in each Python process looks a hundred times a second at what its main thread
-does: inside an import it is `import`, inside MLflow or Prefect `logging`, else `work`. `dvc` is the time between the
-stages. With --photos only the run from nothing is measured.
+does: inside an import it is `import`, inside MLflow or Prefect `logging`, else `work`. What lies before, between and after
+the stages is the command line, Prefect's server, MLflow's database and DVC. With --photos only the run from nothing is
+measured.
 """
 
 import argparse
@@ -71,9 +72,10 @@ def timed(command: list[str], root: Path, environment: dict[str, str]) -> float:
     return time.monotonic() - began
 
 
-def stages(folder: Path, total: float) -> list[dict[str, object]]:
-    """A row for each process of flows/, in order, and one for all that lies between them."""
+def stages(folder: Path, start: float, end: float) -> list[dict[str, object]]:
+    """A row for each process of flows/, in order, and three for what lies before, between and after them."""
     records = sorted((json.loads(path.read_bytes()) for path in folder.glob("*.json")), key=lambda one: one["began"])
+    began = min(record["began"] for record in records if "flows.pipeline" not in record["words"]) - start
     rows: list[dict[str, object]] = []
     for record in records:
         words = record["words"][record["words"].index("-m") + 1 :]
@@ -88,8 +90,10 @@ def stages(folder: Path, total: float) -> list[dict[str, object]]:
                 **record["spent"],
             }
         )
-    rest = total - sum(float(str(row["seconds"])) for row in rows)
-    return [*rows, {"stage": "pipeline, dvc, Prefect's server", "seconds": rest}]
+    after = end - max(record["ended"] for record in records if "flows.pipeline" not in record["words"])
+    between = end - start - began - after - sum(float(str(row["seconds"])) for row in rows)
+    gaps = {"before the first stage": began, "between the stages": between, "after the last stage": after}
+    return [*rows, *({"stage": name, "seconds": seconds} for name, seconds in gaps.items())]
 
 
 def main() -> None:
@@ -108,11 +112,13 @@ def main() -> None:
         plain |= {
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "BENTOML_HOME": f"{place}/bentoml",
+            "PREFECT_HOME": f"{place}/prefect",
         }
         sampled = plain | {"PYTHONPATH": str(site), "PIPELINE_TIME": str(records)}
         run = ["pawprint", "run"]
+        start = time.time()
         first = timed([*run, *(["--photos", str(photos.resolve())] if photos else [])], root, sampled)
-        rows, wholes = stages(records, first), {"from nothing": first}
+        rows, wholes = stages(records, start, start + first), {"from nothing": first}
         if not photos:
             wholes |= {"second run": timed(run, root, plain), "idle dvc repro": timed(["dvc", "repro"], root, plain)}
             wholes |= {"pawprint --help": timed(["pawprint", "--help"], root, plain)}

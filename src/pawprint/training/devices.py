@@ -64,7 +64,8 @@ def prepare(training: Training, seed: int) -> torch.device:
     torch.manual_seed(seed)
     if training.deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # read when the first CUDA matmul runs
-    torch.use_deterministic_algorithms(training.deterministic)
+    # As `use_deterministic_algorithms`, which imports torch's compiler for a second; nothing is compiled here.
+    torch.set_deterministic_debug_mode("error" if training.deterministic else "default")
     torch.backends.cudnn.benchmark = not training.deterministic
     return device
 
