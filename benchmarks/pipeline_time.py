@@ -3,9 +3,9 @@
     python benchmarks/pipeline_time.py [--photos train.zip]
 
 In a fresh clone of this commit. A thread in each Python process looks a hundred times a second at what its main thread
-does: inside an import it is `import`, inside MLflow or Prefect `logging`, else `work`. What lies before, between and after
-the stages is the command line, Prefect's server, MLflow's database and DVC. With --photos only the run from nothing is
-measured.
+does: inside an import it is `import`, inside MLflow or Prefect `logging`, else `work`. What lies before, between and
+after the stages is the command line, Prefect's server, MLflow's database and DVC. With --photos only the run from
+nothing is measured.
 """
 
 import argparse

@@ -20,9 +20,8 @@ import json
 import os
 import warnings
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -65,12 +64,13 @@ class FeatureCache:
     ) -> None:
         self.architecture, self.mirrored, self.pooled = architecture, mirrored, not blocks
         self.shape = maps_shape(network, blocks) if blocks else (network.features,)
-        self.engine = Engine(FrozenPart(network, blocks), self.shape, params)
+        backbone = backbone_digest(network)
+        self.engine = Engine(FrozenPart(network, blocks), self.shape, params, f"{backbone} {blocks}")
         # Of what was computed in bfloat16 float16 keeps every digit, in half the space.
         half = blocks and self.engine.execution["precision"] in ("bf16", "bfloat16")
         self._dtype = np.float16 if half else np.float32
         key: dict[str, Any] = {
-            "backbone": backbone_digest(network),
+            "backbone": backbone,
             "transform": [params.preprocess.fit, params.preprocess.quality, sha256(Path(image.__file__))],
             "execution": self.engine.execution,
             "part": [blocks, mirrored],
@@ -164,12 +164,18 @@ class FrozenPart(nn.Module):
 
 
 class Engine:
-    """Pixels to features by the fastest engine whose bits repeat: OpenVINO on the CPU, torch elsewhere."""
+    """Pixels to features by the fastest engine whose bits repeat: OpenVINO on the CPU, torch elsewhere.
 
-    def __init__(self, frozen: nn.Module, shape: tuple[int, ...], params: Params) -> None:
+    Engines of one `part` (weights and blocks) share what OpenVINO compiles, which takes seconds.
+    """
+
+    _compiled: ClassVar[dict[str, Any]] = {}  # of the last part: a head's folds open its cache again
+
+    def __init__(self, frozen: nn.Module, shape: tuple[int, ...], params: Params, part: str) -> None:
         self.training, self.device = params.training, devices.resolve(params.training)
         self.frozen, self.shape = frozen.eval(), shape
         self.precision: Precision = "bf16" if params.training.precision == "bfloat16" else "f32"
+        self.part = f"{part} {self.precision}"
         if self.device.type == "cpu":
             self.execution = backends.execution(self.precision)
         else:
@@ -201,20 +207,25 @@ class Engine:
         def keep(request: Any, index: int) -> None:
             features[index] = request.get_output_tensor(0).data[0]
 
-        self._requests.set_callback(keep)
+        if self.part not in self._compiled:
+            self._compiled.clear()
+            self._compiled[self.part] = self._compile()
+        requests = self._compiled[self.part]
+        requests.set_callback(keep)
         for index in range(len(pixels)):
-            self._requests.start_async({0: pixels[index : index + 1]}, index)
-        self._requests.wait_all()
+            requests.start_async({0: pixels[index : index + 1]}, index)
+        requests.wait_all()
         return features
 
-    @cached_property
-    def _requests(self) -> Any:
-        """OpenVINO's queue of requests, one a core; made when a feature is missing, for it takes seconds."""
+    def _compile(self) -> Any:
+        """OpenVINO's queue of requests, one a core."""
         import openvino
 
         shape = [1, image.SIZE, image.SIZE, 3]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the padding of a fixed size is rightly a constant
             example = torch.zeros(shape, dtype=torch.uint8)
-            model = openvino.convert_model(self.frozen.cpu(), example_input=example, input=[(shape, openvino.Type.u8)])
+            # Given a module, OpenVINO traces it with torch's check, which traces it twice: three times as long.
+            traced = torch.jit.trace(self.frozen.cpu(), example, check_trace=False)  # type: ignore[no-untyped-call]
+            model = openvino.convert_model(traced, example_input=example, input=[(shape, openvino.Type.u8)])
         return openvino.AsyncInferQueue(backends.compile_on_cpu(model, self.precision), backends.cores())
