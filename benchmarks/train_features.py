@@ -35,7 +35,7 @@ def measure(variant: str) -> float:
     network.load_pretrained()
     frozen = FrozenPart(network, blocks=0)
     params = _params("bfloat16" if precision.startswith("bf") else "float32")
-    engine = Engine(frozen, (network.features,), params, "")
+    engine = Engine(frozen, (network.features,), params)
     run = engine.by_torch if library == "torch" else engine.by_openvino
     pixels = np.random.default_rng(0).integers(0, 256, (CHUNK, image.SIZE, image.SIZE, 3), np.uint8)
     run(pixels)

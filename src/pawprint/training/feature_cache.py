@@ -166,16 +166,16 @@ class FrozenPart(nn.Module):
 class Engine:
     """Pixels to features by the fastest engine whose bits repeat: OpenVINO on the CPU, torch elsewhere.
 
-    Engines of one `part` (weights and blocks) share what OpenVINO compiles, which takes seconds.
+    Engines of one named `part` (weights and blocks) share what OpenVINO compiles, which takes seconds.
     """
 
-    _compiled: ClassVar[dict[str, Any]] = {}  # of the last part: a head's folds open its cache again
+    _compiled: ClassVar[dict[object, Any]] = {}  # of the last part: a head's folds open its cache again
 
-    def __init__(self, frozen: nn.Module, shape: tuple[int, ...], params: Params, part: str) -> None:
+    def __init__(self, frozen: nn.Module, shape: tuple[int, ...], params: Params, part: str = "") -> None:
         self.training, self.device = params.training, devices.resolve(params.training)
         self.frozen, self.shape = frozen.eval(), shape
         self.precision: Precision = "bf16" if params.training.precision == "bfloat16" else "f32"
-        self.part = f"{part} {self.precision}"
+        self.part: object = (part, self.precision) if part else object()
         if self.device.type == "cpu":
             self.execution = backends.execution(self.precision)
         else:
