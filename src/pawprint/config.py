@@ -226,7 +226,9 @@ class Serving(_Closed):
     max_images: Count = 64  # in one /predict/batch
     requests_per_minute: CountOrZero = 0  # of one token or address; 0 is no limit
     traffic_rows: CountOrZero = 20_000  # predictions that the traffic log keeps; 0 keeps none
-    keep_pictures: bool = False  # in the traffic log too
+    keep_pictures: bool = False  # without what cameras write beside the pixels, in a folder beside the traffic log
+    keep_days: Positive = 30  # a picture, since it came last
+    keep_mb: Positive = 1000  # of kept pictures; the oldest go first
     allowed_hosts: Names = ()  # names under which the service is reached, beside localhost and IP addresses
     allowed_origins: Names = ()  # other sites' pages that may use the service, e.g. https://example.org
     trusted_proxies: Names = ()  # addresses or networks whose X-Forwarded-For is believed

@@ -100,7 +100,8 @@ def test_the_log_is_bounded_and_can_keep_pictures(toy_model: Path, pictures: dic
     with closing(sqlite3.connect(tmp_path / "traffic/pawprint-colours.db")) as log:
         count, kept = log.execute("SELECT count(*), min(picture) FROM predictions").fetchone()
     assert count < 300  # trimmed every 256 rows
-    assert kept == pictures["red"]
+    (file,) = (tmp_path / "traffic" / "pictures").glob("??/*")  # the same picture, once
+    assert (file.name, file.read_bytes(), file.stat().st_mode & 0o777) == (kept, pictures["red"], 0o600)
 
 
 @dataclass(frozen=True)

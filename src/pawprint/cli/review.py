@@ -1,4 +1,4 @@
-"""`pawprint review`: look at photographs on a local page, and decide."""
+"""`pawprint review` and `pawprint harvest`: look at photographs on a local page, and decide."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -97,3 +97,42 @@ def _folder(folder: Path) -> "tuple[Queue, Suggester]":
     found, params = queues.waiting(ROOT, pictures[0].source), load_params(ROOT / "params.yaml")
     files = {digest: kept.file(one) for digest, one in found.incoming.items()}
     return found, Suggester(files, params, label_audit.backbone_of(params))
+
+
+@examples("pawprint harvest | pawprint harvest --days 1 --feedback 100 --random 0")
+def harvest(
+    days: Annotated[float, typer.Option(min=0, help="how far back to look; 0 is all that is kept")] = 0,
+    feedback: Annotated[int, typer.Option(min=0, help="at most so many that clients corrected")] = 40,
+    refused: Annotated[int, typer.Option(min=0, help="... that were answered `unknown`")] = 20,
+    unsure: Annotated[int, typer.Option(min=0, help="... that the model was least sure of")] = 20,
+    novel: Annotated[int, typer.Option(min=0, help="... that are least like the training photographs")] = 20,
+    random: Annotated[int, typer.Option(min=0, help="... drawn from all")] = 20,
+    log: Annotated[Path | None, typer.Option(help="a traffic log; default: all of the service's")] = None,
+) -> None:
+    """Take photographs of the service's traffic into the review queue. `serving.keep_pictures` must be on.
+
+    Each comes with its provenance: answer, model, feedback. What is in data/ already, or was decided before, is not
+    taken again; of photographs of one scene one is.
+    """
+    import time
+
+    from pawprint.config import load_params
+    from pawprint.data import inbox, origins
+    from pawprint.data.labels import FILE, Labels
+    from pawprint.review.harvest import Mix
+    from pawprint.review.harvest import harvest as take
+    from pawprint.serving import traffic
+    from pawprint.serving.kept import FOLDER, PictureStore
+
+    logs = [log] if log else sorted(traffic.folder().glob("*.db"))
+    if not logs or not logs[0].is_file():
+        raise PawprintError(f"There is no traffic log in {traffic.folder()}. Serve the model, or name --log.")
+    params, waiting = load_params(ROOT / "params.yaml"), inbox.Inbox(ROOT / inbox.FOLDER)
+    known = {row.hash for row in origins.read_rows(ROOT / "data")} | set(Labels(ROOT / FILE).standing())
+    mix = Mix(feedback, refused, unsure, novel, random)
+    since = time.time() - 86_400 * days if days else 0
+    store = PictureStore(logs[0].parent / FOLDER)
+    counts = take(logs, store, waiting, mix, known, params.seed, since)
+    parts = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
+    print(f"{counts.total():,} photographs taken{f' ({parts})' * bool(parts)}; {len(list(waiting)):,} wait.")
+    print("Next: pawprint review harvest" if list(waiting) else "Is serving.keep_pictures on?")

@@ -20,6 +20,7 @@ from pawprint.inference.classifier import Classifier, Predictions
 from pawprint.serving import metrics, structure
 from pawprint.serving.champion import read_champion
 from pawprint.serving.decoder import Decoders, queued, too_late
+from pawprint.serving.kept import clean
 from pawprint.serving.schema import About, Milliseconds, ModelCard, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
 
@@ -36,6 +37,7 @@ class _Result:
     sha256: str  # of the picture's bytes
     pixels: Pixels
     outputs: Predictions
+    picture: bytes | None = None  # to be kept
 
 
 class Engine:
@@ -100,8 +102,8 @@ class Engine:
         metrics.CONFIDENCE.observe(max(prediction.probabilities.values()))
         for part, milliseconds in prediction.milliseconds:
             metrics.PARTS.labels(part).observe(milliseconds / 1000)
-        picture = data if self.params.keep_pictures else None
-        self.traffic.add(Record.of(prediction, time.time(), result.sha256, result.outputs.embedding[0], picture))
+        record = Record.of(prediction, time.time(), result.sha256, result.outputs.embedding[0])
+        self.traffic.add(record, result.picture)
         return prediction
 
     async def explain(self, data: bytes) -> tuple[Prediction, bytes]:
@@ -158,4 +160,6 @@ class Engine:
             wait=round(1000 * (started - requested - before), 2),
             inference=round(1000 * (inferred - read), 2),
         )
-        return _Result(Prediction.of(uuid.uuid4().hex, found, self.name, milliseconds), digest, pixels, outputs)
+        prediction = Prediction.of(uuid.uuid4().hex, found, self.name, milliseconds)
+        picture = clean(data, pixels) if self.params.keep_pictures else None
+        return _Result(prediction, digest, pixels, outputs, picture)

@@ -25,6 +25,7 @@ from pawprint.serving.app import AppState, create_app
 from pawprint.serving.champion import model_folder, registered_model, serving_params, verify
 from pawprint.serving.decoder import Decoders
 from pawprint.serving.engine import Engine
+from pawprint.serving.kept import FOLDER, PictureStore
 from pawprint.serving.middleware import BodyLimitMiddleware, OriginMiddleware
 from pawprint.serving.protocol import limit_connections
 
@@ -78,7 +79,8 @@ class Pawprint:
         log_as_json()
         version = bentoml.server_context.bento_version
         bento = "" if version == "not available" else f"{bentoml.server_context.bento_name}:{version}"
-        log = traffic.TrafficLog(traffic.path(registered_model(model_folder())), params.traffic_rows)
+        pictures = PictureStore(traffic.folder() / FOLDER, params.keep_days, params.keep_mb)
+        log = traffic.TrafficLog(traffic.path(registered_model(model_folder())), params.traffic_rows, pictures)
         state.traffic = log
         state.decoders = decoders = Decoders(params, cores())
         state.load = lambda: Engine(model_folder(), bento, params, log, decoders)

@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 
 from pawprint.errors import PawprintError
 from pawprint.serving import metrics
+from pawprint.serving.kept import PictureStore
 from pawprint.serving.problems import RequestError
 from pawprint.serving.schema import Prediction
 
@@ -48,27 +49,20 @@ class Record:
     embedding: bytes  # float16, little-endian
     model_digest: str
     model_version: str
-    picture: bytes | None = None  # only where serving.keep_pictures is on
-
-    @property
-    def size(self) -> int:
-        """Bytes that it takes, about."""
-        return _ROW + len(self.picture or b"")
+    picture: str | None = None  # SHA-256 under which kept.py has it; only where serving.keep_pictures is on
 
     @classmethod
-    def of(
-        cls, one: Prediction, time: float, sha256: str, embedding: NDArray[np.float32], picture: bytes | None = None
-    ) -> Self:
+    def of(cls, one: Prediction, time: float, sha256: str, embedding: NDArray[np.float32]) -> Self:
         """The record of a prediction for the bytes `sha256` and their embedding [d]."""
         probabilities, half = json.dumps(one.probabilities), embedding.astype("<f2").tobytes()
         return cls(
             one.id, time, sha256, one.label, probabilities, one.typicality, half,
-            one.model.digest, one.model.version, picture,
+            one.model.digest, one.model.version,
         )  # fmt: skip
 
 
 _COLUMNS = [field.name for field in fields(Record)]
-_TYPES: dict[Any, str] = {str: "TEXT NOT NULL", float: "REAL NOT NULL", bytes: "BLOB NOT NULL", bytes | None: "BLOB"}
+_TYPES: dict[Any, str] = {str: "TEXT NOT NULL", float: "REAL NOT NULL", bytes: "BLOB NOT NULL", str | None: "TEXT"}
 _SCHEMA = f"""
 PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;
 CREATE TABLE IF NOT EXISTS predictions (
@@ -93,6 +87,7 @@ _KNOWN = "SELECT count(*) FROM predictions WHERE id = ?"
 _TRIM_EVERY = 256  # rows
 _WAITING = 64 * 2**20  # bytes of records that may wait while the log cannot be written; the oldest are lost
 _ROW = 3000  # bytes of a record without its picture, about
+_TRIM_SECONDS = 3600.0
 _GATHER, _RETRY, _BUSY, _FEEDBACK_SECONDS, _CLOSING = 0.1, 1.0, 2.0, 4.0, 5.0  # seconds
 
 logger = logging.getLogger(__name__)
@@ -118,10 +113,10 @@ class TrafficLog:
     not there, a file that was removed. A damaged file is set aside. See docs/decisions/traffic-log.md.
     """
 
-    def __init__(self, path: Path, rows: int) -> None:
+    def __init__(self, path: Path, rows: int, pictures: PictureStore | None = None) -> None:
         self.path = path
-        self._rows = rows
-        self._records: deque[Record] = deque()
+        self._rows, self._pictures = rows, pictures
+        self._records: deque[tuple[Record, bytes | None]] = deque()  # with the picture, where it is to be kept
         self._feedback: deque[tuple[str, str, Future[bool]]] = deque()
         self._bytes, self._lock = 0, Lock()  # of the records that wait, or are being written
         self._since_trim = _TRIM_EVERY  # what a killed process left is trimmed first
@@ -133,14 +128,14 @@ class TrafficLog:
         if rows:
             self._thread.start()
 
-    def add(self, record: Record) -> None:
-        """Log a prediction; on disk a moment later."""
+    def add(self, record: Record, picture: bytes | None = None) -> None:
+        """Log a prediction, and keep its picture; on disk a moment later."""
         if self._rows:
             with self._lock:
-                self._records.append(record)
-                self._bytes += record.size
+                self._records.append((record, picture))
+                self._bytes += _size(picture)
                 while self._bytes > _WAITING and len(self._records) > 1:
-                    self._bytes -= self._records.popleft().size
+                    self._bytes -= _size(self._records.popleft()[1])
                     metrics.LOST.inc()
             self._wake.set()
 
@@ -175,7 +170,10 @@ class TrafficLog:
     def _run(self) -> None:
         """The thread: whatever happens to one write, the next one is tried."""
         while not self._closing or self._records or self._feedback:
-            self._wake.wait()
+            if not self._wake.wait(_TRIM_SECONDS) and self._pictures:
+                with contextlib.suppress(OSError):
+                    self._pictures.trim()  # what is too old goes also where nothing comes
+                continue
             self._wake.clear()
             self._at_once.wait(_GATHER)  # so that what arrives within it is one transaction
             self._at_once.clear()
@@ -195,8 +193,9 @@ class TrafficLog:
         records = [self._records.popleft() for _ in range(len(self._records))]
         feedback = [self._feedback.popleft() for _ in range(len(self._feedback))]
         try:
+            kept = [self._keep(*record) for record in records]
             with self._open() as transaction:
-                transaction.executemany(_ADD, map(asdict, records))
+                transaction.executemany(_ADD, map(asdict, kept))
                 self._since_trim += len(records)
                 if self._since_trim >= _TRIM_EVERY:
                     transaction.execute(_TRIM, (self._rows,))
@@ -212,9 +211,15 @@ class TrafficLog:
             raise
         metrics.LOG_UP.set(1)
         with self._lock:
-            self._bytes -= sum(record.size for record in records)
+            self._bytes -= sum(_size(picture) for _, picture in records)
         for (*_, written), result in zip(feedback, known, strict=True):
             _tell(written, result)
+
+    def _keep(self, record: Record, picture: bytes | None) -> Record:
+        """The record, with its picture on disk."""
+        if picture is None or self._pictures is None:
+            return record
+        return replace(record, picture=self._pictures.keep(picture))
 
     def _open(self) -> sqlite3.Connection:
         """The connection; a new one where the file is not there any more, or is another one."""
@@ -239,6 +244,11 @@ class TrafficLog:
             self.path.replace(aside)
             for suffix in ("-wal", "-shm"):
                 self.path.with_name(self.path.name + suffix).unlink(missing_ok=True)
+
+
+def _size(picture: bytes | None) -> int:
+    """Bytes that a record takes with its picture, about."""
+    return _ROW + len(picture or b"")
 
 
 def _identity(path: Path) -> tuple[int, int] | None:
@@ -299,6 +309,16 @@ def read(log: Path, model_digest: str, since: float) -> tuple[list[sqlite3.Row],
             return rows, int(connection.execute(others, (model_digest, since)).fetchone()[0])
     except sqlite3.Error as error:
         raise PawprintError(f"{log} cannot be read as a traffic log ({error}). Name another with --log.") from None
+
+
+def kept(log: Path, since: float = 0) -> list[sqlite3.Row]:
+    """The predictions in a log whose picture is kept, the last ones first; the columns of Record and `right_label`."""
+    with _reading(log) as connection:
+        return connection.execute(
+            "SELECT p.*, f.label AS right_label FROM predictions p LEFT JOIN feedback f ON f.id = p.id"
+            " WHERE typeof(p.picture) = 'text' AND p.time >= ? ORDER BY p.time DESC",
+            (since,),
+        ).fetchall()
 
 
 def find_prediction(id: str, logs: Path | None = None) -> dict[str, str] | None:

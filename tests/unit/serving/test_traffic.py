@@ -37,7 +37,7 @@ def open_log(path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[
 
 
 def add(log: TrafficLog, id: str, picture: bytes | None = None) -> None:
-    log.add(Record.of(prediction(id), time.time(), "0" * 64, np.ones(4, np.float32), picture))
+    log.add(Record.of(prediction(id), time.time(), "0" * 64, np.ones(4, np.float32)), picture)
 
 
 def acknowledged(log: TrafficLog, id: str) -> bool:
