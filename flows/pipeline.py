@@ -199,6 +199,8 @@ def main() -> None:
         signal.signal(number, signal.default_int_handler)
     with explained(), dvc.lock(ROOT):
         load_params(ROOT / "params.yaml")  # before DVC reads it, whose errors say less
+        if options.photos is not None:
+            ingest.check(options.photos, options.name)  # before Prefect's server starts
         _import_tracker()
         if options.verb == "repair":
             repair()

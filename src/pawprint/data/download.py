@@ -94,15 +94,21 @@ def local(source: str | Path, sha256: str | None = None) -> Local:
     if re.match("(https?|s3)://", name):
         return Local(_download(name, checksum), public_part(name), downloaded=True)
     path = Path(source)
-    if not path.exists():
-        raise PawprintError(
-            f"{source} does not exist. Name a zip, tar or folder, an http(s) or s3 URL, or one of {', '.join(PUBLIC)}."
-        )
+    refuse_missing(path)
     if checksum and path.is_dir():
         raise PawprintError(f"{path} is a folder, and a SHA-256 is of one file. Name no SHA-256.")
     if checksum:
         _verify(path, checksum, str(path))
     return Local(path, path.resolve().name)
+
+
+def refuse_missing(source: str | Path) -> None:
+    """PawprintError where a source is no URL, no public set and not on this disk."""
+    name = str(source)
+    if name not in PUBLIC and not re.match("(https?|s3)://", name) and not Path(source).exists():
+        raise PawprintError(
+            f"{source} does not exist. Name a zip, tar or folder, an http(s) or s3 URL, or one of {', '.join(PUBLIC)}."
+        )
 
 
 def downloads() -> Path:

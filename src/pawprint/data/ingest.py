@@ -96,8 +96,7 @@ def ingest(
         PawprintError: the source cannot be read or downloaded, is of no known layout, unsafe or damaged, or has
             another SHA-256; the set would have fewer than two classes; or the disk is full.
     """
-    if name is not None and not NAME.fullmatch(name):
-        raise PawprintError(f"{name!r} cannot name a data set: use lower-case letters, digits, dots and dashes.")
+    check(source, name)
     refuse_link(data)
     recover(data)
     local = download.local(source, sha256)
@@ -126,6 +125,19 @@ def ingest(
     result.dataset, result.ignored, result.unlabelled = dataset(data), found.ignored, found.unlabelled
     result.classes, result.splits = found.counts(), found.splits()
     return result
+
+
+def check(source: str | Path, name: str | None = None) -> None:
+    """Refuse at once a source that is not there and a name that no data set can have.
+
+    Raises:
+        PawprintError: see above.
+    """
+    if name is not None and not NAME.fullmatch(name):
+        raise PawprintError(
+            f"{name!r} cannot name a data set: use lower-case letters, digits, dots and dashes, as in `{_plain(name)}`."
+        )
+    download.refuse_missing(source)
 
 
 def known_origins(data: Path) -> Origins:
@@ -338,9 +350,13 @@ def _set_name(found: layouts.Recognised, label: str) -> str:
     classes = {one.label for one in found.photographs}
     if found.set_name and classes == {"cat", "dog"}:
         return found.set_name
-    name = PurePosixPath(label).name.lower()
-    name = re.sub(r"\.(zip|tar|tgz|tar\.\w+)$", "", name)
-    return re.sub(r"[^a-z0-9._-]+", "-", name).strip("-._")[:64] or "photos"
+    return _plain(re.sub(r"\.(zip|tar|tgz|tar\.\w+)$", "", PurePosixPath(label).name.lower()))
+
+
+def _plain(name: str) -> str:
+    """A name that a data set can have: `Büro pets` -> `buro-pets`."""
+    letters = unicodedata.normalize("NFKD", name.lower()).encode("ascii", "ignore").decode()
+    return re.sub(r"[^a-z0-9._-]+", "-", letters).strip("-._")[:64] or "photos"
 
 
 def _safe(name: str) -> str:
