@@ -31,14 +31,19 @@ setup: .venv/.installed $(if $(TIMM),.venv/.installed-timm)
 
 setup-dev: .venv/.installed-dev
 
+# `.installed` holds the place of its environment, whose commands name it: one that was moved or copied is made anew.
+MOVED := $(shell test ! -s .venv/.installed || test "$$(cat .venv/.installed)" = "$$(cd .venv && pwd -P)" || echo moved)
+.PHONY: moved
+moved: ;
+
 # Each stands for a complete environment: written last, so that a broken installation is never taken for a whole one.
-.venv/.installed: requirements.lock pyproject.toml scripts/setup.sh
+.venv/.installed: requirements.lock pyproject.toml scripts/setup.sh $(MOVED)
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" bash scripts/setup.sh
 
 .venv/.installed-timm: locks/timm.lock .venv/.installed
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" TIMM=1 bash scripts/setup.sh
 
-.venv/.installed-dev: requirements-dev.lock pyproject.toml scripts/setup.sh
+.venv/.installed-dev: requirements-dev.lock pyproject.toml scripts/setup.sh $(MOVED)
 	@PYTHON="$(PYTHON)" TORCH="$(TORCH)" DEV=1 bash scripts/setup.sh
 
 wheel: setup  ## dist/pawprint-*.whl: the library, the command and what `pawprint init` makes a project of

@@ -23,6 +23,11 @@ if [ "$TORCH" = auto ]; then
 fi
 case $TORCH in cpu | cuda) ;; *) fail "TORCH=$TORCH is neither cpu nor cuda" ;; esac
 
+if [ -s .venv/.installed ] && [ "$(cat .venv/.installed)" != "$(cd .venv && pwd -P)" ]; then
+    say "this project was moved or copied: its environment is made anew"
+    rm -rf .venv
+fi
+
 # 1. Python
 if [ -n "$PYTHON" ]; then
     command -v "$PYTHON" >/dev/null || fail "$PYTHON is not installed. Name a Python 3.11, 3.12 or 3.13: make setup PYTHON=/path/to/python3.11"
@@ -92,7 +97,7 @@ line = f"import os; [os.environ.setdefault(name, value) for name, value in {OFF!
 Path(sysconfig.get_path("purelib"), "pawprint-telemetry.pth").write_text(line)
 dvc.keep_index_private(Path.cwd())
 PY
-touch .venv/.installed
+(cd .venv && pwd -P) > .venv/.installed
 if [ -n "${DEV:-}" ]; then touch .venv/.installed-dev; fi
 if [ -n "${TIMM:-}" ]; then touch .venv/.installed-timm; fi
 say "done"

@@ -30,7 +30,7 @@ def bare(checkout: Path) -> dict[str, str]:
     """An environment with the shell's tools, this Python as python3.11, and neither uv nor an index."""
     tools = checkout / "tools"
     tools.mkdir()
-    for name in ("bash", "awk", "cat", "df", "dirname", "env", "head", "make", "sed", "touch", "uname"):
+    for name in ("bash", "awk", "cat", "df", "dirname", "env", "head", "make", "rm", "sed", "touch", "uname"):
         (tools / name).symlink_to(str(shutil.which(name)))
     (tools / "python3.11").symlink_to(
         Path(sys.base_prefix) / "bin" / f"python{sys.version_info[0]}.{sys.version_info[1]}"
@@ -71,6 +71,19 @@ def test_where_there_is_no_python_and_no_uv_it_says_what_to_install(checkout: Pa
     (checkout / "tools" / "python3.11").unlink()
     done = setup(checkout, environment)
     assert done.stderr.startswith("error: no Python 3.11 to 3.13 here. Install one, or uv, which brings its own.")
+
+
+def test_the_environment_of_a_project_that_was_moved_is_made_anew(checkout: Path) -> None:
+    installed = checkout / ".venv" / ".installed"
+    installed.parent.mkdir()
+    installed.write_text(f"{installed.parent.resolve()}\n")
+    environment = bare(checkout)
+    assert setup(checkout, environment).returncode == 0  # nothing to do
+    moved = checkout.rename(checkout.with_name("moved"))
+    done = setup(moved, environment | {"PATH": str(moved / "tools")}, "PYTHON=python9")
+    assert "was moved or copied" in done.stdout
+    assert "python9 is not installed" in done.stderr
+    assert not (moved / ".venv").exists()
 
 
 @pytest.mark.slow
