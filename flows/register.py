@@ -273,7 +273,8 @@ def log_decision(
     for name in (release.TABLE, release.GATE):
         mlflow_run.artifact(reports / name, folder)
     mlflow_run.text(challenger.report.model_dump_json(indent=1) + "\n", f"{folder}/{release.EVALUATION}")
-    tags = {"gate": verdict.outcome, "gate_reason": verdict.reason}
+    again = champion is not None and entry.version == champion.version  # its tags say why it was promoted
+    tags = {} if again else {"gate": verdict.outcome, "gate_reason": verdict.reason}
     mlflow_run.tags({**tags, "drawn": drawn})
     if not entry.version:
         return
