@@ -76,6 +76,7 @@ def add(root: Path, target: str = "data") -> None:
     The sample's pointer says that it comes from the remote `sample` and is never pushed. DVC carries that over to
     whatever is added in its place, hence `own`; a person's own photographs must go to the person's own remote.
     """
+    files.refuse_link(root / target)
     with progress.stage("version the photographs"):
         _dvc(root, "add", target)
     own(root, target)

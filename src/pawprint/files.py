@@ -177,3 +177,13 @@ def _finish(folder: Path, scratch: Path) -> None:
             shutil.rmtree(leftover)
         else:
             leftover.unlink()
+
+
+def refuse_link(data: Path) -> None:
+    """PawprintError where data/ is a link, which DVC does not version."""
+    if data.is_symlink():
+        raise PawprintError(
+            f"{data} is a link to {data.resolve()}, and DVC versions no folder behind a link. Remove the link; "
+            f"`pawprint run --photos {data.resolve()}` takes the photographs. To keep them on a larger disk, "
+            "keep DVC's files there: `dvc cache dir FOLDER` and `dvc config cache.type symlink`."
+        )

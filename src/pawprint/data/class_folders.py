@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
-from pawprint.files import recover
+from pawprint.files import recover, refuse_link
 
 DATASET, ORIGINS = "dataset.json", "origins.csv"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -67,15 +67,6 @@ def dataset(data: Path) -> Dataset:
         classes=tuple(folder.name for folder in folders),
         photographs=tuple(photographs),
     )
-
-
-def refuse_link(data: Path) -> None:
-    """PawprintError where data/ is a link, which DVC does not version."""
-    if data.is_symlink():
-        raise PawprintError(
-            f"{data} is a link to {data.resolve()}, and DVC versions no folder behind a link. Remove it, and keep the "
-            "project on that disk; or only DVC's files: `dvc cache dir FOLDER` and `dvc config cache.type symlink`."
-        )
 
 
 def class_folders(data: Path) -> list[Path]:

@@ -24,7 +24,6 @@ from pawprint.data.class_folders import (
     dataset,
     description,
     files_in,
-    refuse_link,
     refuse_name,
 )  # fmt: skip
 from pawprint.data.inbox import Inbox, Incoming
@@ -32,7 +31,7 @@ from pawprint.data.ingest import free_name, known_origins, link
 from pawprint.data.labels import Decision, Labels
 from pawprint.data.origins import Origin, Origins
 from pawprint.errors import PawprintError
-from pawprint.files import recover, replace_folder, write_bytes, write_json
+from pawprint.files import recover, refuse_link, replace_folder, write_bytes, write_json
 
 TEST_SIDE = "test_side"  # of dataset.json: how many times people have corrected the test side
 

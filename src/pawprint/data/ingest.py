@@ -32,12 +32,11 @@ from pawprint.data.class_folders import (
     has_control,
     hidden,
     is_utf8,
-    refuse_link,
     refuse_name,
 )  # fmt: skip
 from pawprint.data.origins import Origin, Origins
 from pawprint.errors import PawprintError
-from pawprint.files import recover, replace_folder, write_json
+from pawprint.files import recover, refuse_link, replace_folder, write_json
 from pawprint.progress import Progress
 
 PIECE = 2**20  # bytes copied at a time
