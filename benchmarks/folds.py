@@ -40,13 +40,15 @@ from pawprint.training.train import Trained, fit
 from pawprint.training.trainer import NullLogger
 
 FOLDS, VALIDATION = 5, 0.15
-HEAD = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
+HEAD = {"train": "head", "epochs": 200, "optimizer": "lbfgs", "weight_decay": "auto"}
+ADAM = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
 FINETUNE = {
     "train": "finetune", "blocks": 3, "epochs": 2, "batch_size": 32, "optimizer": "adamw", "schedule": "one_cycle",
     "learning_rate": 0.002, "augment": "flip", "ema": 0.99,
 }  # fmt: skip
 VARIANTS: dict[str, dict[str, Any]] = {
     "lite0_head": {"architecture": "efficientnet_lite0", **HEAD},
+    "lite0_adam": {"architecture": "efficientnet_lite0", **ADAM},
     "lite2_head": {"architecture": "efficientnet_lite2", **HEAD},
     "lite0_finetune": {"architecture": "efficientnet_lite0", **FINETUNE},
     "lite2_finetune": {"architecture": "efficientnet_lite2", **FINETUNE},

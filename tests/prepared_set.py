@@ -40,6 +40,10 @@ def params(name: str, **changes: Any) -> Params:
     )
 
 
+# of a head, for `params`
+ADAM = {"optimizer": "adam", "weight_decay": 0.0001, "learning_rate": 0.003, "batch_size": 512}
+
+
 class Memory:
     """A RunLogger that keeps what it is told."""
 

@@ -91,10 +91,12 @@ class Candidate(_Closed):
     epochs: Count = 5
     batch_size: Count | Literal["auto"] = 128  # photographs a step; auto: 128, in parts where memory is short
     accumulate: Count = 1  # parts of a batch that go through the network one by one; batch norm sees each part alone
-    optimizer: Literal["adam", "adamw", "sgd"] = "adam"
+    optimizer: Literal["adam", "adamw", "sgd", "lbfgs"] = (
+        "adam"  # lbfgs: of a head, solved in at most `epochs` iterations
+    )
     learning_rate: Positive = 0.001
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
-    weight_decay: NonNegative = 0.0
+    weight_decay: NonNegative | Literal["auto"] = 0.0  # strength of the L2 penalty; auto: lbfgs chooses one
     clip_norm: NonNegative = 0.0  # largest norm of the gradient; 0 is off
     label_smoothing: Share = 0.0
     class_weights: Literal["none", "balanced"] = (
@@ -105,6 +107,15 @@ class Candidate(_Closed):
     mixup: NonNegative = 0.0  # alpha of the beta distribution; 0 is off
     augment: Literal["none", "flip", "standard", "strong"] = "none"
     compile: bool = False  # torch.compile
+
+    @model_validator(mode="after")
+    def _lbfgs_solves_a_head(self) -> Self:
+        if self.optimizer != "lbfgs":
+            if self.weight_decay == "auto":
+                raise ValueError("weight_decay: auto needs optimizer: lbfgs")
+        elif self.train != "head" or self.mixup or self.ema or self.early_stopping or self.clip_norm:
+            raise ValueError("optimizer: lbfgs needs train: head, without mixup, ema, early_stopping and clip_norm")
+        return self
 
     @property
     def trained_blocks(self) -> int | None:

@@ -16,7 +16,7 @@ from pydantic import ValidationError
 from pawprint.config import Params, Range, Sweep
 from pawprint.data.dataset import PreparedDataset
 from pawprint.training import tune
-from prepared_set import Memory, drawings, params
+from prepared_set import ADAM, Memory, drawings, params
 from workspace import Workspace
 
 RANGES = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "batch_size": {"choices": [16, 64]}}
@@ -35,7 +35,7 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> object:
 
 
 def searched(**changes: object) -> Params:
-    given = params("efficientnet_lite0", **({"epochs": 12} | changes))
+    given = params("efficientnet_lite0", **(ADAM | {"epochs": 12} | changes))
     return given.model_copy(update={"sweep": Sweep.model_validate({"ranges": RANGES})})
 
 
@@ -96,7 +96,7 @@ def test_help_shows_examples() -> None:
 def test_two_processes_and_a_kill_lose_no_trial(data: PreparedDataset, tmp_path: Path, workspace: Workspace) -> None:
     shutil.copytree(data.folder, workspace.root / "prepared")
     workspace.params(lambda values: values["sweep"].update(ranges=RANGES))
-    workspace.params(lambda values: values["candidates"]["efficientnet_lite0"].update(epochs=300))
+    workspace.params(lambda values: values["candidates"]["efficientnet_lite0"].update(ADAM, epochs=300))
     command = [sys.executable, "-m", "flows.sweep", "--trials", "3", "--jobs", "2"]
     environment = workspace.environment | {"OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(command, cwd=workspace.root, env=environment)

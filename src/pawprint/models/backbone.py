@@ -35,6 +35,7 @@ class Network(nn.Module, ABC):
     mean: ClassVar[float] = 0.0  # of the normalization, on the scale 0..255
     scale: ClassVar[float] = 255.0
     pretrained: ClassVar[bool] = False
+    head: nn.Linear  # of a pretrained one: the last layer, on the embedding
     maps_can_be_cached: ClassVar[bool] = True  # of a pretrained one: it can be cut in front of its last blocks
 
     def __init__(self, classes: int, features: int) -> None:

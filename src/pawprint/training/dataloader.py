@@ -241,6 +241,8 @@ class TrainedPart(nn.Module):
     def outputs(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """(logits [n, classes], embedding [n, d])."""
         network, embedding = self.network, inputs
+        if self.blocks == 0:  # a head is too small for a lower precision to save time, and its logits would be rounded
+            return network.logits(network.head_of(embedding)), embedding
         with devices.autocast(self.device, self.training_params):
             if self.blocks is None:
                 maps = network.forward_features(network.normalise(inputs))

@@ -175,6 +175,7 @@ def build_optimizer(candidate: Candidate, network: Network, backbone: list[nn.Pa
     groups: list[dict[str, Any]] = [{"params": rest, "lr": candidate.learning_rate}]
     if backbone:
         groups.append({"params": backbone, "lr": candidate.learning_rate * candidate.backbone_rate})
+    assert candidate.weight_decay != "auto"  # config.py checks it
     return OPTIMIZERS[candidate.optimizer](groups, lr=candidate.learning_rate, weight_decay=candidate.weight_decay)
 
 

@@ -22,6 +22,7 @@ from pawprint.models.backbone import Network
 from pawprint.training import devices, distributed
 from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.dataloader import Predictions, TrainingData, feature_caches, is_cacheable
+from pawprint.training.head import HeadSolver
 from pawprint.training.trainer import Objective, RunLogger, Trainer
 
 SAMPLE, LEAST = 2000, 20  # training photographs whose embeddings are kept for the OOD score; and of each class
@@ -64,7 +65,11 @@ def fit(
         network = _create(name, params, len(data.classes))
         network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         source = TrainingData(name, network, params, data, device)
-        trainer = Trainer(network, source, logger, checkpoints, objective)
+        trainer: HeadSolver | Trainer
+        if params.candidate(name).optimizer == "lbfgs":
+            trainer = HeadSolver(network, source, logger, objective)
+        else:
+            trainer = Trainer(network, source, logger, checkpoints, objective)
         with devices.one_thread() if params.candidate(name).train == "head" else nullcontext():
             trainer.run()
         sampled = spread(data.split("train").labels, SAMPLE, LEAST)

@@ -49,7 +49,9 @@ CASES = {
         "epochs": 5, "batch_size": 8, "mixup": 0.2, "ema": 0.9, "schedule": "one_cycle", "clip_norm": 1.0,
         "early_stopping": 4, "augment": "flip",
     },
-    "efficientnet_lite0": {"epochs": 60, "batch_size": 8, "optimizer": "sgd", "schedule": "cosine"},
+    "efficientnet_lite0": {
+        "epochs": 60, "batch_size": 8, "optimizer": "sgd", "weight_decay": 0.0, "schedule": "cosine",
+    },
 }  # fmt: skip
 
 

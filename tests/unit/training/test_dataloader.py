@@ -13,7 +13,7 @@ from pawprint.errors import PawprintError
 from pawprint.models import registry
 from pawprint.training import dataloader, feature_cache
 from pawprint.training.train import fit
-from prepared_set import Memory, drawings, params
+from prepared_set import ADAM, Memory, drawings, params
 
 
 @pytest.fixture(scope="module")
@@ -79,7 +79,12 @@ def test_finetune_trains_the_last_blocks_from_cached_maps_as_it_would_from_pixel
 ) -> None:
     monkeypatch.setenv("PAWPRINT_CACHE", str(tmp_path))
     given = params(
-        "efficientnet_lite0", train="finetune", blocks=2, epochs=1, batch_size=14, augment="flip", learning_rate=0.001
+        "efficientnet_lite0",
+        train="finetune",
+        blocks=2,
+        epochs=1,
+        augment="flip",
+        **(ADAM | {"batch_size": 14, "learning_rate": 0.001}),
     )
     given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
 

@@ -9,7 +9,7 @@ import pytest
 from pawprint.data.dataset import PreparedDataset
 from pawprint.training import folds
 from pawprint.training.train import Trained, fit
-from prepared_set import Memory, drawings, params
+from prepared_set import ADAM, Memory, drawings, params
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_a_group_lies_in_one_fold(data: PreparedDataset) -> None:
 def test_no_folds_for_what_is_no_head_or_where_they_are_off(trained: Trained, data: PreparedDataset) -> None:
     off = trained.params.training.model_copy(update={"folds": 0})
     assert folds.out_of_fold(replace(trained, params=trained.params.model_copy(update={"training": off})), data) is None
-    whole = replace(trained, params=params("efficientnet_lite0", train="all"))
+    whole = replace(trained, params=params("efficientnet_lite0", train="all", **ADAM))
     assert folds.out_of_fold(whole, data) is None
     assert folds.learning_curve(whole, data) == []
 

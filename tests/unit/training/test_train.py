@@ -11,7 +11,7 @@ from safetensors.numpy import load_file
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.training.train import fit
-from prepared_set import Memory, drawings, params
+from prepared_set import ADAM, Memory, drawings, params
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def test_a_head_learns_from_mirror_images_too(
 
 def test_the_head_learns_and_reports_each_epoch(data: PreparedDataset, cache: Path) -> None:
     memory = Memory()
-    trained = fit("efficientnet_lite0", params("efficientnet_lite0", epochs=40), data, memory)
+    trained = fit("efficientnet_lite0", params("efficientnet_lite0", epochs=40, **ADAM), data, memory)
     assert memory.curve("train_loss")[-1] < memory.curve("train_loss")[0] / 2
     assert [step for step, _ in memory.steps if step is not None] == list(range(1, 41))
     for name in (
