@@ -6,6 +6,7 @@ python -m flows.register
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,7 +25,7 @@ from pawprint.evaluation import gate, model_card, release
 from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
 from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.evaluation.metrics import Scores, score
-from pawprint.files import write_text
+from pawprint.files import replace_folder, write_text
 from pawprint.inference.classifier import FOLDS_FILE, ModelInfo, load_verified
 from pawprint.lineage import Champion
 from pawprint.progress import as_json, say, show_table
@@ -62,6 +63,10 @@ def register() -> None:
 
     # 4. the decision, for the next stage and for people
     log_decision(tracker, entry, champion, challenger, verdict, data.drawn)
+
+    # 5. a challenger that was not promoted can answer beside the champion (serving.challenger)
+    if entry.version:
+        lay_beside(tracker, entry)
 
 
 def is_experiment() -> bool:
@@ -281,6 +286,17 @@ def log_decision(
     info, _ = load_verified(registry.folder(entry))
     figures = {"test_accuracy": f"{test.accuracy.value:.4f}", "test_log_loss": f"{test.log_loss.value:.4f}"}
     registry.describe(entry, model_card.summary(info, challenger.report, drawn), tags | figures)
+
+
+def lay_beside(tracker: Tracker, entry: Champion) -> None:
+    """challenger/: the model folder of `entry`; none where it is the champion now."""
+    out = ROOT / "challenger"
+    if Champion.read(ROOT).version == entry.version:
+        shutil.rmtree(out, ignore_errors=True)
+        return
+    with replace_folder(out) as fresh:
+        shutil.copytree(tracker.registry.folder(entry), fresh, dirs_exist_ok=True)
+        write_text(fresh / "champion.json", entry.model_dump_json(indent=1) + "\n")
 
 
 def _name(champion: Champion | None) -> str:

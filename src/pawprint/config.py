@@ -222,6 +222,15 @@ class Tokens(_Closed):
     admin: Digests = ()
 
 
+class Challenger(_Closed):
+    """A second model beside the one in service, read when the service starts."""
+
+    mode: Literal["off", "shadow", "canary"] = "off"  # shadow: for the log alone; canary: for the client
+    share: Share = 0.1  # of the photographs, by their content
+    max_errors: Share = 0.05  # of its last 200 answers; more switch it off
+    max_slowdown: Positive = 3.0  # times the champion's time for a photograph (lower quartiles); more switch it off
+
+
 class Serving(_Closed):
     """Limits of the service."""
 
@@ -244,6 +253,7 @@ class Serving(_Closed):
     allowed_origins: Names = ()  # other sites' pages that may use the service, e.g. https://example.org
     trusted_proxies: Names = ()  # addresses or networks whose X-Forwarded-For is believed
     examples: CountOrZero = 4  # test photographs that the page offers to try; the Bento holds them
+    challenger: Challenger = Challenger()
     tokens: Tokens = Tokens()
 
     @model_validator(mode="after")

@@ -101,7 +101,7 @@ def test_the_file_shows_every_parameter_with_its_default() -> None:
     raw = yaml.safe_load((ROOT / "params.yaml").read_text(encoding="utf-8"))
     assert set(raw["candidates"]["article_cnn"]) == set(Candidate.model_fields)
     shown = {f"{name}.{key}" for name, section in raw.items() if isinstance(section, dict) for key in section}
-    shown |= {f"serving.tokens.{key}" for key in raw["serving"]["tokens"]} | set(raw)
+    shown |= {f"serving.{part}.{key}" for part in ("tokens", "challenger") for key in raw["serving"][part]} | set(raw)
     assert {name for name in names(Params) if name not in shown} == set()
 
 

@@ -29,18 +29,24 @@ def report(
     from pawprint.config import load_params
     from pawprint.files import write_text
     from pawprint.inference.classifier import ModelInfo
-    from pawprint.serving import report, traffic
+    from pawprint.serving import comparison, report, traffic
     from pawprint.serving.champion import registered_model
 
     log = log or traffic.path(registered_model(model))
     seed = load_params(ROOT / "params.yaml").seed if (ROOT / "params.yaml").exists() else 0
-    found = report.summarize(log, model, time.time() - 86_400 * days if days else 0, seed)
+    since = time.time() - 86_400 * days if days else 0
+    found = report.summarize(log, model, since, seed)
     write_text(out, report.page(found))
     verdict = report.verdict(found.drift, found.label_shift)
-    print(f"{found.model}: {len(found.labels):,} predictions. {verdict}\nwrote {out}")
+    besides = comparison.compare(log, found.digest, since)
+    print(f"{found.model}: {len(found.labels):,} predictions. {verdict}")
+    for one in besides:
+        print(one.sentence())
+    print(f"wrote {out}")
     if mlflow:
         from pawprint.tracking.tracker import Tracker
 
         dataset = ModelInfo.read(model).lineage.dataset
+        figures = {**found.figures(), **{name: value for one in besides for name, value in one.figures().items()}}
         params = {"model": found.model, "model_digest": found.digest, "log": str(log)}
-        print(f"MLflow run {Tracker(ROOT).log_traffic_report(dataset, params, found.figures(), out, verdict)}")
+        print(f"MLflow run {Tracker(ROOT).log_traffic_report(dataset, params, figures, out, verdict)}")

@@ -19,6 +19,7 @@ from fastapi import APIRouter, FastAPI, Request, Security
 from fastapi.params import Security as SecurityDependency
 from fastapi.routing import APIRoute
 from pydantic import ValidationError
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import FileResponse, Response
@@ -28,9 +29,10 @@ from pawprint.errors import PawprintError
 from pawprint.image import BadImage
 from pawprint.serving import documentation, metrics
 from pawprint.serving.auth import Authorizer, bearer, token_of
+from pawprint.serving.challenger import Challenger
 from pawprint.serving.decoder import Decoders
 from pawprint.serving.documentation import documented
-from pawprint.serving.engine import Engine
+from pawprint.serving.engine import Engine, Result
 from pawprint.serving.pages import PAGE, PAGE_HEADERS
 from pawprint.serving.pictures import many_pictures, one_picture
 from pawprint.serving.problems import RequestError, json_response, problem_response
@@ -93,7 +95,8 @@ class AppState:
         self.traffic: TrafficLog | None = None
         self.decoders: Decoders | None = None
         self.reloading = asyncio.Lock()
-        self.load: Callable[[], Engine] | None = None  # makes an engine of the model folder as it is now
+        self.load: Callable[[], tuple[Engine, Challenger | None]] | None = None  # of the folders as they are now
+        self.challenger: Challenger | None = None
         self._engine: Engine | None = None
         self._in_flight = 0
 
@@ -104,12 +107,41 @@ class AppState:
             raise RequestError(503, "starting", "the service is still starting", {"Retry-After": "1"})
         return self._engine
 
-    def install(self, engine: Engine) -> None:
+    def install(self, engine: Engine, challenger: Challenger | None = None) -> None:
         """`engine` serves from now on; the one before, and its threads, end with the last request that holds it."""
         before, self._engine = self._engine, engine
+        earlier, self.challenger = self.challenger, challenger
+        if earlier:
+            earlier.close()
         for each, serves in ((before, 0), (engine, 1)):
             if each:
                 metrics.MODEL.labels(each.name.name, each.name.version, each.name.digest).set(serves)
+
+    async def answer(self, data: bytes) -> tuple[Engine, Result]:
+        """(the model that answered, its answer). Raises BadImage."""
+        engine, challenger = self.engine, self.challenger
+        if challenger and challenger.takes(data):
+            try:
+                result = await challenger.engine.predict(data)
+            except (BadImage, RequestError):
+                raise
+            except Exception as error:
+                challenger.failed(error)
+            else:
+                challenger.answered(result)
+                return challenger.engine, result
+        result = await engine.predict(data)
+        if challenger:
+            challenger.champion_answered(result)
+        return engine, result
+
+    def shadow_of(self, results: list[Result]) -> BackgroundTask | None:
+        """What is to happen when the response has gone: the challenger answers what the champion has answered."""
+        challenger = self.challenger
+        if challenger is None or challenger.params.mode != "shadow":
+            return None
+        asked = [result for result in results if result.prediction.model.digest != challenger.engine.name.digest]
+        return BackgroundTask(challenger.shadow, *asked)
 
     def check_room(self, pictures: int = 1) -> None:
         """RequestError 503 where there is none for so many more pictures."""
@@ -146,8 +178,10 @@ async def predict(request: Request) -> Response:
     state.check_room()
     data = await one_picture(request)
     async with state.concurrency_slot():
-        engine = state.engine  # the current one only now: a body may take seconds
-        return json_response(await engine.predict(data), headers=engine.headers)
+        engine, result = await state.answer(data)  # by the current model only now: a body may take seconds
+        response = json_response(result.prediction, headers=engine.headers)
+        response.background = state.shadow_of([result])
+        return response
 
 
 @router.post(
@@ -161,15 +195,19 @@ async def predict_batch(request: Request) -> Response:
     state.check_room()
     pictures = await many_pictures(request, state.params.max_images)
     async with state.concurrency_slot(len(pictures)):
-        engine = state.engine
+        engine, results = state.engine, list[Result]()
         metrics.BATCH.observe(len(pictures))
-        items = await asyncio.gather(*(_batch_item(engine, name, data) for name, data in pictures))
-        return json_response(Batch(answers=list(items)), headers=engine.headers)
+        items = await asyncio.gather(*(_batch_item(state, name, data, results) for name, data in pictures))
+        response = json_response(Batch(answers=list(items)), headers=engine.headers)
+        response.background = state.shadow_of(results)
+        return response
 
 
-async def _batch_item(engine: Engine, filename: str, data: bytes) -> BatchItem:
+async def _batch_item(state: AppState, filename: str, data: bytes, results: list[Result]) -> BatchItem:
     try:
-        return BatchItem(filename=filename, prediction=await engine.predict(data))
+        _, result = await state.answer(data)
+        results.append(result)
+        return BatchItem(filename=filename, prediction=result.prediction)
     except BadImage as error:
         metrics.REFUSALS.labels(error.reason).inc()
         return BatchItem(filename=filename, problem=Problem(reason=error.reason, error=str(error)))
@@ -220,10 +258,11 @@ async def feedback(request: Request) -> Response:
     if given.label and given.label not in labels:
         raise RequestError(422, "unknown_label", f"{given.label!r} is not one of {', '.join(labels)}")
     assert state.traffic is not None  # there since the engine is
-    if not await state.traffic.feedback(given.id, given.label):
+    predicted = await state.traffic.feedback(given.id, given.label)
+    if not predicted:
         raise RequestError(404, "unknown_id", f"no prediction {given.id!r} is logged here")
     if given.label:
-        metrics.FEEDBACK.labels(given.label).inc()
+        metrics.FEEDBACK.labels(str(given.label == predicted).lower()).inc()
     return json_response(FeedbackReceipt(id=given.id, label=given.label))
 
 
@@ -250,10 +289,10 @@ async def reload(request: Request) -> Response:
         raise RequestError(409, "not_reloaded", "Another reload is running; two models at once are enough.")
     async with state.reloading:
         try:
-            engine = await asyncio.to_thread(state.load)
+            engine, challenger = await asyncio.to_thread(state.load)
         except PawprintError as error:
             raise RequestError(409, "not_reloaded", f"{error} The model before it goes on serving.") from None
-        state.install(engine)
+        state.install(engine, challenger)
     return json_response(engine.name, headers=engine.headers)
 
 

@@ -42,6 +42,13 @@ def model_folder() -> Path:
     raise PawprintError("There is no champion/ to serve yet. Run `make run` first.")
 
 
+def challenger_folder() -> Path | None:
+    """The challenger's model folder: PAWPRINT_CHALLENGER, or `challenger/` beside the champion; None without one."""
+    named = os.environ.get("PAWPRINT_CHALLENGER")
+    folders = [Path(named)] if named else [home / "challenger" for home in _HOMES]
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
 def verify(bento: str, packaged: str | None) -> None:
     """PawprintError unless there is a whole model to serve, and it is the one that a Bento was built with.
 

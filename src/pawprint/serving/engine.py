@@ -6,7 +6,7 @@ import logging
 import time
 import uuid
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class _Result:
+class Result:
     """A thread's result for one picture."""
 
     prediction: Prediction
@@ -60,7 +60,7 @@ class Engine:
     def __init__(self, folder: Path, bento: str, params: Serving, traffic: TrafficLog, decoders: Decoders) -> None:
         self.params = params
         self.traffic = traffic
-        self._decoders = decoders
+        self._decoders, self._bento = decoders, bento
         self.classifier = Classifier(folder, params.precision, params.device)
         selftest.check(self.classifier)
         self._threads = ThreadPoolExecutor(self.classifier.streams, thread_name_prefix="picture")
@@ -94,7 +94,18 @@ class Engine:
             **info.model_dump(include={"candidate", "architecture", "parameters", "fit", "temperature"}),
         )
 
-    async def predict(self, data: bytes) -> Prediction:
+    def beside(self, folder: Path) -> "Engine":
+        """Another model, with the same log, limits and decoders."""
+        return Engine(folder, self._bento, self.params, self.traffic, self._decoders)
+
+    def again(self, result: Result) -> Result:
+        """What this model says of a picture that another one has answered; not counted, not logged.
+
+        The pixels are as that one decoded them.
+        """
+        return self._infer(result.pixels, result.sha256)
+
+    async def predict(self, data: bytes) -> Result:
         """A picture's bytes -> its prediction, counted and logged. Raises BadImage."""
         result = await self._run(data)
         prediction = result.prediction
@@ -104,7 +115,7 @@ class Engine:
             metrics.PARTS.labels(part).observe(milliseconds / 1000)
         record = Record.of(prediction, time.time(), result.sha256, result.outputs.embedding[0])
         self.traffic.add(record, result.picture)
-        return prediction
+        return result
 
     async def explain(self, data: bytes) -> tuple[Prediction, bytes]:
         """A picture's bytes -> (its prediction, its heat map as a PNG); not logged. Raises BadImage."""
@@ -117,7 +128,7 @@ class Engine:
         """Finish what was accepted."""
         self._threads.shutdown()
 
-    async def _run(self, data: bytes) -> _Result:
+    async def _run(self, data: bytes) -> Result:
         requested, decoded = time.perf_counter(), None
         if not structure.is_quick(data):
             info = self.classifier.info
@@ -140,7 +151,7 @@ class Engine:
         finally:
             timer.cancel()
 
-    def _work(self, data: bytes, decoded: tuple[bytes, float] | None, requested: float) -> _Result:
+    def _work(self, data: bytes, decoded: tuple[bytes, float] | None, requested: float) -> Result:
         started = time.perf_counter()
         try:
             pixels = image.unpack(decoded[0]) if decoded else self.classifier.read(data, self.params.max_pixels)
@@ -151,15 +162,19 @@ class Engine:
             raise BadImage("unreadable", "the photograph cannot be read; it is damaged or very unusual") from error
         digest = hashlib.sha256(data).hexdigest()
         before = decoded[1] if decoded else 0.0  # seconds in the process
+        decoding, waited = before + time.perf_counter() - started, started - requested - before
+        result = self._infer(pixels, digest, decoding, waited)
+        return replace(result, picture=clean(data, pixels)) if self.params.keep_pictures else result
+
+    def _infer(self, pixels: Pixels, digest: str, decoding: float = 0.0, waited: float = 0.0) -> Result:
+        """The model's word on pixels; seconds that they took before."""
         read = time.perf_counter()
         outputs = self.classifier.predict(pixels[None])
         inferred = time.perf_counter()
         (found,) = self.classifier.decide(outputs)
         milliseconds = Milliseconds(
-            decode=round(1000 * (before + read - started), 2),
-            wait=round(1000 * (started - requested - before), 2),
+            decode=round(1000 * decoding, 2),
+            wait=round(1000 * waited, 2),
             inference=round(1000 * (inferred - read), 2),
         )
-        prediction = Prediction.of(uuid.uuid4().hex, found, self.name, milliseconds)
-        picture = clean(data, pixels) if self.params.keep_pictures else None
-        return _Result(prediction, digest, pixels, outputs, picture)
+        return Result(Prediction.of(uuid.uuid4().hex, found, self.name, milliseconds), digest, pixels, outputs)

@@ -12,7 +12,9 @@ SECONDS = Histogram(
 BATCH = Histogram("pawprint_batch_pictures", "Photographs in one /predict/batch", buckets=(1, 2, 4, 8, 16, 32, 64, 128))
 ANSWERS = Counter("pawprint_answers_total", "Predictions by label (a class, or unknown)", ["label"])
 REFUSALS = Counter("pawprint_refusals_total", "Photographs and requests refused, by reason", ["reason"])
-FEEDBACK = Counter("pawprint_feedback_total", "Feedback on predictions, by label", ["verdict"])
+FEEDBACK = Counter(
+    "pawprint_feedback_total", "Feedback on predictions, by whether it is what was predicted", ["agrees"]
+)
 PARTS = Histogram(
     "pawprint_part_seconds",
     "Parts of a prediction's time: decode, wait, inference",
@@ -34,6 +36,19 @@ LOST = Counter("pawprint_traffic_lost_total", "Predictions that the traffic log 
 LOG_UP = Gauge(
     "pawprint_traffic_log_up", "1: the traffic log was written when it last had to", multiprocess_mode="livemin"
 )
+CHALLENGER = Gauge(
+    "pawprint_challenger_up",
+    "1: the challenger takes part; 0: it was switched off, and the log says why",
+    ["name", "version", "mode"],
+    multiprocess_mode="livemin",
+)
+CHALLENGER_ANSWERS = Counter(
+    "pawprint_challenger_shadow_answers_total",
+    "Answers in the shadow, by whether the champion's is the same",
+    ["agrees"],
+)
+CHALLENGER_ERRORS = Counter("pawprint_challenger_errors_total", "Errors of the challenger; the champion answered")
+CHALLENGER_SKIPPED = Counter("pawprint_challenger_skipped_total", "Pictures that the shadow had no room for")
 MODEL = Gauge(
     "pawprint_model_info", "1 for the model in service", ["name", "version", "digest"], multiprocess_mode="livemax"
 )

@@ -22,6 +22,8 @@ from pawprint.inference.backends import cores
 from pawprint.serving import traffic
 from pawprint.serving.access_log import AccessLogMiddleware, log_as_json
 from pawprint.serving.app import AppState, create_app
+from pawprint.serving.challenger import Challenger
+from pawprint.serving.challenger import load as load_challenger
 from pawprint.serving.champion import model_folder, registered_model, serving_params, verify
 from pawprint.serving.decoder import Decoders
 from pawprint.serving.engine import Engine
@@ -83,14 +85,21 @@ class Pawprint:
         log = traffic.TrafficLog(traffic.path(registered_model(model_folder())), params.traffic_rows, pictures)
         state.traffic = log
         state.decoders = decoders = Decoders(params, cores())
-        state.load = lambda: Engine(model_folder(), bento, params, log, decoders)
-        state.install(state.load())
+
+        def load() -> tuple[Engine, Challenger | None]:
+            engine = Engine(model_folder(), bento, params, log, decoders)
+            return engine, load_challenger(params.challenger, engine, log)
+
+        state.load = load
+        state.install(*load())
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:
         """Finish what was accepted and write the traffic log."""
         if state.decoders:
             state.decoders.close()
+        if state.challenger:
+            state.challenger.close()
         state.engine.close()
         if state.traffic:
             state.traffic.close()

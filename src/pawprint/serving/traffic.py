@@ -49,6 +49,8 @@ class Record:
     embedding: bytes  # float16, little-endian
     model_digest: str
     model_version: str
+    milliseconds: float = 0.0  # of inference
+    shadow_of: str | None = None  # id of the champion's answer, where the client never saw this one
     picture: str | None = None  # SHA-256 under which kept.py has it; only where serving.keep_pictures is on
 
     @classmethod
@@ -57,7 +59,7 @@ class Record:
         probabilities, half = json.dumps(one.probabilities), embedding.astype("<f2").tobytes()
         return cls(
             one.id, time, sha256, one.label, probabilities, one.typicality, half,
-            one.model.digest, one.model.version,
+            one.model.digest, one.model.version, one.milliseconds.inference,
         )  # fmt: skip
 
 
@@ -83,7 +85,7 @@ _FEEDBACK = (
     " ON CONFLICT (id) DO UPDATE SET time = excluded.time, label = excluded.label"
 )
 _UNDO = "DELETE FROM feedback WHERE id = ?"
-_KNOWN = "SELECT count(*) FROM predictions WHERE id = ?"
+_KNOWN = "SELECT label FROM predictions WHERE id = ?"
 _TRIM_EVERY = 256  # rows
 _WAITING = 64 * 2**20  # bytes of records that may wait while the log cannot be written; the oldest are lost
 _ROW = 3000  # bytes of a record without its picture, about
@@ -117,7 +119,7 @@ class TrafficLog:
         self.path = path
         self._rows, self._pictures = rows, pictures
         self._records: deque[tuple[Record, bytes | None]] = deque()  # with the picture, where it is to be kept
-        self._feedback: deque[tuple[str, str, Future[bool]]] = deque()
+        self._feedback: deque[tuple[str, str, Future[str]]] = deque()
         self._bytes, self._lock = 0, Lock()  # of the records that wait, or are being written
         self._since_trim = _TRIM_EVERY  # what a killed process left is trimmed first
         self._connection: sqlite3.Connection | None = None
@@ -139,15 +141,17 @@ class TrafficLog:
                     metrics.LOST.inc()
             self._wake.set()
 
-    async def feedback(self, id: str, label: str) -> bool:
-        """Log the right label of a prediction; the last one counts, "" takes it back. False where none is logged.
+    async def feedback(self, id: str, label: str) -> str:
+        """Log the right label of a prediction; the last one counts, "" takes it back.
+
+        Gives the label that was predicted; "" where no such prediction is logged.
 
         Raises:
             RequestError: 503, it cannot be written now.
         """
         if not self._rows:
-            return False
-        written: Future[bool] = Future()
+            return ""
+        written: Future[str] = Future()
         self._feedback.append((id, label, written))
         self._at_once.set()
         self._wake.set()
@@ -231,6 +235,11 @@ class TrafficLog:
             connection = sqlite3.connect(self.path, timeout=_BUSY, check_same_thread=False)
             self._connection, self._file = connection, _identity(self.path)
             connection.executescript(_SCHEMA)
+            there = _columns(connection)
+            for field in fields(Record):
+                if field.name not in there:  # a log of an earlier version
+                    kind = _TYPES[field.type].replace("NOT NULL", "NOT NULL DEFAULT 0")
+                    connection.execute(f"ALTER TABLE predictions ADD COLUMN {field.name} {kind}")
         return self._connection
 
     def _close_file(self, set_aside: bool = False) -> None:
@@ -263,7 +272,7 @@ def _is_damaged(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
-def _tell(written: "Future[bool]", result: bool | Exception) -> None:
+def _tell(written: "Future[str]", result: str | Exception) -> None:
     """The result of a feedback, unless nobody waits for it any more."""
     if written.set_running_or_notify_cancel():
         if isinstance(result, Exception):
@@ -272,12 +281,19 @@ def _tell(written: "Future[bool]", result: bool | Exception) -> None:
             written.set_result(result)
 
 
-def _note(transaction: sqlite3.Connection, id: str, label: str) -> bool:
-    """Note the right label of a prediction, or at "" forget it. Is there such a prediction?"""
+def _note(transaction: sqlite3.Connection, id: str, label: str) -> str:
+    """Note the right label of a prediction, or at "" forget it; the label that was predicted, "" without one."""
     if label:
-        return transaction.execute(_FEEDBACK, (time.time(), label, id)).rowcount == 1
-    transaction.execute(_UNDO, (id,))
-    return bool(transaction.execute(_KNOWN, (id,)).fetchone()[0])
+        transaction.execute(_FEEDBACK, (time.time(), label, id))
+    else:
+        transaction.execute(_UNDO, (id,))
+    known = transaction.execute(_KNOWN, (id,)).fetchone()
+    return str(known[0]) if known else ""
+
+
+def _columns(connection: sqlite3.Connection) -> set[str]:
+    """Of the predictions; a log of an earlier version has fewer, until the service opens it."""
+    return {row[1] for row in connection.execute("PRAGMA table_info(predictions)")}
 
 
 @contextmanager
@@ -306,9 +322,41 @@ def read(log: Path, model_digest: str, since: float) -> tuple[list[sqlite3.Row],
                 (model_digest, since),
             ).fetchall()
             others = "SELECT count(*) FROM predictions WHERE model_digest != ? AND time >= ?"
+            if "shadow_of" in _columns(connection):
+                others += " AND shadow_of IS NULL"
             return rows, int(connection.execute(others, (model_digest, since)).fetchone()[0])
     except sqlite3.Error as error:
         raise PawprintError(f"{log} cannot be read as a traffic log ({error}). Name another with --log.") from None
+
+
+def beside(log: Path, champion: str, since: float = 0) -> tuple[list[sqlite3.Row], list[sqlite3.Row]]:
+    """(pairs of answers to the same picture, by champion and in the shadow; answers of other models to clients).
+
+    A pair has the challenger's columns `digest`, `version`, `label`, `milliseconds`, the champion's `champion_label`
+    and `champion_milliseconds`, and `right_label`; an answer has the first four and `right_label`. What was logged
+    before the champion's first answer is left out.
+    """
+    if not log.is_file():
+        return [], []
+    with _reading(log) as connection:
+        if "shadow_of" not in _columns(connection):
+            return [], []
+        columns = (
+            "p.model_digest AS digest, p.model_version AS version, p.label, p.milliseconds, f.label AS right_label"
+        )
+        pairs = connection.execute(
+            f"SELECT {columns}, c.label AS champion_label, c.milliseconds AS champion_milliseconds FROM predictions p"
+            " JOIN predictions c ON c.id = p.shadow_of LEFT JOIN feedback f ON f.id = c.id"
+            " WHERE c.model_digest = ? AND p.time >= ? ORDER BY p.time",
+            (champion, since),
+        ).fetchall()
+        others = connection.execute(
+            f"SELECT {columns} FROM predictions p LEFT JOIN feedback f ON f.id = p.id WHERE p.model_digest != :champion"
+            " AND p.shadow_of IS NULL AND p.time >= max(:since, (SELECT min(time) FROM predictions WHERE model_digest ="
+            " :champion)) ORDER BY p.time",
+            {"champion": champion, "since": since},
+        ).fetchall()
+    return pairs, others
 
 
 def kept(log: Path, since: float = 0) -> list[sqlite3.Row]:
