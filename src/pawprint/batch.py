@@ -11,12 +11,14 @@ and the pictures that are read ahead, whatever the size of the source.
 import hashlib
 import heapq
 import json
+import socket
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
@@ -26,10 +28,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import tenacity
 
-from pawprint import files, image
+from pawprint import files, image, parallel
 from pawprint.data import archives, download
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import Classifier, FileResult, in_order
+from pawprint.inference.classifier import Classifier, FileResult
+from pawprint.parallel import in_order
 from pawprint.progress import Progress, duration, say
 
 CHUNK = 4096  # pictures of a part
@@ -59,6 +62,7 @@ class Source:
     name: str
     pictures: Callable[[], Iterator[Picture]]
     readers: int  # threads that may read at a time: 1 where an archive is read from front to back
+    shared: bool = True  # may pictures be read by other processes? Not those of an archive that is open here
 
 
 @dataclass(frozen=True)
@@ -114,7 +118,10 @@ def run(
         if left or here - sizes.keys():
             store.remove({MANIFEST})
         todo = ((name, chunk) for name, chunk in chunks() if name not in here)
-        _classify(todo, left, classifier, reading, store)
+        if parallel.on_ray() and source.shared:
+            _classify_on_ray(todo, left, classifier, store)
+        else:
+            _classify(todo, left, classifier, reading, store)
 
         # 3. no part of an earlier listing stays; the manifest says that all is there
         store.remove(here - sizes.keys())
@@ -140,25 +147,11 @@ def _classify(
             begun.append((name, chunk))
             yield from chunk
 
-    def read(picture: Picture) -> tuple[Picture, bytes | OSError]:
-        try:
-            return picture, picture.read()
-        except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-            return picture, error
-
-    def classify(given: tuple[Picture, bytes | OSError]) -> FileResult:
-        picture, data = given
-        if isinstance(data, OSError):
-            return FileResult(Path(picture.key), None, f"it cannot be read: {data.strerror or data}")
-        try:
-            return FileResult(Path(picture.key), classifier.classify(data), "")
-        except image.BadImage as error:
-            return FileResult(Path(picture.key), None, str(error))
-
     rows: list[FileResult] = []
     started = time.monotonic()
     with ThreadPoolExecutor(classifier.streams) as pool, Progress("predicting", left, unit="pictures") as progress:
-        results = in_order(pool, classify, in_order(reading, read, pictures(), AHEAD), 4 * classifier.streams)
+        read = in_order(reading, _read, pictures(), AHEAD)
+        results = in_order(pool, partial(_predicted, classifier), read, 4 * classifier.streams)
         for done, result in enumerate(results, 1):
             rows.append(result)
             if done == MEASURED < left:
@@ -170,6 +163,53 @@ def _classify(
                 store.write(name, _part(chunk, rows, classifier))
                 begun.popleft()
                 rows = []
+
+
+def _read(picture: Picture) -> tuple[Picture, bytes | OSError]:
+    try:
+        return picture, picture.read()
+    except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
+        return picture, error
+
+
+def _predicted(classifier: Classifier, given: tuple[Picture, bytes | OSError]) -> FileResult:
+    picture, data = given
+    if isinstance(data, OSError):
+        return FileResult(Path(picture.key), None, f"it cannot be read: {data.strerror or data}")
+    try:
+        return FileResult(Path(picture.key), classifier.classify(data), "")
+    except image.BadImage as error:
+        return FileResult(Path(picture.key), None, str(error))
+
+
+def _classify_on_ray(
+    todo: Iterable[tuple[str, list[Picture]]], left: int, classifier: Classifier, store: "_Store"
+) -> None:
+    """Write a part for each chunk, by the processes of a cluster; only counts come here."""
+    about = classifier.folder.absolute(), classifier.info.model_digest, classifier.precision, store.out
+    with Progress("predicting", left, unit="pictures") as progress:
+        for count in parallel.map(partial(_ChunkWriter, *about), todo):
+            progress.advance(count)
+
+
+class _ChunkWriter:
+    """Predicts and writes chunks in a process of a cluster, with the same model in the same precision."""
+
+    def __init__(self, folder: Path, model: str, precision: str, out: str) -> None:
+        self.classifier, self.store = Classifier(folder), _Store(out)
+        found = self.classifier.info.model_digest, self.classifier.precision
+        if found != (model, precision):
+            raise PawprintError(
+                f"{socket.gethostname()} has another model in {folder}, or computes in {found[1]} and not {precision}. "
+                "Let every node see the same files, and use nodes of one kind."
+            )
+
+    def __call__(self, given: tuple[str, list[Picture]]) -> int:
+        name, chunk = given
+        read = in_order(ThreadPoolExecutor(READERS), _read, chunk, AHEAD)
+        rows = [_predicted(self.classifier, one) for one in read]
+        self.store.write(name, _part(chunk, rows, self.classifier))
+        return len(chunk)
 
 
 def _part_name(chunk: list[Picture], recipe: str) -> str:
@@ -232,7 +272,7 @@ def _opened(where: str, suffixes: frozenset[str]) -> Iterator[Source]:
             yield Source(shown, lambda: _walk(system, root, suffixes), READERS)
         else:
             with archives.opened(download.local(where).path) as archive:
-                yield Source(shown, lambda: _members(archive, suffixes), 1)
+                yield Source(shown, lambda: _members(archive, suffixes), 1, shared=False)
 
 
 def _system(url: str) -> tuple[Any, str]:
@@ -290,11 +330,15 @@ def _reader(system: Any, path: str) -> Callable[[], bytes]:
     """Reads one file; a bucket that does not answer is asked again."""
     if "file" in system.protocol:
         return Path(path).read_bytes
-    tries = tenacity.retry(
-        retry=tenacity.retry_if_not_exception_type((FileNotFoundError, PermissionError)),
-        stop=tenacity.stop_after_attempt(5), wait=tenacity.wait_exponential(max=10), reraise=True,
-    )  # fmt: skip
-    return tries(lambda: bytes(system.cat_file(path)))
+    return partial(_fetch, system, path)
+
+
+@tenacity.retry(
+    retry=tenacity.retry_if_not_exception_type((FileNotFoundError, PermissionError)),
+    stop=tenacity.stop_after_attempt(5), wait=tenacity.wait_exponential(max=10), reraise=True,
+)  # fmt: skip
+def _fetch(system: Any, path: str) -> bytes:
+    return bytes(system.cat_file(path))
 
 
 @contextmanager

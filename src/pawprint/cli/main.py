@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pawprint import __version__, progress
-from pawprint.cli import batch, doctor, init, models, photos, predict, project, review, runs, traffic
+from pawprint.cli import batch, cluster, doctor, init, models, photos, predict, project, review, runs, traffic
 from pawprint.errors import PawprintError
 
 app = typer.Typer(
@@ -45,6 +45,7 @@ for name, group, panel in (
     ("photos", photos.app, "Make"),
     ("models", models.app, "Make"),
     ("traffic", traffic.app, "Predict"),
+    ("cluster", cluster.app, "Machine"),
 ):
     app.add_typer(group, name=name, rich_help_panel=panel)
 

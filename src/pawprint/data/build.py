@@ -16,7 +16,8 @@ import inspect
 import json
 import os
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from functools import partial
 from heapq import merge
 from itertools import chain
 from pathlib import Path
@@ -27,7 +28,7 @@ import numpy as np
 import PIL
 import simplejpeg
 
-from pawprint import image
+from pawprint import image, parallel
 from pawprint.config import Params
 from pawprint.data import manifest, origins, quality, shards
 from pawprint.data.class_folders import Dataset
@@ -40,7 +41,7 @@ from pawprint.errors import PawprintError
 from pawprint.files import render, replace_folder, write_json, write_text
 from pawprint.lineage import sha256
 
-BATCH = 64  # photographs that a thread takes at a time
+BATCH = 64  # photographs that a thread, or a process of a cluster, takes at a time
 SHOWN = 300  # thumbnails on the page; report.json lists all
 
 
@@ -63,7 +64,8 @@ class Report(TypedDict):
 
 
 def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Report:
-    """Write the prepared set atomically, on every core: decoding, scaling, encoding and hashing release the GIL.
+    """Write the prepared set atomically, on every core or on a cluster (`parallel`): decoding, scaling, encoding and
+    hashing release the GIL.
 
     Raises:
         PawprintError: more than `preprocess.max_bad_share` of the photographs are rejected, or all of a class.
@@ -73,10 +75,16 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         (fresh / "shards").mkdir()
         own_test = len(origins.own_test(data)) if params.split.keep_test else 0
         # 1. each photograph by itself: check it, make it 300x300
-        with members.open("wb") as file, ThreadPoolExecutor(os.cpu_count()) as pool:
-            pack, files = Packer(data, params, file, _earlier(out, recipe)), photographs.photographs
-            batches = (files[start : start + BATCH] for start in range(0, len(files), BATCH))
-            packed = list(chain.from_iterable(pool.map(lambda batch: [pack(one) for one in batch], batches)))
+        files, packed = photographs.photographs, list[Packed | Rejected]()
+        batches = (files[start : start + BATCH] for start in range(0, len(files), BATCH))
+        with members.open("wb") as file:
+            for one, member in chain.from_iterable(
+                parallel.map(partial(Packer, data, params, _earlier(out, recipe)), batches)
+            ):
+                if member and isinstance(one, Packed):
+                    one = replace(one, file=os.fspath(members), start=file.tell())
+                    file.write(member)
+                packed.append(one)
         # 2. all of them together: the same file twice, the same picture twice
         used, rejected, warnings = quality.screen(packed, params.preprocess.near_copy_bits)
         warnings += _check_groups(used, params)

@@ -6,8 +6,7 @@ train.images([0, 5, 7])          # uint8 [3, 300, 300, 3]
 """
 
 import json
-import os
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -24,6 +23,9 @@ from pawprint.data import manifest
 from pawprint.data.manifest import ManifestRow, Rows
 from pawprint.data.splits import SPLITS, SplitName
 from pawprint.errors import PawprintError
+from pawprint.parallel import cores
+
+Place = tuple[str, int, int]  # shard, offset and length of a JPEG
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,7 @@ class Split:
     name: str
     classes: tuple[str, ...]
     rows: Rows = field(repr=False)
-    _shards: Path = field(repr=False)
+    shards: Path = field(repr=False)
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -62,15 +64,12 @@ class Split:
 
     def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
         """Pixels of the photographs at `indices`: uint8 RGB [k, 300, 300, 3]."""
-        out = np.empty((len(indices), image.SIZE, image.SIZE, 3), np.uint8)
-        places = [self.rows.column(name, indices).to_pylist() for name in ("shard", "offset", "length")]
+        return read(self.shards, self.places(indices), self._pool.map if len(indices) >= 8 else map)
 
-        def work(place: int) -> None:
-            shard, offset, length = (values[place] for values in places)
-            out[place] = image.unpack(files.read_range(self._shards / shard, offset, length))
-
-        list((self._pool.map if len(indices) >= 8 else map)(work, range(len(indices))))
-        return out
+    def places(self, indices: Sequence[int] | NDArray[np.int64]) -> list[Place]:
+        """Where the photographs at `indices` lie."""
+        columns = (self.rows.column(name, indices).to_pylist() for name in ("shard", "offset", "length"))
+        return list(zip(*columns, strict=True))
 
     def only(self, keep: Collection[str]) -> "Split":
         """The photographs whose hash is in `keep`, in the same order."""
@@ -78,7 +77,19 @@ class Split:
 
     @cached_property
     def _pool(self) -> ThreadPoolExecutor:
-        return ThreadPoolExecutor(os.cpu_count(), thread_name_prefix="unpack")
+        return ThreadPoolExecutor(cores(), thread_name_prefix="unpack")
+
+
+def read(shards: Path, places: Sequence[Place], each: Callable[..., Iterator[None]] = map) -> NDArray[np.uint8]:
+    """Pixels of the photographs at `places` of the folder `shards`: uint8 RGB [k, 300, 300, 3]."""
+    out = np.empty((len(places), image.SIZE, image.SIZE, 3), np.uint8)
+
+    def work(number: int) -> None:
+        shard, offset, length = places[number]
+        out[number] = image.unpack(files.read_range(shards / shard, offset, length))
+
+    list(each(work, range(len(places))))
+    return out
 
 
 @dataclass(frozen=True)

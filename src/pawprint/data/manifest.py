@@ -8,6 +8,7 @@ digest(rows)                                        # of what the rows say, wher
 
 import csv
 import hashlib
+from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -95,6 +96,20 @@ class Rows(Sequence[ManifestRow]):
         """The rows at these indices, in their order."""
         return type(self)(self._column, self._places[np.fromiter(indices, np.int64)])
 
+    def find(self, digest: str) -> ManifestRow | None:
+        """The row of this hash that is not rejected; the rows are sorted by hash."""
+        wanted = bytes.fromhex(digest)
+        place = bisect_left(self._places, wanted, key=self._hash_at)
+        while place < len(self) and self._hash_at(self._places[place]) == wanted:
+            if not (row := self[place]).reason:
+                return row
+            place += 1
+        return None
+
+    def _hash_at(self, place: np.int32) -> bytes:
+        value: bytes = self._column("hash")[int(place)].as_py()
+        return value
+
     def __len__(self) -> int:
         return len(self._places)
 
@@ -110,7 +125,8 @@ class Rows(Sequence[ManifestRow]):
     def __getitem__(self, index: int | slice) -> "ManifestRow | Rows":
         if isinstance(index, slice):
             return type(self)(self._column, self._places[index])
-        return next(iter(type(self)(self._column, self._places[index : index + 1 or None])))
+        place = int(self._places[index])
+        return ManifestRow._make(_value(name, self._column(name)[place].as_py()) for name in ManifestRow._fields)
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Sequence) and len(other) == len(self) and list(self) == list(other)
@@ -121,11 +137,15 @@ class Rows(Sequence[ManifestRow]):
 def _values(rows: Rows, name: str, start: int) -> list[Any]:
     """The values of a column as ManifestRow has them, GROUP of them from `start`."""
     values: list[Any] = rows.column(name, np.arange(start, min(start + GROUP, len(rows)))).to_pylist()
+    return [_value(name, value) for value in values] if name in ("hash", "phash", "crc32") else values
+
+
+def _value(name: str, value: Any) -> Any:
     if name in ("hash", "phash"):
-        return [value.hex() for value in values]
+        return value.hex()
     if name == "crc32":
-        return ["" if value is None else f"{value:08x}" for value in values]
-    return values
+        return "" if value is None else f"{value:08x}"
+    return value
 
 
 def write(path: Path, rows: Iterable[ManifestRow]) -> None:

@@ -1,19 +1,18 @@
 """Photographs by themselves: each is read once, checked, made 300x300 and kept as a member of a tar.
 
-pack = Packer(data, params, file, earlier=Path("prepared"))
-pack(("cat", Path("data/cat/1.jpg")))              # a Packed, or a Rejected; in any thread
+pack = Packer(data, params, earlier=Path("prepared"))
+pack([("cat", Path("data/cat/1.jpg"))])            # [(Packed, its member)] or [(Rejected, b"")]; in any thread
 
 survey(dataset(data), data, params)                # the same checks, and nothing is written
 """
 
 import hashlib
 import os
-import threading
 import zlib
 from collections import Counter
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import BinaryIO
 
 from pawprint import files, image
 from pawprint.config import Params
@@ -22,42 +21,40 @@ from pawprint.data.class_folders import Dataset
 from pawprint.data.quality import Photograph, Rejected
 from pawprint.data.shards import Packed
 from pawprint.data.splits import split_of
+from pawprint.parallel import cores
 
 
 class Packer:
-    """Packs photographs into `file`; what an earlier run packed by the same recipe is reused where it lies."""
+    """Packs photographs; what an earlier run packed by the same recipe is reused where it lies."""
 
-    def __init__(self, data: Path, params: Params, file: BinaryIO, earlier: Path | None = None) -> None:
-        self._data, self._params, self._file = data, params, file
+    def __init__(self, data: Path, params: Params, earlier: Path | None = None) -> None:
+        self._data, self._params = data, params
         self._own_test, self._groups = origins.own_test(data), origins.Groups(data, params.split.group)
-        self._end, self._writing = 0, threading.Lock()
-        rows = manifest.read(earlier / manifest.FILE) if earlier else ()
-        self._known = {row.hash: row for row in rows if not row.reason}
+        self._known = manifest.read(earlier / manifest.FILE) if earlier else manifest.Rows.of(())
         self._shards = (earlier or Path()) / "shards"
 
-    def __call__(self, photograph: tuple[str, Path]) -> Packed | Rejected:
-        """Read, check and pack one photograph, given its class and its file."""
-        label, path = photograph
+    def __call__(self, photographs: Sequence[tuple[str, Path]]) -> list[tuple[Packed | Rejected, bytes]]:
+        """Read, check and pack photographs, given their class and file. A new member's bytes are the caller's to write:
+        its Packed has no `file` yet."""
+        return [self._pack(label, path) for label, path in photographs]
+
+    def _pack(self, label: str, path: Path) -> tuple[Packed | Rejected, bytes]:
         with path.open("rb", buffering=0) as original:
             content = original.readall()
         identity = _identity(label, path, content, self._data, self._params, self._own_test, self._groups)
         if earlier := self._reused(*identity):
-            return earlier
+            return earlier, b""
         try:
             checked = quality.check(content, path.suffix, self._params.preprocess)
         except image.BadImage as error:
-            return Rejected(path, error.reason, str(error))
+            return Rejected(path, error.reason, str(error)), b""
         jpeg = image.encode(checked.pixels, self._params.preprocess.quality)
         member = shards.member(identity[0], jpeg)
-        with self._writing:
-            start, self._end = self._end, self._end + len(member)
-            self._file.write(member)
-        place = os.fspath(self._file.name), start, len(jpeg), zlib.crc32(member)
-        return Packed(*identity, checked.flags, checked.phash, *place)
+        return Packed(*identity, checked.flags, checked.phash, "", 0, len(jpeg), zlib.crc32(member)), member
 
     def _reused(self, digest: str, label: str, origin: str, path: Path, split: str, group: str) -> Packed | None:
         """The member of the earlier run, if it is intact. A changed suffix may be a wrong one: its flags differ."""
-        row = self._known.get(digest)
+        row = self._known.find(digest)
         if row is None or row.origin.rpartition(".")[2] != path.name.rpartition(".")[2]:
             return None
         shard, start, crc32 = self._shards / row.shard, row.offset - shards.BLOCK, int(row.crc32, 16)
@@ -84,7 +81,7 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
         identity = _identity(label, path, content, data, params, own_test, groups)
         return Photograph(*identity, checked.flags, checked.phash)
 
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         seen = list(pool.map(work, photographs.photographs))
     used, rejected, _ = quality.screen(seen, params.preprocess.near_copy_bits)
     return rejected, Counter(flag for one in used for flag in one.flags.split())

@@ -4,7 +4,6 @@ member("9f86d0...", jpeg)                # header, bytes and padding, as they st
 write(folder, packed)                    # (photograph, shard, offset of its JPEG), sorted by hash
 """
 
-import os
 import tarfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from pawprint import files
 from pawprint.data.quality import Photograph
+from pawprint.parallel import cores
 
 SHARD = 1024  # photographs; as many shards as it takes to stay below, a power of two
 BLOCK = tarfile.BLOCKSIZE
@@ -51,7 +51,7 @@ def write(folder: Path, packed: Sequence[Packed]) -> Iterator[tuple[Packed, str,
         f"{number:05}.tar": list(members)
         for number, members in groupby(packed, lambda one: int(one.hash[:8], 16) >> (32 - bits))
     }
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         list(pool.map(lambda name: _write_shard(folder / name, shards[name]), shards))
     for name, members in shards.items():
         start = 0

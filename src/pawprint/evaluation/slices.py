@@ -20,7 +20,7 @@ from pawprint import image
 from pawprint.data.dataset import Split
 from pawprint.evaluation import intervals
 from pawprint.evaluation.metrics import Figure, Scores
-from pawprint.inference.backends import cores
+from pawprint.parallel import cores
 
 _THIRDS = {"brightness": ("dark", "medium", "bright"), "sharpness": ("soft", "medium", "sharp")}
 _SIZES = ((320, "below 320 px"), (640, "320 to 639 px"), (np.inf, "640 px and more"))  # of the longer side

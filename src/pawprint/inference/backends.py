@@ -6,7 +6,6 @@
 One set for features, evaluation and serving. A session takes one picture at a time, from `at_once` threads.
 """
 
-import os
 import queue
 from collections import deque
 from collections.abc import Sequence
@@ -21,6 +20,7 @@ from numpy.typing import NDArray
 
 from pawprint import image
 from pawprint.errors import PawprintError
+from pawprint.parallel import cores
 
 Precision = Literal["auto", "bf16", "f32"]
 Device = Literal["auto", "cpu", "cuda"]
@@ -59,11 +59,6 @@ def load(onnx: bytes, precision: Precision, device: Device) -> Session:
         )
     session(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))  # see OpenVino; and a GPU's first call takes seconds
     return session
-
-
-def cores() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def compile_on_cpu(model: openvino.Model, precision: Precision) -> openvino.CompiledModel:

@@ -10,9 +10,8 @@ Evaluation, `pawprint predict` and the service use this class: what is evaluated
 import hashlib
 import io
 import json
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Self, TypeVar
@@ -30,6 +29,7 @@ from pawprint.errors import PawprintError
 from pawprint.inference import backends, ood
 from pawprint.inference.backends import Device, Precision
 from pawprint.lineage import Lineage
+from pawprint.parallel import in_order
 
 Refusal = Literal["", "unlike", "unsure"]  # unlike the training photographs, or too unsure which class it is
 Item = TypeVar("Item")
@@ -289,22 +289,6 @@ def load_verified(folder: Path) -> tuple[ModelInfo, bytes]:
             "It was changed or half written; train or package the model again (`dvc repro`)."
         )
     return info, onnx
-
-
-def in_order(
-    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
-) -> Iterator[Result]:
-    """`work` of every item, in order; at most `ahead` are begun, so that memory does not grow with their number."""
-    pending: deque[Future[Result]] = deque()
-    try:
-        for item in items:
-            pending.append(pool.submit(work, item))
-            if len(pending) > ahead:
-                yield pending.popleft().result()
-        while pending:
-            yield pending.popleft().result()
-    finally:  # who stops early does not wait for what was not begun
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def find_pictures(paths: Iterable[Path]) -> list[Path]:

@@ -14,7 +14,8 @@ import httpx
 from pydantic import ValidationError
 
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import FileResult, in_order
+from pawprint.inference.classifier import FileResult
+from pawprint.parallel import in_order
 from pawprint.serving.schema import Prediction, Problem
 
 _BUSY = (429, 503)

@@ -18,7 +18,7 @@ from bentoml.images import Image
 from starlette.middleware.cors import CORSMiddleware
 
 from pawprint.errors import PawprintError
-from pawprint.inference.backends import cores
+from pawprint.parallel import cores
 from pawprint.serving import traffic
 from pawprint.serving.access_log import AccessLogMiddleware, log_as_json
 from pawprint.serving.app import AppState, create_app

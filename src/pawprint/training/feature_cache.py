@@ -18,8 +18,11 @@ can change its bits.
 import hashlib
 import json
 import os
+import socket
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -30,9 +33,10 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 from torch import Tensor, nn
 
-from pawprint import files, image
+from pawprint import files, image, parallel
 from pawprint.config import Params
-from pawprint.data.dataset import Split
+from pawprint.data.dataset import Place, Split, read
+from pawprint.errors import PawprintError
 from pawprint.inference import backends
 from pawprint.inference.backends import Precision
 from pawprint.lineage import sha256
@@ -96,12 +100,16 @@ class FeatureCache:
         missing = [index for index, name in enumerate(split.hashes) if name not in known]
         bytes_each = int(np.prod(self.shape)) * np.dtype(self._dtype).itemsize
         size = max(1, min(BLOCK, BLOCK_BYTES // bytes_each))
+        blocks = [missing[start : start + size] for start in range(0, len(missing), size)]
+        chunks = [[block[start : start + CHUNK] for start in range(0, len(block), CHUNK)] for block in blocks]
+        parts = self.engine.run(split, list(chain.from_iterable(chunks)), self.mirrored)
         with Progress(f"{self.architecture} features, {split.name}", len(missing)) as progress:
-            for start in range(0, len(missing), size):
-                block = missing[start : start + size]
-                parts = self.engine.run(split, block, progress, self.mirrored)
-                values = np.concatenate([part.astype(self._dtype) for part in parts])
-                self._write([split.hashes[index] for index in block], values)
+            for block, pieces in zip(blocks, chunks, strict=True):
+                values = []
+                for part in islice(parts, len(pieces)):
+                    values.append(part.astype(self._dtype))
+                    progress.advance(len(part))
+                self._write([split.hashes[index] for index in block], np.concatenate(values))
 
     def _write(self, names: Sequence[str], values: NDArray[Any]) -> None:
         rows = np.frombuffer(bytes.fromhex("".join(names)), np.uint8).reshape(len(names), -1)
@@ -172,23 +180,29 @@ class Engine:
     _compiled: ClassVar[dict[object, Any]] = {}  # of the last part: a head's folds open its cache again
 
     def __init__(self, frozen: nn.Module, shape: tuple[int, ...], params: Params, part: str = "") -> None:
-        self.training, self.device = params.training, devices.resolve(params.training)
+        self.params, self.training, self.device = params, params.training, devices.resolve(params.training)
         self.frozen, self.shape = frozen.eval(), shape
         self.precision: Precision = "bf16" if params.training.precision == "bfloat16" else "f32"
-        self.part: object = (part, self.precision) if part else object()
+        self.name, self.part = part, (part, self.precision) if part else object()
         if self.device.type == "cpu":
             self.execution = backends.execution(self.precision)
         else:
             engine, precision = f"torch {torch.__version__}", params.training.precision
             self.execution = {"engine": engine, "device": self.device.type, "precision": precision}
 
-    def run(self, split: Split, indices: Sequence[int], progress: Progress, mirrored: bool) -> Iterator[Vectors]:
-        """float32 [n, ...] of the photographs at `indices`, a chunk at a time."""
+    def run(self, split: Split, chunks: Sequence[Sequence[int]], mirrored: bool) -> Iterator[Vectors]:
+        """float32 [n, ...] of the photographs at the indices of each chunk."""
+        if parallel.on_ray() and self.device.type == "cpu":
+            about = self.frozen, self.shape, self.params, self.name, self.execution, split.shards.absolute(), mirrored
+            yield from parallel.map(partial(_OnNode, *about), (split.places(chunk) for chunk in chunks))
+            return
+        for chunk in chunks:
+            yield self.compute(split.images(chunk), mirrored)
+
+    def compute(self, pixels: NDArray[np.uint8], mirrored: bool) -> Vectors:
+        """uint8 [n, 300, 300, 3] -> float32 [n, ...]."""
         compute = self.by_openvino if self.device.type == "cpu" else self.by_torch
-        for start in range(0, len(indices), CHUNK):
-            pixels = split.images(indices[start : start + CHUNK])
-            yield compute(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels)
-            progress.advance(len(pixels))
+        return compute(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels)
 
     def by_torch(self, pixels: NDArray[np.uint8]) -> Vectors:
         """uint8 [n, 300, 300, 3] -> float32 [n, ...]."""
@@ -228,4 +242,23 @@ class Engine:
             # Given a module, OpenVINO traces it with torch's check, which traces it twice: three times as long.
             traced = torch.jit.trace(self.frozen.cpu(), example, check_trace=False)  # type: ignore[no-untyped-call]
             model = openvino.convert_model(traced, example_input=example, input=[(shape, openvino.Type.u8)])
-        return openvino.AsyncInferQueue(backends.compile_on_cpu(model, self.precision), backends.cores())
+        return openvino.AsyncInferQueue(backends.compile_on_cpu(model, self.precision), parallel.cores())
+
+
+class _OnNode:
+    """The engine in a process of a cluster, where it must compute as on the machine that asks."""
+
+    def __init__(
+        self, frozen: nn.Module, shape: tuple[int, ...], params: Params, name: str, execution: dict[str, str],
+        shards: Path, mirrored: bool,
+    ) -> None:  # fmt: skip
+        self.engine, self.shards, self.mirrored = Engine(frozen, shape, params, name), shards, mirrored
+        if self.engine.execution != execution:
+            here = {name: value for name, value in self.engine.execution.items() if execution.get(name) != value}
+            raise PawprintError(
+                f"{socket.gethostname()} computes otherwise ({here}) than the machine that started this, so its "
+                "features are other bytes. Use nodes of one kind."
+            )
+
+    def __call__(self, places: Sequence[Place]) -> Vectors:
+        return self.engine.compute(read(self.shards, places), self.mirrored)

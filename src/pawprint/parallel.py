@@ -1,0 +1,245 @@
+"""Work on many photographs: by the cores of this machine, or by a Ray cluster. docs/cluster.md is for users.
+
+    for packed in parallel.map(partial(Packer, data, params), batches):    # results in the order of the batches
+        ...
+    with parallel.local_cluster(3) as cluster:                             # three nodes of one machine, to try it
+        print(cluster.address)
+
+PAWPRINT_ENGINE (local or ray) and RAY_ADDRESS say where work runs. They are no parameters: the results are the same
+bytes. On Ray each item is a task that runs again elsewhere when its node dies, so any number of nodes may come and go.
+"""
+
+import hashlib
+import os
+import secrets
+import socket
+import tempfile
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pawprint.errors import PawprintError
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+AHEAD = 4  # items for each core that are begun before the first is taken: bounds the memory
+STORE_BYTES = 500_000_000  # of a local node, for results that are on their way
+_made: dict[str, Callable[[Any], Any]] = {}  # in a process of Ray: what `make` gave, for the map that it works for
+_in_task = False  # is this a process of Ray that runs tasks?
+
+
+def map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
+    """`make()(item)` of every item, in order; an exception of one is raised here.
+
+    `make` is called once here, or once in each process of a cluster, where paths must lead to the same files: it loads
+    what all items need. On Ray it, the items and the results are pickled.
+    """
+    if on_ray():
+        yield from _on_ray(make, items)
+    else:
+        yield from in_order(ThreadPoolExecutor(cores()), make(), items, AHEAD * cores())
+
+
+def on_ray() -> bool:
+    """Does PAWPRINT_ENGINE name Ray? PawprintError where it names something else."""
+    engine = os.environ.get("PAWPRINT_ENGINE") or "local"
+    if engine not in ("local", "ray"):
+        raise PawprintError(f"PAWPRINT_ENGINE is {engine}, and can be local or ray.")
+    return engine == "ray" and not _in_task
+
+
+def in_order(
+    pool: ThreadPoolExecutor, work: Callable[[Item], Result], items: Iterable[Item], ahead: int
+) -> Iterator[Result]:
+    """`work` of every item, in order; at most `ahead` are begun, so that memory does not grow with their number."""
+    pending: deque[Future[Result]] = deque()
+    try:
+        for item in items:
+            pending.append(pool.submit(work, item))
+            if len(pending) > ahead:
+                yield pending.popleft().result()
+        while pending:
+            yield pending.popleft().result()
+    finally:  # who stops early does not wait for what was not begun
+        pool.shutdown(wait=False, cancel_futures=True)
+
+
+def cores() -> int:
+    """Cores that this process may use: of its affinity and of its container's limit; one in a task of Ray."""
+    return 1 if _in_task else _cores()
+
+
+@cache
+def _cores() -> int:
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(allowed, round(_container_limit(Path("/sys/fs/cgroup")) or allowed)))
+
+
+def _container_limit(cgroup: Path) -> float | None:
+    """Cores' worth of time that the control group may use (version 2: cpu.max, 1: cpu.cfs_*); None without a limit."""
+    try:
+        if (cgroup / "cpu.max").exists():
+            quota, period = (cgroup / "cpu.max").read_text().split()
+        else:
+            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+        return None if quota == "max" or int(quota) < 0 else int(quota) / int(period)
+    except (OSError, ValueError):
+        return None
+
+
+def _on_ray(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
+    ray = _connected()
+    # Not actors: a task goes to any node that is there, an actor to as many as there were.
+    task = ray.remote(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")(_work)
+    shared, about = ray.put(make), (uuid.uuid4().hex, str(Path.cwd()), code_digest())
+    items, pending = iter(items), deque[Any]()
+    try:
+        while True:
+            window = AHEAD * max(1, int(ray.cluster_resources().get("CPU", 1)))
+            pending += [task.remote(about, shared, item) for item in islice(items, window - len(pending))]
+            if not pending:
+                return
+            for _ in range(max(1, len(pending) - window // 2)):
+                yield ray.get(pending.popleft())
+    except ray.exceptions.RayTaskError as error:
+        raise error.cause from None
+    finally:
+        for one in pending:
+            ray.cancel(one)
+
+
+def _work(about: tuple[str, str, str], make: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
+    """One item, in a process of Ray."""
+    global _in_task
+    _in_task = True
+    name, folder, code = about
+    if name not in _made:
+        with suppress(OSError):  # relative paths mean the same here, where the folder is there
+            os.chdir(folder)
+        if code != code_digest():
+            raise PawprintError(
+                f"{socket.gethostname()} has other code of pawprint than the machine that started this. Install the "
+                "same version on every node."
+            )
+        _made.clear()
+        _made[name] = make()
+    return _made[name](item)
+
+
+@cache
+def code_digest() -> str:
+    """SHA-256 of pawprint's code as it is installed here."""
+    found, root = hashlib.sha256(), Path(__file__).parent
+    for path in sorted(root.rglob("*.py")):
+        found.update(f"{path.relative_to(root).as_posix()}\0".encode())
+        found.update(path.read_bytes())
+    return found.hexdigest()
+
+
+def _connected() -> Any:
+    """Ray's module, connected to the cluster of RAY_ADDRESS."""
+    address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if not host or not port.isdecimal():
+        raise PawprintError(
+            f"PAWPRINT_ENGINE is ray, and RAY_ADDRESS ({address or 'not set'}) names no cluster. Set it to HOST:PORT "
+            "of its head; `pawprint cluster up --local 2` starts one to try and prints it."
+        )
+    reason = f"nothing answers at {address}"
+    with suppress(OSError):
+        socket.create_connection((host, int(port)), 5).close()  # at once; Ray itself tries for minutes
+        reason = ""
+    if not reason:
+        if _only_here(host, int(port)):
+            _stay_here()
+        ray = _ray()
+        if ray.is_initialized():
+            return ray
+        try:
+            ray.init(address=address, log_to_driver=False, logging_level="ERROR")
+            return ray
+        except Exception as error:  # Ray's own kinds for a wrong token, another version
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    raise PawprintError(
+        f"The Ray cluster cannot be used: {reason}. Check RAY_ADDRESS, that the cluster runs, and that "
+        "~/.ray/auth_token (or RAY_AUTH_TOKEN) is the same here and there."
+    )
+
+
+def _ray() -> Any:
+    """Ray's module: with tokens, and without its statistics, which it would send to its makers."""
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
+    try:
+        import ray
+    except ImportError:
+        raise PawprintError("Ray is not installed. `pip install 'pawprint[cluster]'` brings it.") from None
+    return ray
+
+
+def make_token() -> None:
+    """Make the token that a cluster asks for, in ~/.ray/auth_token, where there is none yet."""
+    if not any(os.environ.get(name) for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH")):
+        path = Path.home() / ".ray" / "auth_token"
+        if not path.exists():
+            path.parent.mkdir(exist_ok=True)
+            path.touch(0o600)
+            path.write_text(secrets.token_hex(32))
+
+
+def _only_here(host: str, port: int) -> bool:
+    """Does a cluster on this machine listen on 127.0.0.1 alone?"""
+    import psutil
+
+    if host not in ("127.0.0.1", "localhost"):
+        return False
+    found = [one.address for card in psutil.net_if_addrs().values() for one in card if one.family == socket.AF_INET]
+    for other in found:
+        with suppress(OSError):
+            if not other.startswith("127."):
+                socket.create_connection((other, port), 1).close()
+                return False
+    return True
+
+
+def _stay_here() -> None:
+    """Let Ray use 127.0.0.1 and nothing else: this switch of its own does so on Linux too, and nothing else does."""
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    _ray()._private.ray_constants.ENABLE_RAY_CLUSTER = False  # it read the switch, if it was imported before
+
+
+@dataclass(frozen=True)
+class LocalCluster:
+    """A cluster of processes on this machine."""
+
+    address: str  # of its head
+    nodes: tuple[int, ...]  # process of each node; the first is the head
+
+
+@contextmanager
+def local_cluster(nodes: int, cpus: int = 1) -> Iterator[LocalCluster]:
+    """`nodes` nodes of `cpus` cores each, that listen on 127.0.0.1 alone and end with the block (or this process)."""
+    _stay_here()
+    from ray.cluster_utils import Cluster
+
+    with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # its own, not /tmp/ray, which may be another user's
+        about = {
+            "num_cpus": cpus,
+            "object_store_memory": STORE_BYTES,
+            "node_ip_address": "127.0.0.1",
+            "temp_dir": folder,
+        }
+        cluster = Cluster(initialize_head=True, head_node_args={**about, "include_dashboard": False})
+        try:
+            started = [cluster.head_node, *(cluster.add_node(wait=False, **about) for _ in range(nodes - 1))]
+            cluster.wait_for_nodes()
+            yield LocalCluster(cluster.address, tuple(one.all_processes["raylet"][0].process.pid for one in started))
+        finally:
+            cluster.shutdown()
