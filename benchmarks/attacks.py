@@ -1,11 +1,11 @@
 """One client attacks the service of this checkout: what becomes of its memory, and of the others' pictures?
 
-    python benchmarks/attacks.py [--checkout ../baseline] [--model champion] [--only NAME] [--seconds 10]
+    python benchmarks/attacks.py [--checkout ../baseline] [--model champion] [--only NAME] [--seconds 6]
 
-Each attack is sent by eight clients at once, again and again, beside one client that sends a good photograph. Prints
-Markdown: the answers to the attack, the memory of all processes of the service before, at its peak and 20 s after, the
-good client's longest wait, and the time after the attack until it waits no longer than before. Writes
-benchmarks/results/attacks.json.
+One service meets all attacks, one after the other. Each is sent by eight clients at once, again and again, beside one
+client that sends a good photograph. Prints Markdown: the answers to the attack, the memory of all processes of the
+service at its peak and after a rest, the good client's longest wait, and the time after the attack until it waits no
+longer than before; then the memory before the first attack and after the last. Writes benchmarks/results/attacks.json.
 """
 
 import argparse
@@ -18,13 +18,14 @@ import tempfile
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import httpx
 import psutil
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from hostile import ATTACKS, photograph
+from hostile import ATTACKS, photograph, raw
 from pawprint.evaluation.summary import machine
 from service_process import processes, serving
 
@@ -43,6 +44,33 @@ def send(port: int, data: bytes) -> str:
             return type(error).__name__
 
 
+def hold(port: int, data: bytes, pause: float, connections: int = 1) -> str:
+    """Connections that each send `data` and then a byte every `pause` seconds, and read nothing."""
+    with contextlib.ExitStack() as stack:
+        opened = []
+        for _ in range(connections):
+            with contextlib.suppress(OSError):
+                opened.append(stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5)))
+                opened[-1].sendall(data)
+        for _ in range(int(3 / pause)):
+            time.sleep(pause)
+            for connection in opened:
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"x")
+    return "held"
+
+
+UPLOAD = raw(b"\xff\xd8\xff" + bytes(20 * 2**20 - 100))
+GET = b"GET /swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n"
+SENDERS: dict[str, tuple[int, Callable[[int], str]]] = {  # clients, what each does
+    "99 uploads of 20 MB at once": (99, lambda port: send(port, UPLOAD)),
+    "400 clients that send a byte of a header a second": (8, lambda port: hold(port, GET[:30], 1, 50)),
+    "400 clients that send a byte of a body a second": (8, lambda port: hold(port, raw(bytes(2000))[:-1500], 1, 50)),
+    "400 clients that ask for 30 MB and never read": (8, lambda port: hold(port, (GET + b"\r\n") * 20, 3, 50)),
+    "3,200 connections with half a header": (8, lambda port: hold(port, GET[:30], 3, 400)),
+}
+
+
 def resident(url: str) -> float:
     """MB of all processes of the service; what they share counts once (proportional set size)."""
     total = 0
@@ -52,7 +80,7 @@ def resident(url: str) -> float:
     return total / 2**20
 
 
-def attack(url: str, request: bytes, good: bytes, seconds: float, clients: int) -> dict:
+def attack(url: str, sender: Callable[[int], str], good: bytes, seconds: float, rest: float, clients: int) -> dict:
     port, answers, peak = int(url.rpartition(":")[2]), Counter(), 0.0
     with httpx.Client(timeout=120) as client:
 
@@ -67,7 +95,7 @@ def attack(url: str, request: bytes, good: bytes, seconds: float, clients: int) 
 
         def attacker() -> None:
             while time.perf_counter() < end:
-                answers[send(port, request)] += 1
+                answers[sender(port)] += 1
 
         threads = [threading.Thread(target=attacker) for _ in range(clients)]
         done = threading.Event()
@@ -83,7 +111,7 @@ def attack(url: str, request: bytes, good: bytes, seconds: float, clients: int) 
             thread.start()
         waits: list[float] = []
         statuses: Counter[int] = Counter()
-        while time.perf_counter() < end:
+        while not waits or time.perf_counter() < end:
             took, status = wait()
             waits.append(took)
             statuses[status] += 1
@@ -95,11 +123,11 @@ def attack(url: str, request: bytes, good: bytes, seconds: float, clients: int) 
             thread.join()
         done.set()
         watcher.join()
-        time.sleep(20)
+        time.sleep(rest)
         after = resident(url)
     return {
         "answers": dict(answers), "before": before, "peak": peak, "after": after, "longest": max(waits),
-        "good": dict(statuses), "recovered": recovered,
+        "good": dict(statuses), "recovered": recovered, "usual": usual,
     }  # fmt: skip
 
 
@@ -108,33 +136,44 @@ def main() -> None:
     parser.add_argument("--checkout", type=Path, default=HERE.parent, help="whose service is attacked; it has a .venv")
     parser.add_argument("--model", type=Path, default=Path("champion"))
     parser.add_argument("--only", default="", help="attacks whose name holds this")
-    parser.add_argument("--seconds", type=float, default=10)
+    parser.add_argument("--seconds", type=float, default=6)
+    parser.add_argument("--rest", type=float, default=10, help="seconds after each attack")
     parser.add_argument("--clients", type=int, default=CLIENTS)
     options = parser.parse_args()
-    checkout, results = options.checkout.resolve(), {}
-    print(f"{machine()}; {options.clients} clients for {options.seconds:g} s\n")
-    print("| attack | bytes | answers | good answers | MB before | peak | after | longest wait, s | recovered in, s |")
-    print("|---|---|---|---|---|---|---|---|---|")
-    for name, make in ATTACKS.items():
-        if options.only not in name:
-            continue
-        request, good = make(), photograph()
-        with tempfile.TemporaryDirectory() as scratch:
-            env = {
-                "PAWPRINT_MODEL": str(options.model.resolve()), "PAWPRINT_TRAFFIC": scratch,
-                "PYTHONPATH": str(checkout / "src"),
-                "PATH": f"{checkout / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
-            }  # fmt: skip
-            python = str(checkout / ".venv" / "bin" / "python")
-            with serving(Path(scratch) / "log", env, python=python, cwd=checkout) as (url, _):
-                seen = results[name] = attack(url, request, good, options.seconds, options.clients)
-        print(
-            f"| {name} | {len(request):,} | {seen['answers']} | {seen['good']} | {seen['before']:.0f} | "
-            f"{seen['peak']:.0f} | {seen['after']:.0f} | {seen['longest']:.2f} | {seen['recovered']:.1f} |",
-            flush=True,
-        )
+    checkout, results, good = options.checkout.resolve(), {}, photograph()
+    every = dict.fromkeys(ATTACKS, (options.clients, None)) | SENDERS
+    print(f"{machine()}; {options.seconds:g} s each\n")
+    print("| attack | clients | answers | good answers | MB, peak | MB after | longest wait, s | recovered in, s |")
+    print("|---|---|---|---|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as scratch:
+        env = {
+            "PAWPRINT_MODEL": str(options.model.resolve()), "PAWPRINT_TRAFFIC": scratch,
+            "PYTHONPATH": str(checkout / "src"),
+            "PATH": f"{checkout / '.venv' / 'bin'}{os.pathsep}{os.environ['PATH']}",
+        }  # fmt: skip
+        python = str(checkout / ".venv" / "bin" / "python")
+        with serving(Path(scratch) / "log", env, python=python, cwd=checkout) as (url, _):
+            with httpx.Client(timeout=120) as client:
+                for _ in range(100):
+                    client.post(f"{url}/predict", content=good)
+            time.sleep(20)
+            start = resident(url)
+            for name, (clients, sender) in every.items():
+                if options.only not in name:
+                    continue
+                request = ATTACKS[name]() if sender is None else b""
+                work = sender or (lambda port, request=request: send(port, request))
+                seen = results[name] = attack(url, work, good, options.seconds, options.rest, clients)
+                print(
+                    f"| {name} | {clients} | {seen['answers']} | {seen['good']} | {seen['peak']:.0f} | "
+                    f"{seen['after']:.0f} | {seen['longest']:.2f} | {seen['recovered']:.1f} |",
+                    flush=True,
+                )
+            time.sleep(20)
+            end = resident(url)
+    print(f"\nmemory: {start:.0f} MB before, {end:.0f} MB after all ({end / start - 1:+.1%})")
     (HERE / "results").mkdir(exist_ok=True)
-    content = {"machine": machine(), "results": results}
+    content = {"machine": machine(), "before": start, "after": end, "results": results}
     (HERE / "results" / "attacks.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 

@@ -29,12 +29,19 @@ def webp_claim() -> bytes:
     return bytes(data)
 
 
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Of a PNG."""
+    return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+
+def png_texts(count: int) -> bytes:
+    """Compressed texts of a megabyte each before the pixels."""
+    data, text = saved(Image.new("RGB", (8, 8)), "PNG"), zlib.compress(bytes(2**20), 9)
+    return data[:33] + chunk(b"zTXt", b"k\0\0" + text) * count + data[33:]
+
+
 def png(width: int, height: int, depth: int, colour: int, bytes_a_pixel: int) -> bytes:
     """A PNG of nothing but zeros."""
-
-    def chunk(kind: bytes, data: bytes) -> bytes:
-        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-
     packer = zlib.compressobj(9)
     rows = [packer.compress(b"\0" * (1 + width * bytes_a_pixel)) for _ in range(height)]
     header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
@@ -82,6 +89,17 @@ def gif_frames(count: int) -> bytes:
     return b"GIF89a" + struct.pack("<HHBBB", 4000, 4000, 0x80, 0, 0) + b"\0\0\0\xff\xff\xff" + frame * count + b";"
 
 
+def gif_palettes(count: int) -> bytes:
+    """Frames with a palette of 256 colours each."""
+    frame = b"\x2c" + struct.pack("<HHHHB", 0, 0, 1, 1, 0x87) + bytes(768) + b"\2\2\x44\1\0"
+    return b"GIF89a" + struct.pack("<HHBBB", 4000, 2000, 0, 0, 0) + frame * count + b";"
+
+
+def animation(format: str, frames: int, side: int) -> bytes:
+    pictures = [Image.new("RGB", (side, side), (number * 8 % 256, 0, 0)) for number in range(frames)]
+    return saved(pictures[0], format, save_all=True, append_images=pictures[1:])
+
+
 def form(body: bytes) -> bytes:
     head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=x\r\n"
     return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
@@ -91,6 +109,7 @@ def raw(picture: bytes) -> bytes:
     return b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n" % len(picture) + picture
 
 
+CHUNKED = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
 ATTACKS: dict[str, Callable[[], bytes]] = {
     "WebP of some 40 bytes that claims 7000x7000": lambda: raw(webp_claim()),
     "RGBA PNG of 7000x7000 in 190 kB": lambda: raw(png(7000, 7000, 8, 6, 4)),
@@ -108,7 +127,15 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     ),
     "60 MB of header lines": lambda: b"GET / HTTP/1.1\r\nHost: localhost\r\n" + b"a: b\r\n" * 10_000_000 + b"\r\n",
     "60 MB of one header": lambda: b"GET / HTTP/1.1\r\nHost: localhost\r\na: " + b"b" * 60_000_000 + b"\r\n\r\n",
-    "20 MB of trailers": lambda: b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
-    b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * 3_300_000 + b"\r\n",
+    "20 MB of trailers": lambda: CHUNKED + b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * 3_300_000 + b"\r\n",
+    "body of a million chunks of a byte": lambda: CHUNKED + b"1\r\nx\r\n" * 10**6 + b"0\r\n\r\n",
+    "JPEG 2000 of 7000x7000 in 800 bytes": lambda: raw(saved(Image.new("RGB", (7000, 7000)), "JPEG2000")),
+    "PNG of 15,000 texts of a megabyte": lambda: raw(png_texts(15_000)),
+    "GIF of 4,900 frames with palettes": lambda: raw(gif_palettes(4900)),
+    "animated WebP, 60 frames of 2000x2000": lambda: raw(animation("WEBP", 60, 2000)),
+    "animated AVIF, 20 frames of 1000x1000": lambda: raw(animation("AVIF", 20, 1000)),
+    "pipelined pictures, forms and pages": lambda: (
+        raw(photograph()) + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + form(b"--x--\r\n")
+    ) * 10,
     "uploads of 20 MB": lambda: raw(b"\xff\xd8\xff" + bytes(20 * 2**20 - 100)),
 }  # fmt: skip

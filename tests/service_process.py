@@ -77,3 +77,9 @@ def processes(url: str) -> list[psutil.Process]:
     port = url.rpartition(":")[2]
     parent = next(p for p in psutil.process_iter(["cmdline"]) if {"serve", port} <= set(p.info["cmdline"] or ()))
     return [parent, *parent.children(True)]
+
+
+def metric(url: str, name: str) -> float:
+    """The sum of a metric over its labels."""
+    lines = httpx.get(f"{url}/metrics").text.splitlines()
+    return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)

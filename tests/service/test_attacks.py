@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import resource
 import socket
 import struct
 import threading
@@ -14,12 +15,7 @@ import pytest
 from PIL import Image
 
 import hostile
-from service_process import processes
-
-
-def metric(url: str, name: str) -> float:
-    lines = httpx.get(f"{url}/metrics").text.splitlines()
-    return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+from service_process import metric, processes
 
 
 def answer(url: str, request: bytes) -> bytes:
@@ -129,7 +125,6 @@ def test_a_form_of_a_million_parts_is_refused_at_once(service: str, part: bytes)
 
 
 GET = b"GET /model HTTP/1.1\r\nHost: localhost\r\n"
-CHUNKED = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
 
 
 @pytest.mark.parametrize(
@@ -138,8 +133,8 @@ CHUNKED = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chun
         GET + b"a: b\r\n" * 100_000,
         GET + b"a: b\r\n" * 101 + b"\r\n",
         GET + b"a: " + b"b" * 5_000_000,
-        CHUNKED + b"0\r\n" + b"a: b\r\n" * 100_000,
-        CHUNKED + b"1;" + b"x" * 5_000_000,
+        hostile.CHUNKED + b"1\r\nx\r\n0\r\n" + b"a: b\r\n" * 100_000,
+        hostile.CHUNKED + b"1;" + b"x" * 5_000_000,
     ],
 )
 def test_headers_and_trailers_have_a_size(service: str, request_: bytes) -> None:
@@ -159,8 +154,35 @@ def test_pipelined_requests_and_small_chunks_are_no_large_headers(service: str, 
             received += piece
     assert received.count(b"HTTP/1.1 200 OK") >= 1 and b"HTTP/1.1 4" not in received
     red = pictures["red"]
-    small = (red[at : at + 1] for at in range(len(red)))
+    small = (red[at : at + 32] for at in range(0, len(red), 32))
     assert httpx.post(f"{service}/predict", content=small, timeout=30).json()["label"] == "red"
+
+
+def test_a_body_of_single_bytes_is_refused(service: str) -> None:
+    """Each chunk is a call: a body of 20 MB would hold the event loop for 20 s."""
+    chunks = b"1\r\nx\r\n" * 100_000
+    received = answer(service, hostile.CHUNKED + chunks + b"0\r\n\r\n")
+    assert (received.startswith(b"HTTP/1.1 400") and b"too_many_chunks" in received) or not received
+    for size, count in ((512, 5000), (16_384, 300)):  # what real clients send
+        body = (bytes(size) for _ in range(count))
+        assert httpx.post(f"{service}/predict", content=body, timeout=30).status_code == 415
+
+
+def test_connections_that_wait_make_room_for_another(service: str, pictures: dict[str, bytes]) -> None:
+    """One client opens more than the service keeps, and sends half a header, a body or nothing on each."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, min(4096, hard)), hard))
+    starts = (b"", b"GET / HTTP/1.1\r\nHost: loc", hostile.raw(bytes(100))[:-10])
+    refused = metric(service, "pawprint_refusals_total")
+    with contextlib.ExitStack() as stack:
+        for number in range(1300):
+            with contextlib.suppress(ConnectionError):
+                connection = stack.enter_context(
+                    socket.create_connection(urlsplit(service).netloc.split(":"), timeout=5)
+                )
+                connection.sendall(starts[number % 3])
+        assert httpx.post(f"{service}/predict", content=pictures["red"], timeout=30).json()["label"] == "red"
+    assert metric(service, "pawprint_refusals_total") > refused
 
 
 @pytest.mark.parametrize("host", ["evil.example", "localhost.evil.example:3000", "127.0.0.1.evil.example"])

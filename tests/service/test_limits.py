@@ -2,6 +2,7 @@
 
 import contextlib
 import hashlib
+import json
 import socket
 import threading
 import time
@@ -15,16 +16,29 @@ import pytest
 
 from pawprint.errors import PawprintError
 from pawprint.serving.client import predict
-from service_process import checkout, serving
+from service_process import checkout, metric, serving
 
 READ, ADMIN = "read-token", "admin-token"
+FRIEND = "https://friend.example"  # the page of another site that may use the service
 
 
 @pytest.fixture(scope="module")
-def small(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    folder = tmp_path_factory.mktemp("small")
-    env = checkout(folder, max_body_mb=0.25, body_seconds=1.5)
-    with serving(folder / "log", {**env, "PAWPRINT_MODEL": str(toy_model)}, cwd=folder) as (url, _):
+def small_log(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("small") / "log"
+
+
+@pytest.fixture(scope="module")
+def small(toy_model: Path, small_log: Path) -> Iterator[str]:
+    folder = small_log.parent
+    env = checkout(
+        folder,
+        max_body_mb=0.25,
+        max_bodies_mb=1,
+        body_seconds=1.5,
+        allowed_origins=[FRIEND],
+        trusted_proxies=["127.0.0.1"],
+    )
+    with serving(small_log, {**env, "PAWPRINT_MODEL": str(toy_model)}, cwd=folder) as (url, _):
         yield url
 
 
@@ -117,6 +131,87 @@ def test_a_byte_a_second_is_cut_off(small: str) -> None:
     received, _ = talk(small, "Content-Length: 1000", drip())
     assert time.monotonic() - started < 8
     assert not received or received.startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_nobody_reads_is_cut_off(small: str) -> None:
+    """404 needs no body; the connection is not held while one drips in."""
+    with socket.create_connection(("127.0.0.1", int(small.rpartition(":")[2])), timeout=0.2) as connection:
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
+        started, received = time.monotonic(), b""
+        with contextlib.suppress(ConnectionError):
+            while time.monotonic() - started < 15:
+                connection.sendall(b"x")
+                with contextlib.suppress(TimeoutError):
+                    if not (piece := connection.recv(65536)):
+                        break
+                    received += piece
+    assert received.startswith(b"HTTP/1.1 404")
+    assert 1 < time.monotonic() - started < 10
+
+
+def test_a_client_that_never_reads_is_cut_off(small: str) -> None:
+    pages = b"GET /swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 20
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.connect(("127.0.0.1", int(small.rpartition(":")[2])))
+        connection.sendall(pages)
+        time.sleep(4)  # body_seconds is 1.5
+        connection.settimeout(5)
+        received = 0
+        with contextlib.suppress(ConnectionResetError):
+            while piece := connection.recv(2**20):
+                received += len(piece)
+    page = len(httpx.get(f"{small}/swagger-ui-bundle.js").content)
+    assert 0 < received < 10 * page  # what lay in the system's buffers
+
+
+def test_uploads_that_are_too_many_together_are_refused_and_small_pictures_pass(
+    small: str, pictures: dict[str, bytes]
+) -> None:
+    """Twelve of 230 kB that stay a byte short of their end, where all bodies together may have 1 MB."""
+    head = b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Length: 230000\r\n\r\n"
+    with contextlib.ExitStack() as stack:
+        address = ("127.0.0.1", int(small.rpartition(":")[2]))
+        uploads = [stack.enter_context(socket.create_connection(address, timeout=10)) for _ in range(12)]
+        for upload in uploads:
+            with contextlib.suppress(ConnectionError):
+                upload.sendall(head + bytes(229_999))
+        response = httpx.post(f"{small}/predict", content=pictures["red"], timeout=10)
+        assert response.json()["label"] == "red"
+        assert 0 < metric(small, "pawprint_bodies_bytes") <= 1.5 * 2**20
+        received = []
+        for upload in uploads:
+            with contextlib.suppress(ConnectionResetError):
+                received.append(upload.recv(65536))
+    assert any(each.startswith(b"HTTP/1.1 503") and b"overloaded" in each for each in received)
+    assert {each[9:12] for each in received} <= {b"503", b"408"}
+    assert metric(small, "pawprint_bodies_bytes") == 0
+
+
+def test_a_page_that_is_allowed_may_ask_and_no_other(small: str, pictures: dict[str, bytes]) -> None:
+    asked = {"Access-Control-Request-Method": "POST", "Access-Control-Request-Headers": "authorization"}
+    preflight = httpx.options(f"{small}/predict", headers={"Origin": FRIEND, **asked})
+    assert preflight.status_code == 200
+    assert preflight.headers["Access-Control-Allow-Origin"] == FRIEND
+    assert "POST" in preflight.headers["Access-Control-Allow-Methods"]
+    assert "authorization" in preflight.headers["Access-Control-Allow-Headers"].lower()
+    sent = {"Origin": FRIEND, "Sec-Fetch-Site": "cross-site"}
+    response = httpx.post(f"{small}/predict", content=pictures["red"], headers=sent)
+    assert (response.status_code, response.headers["Access-Control-Allow-Origin"]) == (200, FRIEND)
+    refused = httpx.post(f"{small}/predict", content=b"no picture", headers=sent)
+    assert (refused.status_code, refused.headers["Access-Control-Allow-Origin"]) == (415, FRIEND)  # it can read why
+    for other in ("https://friend.example.evil.example", "http://friend.example", "null"):
+        preflight = httpx.options(f"{small}/predict", headers={"Origin": other, **asked})
+        assert preflight.status_code == 400 and "Access-Control-Allow-Origin" not in preflight.headers
+        response = httpx.post(f"{small}/predict", content=pictures["red"], headers={"Origin": other})
+        assert response.status_code == 403 and "Access-Control-Allow-Origin" not in response.headers
+
+
+def test_a_trusted_proxy_names_the_client(small: str, small_log: Path) -> None:
+    headers = {"X-Forwarded-For": "203.0.113.7", "X-Request-Id": "through-a-proxy"}
+    httpx.get(f"{small}/model", headers=headers)
+    (line,) = [line for line in small_log.read_text().splitlines() if "through-a-proxy" in line]
+    assert json.loads(line)["client"] == "203.0.113.7"
 
 
 def test_a_client_that_hangs_up_harms_nobody(small: str, pictures: dict[str, bytes]) -> None:

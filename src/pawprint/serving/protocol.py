@@ -1,12 +1,14 @@
-"""Limits on what uvicorn itself does not limit: headers in size and time, bodies nobody reads, clients that never read.
+"""Limits on what uvicorn itself does not limit: connections, headers in size and time, clients that do not read.
 
-A few thousand clients that send a header a minute would hold as many sockets for ever; one that sends 60 MB of headers
-takes 1.7 GB. uvicorn has no setting for the protocol class that BentoML would pass on, so `limit_connections` enters
-the class into uvicorn's table of protocols.
+A few thousand connections that send a header a minute would hold as many sockets for ever, and one that sends 60 MB of
+headers takes 1.7 GB. uvicorn has no setting for the protocol class that BentoML would pass on, so `limit_connections`
+enters the class into uvicorn's table of protocols.
 """
 
 import asyncio
+import os
 import uuid
+from typing import ClassVar
 
 import uvicorn.config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -17,22 +19,36 @@ from pawprint.serving.schema import Problem
 
 _MAX_BYTES, _MAX_LINES = 64 * 1024, 100  # of a request's headers and trailers together
 _FRAME = 16  # bytes that frame a chunk of a body
+_CHUNKS, _CHUNK = 10_000, 256  # small chunks of a body, bytes from which on one is not small: each chunk is a call
+_CONNECTIONS = 1000  # each may hold some 300 kB of a request that waits
+_FILES = 4096  # open ones: connections that are accepted before the first is closed, pipes, the log
 _AFTER = 2  # seconds that the body's own limit comes before the connection's
-_LINES = {408: b"HTTP/1.1 408 Request Timeout", 431: b"HTTP/1.1 431 Request Header Fields Too Large"}
+_LINES = {
+    400: b"HTTP/1.1 400 Bad Request",
+    408: b"HTTP/1.1 408 Request Timeout",
+    431: b"HTTP/1.1 431 Request Header Fields Too Large",
+}
 
 
 class LimitedProtocol(HttpToolsProtocol):
     """A connection that is closed where a request's headers are too large, or anything does not end in time."""
 
     seconds: float = 20
+    most = _CONNECTIONS
+    _waiting: ClassVar[dict[HttpToolsProtocol, None]] = {}  # those whose client has to act, the longest silent first
     _deadline: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
     _lines = _bytes = 0  # of headers, trailers and what frames a body's chunks, since the request began
+    _small: float = 0  # chunks less those that the body's size allows
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        """The first request is awaited from here on."""
+        """The first request is awaited from here on. Where there are too many, the longest silent client has to go."""
         super().connection_made(transport)
+        self._waiting[self] = None
         self.on_message_begin()
+        if len(self.connections) > self.most:
+            metrics.REFUSALS.labels("too_many_connections").inc()
+            next(iter(self._waiting)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
         """A line without an end is counted here: the parser keeps it until it ends."""
@@ -44,7 +60,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """The first byte of a request, on a connection that may have had others before."""
         super().on_message_begin()
-        self._lines = 0
+        self._lines = self._small = 0
         self._deadline = self._deadline or self.loop.call_later(self.seconds, self._too_slow)
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -65,28 +81,47 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         """What frames a chunk takes a few bytes."""
         self._bytes = max(0, self._bytes - len(body) - _FRAME)
+        self._small -= len(body) / _CHUNK
         if not self.transport.is_closing():
             super().on_body(body)
+
+    def on_chunk_header(self) -> None:
+        """Called for each chunk: a body of 20 MB in chunks of a byte would hold the event loop for half a minute."""
+        self._small += 1
+        if self._small > _CHUNKS and not self.transport.is_closing():
+            message = f"the body comes in more than {_CHUNKS:,} chunks of a few bytes; send larger ones"
+            self._refuse(400, "too_many_chunks", message)
 
     def on_message_complete(self) -> None:
         """The request is whole."""
         self._cancel()
+        self._waiting.pop(self, None)
         self._bytes = 0
         if not self.transport.is_closing():
             super().on_message_complete()
 
+    def on_response_complete(self) -> None:
+        """The next request is awaited."""
+        super().on_response_complete()
+        if self in self.connections:
+            self._waiting[self] = None
+
     def pause_writing(self) -> None:
         """The client does not read what it requested."""
         super().pause_writing()
+        self._waiting[self] = None
         self._unread = self._unread or self.loop.call_later(self.seconds, self.transport.abort)
 
     def resume_writing(self) -> None:
         """It reads again."""
         super().resume_writing()
         self._cancel_unread()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._waiting.pop(self, None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Nothing is awaited any more."""
+        self._waiting.pop(self, None)
         self._cancel()
         self._cancel_unread()
         super().connection_lost(exc)
@@ -128,4 +163,11 @@ class LimitedProtocol(HttpToolsProtocol):
 def limit_connections(seconds: float) -> None:
     """Servers that uvicorn starts in this process from now on give each part of a request `seconds`."""
     LimitedProtocol.seconds = seconds
+    if os.name == "posix":
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        soft = max(soft, min(_FILES, hard))
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        LimitedProtocol.most = min(_CONNECTIONS, soft // 2)
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:{LimitedProtocol.__qualname__}"
