@@ -24,7 +24,7 @@ def review(
     queue: Annotated[str, typer.Argument(help=f"{', '.join(NAMES)}, or a folder of pictures without labels")] = "data",
     conflicts: Annotated[bool, typer.Option("--conflicts", help="photographs that people decided differently")] = False,
     model: Annotated[
-        list[str] | None, typer.Option(help="whose mistakes, whose heat maps; two for `changed`. Default: the champion")
+        list[str] | None, typer.Option(help="whose mistakes and maps; two for `changed`. Default: the champion")
     ] = None,
     who: Annotated[str, typer.Option("--as", help="who decides; default: git's user.name")] = "",
     port: Annotated[int, typer.Option(help="where to listen, on 127.0.0.1; 0 is any free one")] = 0,
