@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
-from pawprint.cli.common import examples
-
 app = typer.Typer(no_args_is_help=True, help="Several processes or machines for one run (docs/cluster.md).")
 
 
-@app.command()
-@examples("pawprint cluster up --local 2 | PAWPRINT_ENGINE=ray RAY_ADDRESS=127.0.0.1:6379 pawprint run")
+@app.callback()
+def _group() -> None:
+    pass  # so that the one command keeps its name
+
+
+@app.command(epilog="Example: pawprint cluster up --local 2")
 def up(
     local: Annotated[int, typer.Option(min=1, help="nodes, all of them on this machine")],
     cpus: Annotated[int, typer.Option(min=1, help="cores of a node")] = 1,

@@ -20,7 +20,8 @@ from pawprint.config import Preprocess
 BLANK = 3.0  # standard deviation of the grey levels; a lens cap has 1 to 2, fog about 8
 BITS = 144  # of a perceptual hash: nine words of 16 bits
 LISTED = 5  # of the others in a group, in a sentence
-NEIGHBOURS = 64  # compared with in each word's order: bounds the cost when thousands share a word
+NEIGHBOURS = 64  # compared with at first in each word's order: joins most of thousands that are alike
+PAIRED = 2048  # photographs that are compared all with all
 
 
 @dataclass(frozen=True)
@@ -184,8 +185,8 @@ def near_groups(phashes: Sequence[str], bits: int) -> list[list[int]]:
     """Indices of pictures that are near each other, directly or by way of others; groups of two and more.
 
     Two that differ in at most `bits` (8) of BITS bits agree in one of nine words. So each word in turn orders the set,
-    and each picture is compared with those that follow it and share the word, NEIGHBOURS at most: the cost grows
-    linearly, also where thousands are alike.
+    and each picture is compared with those that follow it and share the word. At first with NEIGHBOURS at most, which
+    joins thousands that are alike at a linear cost; then with all of those that are still in other groups.
     """
     if len(phashes) < 2:
         return []
@@ -209,6 +210,79 @@ def near_groups(phashes: Sequence[str], bits: int) -> list[list[int]]:
                 links = groups[one[near]], groups[other[near]]
                 graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(len(words), len(words)))
                 groups = connected_components(graph, directed=False)[1][groups]
+    groups = _joined(words, groups, bits)
     order = np.argsort(groups, kind="stable")
     found = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     return [group.tolist() for group in found if len(group) > 1]
+
+
+def _joined(words: NDArray[np.uint16], groups: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+    """The groups, those joined that are near in words which more than NEIGHBOURS share; with it the search is exact.
+
+    More than PAIRED that agree in some bits are divided by the others: two that differ in at most `bits` of these agree
+    in one of bits + 1 parts of them (multi-index hashing; Norouzi, Punjani and Fleet, 2012).
+    """
+    joined = np.arange(len(groups))  # of each group: one that it was joined to, or itself
+
+    def roots(members: NDArray[np.int64]) -> NDArray[np.int64]:
+        found = joined[groups[members]]
+        while (further := joined[found] != found).any():
+            found[further] = joined[found[further]]
+        return found
+
+    def join(one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
+        pairs = {*zip(roots(one).tolist(), roots(other).tolist(), strict=True)}
+        for pair in pairs:
+            low, high = sorted(_root(joined, group) for group in pair)
+            joined[high] = low
+
+    def compare(members: NDArray[np.int64]) -> None:
+        """All with all."""
+        hashes = np.zeros((len(members), 12), np.uint16)
+        hashes[:, :9] = words[members]
+        numbers = hashes.view(np.uint64)
+        for start in range(0, len(members), 256):
+            rows = numbers[start : start + 256, None]
+            one, other = np.nonzero(np.bitwise_count(rows ^ numbers[None, start:]).sum(2, np.uint8) <= bits)
+            join(members[start + one], members[start + other])
+
+    def divide(members: NDArray[np.int64], free: NDArray[np.int64], first: bool) -> None:
+        for part in np.array_split(free, 9 if first else bits + 1):
+            keys = np.packbits(np.unpackbits(words[members].view(np.uint8), axis=1)[:, part], axis=1)
+            order = np.lexsort(keys.T)
+            new = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
+            starts, ordered = np.flatnonzero(np.r_[True, new, True]), members[order]
+            lengths = np.diff(starts)
+            for run in np.flatnonzero(lengths > NEIGHBOURS + 1):
+                alike = ordered[starts[run] : starts[run + 1]]
+                own = roots(alike)
+                if (own == own[0]).all():
+                    continue
+                if len(alike) <= PAIRED or len(free) - len(part) <= bits:
+                    compare(alike)
+                else:
+                    divide(alike, np.setdiff1d(free, part), first=False)
+            if first:
+                continue  # the shorter runs were compared before
+            number = np.repeat(np.arange(len(lengths)), lengths)
+            place = np.flatnonzero(lengths[number] <= NEIGHBOURS + 1)
+            for apart in range(1, NEIGHBOURS + 1):
+                place = place[place + apart < len(number)]
+                place = place[number[place] == number[place + apart]]
+                if not len(place):
+                    break
+                one, other = ordered[place], ordered[place + apart]
+                near = np.bitwise_count(words[one] ^ words[other]).sum(1) <= bits
+                join(one[near], other[near])
+
+    longest = max(int(np.bincount(words[:, column]).max()) for column in range(9))
+    if longest > NEIGHBOURS + 1:
+        contents = np.unique(words, axis=0, return_index=True)[1]  # equal ones are in one group already
+        divide(contents, np.arange(BITS), first=True)
+    return roots(np.arange(len(groups)))
+
+
+def _root(joined: NDArray[np.int64], group: int) -> int:
+    while joined[group] != group:
+        group = int(joined[group])
+    return group

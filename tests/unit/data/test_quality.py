@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import numpy as np
+import pytest
 
 from pawprint.data import quality
 
@@ -21,6 +22,26 @@ def test_near_copies_are_found_among_many_and_others_are_not() -> None:
     assert near == {(i, j) for i, j in zip(*np.nonzero(apart <= 3), strict=True) if i < j}
     found = {tuple(group) for group in quality.near_groups([one.tobytes().hex() for one in phashes], 8)}
     assert found == expected
+
+
+@pytest.mark.parametrize("paired", [64, quality.PAIRED])
+def test_near_copies_are_found_exactly_where_thousands_share_a_word(
+    paired: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two of nine words are the same in all 3,000, and 300 pairs are 0 to 12 bits apart, all of them in other words."""
+    monkeypatch.setattr(quality, "PAIRED", paired)
+    rng = np.random.default_rng(2017)
+    hashes = rng.integers(0, 256, (3000, quality.BITS // 8), np.uint8)
+    hashes[:, :4] = 7
+    for index in range(0, 600, 2):
+        bits = np.unpackbits(hashes[index])
+        bits[32 + rng.choice(quality.BITS - 32, rng.integers(0, 13), replace=False)] ^= 1
+        hashes[index + 1] = np.packbits(bits)
+    apart = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(2)
+    expected = {(i, j) for i, j in zip(*np.nonzero(apart <= 8), strict=True) if i < j}
+    assert 150 < len(expected) < 250
+    found = quality.near_groups([one.tobytes().hex() for one in hashes], 8)
+    assert {tuple(group) for group in found} == expected
 
 
 def test_thousands_that_are_all_alike_are_one_group_and_reported_in_short_sentences() -> None:
