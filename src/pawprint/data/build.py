@@ -33,7 +33,7 @@ from pawprint.config import Params
 from pawprint.data import manifest, origins, quality, shards
 from pawprint.data.class_folders import Dataset
 from pawprint.data.manifest import REJECTED, ManifestRow
-from pawprint.data.preprocess import Packer
+from pawprint.data.preprocess import CUTS, CUTS_TYPE, Packer
 from pawprint.data.quality import Rejected
 from pawprint.data.shards import Packed
 from pawprint.data.splits import SPLITS
@@ -93,6 +93,7 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         placed = shards.write(fresh / "shards", used)
         rows = (_row(*one) for one in placed), sorted(_rejected_row(one, data) for one in rejected)
         manifest.write(fresh / manifest.FILE, merge(*rows, key=lambda row: (row.hash, row.origin)))
+        np.save(fresh / CUTS, np.frombuffer(b"".join(bytes.fromhex(one.hash) + one.cuts for one in used), CUTS_TYPE))
         members.unlink()
         report = _report(photographs, data, used, rejected, recipe, sha256(fresh / manifest.FILE), own_test, warnings)
         write_json(fresh / "report.json", report)
@@ -104,7 +105,8 @@ def _earlier(out: Path, recipe: str) -> Path | None:
     """The folder of an earlier run, if it is complete and was made by this recipe."""
     try:
         report = json.loads((out / "report.json").read_bytes())
-        return out if (report["recipe"], report["manifest"]) == (recipe, sha256(out / manifest.FILE)) else None
+        same = (report["recipe"], report["manifest"]) == (recipe, sha256(out / manifest.FILE))
+        return out if same and (out / CUTS).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
 

@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
+
 from pawprint import files, image
 from pawprint.config import Params
 from pawprint.data import manifest, origins, quality, shards
@@ -23,6 +25,9 @@ from pawprint.data.shards import Packed
 from pawprint.data.splits import split_of
 from pawprint.parallel import cores
 
+CUTS = "cuts.npy"  # of a prepared set: the hashes of cut pictures of each photograph that is used, sorted by hash
+CUTS_TYPE = np.dtype([("hash", "S32"), ("cuts", np.uint8, (quality.CUTS, quality.BITS // 8))])
+
 
 class Packer:
     """Packs photographs; what an earlier run packed by the same recipe is reused where it lies."""
@@ -31,6 +36,8 @@ class Packer:
         self._data, self._params = data, params
         self._own_test, self._groups = origins.own_test(data), origins.Groups(data, params.split.group)
         self._known = manifest.read(earlier / manifest.FILE) if earlier else manifest.Rows.of(())
+        self._cuts = np.load(earlier / CUTS, mmap_mode="r") if earlier else np.empty(0, CUTS_TYPE)
+        self._cut_hashes = np.ascontiguousarray(self._cuts["hash"])
         self._shards = (earlier or Path()) / "shards"
 
     def __call__(self, photographs: Sequence[tuple[str, Path]]) -> list[tuple[Packed | Rejected, bytes]]:
@@ -50,7 +57,8 @@ class Packer:
             return Rejected(path, error.reason, str(error)), b""
         jpeg = image.encode(checked.pixels, self._params.preprocess.quality)
         member = shards.member(identity[0], jpeg)
-        return Packed(*identity, checked.flags, checked.phash, "", 0, len(jpeg), zlib.crc32(member)), member
+        packed = Packed(*identity, checked.flags, checked.phash, checked.cuts, "", 0, len(jpeg), zlib.crc32(member))
+        return packed, member
 
     def _reused(self, digest: str, label: str, origin: str, path: Path, split: str, group: str) -> Packed | None:
         """The member of the earlier run, if it is intact. A changed suffix may be a wrong one: its flags differ."""
@@ -63,8 +71,9 @@ class Packer:
                 return None
         except OSError:
             return None
+        cuts = self._cuts["cuts"][np.searchsorted(self._cut_hashes, bytes.fromhex(digest))].tobytes()
         place = os.fspath(shard), start, row.length, crc32
-        return Packed(digest, label, origin, path, split, group, row.flags, row.phash, *place)
+        return Packed(digest, label, origin, path, split, group, row.flags, row.phash, cuts, *place)
 
 
 def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:
@@ -79,7 +88,7 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
         except image.BadImage as error:
             return Rejected(path, error.reason, str(error))
         identity = _identity(label, path, content, data, params, own_test, groups)
-        return Photograph(*identity, checked.flags, checked.phash)
+        return Photograph(*identity, checked.flags, checked.phash, checked.cuts)
 
     with ThreadPoolExecutor(cores()) as pool:
         seen = list(pool.map(work, photographs.photographs))

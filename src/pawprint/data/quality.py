@@ -22,6 +22,8 @@ BITS = 144  # of a perceptual hash: nine words of 16 bits
 LISTED = 5  # of the others in a group, in a sentence
 NEIGHBOURS = 64  # compared with at first in each word's order: joins most of thousands that are alike
 PAIRED = 2048  # photographs that are compared all with all
+_SIDE = 60  # pixels of a side, from which cut pictures are hashed
+_EVEN = 16  # grey levels in which the pixels of a border of one colour differ at most
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class CheckResult:
     pixels: image.Pixels  # uint8 [300, 300, 3]
     flags: str  # what was converted, words with spaces between: "cmyk wrong_extension"
     phash: str  # hex of BITS bits; similar pictures have similar ones
+    cuts: bytes  # CUTS perceptual hashes of it with its edges cut off
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,7 @@ class Photograph:
     group: str  # "": it is by itself
     flags: str
     phash: str
+    cuts: bytes
 
 
 P = TypeVar("P", bound=Photograph)
@@ -77,7 +81,7 @@ def check(data: bytes, suffix: str, preprocess: Preprocess) -> CheckResult:
     if cv2.meanStdDev(grey)[1].item() < BLANK:
         raise image.BadImage("blank", "it shows one colour and nothing else")
     flags = [*_flags(header, suffix), *([f"{image.bits_used(data)}-bit"] if header.deep else [])]
-    return CheckResult(pixels, " ".join(flags), _phash(grey))
+    return CheckResult(pixels, " ".join(flags), _phash(grey), _cuts(pixels))
 
 
 def screen(seen: Sequence[P | Rejected], bits: int) -> tuple[list[P], list[Rejected], list[str]]:
@@ -116,11 +120,15 @@ def copies(photographs: Iterable[P]) -> tuple[list[P], list[Rejected]]:
 def near_copies(photographs: Sequence[Photograph], bits: int) -> list[Rejected]:
     """Rejections of photographs whose picture is in another file too: within `bits` bits, or at 0 the same bytes.
 
+    The same picture is also its mirror image, one with edges of 2.5 or 5 % cut off, and one with such a border or with
+    any border of one colour; where edges are cut, within twice the bits, for no two cuts are quite the same.
+
     A group under two labels is rejected altogether, for one label is wrong. Of a group that spans splits, the
     photographs of validation and test are rejected: they would be evaluated on what the model learned. None is moved.
     """
     bad = []
-    for group in near_groups([one.phash for one in photographs], bits) if bits else _equal(photographs):
+    phashes, cuts = [one.phash for one in photographs], [one.cuts for one in photographs]
+    for group in near_groups(phashes, bits, cuts) if bits else _equal(photographs):
         members = [photographs[index] for index in group]
         labels, splits = {one.label for one in members}, {one.split for one in members}
         if len(labels) == 1 and len(splits) == 1:
@@ -137,7 +145,7 @@ def near_copies(photographs: Sequence[Photograph], bits: int) -> list[Rejected]:
 
 
 def near_to(known: Sequence[str], others: Sequence[str], bits: int = 8) -> set[int]:
-    """Indices of the `others` whose picture is also among the `known`; both are perceptual hashes."""
+    """Indices of the `others` whose picture, or its mirror image, is among the `known`; both are perceptual hashes."""
     first = len(known)
     groups = near_groups([*known, *others], bits)
     return {index - first for group in groups if min(group) < first for index in group if index >= first}
@@ -175,14 +183,59 @@ def _phash(grey: NDArray[np.uint8]) -> str:
 _LOWEST = np.argsort(np.indices((30, 30)).sum(0), axis=None, kind="stable")[1 : BITS + 1]  # the first is the mean
 
 
+_ROWS, _COLUMNS = np.unravel_index(_LOWEST, (30, 30))
+_MIRROR = np.packbits(_COLUMNS % 2 == 1)  # the bits that a mirror image has turned round
+
+
+def _cosines(start: float, size: float) -> NDArray[np.float32]:
+    """The lowest frequencies of a part of a side [17, _SIDE]; pixels that lie on its ends count by their share."""
+    first, last, pixel = start * _SIDE, (start + size) * _SIDE, np.arange(_SIDE)
+    inside = np.clip(np.minimum(pixel + 1, last) - np.maximum(pixel, first), 0, 1)
+    place = (pixel + 0.5 - first) / (last - first)
+    return np.asarray(inside * np.cos(np.pi * np.arange(_COLUMNS.max() + 1)[:, None] * place), np.float32)
+
+
+_PARTS = [(0.0, 1.0)] + [(place * (1 - size), size) for size in (0.95, 0.9) for place in (0, 0.5, 1)]
+_ALL = np.concatenate([_cosines(*part) for part in _PARTS])
+_PAIRS = np.array([
+    (y, x) for y, (_, high) in enumerate(_PARTS) for x, (_, wide) in enumerate(_PARTS)
+    if high == wide < 1 or {high, wide} == {1, 0.95}
+])  # fmt: skip
+CUTS = len(_PAIRS) + 1
+
+
+def _cuts(pixels: image.Pixels) -> bytes:
+    """CUTS perceptual hashes: of parts of the picture, and of what is inside a border of one colour."""
+    grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
+    small = cv2.resize(grey, (_SIDE, _SIDE), interpolation=cv2.INTER_AREA).astype(np.float32)
+    frequencies = (_ALL @ small @ _ALL.T).reshape(len(_PARTS), -1, len(_PARTS), len(_ALL) // len(_PARTS))
+    cut = frequencies[_PAIRS[:, :1], _ROWS, _PAIRS[:, 1:], _COLUMNS]
+    rows, columns = (_cosines(*_inside(sides)) for sides in (grey, grey.T))
+    inside = (rows @ small @ columns.T)[_ROWS, _COLUMNS]
+    return np.packbits(np.vstack([cut, inside]) >= 0, axis=1).tobytes()
+
+
+def _inside(grey: NDArray[np.uint8]) -> tuple[float, float]:
+    """(start, size) of the rows of grey [n, m] that are no border of one colour, as shares of n; all of them where a
+    quarter or more would go."""
+    even = np.ptp(grey.astype(np.int16), axis=1) <= _EVEN
+    first, last = (int(np.argmin(side)) for side in (even, even[::-1]))
+    if even.all() or max(first, last) >= len(grey) / 4:
+        return 0.0, 1.0
+    return first / len(grey), (len(grey) - first - last) / len(grey)
+
+
 def _equal(photographs: Sequence[Photograph]) -> list[list[int]]:
     """Indices of photographs of the same bytes, which are sorted by hash."""
     groups = [list(group) for _, group in groupby(range(len(photographs)), lambda index: photographs[index].hash)]
     return [group for group in groups if len(group) > 1]
 
 
-def near_groups(phashes: Sequence[str], bits: int) -> list[list[int]]:
+def near_groups(phashes: Sequence[str], bits: int, cuts: Sequence[bytes] = ()) -> list[list[int]]:
     """Indices of pictures that are near each other, directly or by way of others; groups of two and more.
+
+    A mirror image is near its original. `cuts` are CUTS hashes of each picture, within twice the bits of which others
+    are near it too.
 
     Two that differ in at most `bits` (8) of BITS bits agree in one of nine words. So each word in turn orders the set,
     and each picture is compared with those that follow it and share the word. At first with NEIGHBOURS at most, which
@@ -211,6 +264,15 @@ def near_groups(phashes: Sequence[str], bits: int) -> list[list[int]]:
                 graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(len(words), len(words)))
                 groups = connected_components(graph, directed=False)[1][groups]
     groups = _joined(words, groups, bits)
+    whole = words.view(np.uint8)
+    either = np.concatenate([whole, whole ^ _MIRROR])
+    found_near = [_near(either[len(whole) :], whole, bits)]
+    if cuts:
+        one, other = _near(either, np.frombuffer(b"".join(cuts), np.uint8).reshape(-1, BITS // 8), 2 * bits)
+        found_near.append((one % len(whole), other // CUTS))
+    ends = tuple(groups[np.concatenate(side)] for side in zip(*found_near, strict=True))
+    graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(len(words), len(words)))
+    groups = connected_components(graph, directed=False)[1][groups]
     order = np.argsort(groups, kind="stable")
     found = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
     return [group.tolist() for group in found if len(group) > 1]
@@ -286,3 +348,26 @@ def _root(joined: NDArray[np.int64], group: int) -> int:
     while joined[group] != group:
         group = int(joined[group])
     return group
+
+
+def _near(ours: NDArray[np.uint8], theirs: NDArray[np.uint8], bits: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Pairs of indices of hashes of `ours` [n, 18] and `theirs` [m, 18] that differ in at most `bits` (17) bits.
+
+    Then one of nine words differs in at most one bit: the words of `ours` are looked up among those of `theirs`, as
+    they are and with each bit turned round; NEIGHBOURS of each word at most, which bounds the cost.
+    """
+    looked_up, known = ours.view(np.uint16), np.ascontiguousarray(theirs).view(np.uint16)
+    found = []
+    for column in range(known.shape[1]):
+        order = np.argsort(known[:, column], kind="stable")
+        starts = np.searchsorted(known[order, column], np.arange(2**16 + 1))  # of each word
+        for turned in [0] if bits <= 8 else [0, *(1 << bit for bit in range(16))]:
+            wanted = looked_up[:, column].astype(np.int64) ^ turned
+            first = starts[wanted]
+            counts = np.minimum(starts[wanted + 1] - first, NEIGHBOURS)
+            one = np.repeat(np.arange(len(wanted)), counts)
+            other = order[np.arange(len(one)) + np.repeat(first - np.cumsum(counts) + counts, counts)]
+            near = np.bitwise_count(looked_up[one] ^ known[other]).sum(1) <= bits
+            found.append((one[near], other[near]))
+    one, other = (np.concatenate(side) for side in zip(*found, strict=True))
+    return one, other

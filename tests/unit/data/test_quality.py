@@ -2,9 +2,13 @@
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
+from odd_pictures import saved, scene
+from pawprint.config import Preprocess
 from pawprint.data import quality
 
 
@@ -51,10 +55,67 @@ def test_thousands_that_are_all_alike_are_one_group_and_reported_in_short_senten
     phashes = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
     splits = ["train", "test"]
     alike = [
-        quality.Photograph(f"{n:064x}", "cat", f"cat/{n}.jpg", Path(f"{n}.jpg"), splits[n % 2], "", "", one)
+        quality.Photograph(
+            f"{n:064x}",
+            "cat",
+            f"cat/{n}.jpg",
+            Path(f"{n}.jpg"),
+            splits[n % 2],
+            "",
+            "",
+            one,
+            rng.bytes(18 * quality.CUTS),
+        )
         for n, one in enumerate(phashes)
     ]
     bad = quality.near_copies(alike, 8)
     assert [one.path for one in bad] == [one.path for one in alike if one.split == "test"]
     assert max(len(one.message) for one in bad) < 200
     assert all("and 4,994 more" in one.message for one in bad)
+
+
+CHANGES = {
+    "mirror": lambda pixels: pixels[:, ::-1],
+    "cut": lambda pixels: pixels[24:-24, 32:-32],
+    "one side": lambda pixels: pixels[:, 32:],
+    "corner": lambda pixels: pixels[24:, :-32],
+    "black border": lambda pixels: cv2.copyMakeBorder(pixels, 24, 24, 32, 32, cv2.BORDER_CONSTANT),
+    "wide border": lambda pixels: cv2.copyMakeBorder(pixels, 60, 60, 70, 70, cv2.BORDER_CONSTANT, value=(255,) * 3),
+    "mirrored and cut": lambda pixels: pixels[24:-24, -32:32:-1],
+}
+
+
+def checked(pixels: np.ndarray) -> quality.CheckResult:
+    return quality.check(saved(Image.fromarray(np.ascontiguousarray(pixels)), quality=85), ".jpg", Preprocess())
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_mirrored_cut_or_bordered_copy_is_found_among_others(change: str) -> None:
+    """Of twenty pictures, each with 5 % cut off or added; nothing else is found."""
+    pictures = [np.asarray(scene(n, 640, 480)) for n in range(20)]
+    both = [checked(one) for one in (*pictures, *map(CHANGES[change], pictures))]
+    alone = quality.near_groups([one.phash for one in both[:20]], 8, [one.cuts for one in both[:20]])
+    assert alone == []
+    groups = quality.near_groups([one.phash for one in both], 8, [one.cuts for one in both])
+    assert sorted(groups) == [[n, n + 20] for n in range(20)]
+    if change == "mirror":  # of which the hash alone is enough, so that the gate finds it in a manifest of before
+        assert quality.near_to([one.phash for one in both[:20]], [one.phash for one in both[20:]]) == set(range(20))
+
+
+def test_hashes_of_cut_pictures_are_compared_exactly() -> None:
+    """As comparing all with all does: within 16 bits of any hash of a cut picture, mirrored or not."""
+    rng = np.random.default_rng(4)
+    whole = rng.integers(0, 256, (300, 18), np.uint8)
+    cuts = rng.integers(0, 256, (300, quality.CUTS, 18), np.uint8)
+    for number in range(0, 200, 2):  # 8 to 24 bits from a cut of the next
+        bits = np.unpackbits(whole[number] ^ (quality._MIRROR if number % 3 else 0))
+        bits[rng.choice(144, 8 + number % 17, replace=False)] ^= 1
+        cuts[number + 1, number % quality.CUTS] = np.packbits(bits)
+    either = np.stack([whole, whole ^ quality._MIRROR])
+    apart = np.stack(
+        [np.bitwise_count(either[:, :, None] ^ cuts[None, None, one]).sum(3).min((0, 2)) for one in range(300)]
+    )  # fmt: skip  [whose cuts, whose whole picture]
+    expected = {tuple(sorted((int(i), int(j)))) for i, j in zip(*np.nonzero(apart <= 16), strict=True) if i != j}
+    found = quality.near_groups([one.tobytes().hex() for one in whole], 8, [one.tobytes() for one in cuts])
+    assert {tuple(group) for group in found} == expected
+    assert 40 < len(expected) < 60

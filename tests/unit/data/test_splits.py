@@ -22,6 +22,11 @@ PARAMS = load_params(ROOT / "params.yaml")
 FILES = st.tuples(st.integers(0, 8), st.integers(0, 5), st.integers(0, 3), st.sampled_from(["cat", "dog"]))
 
 
+def no_cuts(digest: str) -> bytes:
+    """Hashes of cut pictures that are like no other's."""
+    return np.random.default_rng(int(digest[:8], 16)).bytes(18 * quality.CUTS)
+
+
 def photograph(picture: int, file: int, off: int, label: str) -> Photograph:
     """Files of one picture lie at most 6 bits from each other, those of another about 72."""
     rng = np.random.default_rng((picture, 99))
@@ -30,7 +35,9 @@ def photograph(picture: int, file: int, off: int, label: str) -> Photograph:
     digest = hashlib.sha256(f"{picture} {file} {off}".encode()).hexdigest()
     path = Path(label) / f"{picture}-{file}-{off}.jpg"
     split = split_of(digest, PARAMS.seed, PARAMS.split)
-    return Photograph(digest, label, path.as_posix(), path, split, "", "", np.packbits(bits).tobytes().hex())
+    return Photograph(
+        digest, label, path.as_posix(), path, split, "", "", np.packbits(bits).tobytes().hex(), no_cuts(digest)
+    )
 
 
 def settled(photographs: list[Photograph]) -> tuple[dict[Path, str], set[Path]]:
