@@ -61,8 +61,10 @@ def losses_compared(ours: Margins, theirs: Margins) -> tuple[NDArray[np.bool_], 
     repeats, n = ours.shape
     doubt = (np.logaddexp(0, theirs) - np.logaddexp(0, ours)).mean(axis=1)
     differences = np.logaddexp(0, -theirs) - np.logaddexp(0, -ours)
-    values = np.column_stack([differences, 2 / 3 * doubt]).astype(np.float32)
-    halves = np.concatenate([half.astype(np.float32) for half in intervals._halves(n + 1)])
+    values = np.column_stack([differences, 2 / 3 * doubt])
+    starts = np.unique(np.linspace(0, n + 1, intervals.BLOCKS, endpoint=False).astype(int))
+    values = np.add.reduceat(values, starts, axis=1).astype(np.float32)
+    halves = np.concatenate([half.astype(np.float32) for half in intervals._halves(len(starts))])
     halves = halves[halves.any(axis=1)]
     place = round(intervals.ERROR * (len(halves) + 1))
     sums = [halves @ part.T for part in np.array_split(values, max(1, repeats // 500))]
