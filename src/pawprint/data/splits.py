@@ -31,3 +31,9 @@ def split_of(
     if place < shares.train:
         return "train"
     return "validation" if place < shares.train + shares.validation else "test"
+
+
+def draw(unit: str, seed: int, what: str) -> float:
+    """A number in [0, 1) for a photograph, or a group of them, that depends on nothing else; `what` names the draw."""
+    digest = hashlib.sha256(f"{unit}:{seed}:{what}".encode()).digest()
+    return int.from_bytes(digest[:6], "big") / 2**48

@@ -9,7 +9,6 @@ parameters), not the model that is served: that one is judged on the test split.
 """
 
 import csv
-import hashlib
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -21,7 +20,7 @@ from torch.nn import functional as F
 
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.manifest import ManifestRow
-from pawprint.data.splits import SPLITS
+from pawprint.data.splits import SPLITS, draw
 from pawprint.files import new_file
 from pawprint.training import distributed
 from pawprint.training.temperature import fit_temperature
@@ -83,7 +82,7 @@ def learning_curve(trained: Trained, data: PreparedDataset) -> list[Point]:
     train, validation = data.split("train"), data.split("validation")
     if not trained.params.training.folds or not _is_head(trained) or not len(validation):
         return []
-    order = np.argsort([_draw(row.unit, trained.params.seed, "part") for row in train.rows], kind="stable")
+    order = np.argsort([draw(row.unit, trained.params.seed, "part") for row in train.rows], kind="stable")
     points = []
     for part in (*PARTS, 1.0):
         kept = {train.hashes[index] for index in order[: round(part * len(train))]}
@@ -120,10 +119,4 @@ def _trained_on(trained: Trained, data: PreparedDataset) -> Trained:
 
 
 def _fold(row: ManifestRow, seed: int, count: int) -> int:
-    return int(_draw(row.unit, seed, "fold") * count)
-
-
-def _draw(name: str, seed: int, what: str) -> float:
-    """A number in [0, 1) that depends on nothing else."""
-    digest = hashlib.sha256(f"{name}:{seed}:{what}".encode()).digest()
-    return int.from_bytes(digest[:6], "big") / 2**48
+    return int(draw(row.unit, seed, "fold") * count)

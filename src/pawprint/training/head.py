@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+from pawprint.data.dataset import Split
+from pawprint.data.splits import draw
 from pawprint.errors import DivergedError
 from pawprint.models.backbone import Network
 from pawprint.progress import say
@@ -27,7 +29,7 @@ from pawprint.training.step import class_weights
 from pawprint.training.trainer import OBJECTIVE, NullLogger, Objective, RunLogger
 
 STRENGTHS = (1e-1, 3e-2, 1e-2, 3e-3, 1e-3)  # tried in this order, each from the solution of the one before
-HELD_OUT = 5  # one in so many photographs of each class chooses the strength
+HELD_OUT = 0.2  # of the training photographs choose the strength
 REPORTED = 5  # iterations between two reports
 TOLERANCE = 1e-5  # of the gradient's largest entry
 
@@ -121,7 +123,7 @@ class HeadSolver:
 
     def _chosen(self) -> float:
         """The strength with the smallest log loss on photographs that it was not fitted to."""
-        held_out = _held_out(self.labels.numpy()[: len(self.data.labels)], self.data.params.seed)
+        held_out = _held_out(self.data.splits["train"], self.data.params.seed)
         held_out = np.tile(held_out, len(self.labels) // len(held_out))  # a mirror image goes with its photograph
         kept, tried = torch.from_numpy(~held_out), torch.from_numpy(held_out)
         inside, labels, outside, outside_labels = (
@@ -157,10 +159,8 @@ class HeadSolver:
         return {f"{split}_loss": float(F.cross_entropy(logits, labels)), f"{split}_accuracy": float(right)}
 
 
-def _held_out(labels: NDArray[np.int64], seed: int) -> NDArray[np.bool_]:
-    """One in HELD_OUT photographs of each class, but never all of a class."""
-    rng, chosen = np.random.default_rng((seed, 0, 2)), np.zeros(len(labels), np.bool_)
-    for label in np.unique(labels):
-        places = rng.permutation(np.flatnonzero(labels == label))
-        chosen[places[: len(places) // HELD_OUT]] = True
-    return chosen
+def _held_out(train: Split, seed: int) -> NDArray[np.bool_]:
+    """Which photographs are held out: whole groups, and never all of a class."""
+    chosen = np.array([draw(row.unit, seed, "strength") < HELD_OUT for row in train.rows], np.bool_)
+    whole = np.setdiff1d(train.labels, train.labels[~chosen])
+    return chosen & ~np.isin(train.labels, whole)

@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pawprint.config import Candidate
 from pawprint.data.dataset import PreparedDataset
-from pawprint.training.head import STRENGTHS
+from pawprint.training.head import STRENGTHS, _held_out
 from pawprint.training.train import Trained, fit
 from prepared_set import Memory, drawings, params
 
@@ -60,6 +60,16 @@ def test_equal_inputs_give_equal_bytes_and_validation_has_no_part_in_it(data: Pr
     assert save({"head": head(first)}) == save({"head": head(train(data)[0])})
     rows = tuple(row for row in data.rows if row.split != "validation")
     assert torch.equal(head(first), head(train(replace(data, rows=rows))[0]))
+
+
+def test_the_photographs_that_choose_the_penalty_are_whole_groups(data: PreparedDataset) -> None:
+    rows = tuple(row._replace(group=f"animal {place % 7}") for place, row in enumerate(data.rows))
+    train_split = replace(data, rows=rows).split("train")
+    held_out = _held_out(train_split, 2017)
+    sides = {(row.group, bool(out)) for row, out in zip(train_split.rows, held_out, strict=True)}
+    assert held_out.any() and len(sides) == len({group for group, _ in sides})
+    alone = replace(data, rows=tuple(row._replace(group=row.label) for row in data.rows)).split("train")
+    assert not any(_held_out(alone, seed).any() for seed in range(20))  # or a class would be gone
 
 
 def test_five_classes_weights_and_mirror_images(data: PreparedDataset, tmp_path: Path) -> None:
