@@ -8,13 +8,14 @@ with dvc.lock(root):                             # no other pipeline works here 
 import contextlib
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -189,8 +190,7 @@ def pull_elsewhere(root: Path, worktree: Path, target: str = "data.dvc") -> None
     local = root / ".dvc" / "config.local"
     if local.exists():
         shutil.copy(local, worktree / ".dvc")
-    cache = (root / _dvc(root, "cache", "dir").strip()).resolve()
-    _dvc(worktree, "config", "--local", "cache.dir", str(cache))
+    _dvc(worktree, "config", "--local", "cache.dir", str(_cache(root)))
     _dvc(worktree, "pull", target)
 
 
@@ -209,6 +209,42 @@ def remote(root: Path, name: str) -> dict[str, str]:
     head = f"remote.{name}."
     lines = (line.partition("=") for line in _dvc(root, "config", "--list", check=False).splitlines())
     return {key.removeprefix(head): value for key, _, value in lines if key.startswith(head)}
+
+
+def objects(root: Path) -> list[Path]:
+    """The files of DVC's cache."""
+    return [path for path in (_cache(root) / "files" / "md5").glob("??/*") if path.is_file()]
+
+
+def object_name(path: Path) -> str:
+    """The MD5 that a file of the cache is kept under."""
+    return path.parent.name + path.name
+
+
+def remotes(root: Path) -> list[tuple[str, Callable[[Iterable[str]], None]]]:
+    """(name, what deletes objects there by their MD5) of each remote but the sample's, which ships with the project."""
+    listed = re.findall(r"^remote\.(.+)\.url=", _dvc(root, "config", "--list", check=False), re.MULTILINE)
+
+    def deleting(name: str) -> Callable[[Iterable[str]], None]:
+        def delete(hashes: Iterable[str]) -> None:
+            import fsspec  # here: nothing else of DVC's needs it
+
+            about = remote(root, name)
+            options = {"client_kwargs": {"endpoint_url": about["endpointurl"]}} if "endpointurl" in about else {}
+            url = about["url"] if "://" in about["url"] else str((root / ".dvc" / about["url"]).resolve())
+            system, base = fsspec.core.url_to_fs(url, **options)
+            for one in hashes:
+                place = f"{base}/files/md5/{one[:2]}/{one[2:]}"
+                if system.exists(place):
+                    system.rm(place)
+
+        return delete
+
+    return [(name, deleting(name)) for name in listed if name != SAMPLE_REMOTE]
+
+
+def _cache(root: Path) -> Path:
+    return (root / _dvc(root, "cache", "dir").strip()).resolve()
 
 
 def push(root: Path, remote: str | None = None) -> str:

@@ -168,3 +168,38 @@ def audit(
     found = label_audit.audit(PreparedDataset.open(ROOT / "prepared"), load_params(ROOT / "params.yaml"), top)
     label_audit.write(found, out)
     print(f"{len(found):,} photographs to look at: {out}/audit.csv. Next: pawprint review audit")
+
+
+@app.command(epilog="Example: pawprint photos erase 9f86d0... --dry-run")
+def erase(
+    photograph: Annotated[str, typer.Argument(help="its SHA-256, or a file with the same bytes")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="only say where it is")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="do not ask")] = False,
+    out: Annotated[Path, typer.Option(help="the report, for the person who asked")] = HERE / "erased.txt",
+) -> None:
+    """Delete a photograph everywhere: data, caches, remotes, the traffic log; and list the models that learned from it.
+
+    Older versions of the data that had it cannot be restored whole any more. There is no way back.
+    """
+    from pawprint import lineage
+    from pawprint.errors import PawprintError
+    from pawprint.files import write_text
+    from pawprint.provenance import erase as erasing
+    from pawprint.serving import traffic
+
+    digest = lineage.sha256(Path(photograph)) if Path(photograph).is_file() else photograph
+    if not re.fullmatch("[0-9a-f]{64}", digest):
+        raise PawprintError(f"{photograph} is no file here, and no SHA-256. Nothing was erased.")
+    logs = sorted(traffic.folder().glob("*.db"))
+    places = erasing.find(ROOT, digest, logs)
+    print(erasing.report(digest, places, dry=True), end="")
+    if dry_run:
+        return
+    if not yes and not typer.confirm("Erase what can be erased? There is no way back"):
+        raise typer.Exit(1)
+    whole = erasing.erase(places)
+    write_text(out, erasing.report(digest, places))
+    print(f"\n{erasing.report(digest, places)}\nThe report is in {out}.")
+    print("Next: git add data.dvc && git commit && pawprint run")
+    if not whole:
+        raise typer.Exit(1)

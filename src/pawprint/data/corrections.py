@@ -144,6 +144,28 @@ def group(table: Path, data: Path) -> tuple[int, int]:
     return len({row.hash for row in rows}), len({row.group for row in rows})
 
 
+def forget(data: Path, digest: str) -> None:
+    """data/ without the photograph with this hash, and without what origins.csv says of it but the hash itself.
+
+    The hash stays, as of a dropped photograph, so that no import brings it back.
+
+    Raises:
+        PawprintError: a class would be empty.
+    """
+    recover(data)
+    with replace_folder(data) as fresh:
+        known = known_origins(data)
+        hashes = known.hashes()
+        for path in files_in(data):
+            file = path.relative_to(data).as_posix()
+            if file != ORIGINS and hashes.get(file) != digest:
+                link(data, file, fresh, file)
+        others = [row for row in known if row.hash != digest]
+        origins.write(Origins([*others, Origin("", "", digest, "erased", "")]), fresh)
+        if gone := sorted({one.name for one in class_folders(data)} - {one.name for one in class_folders(fresh)}):
+            raise PawprintError(f"No photograph would be left in {', '.join(gone)}. Nothing was changed.")
+
+
 def _new(inbox: Inbox, applied: Applied) -> dict[str, object]:
     """dataset.json of a set that begins with the pictures of the inbox."""
     source = next((one.source for digest in applied.added if (one := inbox.get(digest))), "photos")

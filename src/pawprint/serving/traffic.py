@@ -359,6 +359,28 @@ def beside(log: Path, champion: str, since: float = 0) -> tuple[list[sqlite3.Row
     return pairs, others
 
 
+_HOLDING = "FROM predictions WHERE picture_sha256 = :hash OR picture = :hash"
+
+
+def holding(log: Path, digest: str) -> tuple[int, list[str]]:
+    """(rows on the picture with this hash, as it came or as it is kept; hashes under which it is kept)."""
+    try:
+        with _reading(log) as connection:
+            rows = connection.execute(f"SELECT picture {_HOLDING}", {"hash": digest}).fetchall()
+    except sqlite3.Error as error:
+        raise PawprintError(f"{log} cannot be read as a traffic log ({error}). Name another with --log.") from None
+    return len(rows), sorted({row["picture"] for row in rows if isinstance(row["picture"], str)})
+
+
+def erase(log: Path, digest: str) -> None:
+    """Delete the rows on a picture, and what SQLite keeps of deleted rows. The service may be running."""
+    with contextlib.closing(sqlite3.connect(log, timeout=30)) as connection:
+        connection.executescript("PRAGMA secure_delete=ON; PRAGMA foreign_keys=ON;")
+        with connection:
+            connection.execute(f"DELETE {_HOLDING}", {"hash": digest})
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+
+
 def kept(log: Path, since: float = 0) -> list[sqlite3.Row]:
     """The predictions in a log whose picture is kept, the last ones first; the columns of Record and `right_label`."""
     with _reading(log) as connection:

@@ -1,0 +1,128 @@
+"""A photograph is erased: afterwards no file of the project, its remote or the traffic log holds its bytes."""
+
+import asyncio
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import make_sample
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from pawprint import dvc, image
+from pawprint.config import load_params
+from pawprint.data import ingest, origins
+from pawprint.data.build import prepare
+from pawprint.errors import PawprintError
+from pawprint.provenance import erase as erasing
+from pawprint.serving.kept import PictureStore
+from pawprint.serving.traffic import Record, TrafficLog
+from prepared_set import ROOT
+from toy import build_toy_model, prediction
+
+FILE = "cat/003.jpg"
+
+
+def run(folder: Path, *words: str) -> None:
+    subprocess.run(words, cwd=folder, check=True, capture_output=True)
+
+
+@pytest.fixture
+def project(tmp_path: Path, empty_runs: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A project with two versions of its data, both pushed, a prepared set, features, a model and a traffic log."""
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setenv("PAWPRINT_TRAFFIC", str(tmp_path / "traffic"))
+    root = tmp_path / "project"
+    root.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(ROOT / name, root)
+    shutil.copy(empty_runs, root / "mlflow.db")
+    make_sample.write(root / "source", per_class=15)
+    ingest.ingest(root / "source", root / "data", "pets")
+    shutil.rmtree(root / "source")
+    run(root, "git", "init", "-q")
+    run(root, sys.executable, "-m", "dvc", "init", "-q")
+    run(root, sys.executable, "-m", "dvc", "remote", "add", "-d", "team", str(tmp_path / "remote"))
+    dvc.add(root)
+    run(root, sys.executable, "-m", "dvc", "push", "-q", "data.dvc")
+    (root / "data/cat/000.jpg").unlink()
+    dvc.add(root)
+    run(root, sys.executable, "-m", "dvc", "push", "-q", "data.dvc")
+    prepare(ingest.dataset(root / "data"), root / "data", root / "prepared", load_params(ROOT / "params.yaml"))
+    digest = hashlib.sha256((root / "data" / FILE).read_bytes()).hexdigest()
+    (root / "cache" / "features" / "x").mkdir(parents=True)
+    rows = np.frombuffer(bytes.fromhex(digest), np.uint8)[None]
+    save_file({"hashes": rows.copy(), "features": np.ones((1, 4), np.float32)}, root / "cache/features/x/1.safetensors")
+    model = build_toy_model(root / "models" / "toy")
+    (model / "photographs.txt").write_text(f"{digest}\n")
+    (root / "reports" / "releases").mkdir(parents=True)
+    (root / "reports" / "test.csv").write_text(f"hash\n{digest}\n")
+    (root / "reports" / "releases" / "card.md").write_text("a release")
+    log = TrafficLog(tmp_path / "traffic" / "pets.db", 100, PictureStore(tmp_path / "traffic" / "pictures", 30, 100))
+    for id, picture in (("a", (root / "data" / FILE).read_bytes()), ("b", (root / "data/dog/001.jpg").read_bytes())):
+        sha256 = hashlib.sha256(picture).hexdigest()
+        log.add(Record.of(prediction(id), time.time(), sha256, np.ones(4, np.float32)), picture)
+        assert asyncio.run(log.feedback(id, "cat"))
+    log.close()
+    return root
+
+
+def holding(folder: Path, *contents: bytes) -> list[str]:
+    """Every file below `folder` that has one of the contents in it."""
+    files = [path for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return [str(path.relative_to(folder)) for path in files if any(one in path.read_bytes() for one in contents)]
+
+
+def test_nothing_of_it_is_left_and_the_others_are(project: Path, tmp_path: Path) -> None:
+    photograph = (project / "data" / FILE).read_bytes()
+    digest, packed = hashlib.sha256(photograph).hexdigest(), image.pack(photograph)
+    before = holding(tmp_path, photograph, packed)
+    assert len(before) >= 5, before  # data/, DVC's cache, the remote, a shard, the kept picture
+    logs = [tmp_path / "traffic" / "pets.db"]
+    places = erasing.find(project, digest, logs)
+    assert holding(tmp_path, photograph, packed) == before  # a dry run
+    assert "found" in erasing.report(digest, places, dry=True)
+    assert erasing.erase(places), erasing.report(digest, places)
+    told = erasing.report(digest, places)
+    for what in (
+        "files of data/",
+        "DVC's cache",
+        "remote `team`",
+        "prepared/",
+        "cache/features",
+        "traffic log pets.db",
+    ):
+        assert what in told
+    assert "NOT ERASED  model folders that learned from it: models/toy" in told
+    assert holding(tmp_path, photograph, packed) == []
+    assert digest.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "traffic").glob("pets.db*"))
+    assert [path.name for path in (project / "reports").rglob("*") if path.is_file()] == ["card.md"]
+    # the others are there, also in the remote
+    other = (project / "data/dog/001.jpg").read_bytes()
+    assert any(one.startswith("remote/") for one in holding(tmp_path, other))
+    assert PictureStore(tmp_path / "traffic" / "pictures").read(hashlib.sha256(other).hexdigest()) == other
+    assert len(origins.read_rows(project / "data")) == 29
+    # and its source does not bring it back
+    make_sample.write(tmp_path / "source", per_class=15)
+    (tmp_path / "source" / "dataset.json").unlink()
+    result = ingest.ingest(tmp_path / "source", project / "data", add=True)
+    assert result.dropped == 1 and holding(project, photograph) == []
+    with pytest.raises(PawprintError, match="is nowhere here"):
+        erasing.find(project, "0" * 64, logs)
+
+
+def test_what_cannot_be_erased_is_said_and_the_others_go_on(project: Path, tmp_path: Path) -> None:
+    digest = hashlib.sha256((project / "data" / FILE).read_bytes()).hexdigest()
+    run(project, sys.executable, "-m", "dvc", "remote", "add", "away", "s3://nobody/here")
+    run(project, sys.executable, "-m", "dvc", "remote", "modify", "away", "endpointurl", "http://127.0.0.1:9")
+    os.environ.update(AWS_ACCESS_KEY_ID="x", AWS_SECRET_ACCESS_KEY="x", AWS_MAX_ATTEMPTS="1")
+    places = erasing.find(project, digest, [])
+    assert not erasing.erase(places)
+    told = erasing.report(digest, places)
+    assert "NOT ERASED  objects of the remote `away`" in told and "not erased:" in told
+    assert "ERASED      objects of the remote `team`" in told
