@@ -8,10 +8,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from sklearn.metrics import roc_curve
+from sklearn.metrics import confusion_matrix, roc_curve
 
-from pawprint.evaluation.metrics import Scores
+from pawprint.evaluation.metrics import Scores, most_confused
 from pawprint.files import new_file
+
+POINTS = 2000  # of a curve at most
 
 
 def write(out: Path, name: str, learning: Mapping[str, Sequence[tuple[int, float]]], scores: Scores) -> None:
@@ -31,12 +33,19 @@ def write(out: Path, name: str, learning: Mapping[str, Sequence[tuple[int, float
         ]
         _write(out / "loss" / f"{name}.csv", ("epoch", *learning), rows)
 
-    truth = np.eye(len(scores.classes))[scores.labels]
+    truth = np.arange(len(scores.classes)) == scores.labels[:, None]
     rates = roc_curve(truth.ravel(), scores.probabilities.ravel())  # micro-average: every class against the rest
-    _write(out / "roc" / f"{name}.csv", ("false_positive_rate", "true_positive_rate"), zip(*rates[:2], strict=True))
+    every = -(-len(rates[0]) // POINTS)
+    thinned = (np.append(rate[:-1:every], rate[-1]) for rate in rates[:2])
+    _write(out / "roc" / f"{name}.csv", ("false_positive_rate", "true_positive_rate"), zip(*thinned, strict=True))
 
     predicted = scores.probabilities.argmax(axis=1)
-    pairs = ((scores.classes[a], scores.classes[b]) for a, b in zip(scores.labels, predicted, strict=True))
+    shown = set(most_confused(confusion_matrix(scores.labels, predicted, labels=range(len(scores.classes)))).tolist())
+    pairs = (
+        (scores.classes[a], scores.classes[b])
+        for a, b in zip(scores.labels.tolist(), predicted.tolist(), strict=True)
+        if {a, b} <= shown
+    )
     _write(out / "confusion" / f"{name}.csv", ("class", "predicted"), pairs)
 
 

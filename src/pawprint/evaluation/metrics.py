@@ -27,6 +27,7 @@ COLUMNS = ("photograph", "hash", "class", "predicted", "refused", "log_loss", "k
 BATCH = 32
 COVERAGES = (100, 99, 98, 95, 90, 80)  # % of the photographs, the surest first
 TOP, CONFUSED = 11, 10  # classes from which on the five most probable are looked at; pairs that are listed
+MOST = 50  # classes of a confusion matrix that is shown; the figures are of all
 BINS = 15  # of equally many photographs, for the calibration error
 ROWS = 4096  # photographs that are worked on at a time: bounds the memory
 DRAWS = 200  # of labels that a perfectly calibrated model could have met
@@ -244,6 +245,12 @@ def score(classifier: Classifier, split: Split) -> Scores:
         np.concatenate(similarity),
         tuple(refusals),
     )
+
+
+def most_confused(confusion: NDArray[np.int64]) -> NDArray[np.int64]:
+    """Which classes, in their order, a matrix [right, predicted] shows a person: MOST, those with most mistakes."""
+    wrong = confusion.sum(axis=0) + confusion.sum(axis=1) - 2 * np.diag(confusion)
+    return np.sort(np.argsort(-wrong, kind="stable")[:MOST])
 
 
 def _mean_loss(scores: Scores) -> Figure:

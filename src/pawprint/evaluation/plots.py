@@ -48,11 +48,14 @@ def of_model(classifier: Classifier, report: EvaluationReport, scores: Scores, s
 
 
 def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> None:
-    """Right class by predicted class, in photographs."""
-    side, many = max(4.0, 0.28 * len(classes)), len(classes) > MANY
+    """Right class by predicted class, in photographs; of many classes those that are confused most."""
+    counts = np.asarray(evaluation.confusion)
+    shown = metrics.most_confused(counts)
+    side, many = max(4.0, 0.28 * len(shown)), len(shown) > MANY
     canvas = Canvas(figsize=(side, side), layout="constrained")
     axes = canvas.subplots()
-    display = ConfusionMatrixDisplay(np.asarray(evaluation.confusion), display_labels=classes)
+    names = [classes[label] for label in shown]
+    display = ConfusionMatrixDisplay(counts[np.ix_(shown, shown)], display_labels=names)
     display.plot(
         ax=axes, colorbar=False, cmap="Blues", xticks_rotation="vertical" if many else "horizontal",
         text_kw={"fontsize": 6} if many else None,
@@ -61,6 +64,8 @@ def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> N
         axes.tick_params(labelsize=6)
         for text in display.text_.ravel():
             text.set_visible(text.get_text() != "0")
+    if len(shown) < len(classes):
+        axes.set_title(f"the {len(shown)} of {len(classes):,} classes that are confused most", fontsize=9)
     _save(canvas, path)
 
 

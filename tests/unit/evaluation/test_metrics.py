@@ -1,13 +1,15 @@
 """Figures against scikit-learn's, and intervals against what theory says of them."""
 
+import csv
 import tracemalloc
+from pathlib import Path
 
 import numpy as np
 import pytest
 from scipy import stats
 from sklearn import metrics as sk
 
-from pawprint.evaluation import metrics
+from pawprint.evaluation import curves, metrics
 from pawprint.evaluation.metrics import Scores, calibration_error, measure, paired_losses
 
 
@@ -150,6 +152,31 @@ def test_memory_does_not_grow_by_more_than_a_number_a_photograph() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (peaks[1] - peaks[0]) / 40_000 < 300  # bytes
+
+
+def test_of_many_classes_the_confused_ones_are_shown(tmp_path: Path) -> None:
+    """120 classes, of which the last three are taken for each other: they are among the 50."""
+    n, k = 6000, 120
+    labels = np.arange(n) % k
+    named = np.where((labels >= 117) & (np.arange(n) % 7 < 3), 117 + (labels - 116) % 3, labels)
+    probabilities = np.full((n, k), 0.1 / (k - 1))
+    probabilities[np.arange(n), named] = 0.9 + np.random.default_rng(1).random(n) / 1000
+    probabilities /= probabilities.sum(axis=1, keepdims=True)
+    names = tuple(str(i) for i in range(n))
+    s = Scores(names, names, labels, probabilities, tuple(f"class {label}" for label in range(k)), np.ones(n))
+    confusion = np.asarray(measure(s).confusion)
+    shown = metrics.most_confused(confusion)
+    assert len(shown) == metrics.MOST
+    assert set(shown.tolist()) >= {117, 118, 119}
+    assert list(metrics.most_confused(confusion[:3, :3])) == [0, 1, 2]
+    curves.write(tmp_path, "one", {}, s)
+    with (tmp_path / "confusion" / "one.csv").open(newline="") as file:
+        pairs = [tuple(row) for row in list(csv.reader(file))[1:]]
+    assert {name for pair in pairs for name in pair} <= {f"class {label}" for label in shown}
+    assert pairs.count(("class 117", "class 118")) == confusion[117, 118] > 0
+    points = np.loadtxt(tmp_path / "roc" / "one.csv", delimiter=",", skiprows=1)
+    assert len(points) <= curves.POINTS + 1
+    assert tuple(points[-1]) == (1, 1)
 
 
 def test_a_class_that_is_not_there_has_no_auroc_but_everything_else() -> None:
