@@ -95,6 +95,7 @@ class Candidate(_Closed):
         "adam"  # lbfgs: of a head, solved in at most `epochs` iterations
     )
     learning_rate: Positive = 0.001
+    epsilon: Positive = 1e-8  # of Adam and AdamW
     schedule: Literal["constant", "cosine", "one_cycle"] = "constant"
     weight_decay: NonNegative | Literal["auto"] = 0.0  # strength of the L2 penalty; auto: lbfgs chooses one
     clip_norm: NonNegative = 0.0  # largest norm of the gradient; 0 is off

@@ -47,6 +47,16 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
+def replace_section(path: Path, name: str, section: str, empty: str) -> None:
+    """Put `section` into a Markdown file, in the place of its earlier one; a new file begins with `empty`."""
+    begin, end = f"<!-- begin {name} -->", f"<!-- end {name} -->"
+    whole = "\n".join([begin, section, end])
+    text = path.read_text(encoding="utf-8") if path.exists() else empty
+    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
+    found = pattern.sub(lambda _: whole, text) if pattern.search(text) else f"{text.rstrip()}\n\n{whole}\n"
+    write_text(path, found)
+
+
 def write_json(path: Path, values: Any) -> None:
     """Replace a file atomically by JSON that a person can read."""
     write_text(path, json.dumps(values, indent=1) + "\n")

@@ -35,7 +35,10 @@ def _options(
 for panel, commands in (
     ("Make", (init.init, project.run, project.train, project.sweep, review.review, project.serve, project.worker)),
     ("Predict", (predict.predict, batch.batch, review.harvest)),
-    ("Compare and choose", (runs.summary, runs.results, runs.compare, runs.ui, runs.rollback, runs.sync)),
+    (
+        "Compare and choose",
+        (runs.summary, runs.results, runs.baselines, runs.compare, runs.ui, runs.rollback, runs.sync),
+    ),
     ("Provenance", (runs.trace, runs.verify)),
     ("Machine", (doctor.doctor, init.upgrade)),
 ):

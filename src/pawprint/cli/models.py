@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from pawprint.cli.common import HERE, ROOT, console, examples
+from pawprint.cli.common import HERE, ROOT, console
 
 app = typer.Typer(no_args_is_help=True, help="The networks that a candidate can name in `architecture`.")
 SHOWN = 40  # names of a search
@@ -40,8 +40,7 @@ def describe(
     print(registry.describe(name, classes))
 
 
-@app.command()
-@examples("pawprint models search convnext | pawprint models search 'vit_tiny*'")
+@app.command(epilog="Examples: pawprint models search convnext | pawprint models search 'vit_tiny*'")
 def search(word: Annotated[str, typer.Argument(help="a part of the name; * stands for anything")]) -> None:
     """Networks with pretrained weights, as timm names them: no network connection is needed."""
     from rich.table import Table
@@ -58,8 +57,9 @@ def search(word: Annotated[str, typer.Argument(help="a part of the name; * stand
     print(f"{len(found)} found{left}. `pawprint models add NAME` fetches one.")
 
 
-@app.command()
-@examples("pawprint models add timm/resnet10t.c3_in1k | pawprint models add timm/resnet10t --file weights.safetensors")
+@app.command(
+    epilog="Examples: pawprint models add timm/resnet18.a1_in1k | pawprint models add timm/vit --file a.safetensors"
+)
 def add(
     name: Name,
     file: Annotated[Path | None, typer.Option(help="a safetensors file that you have, instead of the hub's")] = None,
@@ -81,8 +81,7 @@ def add(
     print(f"Pinned in {lock}: commit it. A candidate names it with `architecture: {name}`.")
 
 
-@app.command()
-@examples("pawprint models remove timm/resnet10t.c3_in1k")
+@app.command(epilog="Example: pawprint models remove timm/resnet10t.c3_in1k")
 def remove(name: Name) -> None:
     """Take a network's record and weights away; models that were trained from it stay."""
     from pawprint.models import weights

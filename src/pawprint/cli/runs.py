@@ -1,5 +1,6 @@
 """Commands on runs, versions and where they come from."""
 
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,34 @@ def results(out: Annotated[Path, typer.Option(help="the Markdown file")] = HERE 
     from pawprint.evaluation.summary import write_results
 
     write_results(ROOT, out)
+    print(f"wrote {out}")
+
+
+@examples("pawprint baselines | pawprint baselines 'colour histogram' mlp --seeds 5 | pawprint baselines timm/NAME")
+def baselines(
+    names: Annotated[list[str] | None, typer.Argument(metavar="[NAME...]", help="default: all but deep_cnn")] = None,
+    seeds: Annotated[int, typer.Option(min=1, help="trainings of each network from scratch")] = 1,
+    out: Annotated[Path, typer.Option(help="the Markdown file")] = HERE / "docs" / "RESULTS.md",
+) -> None:
+    """What each step buys: majority class, colours, the article's network, ..., on this project's photographs.
+
+    A table on the terminal and in a Markdown file. What was measured before is not measured again.
+    """
+    from rich.table import Table
+
+    from pawprint.config import load_params
+    from pawprint.data.dataset import PreparedDataset
+    from pawprint.evaluation import baselines as measured
+
+    target = out.absolute()
+    os.chdir(ROOT)
+    params, data = load_params(Path("params.yaml")), PreparedDataset.open(Path("prepared"))
+    rows = [row for name in names or measured.default(data) for row in measured.measure(name, params, data, seeds)]
+    measured.write(rows, data, target)
+    shown = Table(*measured.COLUMNS, box=None, pad_edge=False)
+    for cells in measured.table(rows):
+        shown.add_row(*cells)
+    console().print(shown, highlight=False)
     print(f"wrote {out}")
 
 

@@ -6,7 +6,6 @@ write_results(Path("."), Path("docs/RESULTS.md"))
 
 import os
 import platform
-import re
 import sys
 from contextlib import suppress
 from importlib.metadata import version
@@ -21,7 +20,7 @@ from rich.table import Table
 from pawprint.config import load_params
 from pawprint.errors import PawprintError
 from pawprint.evaluation.gate import OUTCOMES
-from pawprint.files import read_json, write_text
+from pawprint.files import read_json, replace_section
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import RECORDS, commit_in_words, processor, uncommitted_records
 from pawprint.progress import as_json, say
@@ -82,12 +81,7 @@ def write_results(root: Path, path: Path) -> None:
     lines += ["| " + " | ".join(row) + " |" for row in found["rows"]]
     lines += ["", *(f"- {name}: {value}" for name, value in found["facts"].items())]
     lines += [f"- machine: {machine()}", "- written by: `pawprint results`"]
-    begin, end = f"<!-- begin {found['dataset']} -->", f"<!-- end {found['dataset']} -->"
-    section = "\n".join([begin, *lines, end])
-    text = path.read_text(encoding="utf-8") if path.exists() else "# Results\n"
-    pattern = re.compile(re.escape(begin) + ".*?" + re.escape(end), re.DOTALL)
-    text = pattern.sub(lambda _: section, text) if pattern.search(text) else f"{text.rstrip()}\n\n{section}\n"
-    write_text(path, text)
+    replace_section(path, found["dataset"], "\n".join(lines), "# Results\n")
 
 
 def _collect(root: Path) -> dict[str, Any]:

@@ -26,6 +26,10 @@ class ArticleCNN(Network):
         self.flatten = nn.Flatten()
         self.dense = nn.Linear(FILTERS * SIDE * SIDE, self.width)
         self.grid = nn.AdaptiveAvgPool2d(GRID)
+        for layer in (self.conv, self.dense):  # as Keras starts them
+            nn.init.xavier_uniform_(layer.weight)
+            assert layer.bias is not None
+            nn.init.zeros_(layer.bias)
 
     def forward_features(self, inputs: Tensor) -> Tensor:
         """[N, 3, 300, 300] -> [N, 10, 148, 148]."""

@@ -27,7 +27,7 @@ os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(torch.hub.get_dir()).w
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
-    "sgd": lambda groups, **rest: torch.optim.SGD(groups, momentum=0.9, nesterov=True, **rest),
+    "sgd": torch.optim.SGD,
 }
 
 
@@ -176,7 +176,9 @@ def build_optimizer(candidate: Candidate, network: Network, backbone: list[nn.Pa
     if backbone:
         groups.append({"params": backbone, "lr": candidate.learning_rate * candidate.backbone_rate})
     assert candidate.weight_decay != "auto"  # config.py checks it
-    return OPTIMIZERS[candidate.optimizer](groups, lr=candidate.learning_rate, weight_decay=candidate.weight_decay)
+    own = {"momentum": 0.9, "nesterov": True} if candidate.optimizer == "sgd" else {"eps": candidate.epsilon}
+    optimizer = OPTIMIZERS[candidate.optimizer]
+    return optimizer(groups, lr=candidate.learning_rate, weight_decay=candidate.weight_decay, **own)
 
 
 def build_schedule(candidate: Candidate, optimizer: torch.optim.Optimizer, steps: int) -> LRScheduler:
