@@ -5,9 +5,12 @@ import io
 import resource
 import socket
 import struct
+import sys
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from http.client import HTTPConnection
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -15,7 +18,7 @@ import pytest
 from PIL import Image
 
 import hostile
-from service_process import metric, processes
+from service_process import checkout, metric, processes, serving
 
 
 def answer(url: str, request: bytes) -> bytes:
@@ -109,6 +112,30 @@ def test_what_takes_too_long_is_ended_and_the_next_is_answered(service: str, pic
     for gauge in ("pawprint_queue", "pawprint_in_flight"):
         assert metric(service, gauge) == 0
     assert metric(service, "pawprint_bodies_bytes") == before == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is an address of its own on Linux")
+def test_a_client_that_sends_many_slow_pictures_waits_for_itself(toy_model: Path, tmp_path: Path) -> None:
+    """A PNG, which is decoded in the same processes, does not stand behind the six of another address."""
+    slow, ended = hostile.jpeg_scans(30, side=3400), []
+    png = io.BytesIO()
+    Image.new("RGB", (400, 300), (220, 40, 40)).save(png, "PNG")
+
+    def send(url: str) -> None:
+        with httpx.Client(transport=httpx.HTTPTransport(local_address="127.0.0.2"), timeout=120) as client:
+            ended.append(client.post(f"{url}/predict", content=slow).status_code)
+
+    env = {**checkout(tmp_path, answer_seconds=100), "PAWPRINT_MODEL": str(toy_model)}
+    with serving(tmp_path / "log", env, cwd=tmp_path) as (url, _), ThreadPoolExecutor(8) as pool:
+        jobs = [pool.submit(send, url) for _ in range(6)]
+        while metric(url, "pawprint_in_flight") < 6 and not ended:
+            time.sleep(0.01)
+        before = len(ended)
+        response = httpx.post(f"{url}/predict", content=png.getvalue(), timeout=120)
+        assert response.json()["label"] == "red"
+        assert len(ended) - before < 5  # two were being decoded, and two had their turn before
+        for job in jobs:
+            job.result()
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from pawprint.serving import metrics
 
 REQUEST_ID: ContextVar[str] = ContextVar("request_id", default="")
+CLIENT: ContextVar[str] = ContextVar("client", default="")  # its address
 SECURITY_HEADERS = (
     (b"x-content-type-options", b"nosniff"),
     (b"x-frame-options", b"DENY"),
@@ -76,6 +77,7 @@ class AccessLogMiddleware:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
         request_id = given if _ID.fullmatch(given) else uuid.uuid4().hex.encode()
         REQUEST_ID.set(request_id.decode())
+        CLIENT.set(scope["client"][0] if scope.get("client") else "")
         status = 0  # the client hung up before there was a response
 
         async def with_headers(message: Message) -> None:

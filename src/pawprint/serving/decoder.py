@@ -16,18 +16,21 @@ import subprocess
 import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from contextvars import copy_context
+from functools import partial
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from pawprint import image
 from pawprint.config import Serving
 from pawprint.image import BadImage
 from pawprint.serving import decoder_process, metrics, structure
+from pawprint.serving.access_log import CLIENT
 from pawprint.serving.decoder_process import BAD, FITS, HEAD
 from pawprint.serving.problems import RequestError
 
@@ -39,21 +42,44 @@ _IDLE, _TIDY = 10.0, 5.0  # seconds: until a process that is not used ends, and 
 _STEADY, _PER_BYTE, _LONGEST = 0.5, 1 / 150e6, 3.0  # seconds of a core: always, a byte of memory, at most
 
 
-def queued(pool: ThreadPoolExecutor, work: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> "Future[_T]":
-    """`pool.submit`; what waits is counted, also where it is cancelled, and logs with the request's id."""
+class FairPool:
+    """Threads whose clients take turns: who sends many pictures at once waits for them, and nobody else does."""
 
-    def begin() -> _T:
-        metrics.QUEUE.dec()
-        return work(*args, **options)
+    def __init__(self, threads: int, name: str) -> None:
+        self._threads = ThreadPoolExecutor(threads, thread_name_prefix=name)
+        self._waiting: dict[str, deque[tuple[Future[Any], Callable[[], Any]]]] = {}  # by client, in the order of turns
+        self._lock = threading.Lock()
 
-    def end(job: "Future[_T]") -> None:
-        if job.cancelled():
+    def submit(self, work: Callable[_P, _T], *args: _P.args, **options: _P.kwargs) -> "Future[_T]":
+        """The job; what waits is counted, also where it is cancelled, and logs with the request's id."""
+        job: Future[_T] = Future()
+        metrics.QUEUE.inc()
+        job.add_done_callback(lambda job: metrics.QUEUE.dec() if job.cancelled() else None)
+        with self._lock:
+            jobs = self._waiting.setdefault(CLIENT.get(), deque())
+            jobs.append((job, partial(copy_context().run, work, *args, **options)))
+        self._threads.submit(self._next)
+        return job
+
+    def shutdown(self) -> None:
+        """Finish what was accepted."""
+        self._threads.shutdown()
+
+    def _next(self) -> None:
+        """In a thread, once for each job."""
+        with self._lock:
+            client = next(iter(self._waiting))
+            jobs = self._waiting.pop(client)
+            job, work = jobs.popleft()
+            if jobs:
+                self._waiting[client] = jobs  # behind the others
+        if job.set_running_or_notify_cancel():
             metrics.QUEUE.dec()
-
-    metrics.QUEUE.inc()
-    job = pool.submit(copy_context().run, begin)
-    job.add_done_callback(end)
-    return job
+            try:
+                job.set_result(work())
+            except BaseException as error:
+                job.set_exception(error)
+                del job, work  # else the error would hold the picture, and itself
 
 
 def too_late(seconds: float) -> RequestError:
@@ -70,8 +96,7 @@ class Decoders:
         self._most = params.max_decode_mb * 2**20
         self._idle: list[_Process] = []  # the last one was used last
         self._lock, self._closing = threading.Lock(), threading.Event()
-        self._light = ThreadPoolExecutor(streams, thread_name_prefix="decode")
-        self._heavy = ThreadPoolExecutor(1, thread_name_prefix="decode-large")
+        self._light, self._heavy = FairPool(streams, "decode"), FairPool(1, "decode-large")
         self._starter = ThreadPoolExecutor(1, thread_name_prefix="decode-start")
         for _ in range(_WARM):
             self._starter.submit(self._start)
@@ -92,7 +117,7 @@ class Decoders:
         pool, limit = (self._light, _LIGHT) if memory <= _LIGHT else (self._heavy, self._most)
         seconds = min(_LONGEST, _STEADY + (memory or _LIGHT) * _PER_BYTE)
         head = HEAD.pack(seconds, limit, self._params.max_pixels, quality, FITS.index(fit))
-        return queued(pool, self._decode, head, data, seconds, time.monotonic() + self._params.answer_seconds)
+        return pool.submit(self._decode, head, data, seconds, time.monotonic() + self._params.answer_seconds)
 
     def close(self) -> None:
         """Finish what was accepted, then end the processes."""

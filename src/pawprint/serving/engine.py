@@ -5,7 +5,7 @@ import hashlib
 import logging
 import time
 import uuid
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -19,7 +19,7 @@ from pawprint.inference import cam, selftest
 from pawprint.inference.classifier import Classifier, Predictions
 from pawprint.serving import metrics, structure
 from pawprint.serving.champion import read_champion
-from pawprint.serving.decoder import Decoders, queued, too_late
+from pawprint.serving.decoder import Decoders, FairPool, too_late
 from pawprint.serving.kept import clean
 from pawprint.serving.schema import About, Milliseconds, ModelCard, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
@@ -63,7 +63,7 @@ class Engine:
         self._decoders, self._bento = decoders, bento
         self.classifier = Classifier(folder, params.precision, params.device)
         selftest.check(self.classifier)
-        self._threads = ThreadPoolExecutor(self.classifier.streams, thread_name_prefix="picture")
+        self._threads = FairPool(self.classifier.streams, "picture")
         self.champion, info = read_champion(folder), self.classifier.info
         self.name = ModelName(
             name=self.champion.model if self.champion else "",
@@ -133,7 +133,7 @@ class Engine:
         if not structure.is_quick(data):
             info = self.classifier.info
             decoded = await self._wait(self._decoders.submit(data, info.fit, info.quality))
-        return await self._wait(queued(self._threads, self._work, data, decoded, requested))
+        return await self._wait(self._threads.submit(self._work, data, decoded, requested))
 
     async def _wait(self, job: "Future[_T]") -> _T:
         """The job's result. RequestError 504 where it has not begun in time; one that has begun ends by itself.
