@@ -18,7 +18,7 @@ def preprocess() -> None:
     report = prepare(photographs, params)
     for warning in report["warnings"]:
         say(f"  warning: {warning}", warning=warning)
-    build.refuse_untrainable(report, params)
+    build.refuse_untrainable(report, params, ROOT / "prepared")
     rejected = len(report["rejected"])
     counts = {split: sum(by_class.values()) for split, by_class in report["splits"].items()}
     shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())

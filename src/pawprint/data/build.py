@@ -16,6 +16,7 @@ import inspect
 import json
 import os
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from heapq import merge
@@ -36,13 +37,14 @@ from pawprint.data.manifest import REJECTED, ManifestRow
 from pawprint.data.preprocess import CUTS, CUTS_TYPE, Packer
 from pawprint.data.quality import Rejected
 from pawprint.data.shards import Packed
-from pawprint.data.splits import SPLITS
+from pawprint.data.splits import SPLITS, split_of
 from pawprint.errors import PawprintError
 from pawprint.files import render, replace_folder, write_json, write_text
 from pawprint.lineage import sha256
 
 BATCH = 64  # photographs that a thread, or a process of a cluster, takes at a time
 SHOWN = 300  # thumbnails on the page; report.json lists all
+SEEDS = 100  # that are tried for one with some photographs of each class in each split
 
 
 class Report(TypedDict):
@@ -159,8 +161,11 @@ def _check_groups(used: list[Packed], params: Params) -> list[str]:
     ]
 
 
-def refuse_untrainable(report: Report, params: Params) -> None:
-    """PawprintError before the first training, where a class has too few photographs, or none in train or test."""
+def refuse_untrainable(report: Report, params: Params, prepared: Path) -> None:
+    """PawprintError before the first training, where a class has too few photographs, or none in train or test.
+
+    `report` is the one of `prepared`.
+    """
     least = params.preprocess.min_class
     for label in report["classes"]:
         counts = {split: by_class[label] for split, by_class in report["splits"].items()}
@@ -171,12 +176,25 @@ def refuse_untrainable(report: Report, params: Params) -> None:
                 "(`preprocess.min_class`), and figures begin to mean something at a hundred. Bring more."
             )
         if empty := [split for split in ("train", "test") if not counts[split]]:
+            seed = _seed_for_all(manifest.read(prepared / manifest.FILE), params)
+            remedy = f"; with `seed: {seed}` every class has some in each split" if seed else ""
             raise PawprintError(
                 f"The class `{label}` has no photograph in {' and '.join(empty)} (of {total:,}), so it could not be "
-                f"learned and tested. Bring more of it, or raise `split.{empty[0]}`."
+                f"learned and tested. Bring more of it, or raise `split.{empty[0]}`{remedy}."
             )
     if not any(report["splits"]["validation"].values()):
         raise PawprintError("No photograph is in validation. Bring more photographs, or raise `split.validation`.")
+
+
+def _seed_for_all(rows: Sequence[ManifestRow], params: Params) -> int | None:
+    """A seed that puts some photographs of each class into each split; None where SEEDS of them do not."""
+    known = [(row.label, row.hash, row.group) for row in rows if row.split != REJECTED]
+    everything = len({label for label, _, _ in known}) * len(SPLITS)
+    for seed in range(params.seed + 1, params.seed + 1 + SEEDS):
+        found = {(label, split_of(name, seed, params.split, group=group)) for label, name, group in known}
+        if len(found) == everything and not params.split.keep_test:
+            return seed
+    return None
 
 
 def _row(one: Packed, shard: str, offset: int) -> ManifestRow:

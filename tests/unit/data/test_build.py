@@ -189,19 +189,24 @@ def test_a_camera_that_never_moves_gives_a_warning_and_not_an_empty_set(tmp_path
 def test_what_cannot_be_learned_and_tested_is_refused_before_a_training(tmp_path: Path) -> None:
     asked = params(min_class=3)
     data = pets(tmp_path / "data", 40)
-    build.refuse_untrainable(made(data, tmp_path / "out"), asked)
+    build.refuse_untrainable(made(data, tmp_path / "out"), asked, tmp_path / "out")
     few = write(data, {f"fox/{n}.jpg": photograph(n + 700) for n in range(2)})
     with pytest.raises(PawprintError, match="class `fox` has 2 usable photographs; 3 are the least"):
-        build.refuse_untrainable(made(few, tmp_path / "out"), asked)
+        build.refuse_untrainable(made(few, tmp_path / "out"), asked, tmp_path / "out")
     tested = [n for n in range(900, 1000) if split_of(digest_of(n), 2017, asked.split) != "test"][:8]
     write(data, {f"fox/{n}.jpg": photograph(n) for n in tested})
     for n in range(2):
         (data / "fox" / f"{n}.jpg").unlink()
-    with pytest.raises(PawprintError, match="class `fox` has no photograph in test"):
-        build.refuse_untrainable(made(data, tmp_path / "out"), asked)
+    with pytest.raises(
+        PawprintError, match=r"class `fox` has no photograph in test .*with `seed: \d+` every"
+    ) as refused:
+        build.refuse_untrainable(made(data, tmp_path / "out"), asked, tmp_path / "out")
+    seed = int(str(refused.value).partition("`seed: ")[2].partition("`")[0])
+    changed = params(min_class=3).model_copy(update={"seed": seed})
+    build.refuse_untrainable(prepare(ingest.dataset(data), data, tmp_path / "out", changed), changed, tmp_path / "out")
     six = pets(tmp_path / "six", 6)
     with pytest.raises(PawprintError, match="3 usable photographs; 10 are the least"):
-        build.refuse_untrainable(made(six, tmp_path / "out"), params())
+        build.refuse_untrainable(made(six, tmp_path / "out"), params(), tmp_path / "out")
 
 
 def grouped(pattern: str, **changes: object) -> Params:
