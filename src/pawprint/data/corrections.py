@@ -99,6 +99,7 @@ def apply(
     described = description(data) if not replace else {}
     if data.is_dir() and not replace:
         dataset(data)  # names what is wrong with data/ itself
+    begun = data.is_dir() and not replace  # a first version has no test side to compare with yet
     applied = Applied(conflicts=len(labels.conflicts()), test_side=test_side)
     with replace_folder(data) as fresh:
         known = known_origins(data) if data.is_dir() and not replace else Origins()
@@ -106,7 +107,7 @@ def apply(
         wanted = {digest: one for digest, one in labels.standing().items() if one.decision in ("keep", "class", "drop")}
         both = {True: {}, False: {}}  # type: dict[bool, dict[str, Decision]]
         for digest, one in wanted.items():
-            both[not replace and is_test(digest)][digest] = one
+            both[begun and is_test(digest)][digest] = one
         applied.waiting = sum(map(work.changes, both[not test_side].values()))
         for one in both[test_side].values():
             work.decide(one)

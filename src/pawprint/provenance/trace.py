@@ -103,7 +103,9 @@ class _Tracer:
         """A prediction of the service, its picture (one of the prepared set or not), and the model version."""
         note = self._prepared(row["picture_sha256"]) or "none of the prepared photographs"
         picture = Link(kind="picture", name=row["picture_sha256"], note=note)
-        picture.led_to = self._decisions(row["picture_sha256"])
+        kept = row.get("picture") or row["picture_sha256"]  # without its metadata it has another hash
+        where = [Link(kind="photograph", name=one.file or "dropped") for one in origins.of(self.root / "data", kept)]
+        picture.led_to = [*self._decisions(kept), *where]
         name, source = f"{row['model']}/{row['model_version']}", f"the prediction came from {row['model_digest'][:12]}"
         below = self._version_of(self.registry.find(name), name, row["model_digest"], source, up=True)
         return Link(kind="prediction", name=row["id"], note=f"{row['label']}, {row['time']}", links=[picture, below])

@@ -396,7 +396,7 @@ def find_prediction(id: str, logs: Path | None = None) -> dict[str, str] | None:
 
     `model` is the registered model, which names the log, and `time` is in UTC. A log that cannot be read is skipped.
     """
-    columns = "id, label, picture_sha256, model_digest, model_version, time"
+    columns = "id, label, picture_sha256, model_digest, model_version, time, picture"
     for path in sorted((logs or folder()).glob("*.db")):
         try:
             with _reading(path) as connection:
@@ -405,5 +405,6 @@ def find_prediction(id: str, logs: Path | None = None) -> dict[str, str] | None:
             continue
         if row:
             when = f"{datetime.fromtimestamp(row['time'], UTC):%Y-%m-%d %H:%M:%S} UTC"
-            return {**row, "time": when, "model": path.stem}
+            kept = row["picture"] if isinstance(row["picture"], str) else ""  # bytes in a log of an earlier version
+            return {**row, "time": when, "model": path.stem, "picture": kept}
     return None
