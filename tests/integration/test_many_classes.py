@@ -62,3 +62,13 @@ def test_thirty_seven_classes_go_the_whole_way(tmp_path: Path) -> None:
     assert workspace.query("select status from runs where name like 'efficientnet%'") == [("FINISHED",)]
     plots = {path.name for path in (workspace.root / "reports" / "plots" / "efficientnet_lite0").iterdir()}
     assert {"confusion.png", "risk_coverage.png", "photographs_curve.png"} <= plots
+    report = (workspace.root / "reports" / "report.html").read_text()
+    assert "Most confused" in report
+    assert "Right class among the five most probable" in report
+    assert all(report.count(name) >= 2 for name in CLASSES)  # a strip of samples, a slice
+
+    for file in sorted((tmp_path / "shapes" / CLASSES[5]).iterdir())[3:]:
+        file.unlink()
+    output = workspace.run("--photos", str(tmp_path / "shapes"), "--name", "shapes", fails=True)
+    assert f"The class `{CLASSES[5]}` has 3 usable photographs; 10 are the least" in output
+    assert "Traceback" not in output
