@@ -19,6 +19,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from pawprint.errors import PawprintError
 
 SCHEMA_VERSION = 2  # of params.yaml; version 1 had no such key
+TOGETHER = "+"  # between the names of networks that stand side by side
 UNKNOWN = "unknown"  # the label of a picture that is unlike all training photographs; no class may have this name
 Share = Annotated[float, Field(ge=0, le=1)]
 Positive = Annotated[float, Field(gt=0)]
@@ -84,7 +85,7 @@ class Training(_Closed):
 class Candidate(_Closed):
     """One entry under `candidates`: an architecture and how it is trained."""
 
-    architecture: str  # `pawprint models list`, or timm/NAME of `pawprint models add`
+    architecture: str  # `pawprint models list`, timm/NAME of `pawprint models add`, or a list: side by side, one head
     train: Literal["all", "head", "finetune"] = "all"  # finetune: the head and the last `blocks` of the backbone
     blocks: Count = 3  # of a pretrained backbone, that finetune trains
     backbone_rate: Positive = 0.1  # learning rate of these blocks, as a share of the head's
@@ -108,6 +109,13 @@ class Candidate(_Closed):
     mixup: NonNegative = 0.0  # alpha of the beta distribution; 0 is off
     augment: Literal["none", "flip", "standard", "strong"] = "none"
     compile: bool = False  # torch.compile
+
+    @field_validator("architecture", mode="before")
+    @classmethod
+    def _one_name(cls, value: Any) -> Any:
+        """A list becomes the one name that models and runs have: a+b."""
+        several = isinstance(value, list | tuple) and len(value) > 1 and all(isinstance(one, str) for one in value)
+        return TOGETHER.join(value) if several else value
 
     @model_validator(mode="after")
     def _lbfgs_solves_a_head(self) -> Self:

@@ -50,6 +50,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
     "mlp": {"architecture": "mlp", "learning_rate": 3e-5, "epochs": 20, "early_stopping": 3},
     "efficientnet_lite0": {"architecture": "efficientnet_lite0"} | HEAD,
     "efficientnet_lite2": {"architecture": "efficientnet_lite2"} | HEAD,
+    "both side by side": {"architecture": ("efficientnet_lite0", "efficientnet_lite2")} | HEAD,
 }
 SLOW: dict[str, dict[str, Any]] = {  # hours on two cores: only where it is named
     "deep_cnn": {
@@ -66,6 +67,7 @@ WHAT = {
     "ImageNet's own head": "efficientnet_lite0 without any training: its best dog breed against its best cat",
     "efficientnet_lite0": "a linear head on its features",
     "efficientnet_lite2": "a linear head on its features",
+    "both side by side": "a linear head on the features of lite0 and lite2",
     "deep_cnn": "a residual network from scratch",
 }
 BASELINES = ("majority class", "colour histogram", *list(NETWORKS)[:3], "ImageNet's own head", *list(NETWORKS)[3:])

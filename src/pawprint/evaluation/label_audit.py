@@ -30,7 +30,7 @@ from pawprint.errors import PawprintError
 from pawprint.files import new_file
 from pawprint.models import registry
 from pawprint.training import devices
-from pawprint.training.feature_cache import FeatureCache
+from pawprint.training.feature_cache import cached_features
 
 BACKBONE = "efficientnet_lite0"  # where no candidate names another
 FOLDS = 5
@@ -112,7 +112,7 @@ def features_of(splits: Sequence[Split], params: Params, classes: int) -> NDArra
     name = backbone_of(params)
     network = registry.create_model(name, classes)
     network.load_pretrained()
-    cache = FeatureCache(network, name, devices.resolve_precision(params))
+    cache = cached_features(network, name, devices.resolve_precision(params))
     return np.concatenate([cache.of(split) for split in splits])
 
 

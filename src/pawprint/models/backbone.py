@@ -64,6 +64,10 @@ class Network(nn.Module, ABC):
     def cam(self, maps: Tensor) -> Tensor:
         """Feature maps -> [N, width, h, w]: what each place adds to each output."""
 
+    def cam_of(self, maps: Tensor, weight: Tensor) -> Tensor:
+        """`cam` of a pretrained network under another head's `weight` [width, features]."""
+        raise NotImplementedError
+
     def forward(self, inputs: Tensor) -> Tensor:
         """Normalized [N, 3, height, width] -> logits [N, classes]."""
         return self.logits(self.forward_head(self.forward_features(inputs)))
@@ -128,4 +132,8 @@ class PooledNetwork(Network):
 
     def cam(self, maps: Tensor) -> Tensor:
         """[N, c, h, w] -> [N, width, h, w]."""
-        return F.conv2d(maps, self.head.weight[:, :, None, None])
+        return self.cam_of(maps, self.head.weight)
+
+    def cam_of(self, maps: Tensor, weight: Tensor) -> Tensor:
+        """[N, c, h, w] -> [N, width, h, w]."""
+        return F.conv2d(maps, weight[:, :, None, None])

@@ -10,7 +10,7 @@ has the name timm/<its name there>, once `pawprint models add` has brought its w
 from collections.abc import Callable
 
 from pawprint import image
-from pawprint.config import Params
+from pawprint.config import TOGETHER, Candidate, Params
 from pawprint.errors import PawprintError
 from pawprint.lineage import Pretrained
 from pawprint.models import weights
@@ -19,6 +19,7 @@ from pawprint.models.backbone import Network
 from pawprint.models.deep_cnn import DeepCNN
 from pawprint.models.efficientnet_lite import EfficientNetLite, EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 from pawprint.models.mlp import MLP
+from pawprint.models.side_by_side import SideBySide
 from pawprint.models.timm_backbone import PREFIX, TimmBackbone
 
 ARCHITECTURES: dict[str, Callable[[int], Network]] = {
@@ -38,21 +39,32 @@ def check(params: Params) -> None:
         PawprintError: Its architecture is unknown, or it trains a part of one that is not pretrained.
     """
     for name, candidate in params.candidates.items():
-        if candidate.architecture.startswith(PREFIX):
-            weights.read(candidate.architecture).check()
-            continue
-        known = ARCHITECTURES.get(candidate.architecture)
-        if known is None:
-            raise _unknown(f"`candidates.{name}.architecture`: ", candidate.architecture)
-        if candidate.train != "all" and not getattr(known, "pretrained", False):
+        members = candidate.architecture.split(TOGETHER)
+        if len(members) > 1 and candidate.train != "head":
             raise PawprintError(
-                f"params.yaml: `candidates.{name}.train: {candidate.train}` needs a pretrained backbone, which "
-                f"{candidate.architecture} does not have. Set `train: all`."
+                f"params.yaml: `candidates.{name}`: networks side by side have one head, and only that is trained. Set "
+                "`train: head`."
             )
+        for member in members:
+            _check_one(name, member, candidate)
+
+
+def _check_one(name: str, architecture: str, candidate: Candidate) -> None:
+    if architecture.startswith(PREFIX):
+        weights.read(architecture).check()
+    elif (known := ARCHITECTURES.get(architecture)) is None:
+        raise _unknown(f"`candidates.{name}.architecture`: ", architecture)
+    elif candidate.train != "all" and not getattr(known, "pretrained", False):
+        raise PawprintError(
+            f"params.yaml: `candidates.{name}.train: {candidate.train}` needs a pretrained backbone, which "
+            f"{architecture} does not have. Set `train: all`."
+        )
 
 
 def create_model(name: str, classes: int = 2) -> Network:
     """The architecture called `name` with fresh weights; PawprintError with the known names if there is none."""
+    if TOGETHER in name:
+        return SideBySide(classes, [create_model(member, classes) for member in name.split(TOGETHER)])
     if name.startswith(PREFIX):
         return TimmBackbone(classes, name)
     if name not in ARCHITECTURES:
@@ -62,6 +74,8 @@ def create_model(name: str, classes: int = 2) -> Network:
 
 def pretrained(name: str) -> tuple[Pretrained, ...]:
     """The weights that a training of the architecture called `name` starts from; none of one from scratch."""
+    if TOGETHER in name:
+        return tuple(one for member in name.split(TOGETHER) for one in pretrained(member))
     if name.startswith(PREFIX):
         return (Pretrained.model_validate(weights.read(name), from_attributes=True),)
     known = ARCHITECTURES.get(name)

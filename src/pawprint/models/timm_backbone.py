@@ -96,14 +96,18 @@ class TimmBackbone(Network):
 
     def cam(self, maps: Tensor) -> Tensor:
         """Maps -> [N, width, h, w]."""
+        return self.cam_of(maps, self.head.weight)
+
+    def cam_of(self, maps: Tensor, weight: Tensor) -> Tensor:
+        """Maps -> [N, width, h, w]."""
         if self.tokens:  # as many copies of a token as the network's pooling passes over, and one
             alone = maps[:, self.prefix :].flatten(0, 1)[:, None].expand(-1, self.prefix + 1, -1)
         elif self.channels_last:
             alone = maps.flatten(0, 2)[:, None, None]
         else:
             alone = maps.permute(0, 2, 3, 1).flatten(0, 2)[:, :, None, None]
-        added = self.embed(alone) @ self.head.weight.T
-        return added.view(-1, *self.grid, self.width).permute(0, 3, 1, 2)
+        added = self.embed(alone) @ weight.T
+        return added.view(-1, *self.grid, len(weight)).permute(0, 3, 1, 2)
 
     def unfreeze_last(self, blocks: int) -> list[nn.Parameter]:
         """What timm groups as the last `blocks` and what lies behind them is trained with the head."""

@@ -29,7 +29,7 @@ from pawprint.data.splits import SplitName
 from pawprint.errors import PawprintError
 from pawprint.models.backbone import Network
 from pawprint.training import devices, distributed, gpu_dataloader
-from pawprint.training.feature_cache import FeatureCache, Rows, maps_shape
+from pawprint.training.feature_cache import FeatureCache, JoinedFeatures, Rows, cached_features, maps_shape
 
 T = TypeVar("T")
 Indices = NDArray[np.int64]
@@ -128,11 +128,13 @@ def is_cacheable(network: Network, candidate: Candidate, device: torch.device) -
     return device.type != "cuda" and 2 * math.prod(maps_shape(network, candidate.blocks)) < 3 * image.SIZE**2
 
 
-def feature_caches(network: Network, candidate: Candidate, params: Params) -> list[tuple[FeatureCache, SplitName]]:
+def feature_caches(
+    network: Network, candidate: Candidate, params: Params
+) -> list[tuple[FeatureCache | JoinedFeatures, SplitName]]:
     """The caches that a training reads: of both splits, and of the training split's mirror images for `flip`."""
     blocks, name = candidate.trained_blocks or 0, candidate.architecture
-    plain = FeatureCache(network, name, params, blocks)
-    mirror = [FeatureCache(network, name, params, blocks, mirrored=True)] if candidate.augment == "flip" else []
+    plain = cached_features(network, name, params, blocks)
+    mirror = [cached_features(network, name, params, blocks, mirrored=True)] if candidate.augment == "flip" else []
     return [(plain, "train"), (plain, "validation"), *((cache, "train") for cache in mirror)]
 
 

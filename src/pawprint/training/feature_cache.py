@@ -34,13 +34,14 @@ from safetensors.numpy import save_file
 from torch import Tensor, nn
 
 from pawprint import files, image, parallel
-from pawprint.config import Params
+from pawprint.config import TOGETHER, Params
 from pawprint.data.dataset import Place, Split, read
 from pawprint.errors import PawprintError
 from pawprint.inference import backends
 from pawprint.inference.backends import Precision
 from pawprint.lineage import sha256
 from pawprint.models.backbone import Network
+from pawprint.models.side_by_side import SideBySide
 from pawprint.progress import Progress
 from pawprint.training import devices
 
@@ -125,6 +126,34 @@ class FeatureCache:
             for file in opened
             for index, row in enumerate(file.get_tensor("hashes"))  # type: ignore[no-untyped-call]
         }
+
+
+class JoinedFeatures:
+    """The embeddings of networks side by side: each one's has its own cache, which other candidates read too."""
+
+    def __init__(self, caches: Sequence[FeatureCache]) -> None:
+        self.caches = caches
+
+    def complete(self, split: Split) -> None:
+        """Compute what is missing."""
+        for cache in self.caches:
+            cache.complete(split)
+
+    def of(self, split: Split) -> Vectors:
+        """float32 [n, d] of all photographs of `split`, in its order."""
+        return np.concatenate([cache.of(split) for cache in self.caches], axis=1)
+
+    rows = of
+
+
+def cached_features(
+    network: Network, architecture: str, params: Params, blocks: int = 0, mirrored: bool = False
+) -> FeatureCache | JoinedFeatures:
+    """The cache of a network, or of each that stands in it."""
+    if not isinstance(network, SideBySide):
+        return FeatureCache(network, architecture, params, blocks, mirrored)
+    members = zip(network.sides, architecture.split(TOGETHER), strict=True)
+    return JoinedFeatures([FeatureCache(one, name, params, 0, mirrored) for one, name in members])
 
 
 class _StoredRows:
