@@ -19,8 +19,6 @@ from typing import TYPE_CHECKING
 
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
-# Prefect gives its temporary server 20 s to start; a busy laptop needs more, once for a new database.
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
 
 from flows import ROOT
 from flows.tasks import explained, flow, is_local, run, step

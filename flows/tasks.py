@@ -6,6 +6,7 @@ costs ten seconds, and a `dvc repro` of six stages must not pay that six times. 
 to import, is then not even imported. See docs/decisions/prefect-and-dvc.md.
 """
 
+import atexit
 import contextlib
 import errno
 import functools
@@ -13,8 +14,10 @@ import logging
 import os
 import re
 import signal
+import socket
+import subprocess
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, ParamSpec, TypeVar
@@ -28,6 +31,7 @@ from pawprint.errors import DISK_FULL, PawprintError
 if TYPE_CHECKING:
     import prefect
 
+SERVER_STARTS = 180.0  # seconds that Prefect's temporary server may take, on a busy machine with a new database
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -96,15 +100,18 @@ def run(flow: "Flow[..., Any] | prefect.Flow[..., Any]", *args: Any, own_server:
         if is_local() or (not own_server and not _names_server()):
             flow.fn(*args, **kwargs)
             return
+        server = _start_server() if own_server and not _names_server() else None  # beside the imports that follow
         from prefect import tags
+        from prefect.context import refresh_global_settings_context
         from prefect.settings import get_current_settings
 
         for name in ("prefect.flow_runs", "prefect.task_runs", "prefect.engine"):
             logging.getLogger(name).addFilter(_without_traceback)
-        if url := get_current_settings().api.url:
-            _check_server(url)
+        if server:
+            _await_server(server, os.environ["PREFECT_API_URL"])
+            refresh_global_settings_context()  # `_names_server` may have had them read without the server
         else:
-            _start_server()
+            _check_server(str(get_current_settings().api.url))
         with tags(*filter(None, [os.environ.get("PAWPRINT_PIPELINE_RUN")])):
             flow(*args, **kwargs)
 
@@ -147,15 +154,16 @@ def run_stage(flow: Flow[..., Any], name: str, *args: Any) -> None:
         run(flow, *args)
 
 
-def _start_server() -> None:
-    """Prefect's temporary server, which Ctrl-C does not reach: a run that is stopped must be able to tell it.
+def _start_server() -> "subprocess.Popen[bytes]":
+    """Start Prefect's temporary server and name it in PREFECT_API_URL; it ends with this process.
+
+    Prefect starts one by itself, but imports it all here first. Ctrl-C does not reach it: a run that is stopped must be
+    able to tell it.
 
     Raises:
-        PawprintError: It does not start.
+        PawprintError: Its database cannot be kept.
     """
-    from prefect.settings import get_current_settings
-
-    home = get_current_settings().home
+    home = Path(os.environ.get("PREFECT_HOME", Path.home() / ".prefect"))
     try:
         home.mkdir(parents=True, exist_ok=True)
         if not os.access(home, os.W_OK):
@@ -165,26 +173,59 @@ def _start_server() -> None:
             f"Prefect cannot keep its database in {home} ({error.strerror}). Set PREFECT_HOME to a folder that can be "
             "written, or run without Prefect: `pawprint run --local`."
         ) from None
-    failures: list[BaseException] = []
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable,
+        "-m",
+        "uvicorn",
+        "--factory",
+        "prefect.server.api.server:create_app",
+        "--port",
+        str(port),
+    ]
+    names = ("PREFECT__SERVER_EPHEMERAL", "PREFECT__SERVER_FINAL")  # as Prefect starts it: without page and schedules
+    environment = os.environ | dict.fromkeys(names, "1") | {"PREFECT_UI_ENABLED": "0"}
+    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
+    try:  # what this thread blocks, the server inherits
+        server = subprocess.Popen(command, env=environment)
+    finally:
+        if blocked is not None:
+            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    atexit.register(_stop_server, server)
+    os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
+    return server
 
-    def start() -> None:
-        from prefect.server.api.server import SubprocessASGIServer  # seconds, which only the whole pipeline needs
 
-        if hasattr(signal, "pthread_sigmask"):  # what this thread blocks, the server inherits
-            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-        try:
-            SubprocessASGIServer().start()
-        except Exception as error:
-            failures.append(error)
+def _await_server(server: "subprocess.Popen[bytes]", url: str) -> None:
+    """Wait until the temporary server answers.
 
-    starting = threading.Thread(target=start, daemon=True)
-    starting.start()
-    starting.join()
-    if failures:
-        raise PawprintError(
-            f"Prefect's temporary server does not start ({failures[0]}). Run again when the machine is less busy, or "
-            "without Prefect: `pawprint run --local`."
-        )
+    Raises:
+        PawprintError: It does not, or has ended.
+    """
+    import httpx
+
+    deadline = time.monotonic() + SERVER_STARTS
+    while server.poll() is None and time.monotonic() < deadline:
+        with contextlib.suppress(httpx.TransportError):
+            if httpx.get(f"{url}/health", timeout=10).is_success:
+                return
+        time.sleep(0.05)
+    why = f"it takes more than {SERVER_STARTS:.0f} s" if server.poll() is None else f"exit code {server.returncode}"
+    raise PawprintError(
+        f"Prefect's temporary server does not start ({why}). Run again when the machine is less busy, or without "
+        "Prefect: `pawprint run --local`."
+    )
+
+
+def _stop_server(server: "subprocess.Popen[bytes]") -> None:
+    server.terminate()
+    try:
+        server.wait(timeout=5)
+    except subprocess.TimeoutExpired:
+        server.kill()
+        server.wait()
 
 
 def _check_server(url: str) -> None:

@@ -15,7 +15,6 @@ from typing import Any, Self, cast
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
-from sklearn import metrics as sk
 
 from pawprint.data.dataset import Split
 from pawprint.evaluation import intervals
@@ -290,7 +289,7 @@ def measure(scores: Scores) -> Evaluation:
         },
         auroc=auroc,
         average_precision=average_precision,
-        confusion=sk.confusion_matrix(labels, predicted, labels=range(k)).tolist(),
+        confusion=np.bincount(labels * k + predicted, minlength=k * k).reshape(k, k).tolist(),
     )
 
 
@@ -398,6 +397,8 @@ def _ranked(scores: Scores, there: NDArray[np.int64]) -> tuple[Figure, Figure]:
 
     The ends of a mean's interval are the means of the ends, which holds however the classes depend on each other.
     """
+    from sklearn import metrics as sk
+
     labels, probabilities = scores.labels, scores.probabilities
     n, k = probabilities.shape
     areas = [sk.roc_auc_score(labels == c, probabilities[:, c]) for c in range(k)]
