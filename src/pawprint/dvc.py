@@ -38,6 +38,7 @@ BEFORE = Path(".dvc") / "tmp" / "data.dvc.before"  # the pointer to the photogra
 _QUIET = """
 import logging, os, sys
 sys.stdout = open(os.devnull, "w")
+from dvc import progress
 from dvc.cli import main
 from dvc.stage.exceptions import StageCmdFailedError
 transfers = []
@@ -48,6 +49,7 @@ def is_of_dvc(record):
             return False
     error = record.exc_info and record.exc_info[1]
     return record.levelno >= logging.ERROR and not isinstance(getattr(error, "__cause__", None), StageCmdFailedError)
+progress.logger.setLevel(logging.CRITICAL)  # no bars between the stages' own lines
 for handler in logging.getLogger("dvc").handlers:
     handler.addFilter(is_of_dvc)
 sys.exit(main(sys.argv[1:]))
