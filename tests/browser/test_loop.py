@@ -95,7 +95,7 @@ def test_what_people_correct_becomes_the_next_version_of_the_data(
             address = re.search(r"http://\S+", review.stdout.readline())[0]  # type: ignore[union-attr, index]
             page = browser.new_page()
             page.goto(address)
-            expect(page.locator("#about")).to_contain_text("Pictures that are not in data/ yet: ")
+            expect(page.locator("#about")).to_contain_text("Photographs that are not in data/ yet: ")
             for number in range(count):
                 item = page.locator(".item:focus")
                 answer_id = item.locator(".name").inner_text().partition(" · ")[2]

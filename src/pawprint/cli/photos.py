@@ -113,8 +113,11 @@ def apply(
     from pawprint.data.inbox import FOLDER, Inbox
     from pawprint.data.labels import FILE, Labels
     from pawprint.data.splits import split_of
+    from pawprint.errors import PawprintError
 
     params = load_params(ROOT / "params.yaml")
+    if not (ROOT / ".dvc").is_dir():
+        raise PawprintError(f"{ROOT} has no DVC, which versions the photographs. `git init && dvc init` there first.")
     own_test, groups = origins.own_test(ROOT / "data"), origins.Groups(ROOT / "data", params.split.group)
 
     def is_test(digest: str) -> bool:

@@ -21,7 +21,9 @@ NAMES = ("data", "audit", "mistakes", "changed", "duplicates", "harvest", "confl
     "pawprint review changed --model champion --model article_cnn | pawprint review --conflicts"
 )
 def review(
-    queue: Annotated[str, typer.Argument(help=f"{', '.join(NAMES)}, or a folder of pictures without labels")] = "data",
+    queue: Annotated[
+        str, typer.Argument(help=f"{', '.join(NAMES)}, or a folder of photographs without labels")
+    ] = "data",
     conflicts: Annotated[bool, typer.Option("--conflicts", help="photographs that people decided differently")] = False,
     model: Annotated[
         list[str] | None, typer.Option(help="whose mistakes and maps; two for `changed`. Default: the champion")
@@ -80,7 +82,7 @@ def _queue(name: str, labels: "Labels", models: list[str]) -> "tuple[Queue, Sugg
         "conflicts": lambda: queues.conflicts(ROOT, labels),
     }
     if name not in made:
-        raise PawprintError(f"There is no queue {name!r}. Name one of {', '.join(NAMES)}, or a folder of pictures.")
+        raise PawprintError(f"There is no queue {name!r}. Name one of {', '.join(NAMES)}, or a folder of photographs.")
     return made[name](), None
 
 

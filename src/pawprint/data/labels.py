@@ -19,7 +19,7 @@ import os
 import re
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
@@ -79,10 +79,21 @@ class Labels:
         self.path = path
         self._read: tuple[int, int] | None = None  # size and time of change of what was read
         self._lines: dict[str, dict[str, Decision]] = {}  # hash -> id -> decision
-        self._refresh()
+        self.refresh()
 
-    def add(self, hashes: Iterable[str], verb: Verb, label: str, who: str, why: str) -> list[Decision]:
-        """Decide on photographs. What was decided of them before, by whomever, is replaced. On disk when it returns.
+    def add(
+        self,
+        hashes: Iterable[str],
+        verb: Verb,
+        label: str,
+        who: str,
+        why: str,
+        seen: Mapping[str, Iterable[str]] | None = None,
+    ) -> list[Decision]:
+        """Decide on photographs. On disk when it returns.
+
+        What was decided of them before, by whomever, is replaced; with `seen` (hash -> ids of `open_ids`) only that: a
+        decision that came meanwhile, unseen, stays beside the new one.
 
         Raises:
             PawprintError: the class cannot be one, or the file cannot be written.
@@ -91,10 +102,10 @@ class Labels:
             refuse_name(label, "The decision")
         when = datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
         with lock(self.path.with_name(f".{self.path.name}.lock"), f"{self.path} is being written.", timeout=10):
-            self._refresh()
+            self.refresh()
             given = label if verb in ("keep", "class") else ""
             new = [
-                Decision(one, verb, given, _plain(who), when, _plain(why), " ".join(sorted(self._open(one))))
+                Decision(one, verb, given, _plain(who), when, _plain(why), " ".join(self._replaced(one, seen)))
                 for one in dict.fromkeys(hashes)
             ]
             try:
@@ -108,12 +119,12 @@ class Labels:
 
     def of(self, digest: str) -> list[Decision]:
         """Every decision on a photograph, the earliest first."""
-        self._refresh()
+        self.refresh()
         return sorted(self._lines.get(digest, {}).values(), key=lambda one: one.when)
 
     def standing(self) -> dict[str, Decision]:
         """Hash -> the decision that stands; none for photographs in conflict, or of which nothing is decided."""
-        self._refresh()
+        self.refresh()
         found = {}
         for digest in self._lines:
             decided = self._decided(digest)
@@ -123,15 +134,16 @@ class Labels:
 
     def conflicts(self) -> dict[str, list[Decision]]:
         """Hash -> decisions that differ and of which none was made in sight of the other."""
-        self._refresh()
+        self.refresh()
         found = {digest: self._decided(digest) for digest in self._lines}
         return {digest: decided for digest, decided in found.items() if len({one.outcome for one in decided}) > 1}
 
-    def stands(self, digest: str) -> Decision | None:
-        """What stands of one photograph; None as in `standing`."""
-        decided = self._decided(digest)
-        same = len({one.outcome for one in decided}) == 1
-        return max(decided, key=lambda one: one.when) if same else None
+    def open_ids(self, digest: str) -> list[str]:
+        """Ids of the lines on a photograph that no other one replaces, as last read."""
+        return sorted(self._open(digest))
+
+    def _replaced(self, digest: str, seen: Mapping[str, Iterable[str]] | None) -> list[str]:
+        return [id for id in self.open_ids(digest) if seen is None or id in seen.get(digest, ())]
 
     def _open(self, digest: str) -> dict[str, Decision]:
         """The lines on a photograph that no other one replaces, by id."""
@@ -144,18 +156,21 @@ class Labels:
         lines = [one for one in self._open(digest).values() if one.decision != "undo"]
         return [one for one in lines if one.decision != "unsure"] or lines
 
-    def _refresh(self) -> None:
+    def refresh(self) -> bool:
+        """Read the file again if somebody else has changed it; whether that was so."""
         try:
             found = self.path.stat()
         except FileNotFoundError:
+            gone = self._read is not None
             self._read, self._lines = None, {}
-            return
+            return gone
         if (found.st_size, found.st_mtime_ns) == self._read:
-            return
+            return False
         lines: dict[str, dict[str, Decision]] = defaultdict(dict)
         for one in _parse(self.path):
             lines[one.hash][one.id] = one
         self._read, self._lines = (found.st_size, found.st_mtime_ns), dict(lines)
+        return True
 
     def _append(self, new: list[Decision]) -> None:
         text = "".join(one.line() for one in new)

@@ -8,7 +8,6 @@ disk before it is answered.
 
 import hashlib
 import threading
-from collections import Counter
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -86,18 +85,15 @@ class Review:
         self._lock, self._loading = threading.Lock(), threading.Lock()
         self._view: tuple[View, list[Item]] | None = None
         self._decided: dict[str, Decision] = {}  # of this queue
+        self._seen: dict[str, list[str]] = {}  # hash -> ids of the decisions that the page has shown
         self._changed = 0
-        for digest, one in labels.standing().items():
-            if digest in self._items:
-                self._note(digest, one)
-        for name in Counter(one.label for one in self._decided.values() if one.label):
-            self._know(name)
-        if suggester:
-            suggester.learn(self._decided)
+        self._read_labels()
 
     def page(self, view: View, offset: int, limit: int) -> dict[str, Any]:
         """`limit` photographs from `offset` of a view, and how far the queue is."""
         with self._lock:
+            if self.labels.refresh():  # a merge, or somebody else's page
+                self._read_labels()
             if self._view is None or self._view[0] != view:
                 self._view = view, self._select(view)
             chosen = self._view[1]
@@ -160,6 +156,7 @@ class Review:
     def shown(self, item: Item) -> dict[str, Any]:
         """A photograph as the page gets it: of the test side nothing that a model said, until it is decided."""
         decided, says = self._decided.get(item.hash), self._says(item.hash)
+        self._seen[item.hash] = self.labels.open_ids(item.hash)
         hidden = self._is_hidden(item)
         return {
             "hash": item.hash, "label": item.label, "split": item.split, "file": item.file, "source": item.source,
@@ -250,18 +247,30 @@ class Review:
 
     def _write(self, hashes: list[str], verb: Verb, label: str) -> None:
         """On disk when it returns. To keep a label is to confirm it; of what has none, what the model says."""
-        groups: dict[str, list[str]] = {}
+        groups: dict[tuple[str, str], list[str]] = {}
         for digest in hashes:
             says = self._says(digest)
             named = label or (self._items[digest].label or (says.label if says else "")) if verb == "keep" else label
             if verb in ("keep", "class") and not named:
                 raise RequestError(422, "no_class", "it has no label yet: name a class")
-            groups.setdefault(named, []).append(digest)
-        for named, of_one in groups.items():
-            for one in self.labels.add(of_one, verb, named, self.who, self._why(of_one[0])):
+            groups.setdefault((named, self._why(digest)), []).append(digest)
+        if self.labels.refresh():
+            self._read_labels()
+        for (named, why), of_one in groups.items():
+            for one in self.labels.add(of_one, verb, named, self.who, why, self._seen):
                 self._note(one.hash, one)
             if named:
                 self._know(named)
+        if self.suggester:
+            self.suggester.learn(self._decided)
+
+    def _read_labels(self) -> None:
+        self._decided, self._changed = {}, 0
+        for digest, one in self.labels.standing().items():
+            if digest in self._items:
+                self._note(digest, one)
+        for name in dict.fromkeys(one.label for one in self._decided.values() if one.label):
+            self._know(name)
         if self.suggester:
             self.suggester.learn(self._decided)
 

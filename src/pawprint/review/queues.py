@@ -150,7 +150,7 @@ def waiting(root: Path, source: str = "") -> Queue:
             says[one.hash] = Says(one.answer, float(one.score or 0))
     counts = Counter(one.why for one in incoming.values() if one.why)
     mix = ", ".join(f"{count:,} {why}" for why, count in sorted(counts.items()))
-    about = f"Pictures that are not in data/ yet: {mix}." if mix else "Pictures that are not in data/ yet."
+    about = f"Photographs that are not in data/ yet: {mix}." if mix else "Pictures that are not in data/ yet."
     name, model = ("pictures", "") if source else ("harvest", "the service")
     return Queue(name, about, items, _classes(root), says, incoming, model)
 

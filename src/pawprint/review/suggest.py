@@ -34,7 +34,7 @@ class Suggester:
         self._files, self._params, self._backbone = files, params, backbone
         self._features: dict[str, NDArray[np.float32]] = {}
         self._labels: dict[str, str] = {}
-        self._learned, self._state = 0, f"The model suggests after {FIRST} pictures of each class."
+        self._learned, self._state = 0, f"The model suggests after {FIRST} photographs of each class."
         self._more, self._ending = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="suggest", daemon=True)
         self._thread.start()
@@ -55,6 +55,12 @@ class Suggester:
         self._thread.join()
 
     def _run(self) -> None:
+        try:
+            self._suggest_until_closed()
+        except Exception as error:  # without suggestions the page still takes decisions
+            self._state = f"No suggestions: {error}"
+
+    def _suggest_until_closed(self) -> None:
         from pawprint.models import registry
         from pawprint.training import devices
         from pawprint.training.feature_cache import Engine, FrozenPart
@@ -88,7 +94,9 @@ class Suggester:
         counts = Counter(labels.values())
         if len(counts) < 2 or min(counts.values()) < FIRST:
             least = ", ".join(f"{count} {label}" for label, count in sorted(counts.items()))
-            self._state = f"The model suggests after {FIRST} pictures of each class" + f" ({least})" * bool(least) + "."
+            self._state = (
+                f"The model suggests after {FIRST} photographs of each class" + f" ({least})" * bool(least) + "."
+            )
             return
         new = [digest for digest in self._features if digest not in self.says]
         if len(labels) < AGAIN * self._learned and not new:
@@ -109,5 +117,5 @@ class Suggester:
         }
         self._learned = len(labels)
         self._state = f"Suggestions learned from {len(labels):,} decisions" + (
-            "." if done else f", for {len(hashes):,} of {len(self._files):,} pictures so far."
+            "." if done else f", for {len(hashes):,} of {len(self._files):,} photographs so far."
         )

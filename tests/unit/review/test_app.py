@@ -211,6 +211,18 @@ def test_conflicts_are_shown_with_both_and_settled(root: Path) -> None:
     assert settled.conflicts() == {} and settled.standing()[one.hash].who == "Cleo"
 
 
+def test_a_decision_that_came_meanwhile_and_was_not_seen_is_a_conflict(root: Path, page: TestClient) -> None:
+    one, other = (found["hash"] for found in of(page)[:2])
+    Labels(root / "labels.csv").add([one, other], "drop", "", "Bob", "data")  # as by a merge
+    page.post("/decisions", json={"hashes": [one], "decision": "keep"})
+    assert {line.who for line in Labels(root / "labels.csv").conflicts()[one]} == {"Ann", "Bob"}
+    shown = {found["hash"]: found["decision"] for found in of(page)}
+    assert shown[other]["who"] == "Bob"  # now it is seen, and Ann's next word replaces it
+    page.post("/decisions", json={"hashes": [other], "decision": "keep"})
+    settled = Labels(root / "labels.csv")
+    assert settled.standing()[other].who == "Ann" and set(settled.conflicts()) == {one}
+
+
 def test_pictures_of_the_inbox_with_what_was_said_of_them(root: Path, tmp_path: Path) -> None:
     inbox = Inbox(root / "inbox")
     for number in range(30):
@@ -220,7 +232,7 @@ def test_pictures_of_the_inbox_with_what_was_said_of_them(root: Path, tmp_path: 
         )
         inbox.add([inbox.keep(picture, row)])
     queue = queues.waiting(root)
-    assert queue.about == "Pictures that are not in data/ yet: 30 feedback."
+    assert queue.about == "Photographs that are not in data/ yet: 30 feedback."
     with client(root, queue) as page:
         shown = of(page)
         new = next(one for one in shown if one["split"] == "new")
@@ -228,8 +240,12 @@ def test_pictures_of_the_inbox_with_what_was_said_of_them(root: Path, tmp_path: 
         assert all(one["says"] is None and one["reason"] == TESTED for one in shown if one["split"] == "test")
         assert page.get(f"/picture/{new['hash']}").content.startswith(b"\xff\xd8")
         page.post("/decisions", json={"hashes": [new["hash"]], "decision": "class", "label": "cat"})
-    why = Labels(root / "labels.csv").standing()[new["hash"]].why
-    assert why == f"harvest: answer {new['file']}, dog; feedback cat"
+        two = [one for one in shown if one["split"] == "new"][1:3]  # together, and each with its own answer
+        page.post("/decisions", json={"hashes": [one["hash"] for one in two], "decision": "drop"})
+    standing = Labels(root / "labels.csv").standing()
+    assert [standing[one["hash"]].why for one in (new, *two)] == [
+        f"harvest: answer {one['file']}, dog; feedback cat" for one in (new, *two)
+    ]
 
 
 def test_a_file_that_is_no_picture_has_its_sentence(root: Path, tmp_path: Path) -> None:
@@ -238,4 +254,4 @@ def test_a_file_that_is_no_picture_has_its_sentence(root: Path, tmp_path: Path) 
     with client(root, queues.waiting(root, "new")) as page:
         (one,) = of(page)
         answer = page.get(f"/picture/{one['hash']}")
-        assert answer.status_code == 422 and "not a picture" in answer.json()["error"]
+        assert answer.status_code == 422 and "known format" in answer.json()["error"]
