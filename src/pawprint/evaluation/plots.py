@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import matplotlib as mpl
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.figure import Figure as Canvas
 from matplotlib.ticker import NullFormatter
 from numpy.typing import NDArray
@@ -26,7 +27,12 @@ from pawprint.inference.classifier import Classifier
 
 mpl.use("Agg")
 mpl.rcParams["text.parse_math"] = False  # a class may have a `$` in its name
+# what matplotlib's own font lacks, where this machine has a font for it
+_OTHER_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "Noto Sans Devanagari")
+_INSTALLED = set(font_manager.get_font_names())
+mpl.rcParams["font.family"] = ["DejaVu Sans", *(name for name in _OTHER_SCRIPTS if name in _INSTALLED)]
 
+LONGEST = 24  # characters of a class's name; more of it is cut off
 BARS = 40  # slices, the least accurate
 MANY = 10  # classes; of more some plots show a part, or smaller
 Curve = Sequence[tuple[int, float]]  # (epoch, value)
@@ -47,6 +53,11 @@ def of_model(classifier: Classifier, report: EvaluationReport, scores: Scores, s
         first_layer(classifier.folder / "model.safetensors", split, out / "first_layer.png")
 
 
+def short(name: str) -> str:
+    """A class's name as a plot has room for it."""
+    return name if len(name) <= LONGEST else f"{name[: LONGEST - 1]}…"
+
+
 def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> None:
     """Right class by predicted class, in photographs; of many classes those that are confused most."""
     counts = np.asarray(evaluation.confusion)
@@ -54,10 +65,11 @@ def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> N
     side, many = max(4.0, 0.28 * len(shown)), len(shown) > MANY
     canvas = Canvas(figsize=(side, side), layout="constrained")
     axes = canvas.subplots()
-    names = [classes[label] for label in shown]
+    names = [short(classes[label]) for label in shown]
     display = ConfusionMatrixDisplay(counts[np.ix_(shown, shown)], display_labels=names)
+    long = many or max(map(len, names)) > LONGEST / 2
     display.plot(
-        ax=axes, colorbar=False, cmap="Blues", xticks_rotation="vertical" if many else "horizontal",
+        ax=axes, colorbar=False, cmap="Blues", xticks_rotation="vertical" if long else "horizontal",
         text_kw={"fontsize": 6} if many else None,
     )  # fmt: skip
     if many:
@@ -132,7 +144,7 @@ def mistakes(scores: Scores, split: Split, path: Path, most: int = 32) -> None:
     for axes, index, pixels in zip(grid.ravel(), worst, split.images(worst), strict=False):
         predicted = scores.probabilities[index]
         axes.imshow(pixels)
-        words = f"{scores.classes[int(predicted.argmax())]} {predicted.max():.0%}"
+        words = f"{short(scores.classes[int(predicted.argmax())])} {predicted.max():.0%}"
         axes.set_title(f"{Path(scores.origins[index]).name}\n{words}", fontsize=6)
     _save(canvas, path)
 
@@ -147,7 +159,7 @@ def roc_and_precision(scores: Scores, path: Path) -> None:
         truth, predicted = scores.labels == label, scores.probabilities[:, label]
         if truth.all() or not truth.any():
             continue
-        RocCurveDisplay.from_predictions(truth, predicted, name=scores.classes[label], ax=left)
+        RocCurveDisplay.from_predictions(truth, predicted, name=short(scores.classes[label]), ax=left)
         drawn = PrecisionRecallDisplay.from_predictions(truth, predicted, ax=right)
         drawn.line_.set_label(f"AP {drawn.average_precision:.4f}")
     left.set(xlabel="false positive rate", ylabel="true positive rate")
@@ -200,6 +212,7 @@ def corruptions(report: EvaluationReport, path: Path) -> None:
     split = 1 + len(report.corruptions.under)
     axes.barh(list(bars), list(bars.values()), color=["C0"] * split + ["C1"] * (len(bars) - split))
     axes.invert_yaxis()
+    axes.set_yticks(range(len(bars)), [short(name) for name in bars])
     axes.tick_params(axis="y", labelsize=7)
     axes.set(xlabel="accuracy", xlim=(0, 1.0))
     _save(canvas, path)
@@ -217,7 +230,8 @@ def activations(classifier: Classifier, scores: Scores, split: Split, path: Path
             predicted = int(scores.probabilities[index].argmax())
             axes.imshow(photograph)
             axes.imshow(cam.heat_map(planes, predicted), cmap="turbo", alpha=0.45, vmin=0, vmax=1)
-            axes.set_title(f"{word}: {scores.classes[predicted]} {scores.probabilities[index].max():.0%}", fontsize=7)
+            name, sure = short(scores.classes[predicted]), scores.probabilities[index].max()
+            axes.set_title(f"{word}: {name} {sure:.0%}", fontsize=7)
     _save(canvas, path)
 
 

@@ -458,3 +458,20 @@ def test_corrections_of_the_test_side_have_both_figures(prepared: PreparedDatase
     assert (found.relabelled, found.dropped) == (2, 3)
     assert found.accuracy_before.value == pytest.approx((len(test) - 2) / (len(test) + 3))
     assert Evaluator(test, {}, None, empty, side, {}, 0)._corrected(s) is None  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("names", [("x" * 100, "y" * 100), ("cat", "dog")], ids=["long", "ordinary"])
+def test_a_long_class_name_leaves_room_for_the_curves(
+    names: tuple[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    widths: list[float] = []
+
+    def drawn(canvas: plots.Canvas, path: Path) -> None:
+        canvas.draw_without_rendering()
+        widths.extend(axes.get_position().width for axes in canvas.axes)
+
+    monkeypatch.setattr(plots, "_save", drawn)
+    found = replace(scores([True, False] * 10), classes=names)
+    plots.roc_and_precision(found, tmp_path / "roc.png")
+    plots.confusion(measure(found), names, tmp_path / "confusion.png")
+    assert min(widths) > 0.3

@@ -329,6 +329,7 @@ function showFigures() {
     + `classified correctly (95 % interval: ${percent(low)} to ${percent(high)}), before any is refused.`;
   const head = document.createElement("tr");
   head.append(text("th", "class \\ predicted"), ...card.classes.map((name) => scope(text("th", name), "col")));
+  head.querySelectorAll("th").forEach((cell) => { cell.title = cell.textContent; }); // a long name is cut off
   const lines = about.confusion.map((counts, index) => {
     const line = document.createElement("tr");
     line.append(scope(text("th", card.classes[index]), "row"), ...counts.map((count, predicted) =>
