@@ -1,0 +1,150 @@
+"""A million photographs and more, without photographs: rows drawn from a counter, through what a set goes through.
+
+    python benchmarks/scale.py                        # 1,000,000 rows: manifest, splits, near-copies
+    python benchmarks/scale.py --rows 10000000
+    python benchmarks/scale.py --machines 50 --task-seconds 26 --hours 10    # a cluster whose machines are taken away
+
+Processor time, and peak memory; absolute times are of the machine that the table names.
+"""
+
+import argparse
+import heapq
+import resource
+import tempfile
+import time
+from collections import deque
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from common import report
+from pawprint import parallel
+from pawprint.config import SplitShares
+from pawprint.data import manifest, quality, shards
+from pawprint.data.manifest import ManifestRow
+from pawprint.data.splits import SPLITS, split_of
+
+CLASSES, BLOCK = 1000, 65_536
+BOOT = 180.0  # seconds until a machine that was taken away is replaced
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--machines", type=int, default=0, help="simulate a cluster of so many instead")
+    parser.add_argument("--cores", type=int, default=4, help="of a machine")
+    parser.add_argument("--task-seconds", type=float, nargs="+", default=[26.0], help="measured, of one task")
+    parser.add_argument("--hours", type=float, default=10.0)
+    parser.add_argument("--lost", type=float, default=0.05, help="share of the machines that is taken away in an hour")
+    options = parser.parse_args()
+    if options.machines:
+        busy, again, hours = simulate(
+            options.machines, options.cores, options.task_seconds, options.hours * 3600, options.lost / 3600
+        )
+        print(f"{options.machines} machines of {options.cores} cores, {options.lost:.0%} lost an hour, {hours:.1f} h")
+        print(f"busy with work that counts {busy:.1%}, done again {again:.2%}")
+        return
+    found = rows_through(options.rows)
+    report("scale", f"s of processor time, {options.rows:,} rows", {name: [one] for name, one in found.items()}, "open")
+    print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
+
+
+def drawn(count: int, seed: int = 2017) -> Iterator[ManifestRow]:
+    """`count` rows, sorted by hash; each is a function of its number."""
+    bits = max(0, (count - 1) // shards.SHARD).bit_length()
+    shares = SplitShares()
+    for first in range(0, count, BLOCK):
+        size = min(BLOCK, count - first)
+        random = np.random.Generator(np.random.Philox(key=seed, counter=first))
+        tails, phashes = random.bytes(size * 24), random.bytes(size * 18)
+        lengths = random.integers(15_000, 40_000, size).tolist()
+        for row in range(size):
+            number = first + row
+            digest = f"{number * 2**64 // count:016x}{tails[24 * row : 24 * row + 24].hex()}"
+            shard, label = f"{int(digest[:8], 16) >> (32 - bits):05}.tar", f"class {number % CLASSES}"
+            split, offset = split_of(digest, seed, shares), 512 * (number % shards.SHARD)
+            origin, phash = f"{label}/{number}.jpg", phashes[18 * row : 18 * row + 18].hex()
+            yield ManifestRow(digest, label, split, shard, offset, lengths[row], f"{number:08x}", origin, "", phash)
+
+
+def rows_through(count: int) -> dict[str, float]:
+    """Step -> seconds of processor time."""
+    spent: dict[str, float] = {}
+    started = time.process_time()
+
+    def done(step: str) -> None:
+        nonlocal started
+        spent[step] = time.process_time() - started
+        started = time.process_time()
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, manifest.FILE)
+        manifest.write(path, drawn(count))
+        done("draw and write")
+        rows = manifest.read(path)
+        parts = [rows.of_splits(name) for name in SPLITS]
+        for part in parts:
+            part.column("label", [0])
+        done("open")
+        manifest.digest(rows)
+        done("digest")
+        parts[0].hashes()
+        done("hashes of train")
+        known = rows.at(range(0, count, max(1, count // 1000)))
+        assert all(rows.find(row.hash) == row for row in known)
+        done("find 1,000")
+        phashes = [value.hex() for value in rows.column("phash").to_pylist()]
+        quality.near_groups(phashes, 8)
+        done("near-copies")
+    return spent
+
+
+def simulate(
+    machines: int, cores: int, task_seconds: list[float], seconds: float, loss_rate: float, seed: int = 2017
+) -> tuple[float, float, float]:
+    """(share of the cores' time that is work which counts, share of the work that is done again, hours).
+
+    Of so many tasks as would fill `seconds`, begun in order within `parallel.AHEAD` a core as by `parallel.map`, while
+    machines are taken away at `loss_rate` each second and replaced after BOOT. Starting a task takes no time here.
+    """
+    random = np.random.default_rng(seed)
+    slots, total = machines * cores, int(machines * cores * seconds / np.mean(task_seconds))
+    window, taken, first, done = parallel.AHEAD * slots, 0, 0, set[int]()
+    lost: deque[int] = deque()  # tasks whose machine died, first in line
+    idle = [(machine, 0) for machine in range(machines) for _ in range(cores)]  # (machine, its generation)
+    generation, running = [0] * machines, [dict[int, float]() for _ in range(machines)]
+    events: list[tuple[float, int, int, int, int]] = []  # (time, kind, machine, generation, task)
+    for machine in range(machines):
+        heapq.heappush(events, (random.exponential(1 / loss_rate), 1, machine, 0, -1))
+    now = useful = wasted = 0.0
+    while len(done) < total:
+        while idle and (lost or (taken < total and taken - first < window)):
+            machine, of = idle.pop()
+            if of != generation[machine]:
+                continue
+            task = lost.popleft() if lost else taken
+            taken += task == taken
+            running[machine][task] = now
+            heapq.heappush(events, (now + random.choice(task_seconds), 0, machine, of, task))
+        now, kind, machine, of, task = heapq.heappop(events)
+        if kind == 0 and of == generation[machine]:
+            useful += now - running[machine].pop(task)
+            done.add(task)
+            idle.append((machine, of))
+            while first in done:
+                first += 1
+        elif kind == 1:  # taken away, with what it is at
+            generation[machine] += 1
+            wasted += sum(now - began for began in running[machine].values())
+            lost.extend(sorted(running[machine]))
+            running[machine].clear()
+            heapq.heappush(events, (now + BOOT, 2, machine, generation[machine], -1))
+        elif kind == 2:
+            idle += [(machine, of)] * cores
+            heapq.heappush(events, (now + random.exponential(1 / loss_rate), 1, machine, of, -1))
+    return useful / (slots * now), wasted / (useful + wasted), now / 3600
+
+
+if __name__ == "__main__":
+    main()

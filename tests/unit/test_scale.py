@@ -1,0 +1,38 @@
+"""benchmarks/scale.py, small: rows without photographs, and a cluster whose machines are taken away."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "benchmarks"))
+
+
+def test_a_row_is_a_function_of_its_number_and_all_are_sorted() -> None:
+    import scale
+
+    rows = list(scale.drawn(70_000))
+    assert [row.hash for row in rows] == sorted({row.hash for row in rows})
+    assert len(rows) == 70_000
+    assert rows == list(scale.drawn(70_000))
+    assert {row.split for row in rows} == {"train", "validation", "test"}
+
+
+def test_rows_go_through_each_step() -> None:
+    import scale
+
+    assert set(scale.rows_through(5_000)) >= {"open", "digest", "near-copies"}
+
+
+def test_a_cluster_that_loses_nothing_is_busy_and_one_that_does_does_little_again() -> None:
+    import scale
+
+    busy, again, hours = scale.simulate(2, 1, [10.0], 3600, 1e-12)
+    assert (busy, again, hours) == (pytest.approx(1), 0, pytest.approx(1))
+    busy, again, hours = scale.simulate(50, 4, [20.0, 30.0], 3600, 0.5 / 3600)
+    assert 0.85 < busy < 1
+    assert 0 < again < 0.03
+    worse, more, longer = scale.simulate(50, 4, [20.0, 30.0], 3600, 20 / 3600)
+    assert worse < busy
+    assert more > again
+    assert longer > hours
