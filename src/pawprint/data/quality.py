@@ -241,7 +241,7 @@ def near_groups(phashes: Sequence[str], bits: int, cuts: Sequence[bytes] = ()) -
     and each picture is compared with those that follow it and share the word. At first with NEIGHBOURS at most, which
     joins thousands that are alike at a linear cost; then with all of those that are still in other groups.
     """
-    if len(phashes) < 2:
+    if len(phashes) < 2 or not any(phashes):
         return []
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
