@@ -95,7 +95,8 @@ def evaluate_test(name: str, classifier: Classifier, evaluator: Evaluator) -> Ev
     curves.write(DATA, name, {curve: record.curve(curve) for curve in CURVES}, scores)
     test, right = report.test, report.test.accuracy
     served = f"served {test.served_accuracy.value:.1%}, log loss {test.log_loss.value:.4f}"
-    text = f"  {name:<24}{right.value:.1%} [{right.low:.1%}, {right.high:.1%}] right, {served}"
+    interval = f"[{100 * right.low:.1f}, {100 * right.high:.1f}]"
+    text = f"  {name:<20}{right.value:.1%} {interval} right, {served}"  # 80 characters
     say(text, candidate=name, test=test.model_dump())
     return report
 
