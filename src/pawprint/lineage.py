@@ -140,9 +140,10 @@ def git_state(root: Path) -> tuple[str, bool]:
     return commit, dirty or not commit
 
 
-def uncommitted_records(root: Path) -> bool:
-    """Is what the last run wrote for git in no commit yet?"""
-    return bool(_git(root, "status", "--porcelain", "--", *RECORDS))
+def uncommitted_record(root: Path) -> list[str]:
+    """The files that tell of the last run and are in no commit yet as they are: what it used, and what it wrote."""
+    status = _git(root, "status", "--porcelain", "--", "data.dvc", "params.yaml", *RECORDS).decode()
+    return [line[3:] for line in status.splitlines()]
 
 
 def why_no_commit(root: Path) -> str:

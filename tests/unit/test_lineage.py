@@ -24,10 +24,10 @@ def test_a_changed_file_makes_the_tree_dirty_but_what_a_run_writes_does_not(tmp_
     commit, dirty = lineage.git_state(tmp_path)
     assert len(commit) == 40
     assert not dirty
-    assert not lineage.uncommitted_records(tmp_path)
+    assert not lineage.uncommitted_record(tmp_path)
     for name in lineage.RECORDS:
         (tmp_path / name).write_text("2")
-        assert lineage.uncommitted_records(tmp_path)
+        assert name in lineage.uncommitted_record(tmp_path)
     (tmp_path / "untracked").write_text("")
     assert lineage.git_state(tmp_path) == (commit, False)
     (tmp_path / "code.py").write_text("2")

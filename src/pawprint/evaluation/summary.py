@@ -22,7 +22,7 @@ from pawprint.errors import PawprintError
 from pawprint.evaluation.gate import OUTCOMES
 from pawprint.files import read_json, replace_section
 from pawprint.inference.classifier import ModelInfo
-from pawprint.lineage import RECORDS, commit_in_words, processor, uncommitted_records
+from pawprint.lineage import commit_in_words, processor, uncommitted_record
 from pawprint.progress import as_json, say
 
 DRAWN = "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
@@ -64,8 +64,8 @@ def show(root: Path) -> None:
         ("make run PHOTOS=FILE", "the same on photographs: a zip, or a folder with a folder a class"),
     ):
         following.add_row("", escape(command), what)
-    if uncommitted_records(root):
-        following.add_row("", f"git add {' '.join(RECORDS)}", "and commit: later runs are compared with this one")
+    if changed := uncommitted_record(root):
+        following.add_row("", f"git add {' '.join(changed)}", "and commit: later runs are compared with this one")
     drawn = [f"[yellow]{DRAWN}[/]\n"] if found["drawn"] else []
     with suppress(OSError):  # a reader that went away, or a closed terminal
         console.print(Group("", table, facts, "", *drawn, "Next:", following))
