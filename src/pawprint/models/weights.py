@@ -43,7 +43,7 @@ class Record(Pretrained):
     @property
     def path(self) -> Path:
         """Where the store has the file."""
-        return _store() / f"{self.sha256}.safetensors"
+        return store() / f"{self.sha256}.safetensors"
 
     def check(self) -> Self:
         """Raise PawprintError where the store has no file of this digest."""
@@ -99,7 +99,7 @@ def add(name: str, file: Path | None = None, licence: str = "") -> Record:
 
     pinned = read(name) if _lock(name).is_file() else None
     about = timm_backbone.about(name)
-    incoming = _store() / "incoming" / name.replace("/", "+")
+    incoming = store() / "incoming" / name.replace("/", "+")
     if file is not None:
         if not file.is_file():
             raise PawprintError(f"{file} is no file. Name the safetensors file that holds the weights of {name}.")
@@ -197,5 +197,6 @@ def _lock(name: str) -> Path:
     return LOCKS / f"{name}.lock"
 
 
-def _store() -> Path:
-    return Path(os.environ.get("PAWPRINT_CACHE", "cache")) / "weights"
+def store(root: Path = Path()) -> Path:
+    """The folder of a project's files of weights, each named by its digest."""
+    return root / os.environ.get("PAWPRINT_CACHE", "cache") / "weights"

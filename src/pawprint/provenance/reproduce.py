@@ -20,6 +20,7 @@ from typing import NamedTuple
 from pawprint import dvc
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
+from pawprint.models import weights
 from pawprint.tracking.run import FOLDER
 from pawprint.tracking.tracker import Tracker
 
@@ -62,6 +63,10 @@ def reproduce(root: Path, word: str) -> Outcome:
                 f"{dvc.data_hash(there)}. Its record is broken: `pawprint trace {run_id[:8]}` shows where."
             )
         dvc.pull_elsewhere(root, there)
+
+        if (kept := weights.store(root).absolute()).is_dir():  # what is read of it must have the pinned digest
+            (there / "cache").mkdir(exist_ok=True)
+            (there / "cache" / "weights").symlink_to(kept)
 
         # 3. train
         _run(there, "flows.preprocess")
