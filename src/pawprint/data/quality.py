@@ -22,6 +22,7 @@ BITS = 144  # of a perceptual hash: nine words of 16 bits
 LISTED = 5  # of the others in a group, in a sentence
 NEIGHBOURS = 64  # compared with at first in each word's order: joins most of thousands that are alike
 PAIRED = 2048  # photographs that are compared all with all
+MOST_CUT = 0.05  # of a set, that may look like others with edges cut off before that means nothing in it
 _SIDE = 60  # pixels of a side, from which cut pictures are hashed
 _EVEN = 16  # grey levels in which the pixels of a border of one colour differ at most
 
@@ -91,7 +92,14 @@ def screen(seen: Sequence[P | Rejected], bits: int) -> tuple[list[P], list[Rejec
     same in all of it (a camera that never moves): then they are a warning, and none is rejected.
     """
     kept, copied = copies(one for one in seen if not isinstance(one, Rejected))
-    near, warnings = near_copies(kept, bits), []
+    near, warnings = near_copies(kept, bits), list[str]()
+    if bits and len(near) > MOST_CUT * len(kept):
+        joined, near = len(near), near_copies(kept, bits, cut=False)
+        if len(near) < joined:
+            warnings.append(
+                f"{joined - len(near):,} of {len(kept):,} photographs look like another one with its edges cut off. "
+                "Drawings of one thing on an even ground do, so none is rejected for that."
+            )
     count = sum(one.reason == "two_labels" for one in near)
     if bits and count > len(kept) / 2:
         near = near_copies(kept, 0)
@@ -117,17 +125,17 @@ def copies(photographs: Iterable[P]) -> tuple[list[P], list[Rejected]]:
     return kept, bad
 
 
-def near_copies(photographs: Sequence[Photograph], bits: int) -> list[Rejected]:
+def near_copies(photographs: Sequence[Photograph], bits: int, cut: bool = True) -> list[Rejected]:
     """Rejections of photographs whose picture is in another file too: within `bits` bits, or at 0 the same bytes.
 
     The same picture is also its mirror image, one with edges of 2.5 or 5 % cut off, and one with such a border or with
-    any border of one colour; where edges are cut, within twice the bits, for no two cuts are quite the same.
+    any border of one colour; where edges are `cut`, within twice the bits, for no two cuts are quite the same.
 
     A group under two labels is rejected altogether, for one label is wrong. Of a group that spans splits, the
     photographs of validation and test are rejected: they would be evaluated on what the model learned. None is moved.
     """
     bad = []
-    phashes, cuts = [one.phash for one in photographs], [one.cuts for one in photographs]
+    phashes, cuts = [one.phash for one in photographs], [one.cuts for one in photographs] if cut else []
     for group in near_groups(phashes, bits, cuts) if bits else _equal(photographs):
         members = [photographs[index] for index in group]
         labels, splits = {one.label for one in members}, {one.split for one in members}

@@ -119,3 +119,24 @@ def test_hashes_of_cut_pictures_are_compared_exactly() -> None:
     found = quality.near_groups([one.tobytes().hex() for one in whole], 8, [one.tobytes() for one in cuts])
     assert {tuple(group) for group in found} == expected
     assert 40 < len(expected) < 60
+
+
+def test_where_many_look_like_a_part_of_another_one_none_is_rejected_for_that() -> None:
+    """Drawings of one thing on an even ground; a copy of the whole picture is rejected as before."""
+    rng = np.random.default_rng(11)
+
+    def drawn(number: int) -> quality.Photograph:
+        canvas = np.full((200, 200, 3), 30, np.uint8)
+        centre = tuple(int(place) for place in rng.integers(96, 105, 2))
+        cv2.circle(canvas, centre, int(rng.integers(40, 50)), (220, 60, 60), -1)
+        found, label = checked(canvas), ("round", "ball")[number % 2]
+        name, split = f"{number:064x}", ("train", "test")[number % 3 // 2]
+        return quality.Photograph(name, label, name, Path(name), split, "", "", found.phash, found.cuts)
+
+    set_of = [drawn(number) for number in range(40)]
+    used, rejected, warnings = quality.screen(set_of, 8)
+    whole = quality.near_copies(set_of, 8, cut=False)
+    assert len(quality.near_copies(set_of, 8)) > len(whole)
+    assert any("with its edges cut off" in one for one in warnings)
+    assert len(used) + len(rejected) == 40
+    assert {one.path for one in rejected} <= {one.path for one in whole}
