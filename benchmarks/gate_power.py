@@ -78,23 +78,27 @@ def surer_than(margins: Margins) -> Pair:
     return surer * margins, float(brentq(lambda scale: mean(scale) - mean(surer), 0.01, best)) * margins
 
 
-def promoted(pair: Pair, repeats: int, rng: np.random.Generator, n: int) -> float:
-    """Share of the draws in which the second of a pair is promoted over the first."""
+def promoted(pair: Pair, repeats: int, rng: np.random.Generator, n: int, equal: bool) -> tuple[float, float]:
+    """Share of the draws in which the second of a pair is promoted over the first, and in which its log loss is shown
+    to be better on the test split alone; `equal` ones are swapped anew each time, photograph by photograph."""
     drawn = rng.integers(0, len(pair[0]), (repeats, n))
     theirs, ours = (one[drawn] for one in pair)
+    if equal:
+        swap = rng.random(drawn.shape) < 0.5
+        theirs, ours = np.where(swap, ours, theirs), np.where(swap, theirs, ours)
     passed, _ = losses_compared(ours, theirs)
-    _, worse = losses_compared(ours[:, :TESTED], theirs[:, :TESTED])
+    alone, worse = losses_compared(ours[:, :TESTED], theirs[:, :TESTED])
     for draw in np.flatnonzero(passed & ~worse):
         right, before = ours[draw] > 0, theirs[draw] > 0
-        alone, other_alone = int((right & ~before).sum()), int((before & ~right).sum())
-        low, _ = intervals.paired_proportions(alone, other_alone, n)
+        counts = int((right & ~before).sum()), int((before & ~right).sum())
+        low, _ = intervals.paired_proportions(*counts, n)
         tested = scores(ours[draw, :TESTED]), scores(theirs[draw, :TESTED])
         counts = int((right & ~before)[:TESTED].sum()), int((before & ~right)[:TESTED].sum())
         _, high = intervals.paired_proportions(*counts, TESTED)
         words = {"trait": rng.integers(0, SLICES, TESTED).astype(str).tolist()}
         weaker = slices.worse(*(slices.slices(one, words, least=1) for one in tested))
         passed[draw] = low >= -Gate().max_accuracy_loss and high >= 0 and not weaker
-    return float((passed & ~worse).mean())
+    return float((passed & ~worse).mean()), float(alone.mean())
 
 
 def main() -> None:
@@ -110,10 +114,9 @@ def main() -> None:
         n = len(first)
     else:
         first, second = fitted(rng)
-    swap = rng.random(len(first)) < 0.5
     pairs = {
         "gain": (first, second),
-        "equal": (np.where(swap, first, second), np.where(swap, second, first)),
+        "equal": (first, second),
         "surer": surer_than(first)[::-1],
     }
     table = Table(title=f"{arguments.repeats:,} draws of {n:,} photographs", title_justify="left")
@@ -121,10 +124,8 @@ def main() -> None:
         table.add_column(column)
     for name, pair in pairs.items():
         wrong, wrong_too, one, other, spread = figures(*pair)
-        share = promoted(pair, arguments.repeats, rng, n)
-        drawn = rng.integers(0, len(pair[0]), (arguments.repeats, TESTED))
-        alone, _ = losses_compared(pair[1][drawn], pair[0][drawn])
-        rates = (in_words(round(rate * arguments.repeats), arguments.repeats) for rate in (share, alone.mean()))
+        shares = promoted(pair, arguments.repeats, rng, n, name == "equal")
+        rates = (in_words(round(rate * arguments.repeats), arguments.repeats) for rate in shares)
         table.add_row(
             name, f"{wrong:.2%}, {wrong_too:.2%}", f"{one:.4f}, {other:.4f}", f"{spread / n**0.5:.4f}", *rates
         )
