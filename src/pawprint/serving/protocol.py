@@ -125,6 +125,9 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cancel()
         self._cancel_unread()
         super().connection_lost(exc)
+        self.pipeline.clear()  # requests that were not begun: a cycle of references would keep their bodies for long
+        if self.cycle is not None:
+            self.cycle.body = bytearray()
 
     def _cancel(self) -> None:
         if self._deadline:
