@@ -195,7 +195,7 @@ def error_at(looks: int, budget: int) -> float:
 
 def count_looks(verdict: Verdict, looks: int, budget: int) -> Verdict:
     """The verdict with a rule that says how often this test side has been compared on."""
-    words = f"comparisons on this test side (from the {budget + 1}th on each is stricter; another seed is another side)"
+    words = f"comparisons on this test side (after {budget} each is stricter; another seed is another side)"
     rule = Rule(rule=words, challenger=str(looks), champion="-", passed=None)
     told = verdict.model_copy(update={"rules": [*verdict.rules, rule]})
     return (
