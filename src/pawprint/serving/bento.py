@@ -29,7 +29,17 @@ from pawprint.lineage import folder_digest
 
 NAME = "pawprint"
 _ROOT = Path(__file__).resolve().parents[3]
-_MODULES = ("__init__.py", "config.py", "errors.py", "image.py", "inference", "lineage.py", "serving", "telemetry.py")
+_MODULES = (
+    "__init__.py",
+    "config.py",
+    "errors.py",
+    "image.py",
+    "inference",
+    "lineage.py",
+    "parallel.py",
+    "serving",
+    "telemetry.py",
+)
 _ENTRY = "pawprint_bento"  # bento_entry.py under a name that no installed package has
 
 
