@@ -17,11 +17,12 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
-
-from filelock import FileLock, Timeout
+from typing import TYPE_CHECKING, Any
 
 from pawprint.errors import PawprintError
+
+if TYPE_CHECKING:
+    from filelock import FileLock
 
 
 @contextmanager
@@ -149,7 +150,7 @@ def recover(folder: Path) -> None:
 
 
 @contextmanager
-def lock(path: Path, busy: str = "", timeout: float = 0) -> Iterator[FileLock]:
+def lock(path: Path, busy: str = "", timeout: float = 0) -> Iterator["FileLock"]:
     """Hold the lock file `path`; the system releases it when the process ends, however it ends.
 
     The file is removed at the end, while it is held: who waited for it meanwhile notices and makes a new one.
@@ -157,6 +158,8 @@ def lock(path: Path, busy: str = "", timeout: float = 0) -> Iterator[FileLock]:
     Raises:
         PawprintError: `busy`, where another process holds it still after `timeout` seconds (-1 waits for ever).
     """
+    from filelock import FileLock, Timeout  # here: a Bento, which locks nothing, does without it
+
     path.parent.mkdir(parents=True, exist_ok=True)
     held = FileLock(path, timeout=timeout)
     try:

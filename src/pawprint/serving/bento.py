@@ -33,6 +33,7 @@ _MODULES = (
     "__init__.py",
     "config.py",
     "errors.py",
+    "files.py",
     "image.py",
     "inference",
     "lineage.py",

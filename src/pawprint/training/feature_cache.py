@@ -99,6 +99,8 @@ class FeatureCache:
         """Compute what is missing."""
         known = self._places()
         missing = [index for index, name in enumerate(split.hashes) if name not in known]
+        if not missing:
+            return
         bytes_each = int(np.prod(self.shape)) * np.dtype(self._dtype).itemsize
         size = max(1, min(BLOCK, BLOCK_BYTES // bytes_each))
         blocks = [missing[start : start + size] for start in range(0, len(missing), size)]

@@ -94,7 +94,7 @@ def test_a_run_holds_what_it_was_given_and_gave(
     assert answer["probabilities"].sum(axis=1) == pytest.approx([1, 1])
 
 
-def test_the_runs_are_their_owners(tmp_path: Path) -> None:
+def test_the_runs_are_their_owners(tracker: Tracker, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     server.prepare(tmp_path)
     assert {path.name: stat.S_IMODE(path.stat().st_mode) for path in tmp_path.glob("mlflow.db*")} == {
         "mlflow.db": 0o600
@@ -102,6 +102,8 @@ def test_the_runs_are_their_owners(tmp_path: Path) -> None:
     (tmp_path / "mlflow.db").chmod(0o660)  # a team that shares a folder has chosen that
     server.prepare(tmp_path)
     assert stat.S_IMODE((tmp_path / "mlflow.db").stat().st_mode) == 0o660
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it to the database before
+    server.connect(tracker.root)  # where MLflow logs is the whole process's
 
 
 def test_a_thousand_classes_are_logged_and_described(
