@@ -18,6 +18,8 @@ from urllib.request import urlopen
 
 from playwright.sync_api import Page, sync_playwright
 
+from pawprint.tracking.tracker import Tracker
+
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs" / "images"
 WAIT = 60_000  # ms
@@ -38,18 +40,22 @@ def main() -> None:
         with urlopen(f"{url}/api/2.0/mlflow/runs/get?run_id={champion['run_id']}") as answer:
             home = json.load(answer)["run"]["info"]["experiment_id"]
         version = f"{champion['model']}/versions/{champion['version']}"
+        first = Tracker(ROOT).comparison_page(champion["dataset"])
+        page.set_viewport_size({"width": 1620, "height": 620})
+        take(page, f"{url}{first}", "test_log_loss", "mlflow-runs.png", {"x": 0, "y": 0, "width": 1199, "height": 620})
+        page.set_viewport_size({"width": 1280, "height": 900})
         take(page, f"{url}/#/experiments/{home}/runs/{champion['run_id']}", "test_log_loss", "mlflow-run.png")
         take(page, f"{url}/#/models/{version}", "promoted_because", "mlflow-model.png")
         browser.close()
 
 
-def take(page: Page, address: str, shows: str, name: str) -> None:
+def take(page: Page, address: str, shows: str, name: str, part: dict[str, int] = PART) -> None:
     """A picture of `address`, once it shows the words `shows`."""
     page.goto(address)
     page.get_by_text(shows).first.wait_for(state="attached")
     page.wait_for_timeout(8000)  # what stands beside the words comes later
     path = OUT / name
-    page.screenshot(path=path, clip=PART)
+    page.screenshot(path=path, clip=part)
     print(f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes")
     if path.stat().st_size > LARGEST:
         sys.exit(f"error: {name} is larger than {LARGEST} bytes. Take a smaller part of the page.")
