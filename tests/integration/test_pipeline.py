@@ -23,6 +23,7 @@ from typing import Any
 import httpx
 import pytest
 
+from pawprint.lineage import sha256
 from service_process import free_port
 from workspace import PROJECT, Workspace, consistent_champion
 
@@ -30,6 +31,7 @@ from workspace import PROJECT, Workspace, consistent_champion
 ELSEWHERE = {"make run", "make run PHOTOS=train.zip", "make serve", "make stack", "make test"}
 FIRST_RUN = "test_a_fresh_clone_goes_from_photographs_to_a_packaged_champion"
 SERVED = ("curl ", "pawprint predict --url", "pawprint traffic")  # what wants the server
+MINUTES = ("pawprint baselines",)  # tests/unit/evaluation/test_baselines.py has its rows
 
 
 def commands() -> list[str]:
@@ -139,7 +141,14 @@ def test_with_nothing_changed_nothing_runs_and_no_server_is_started(workspace: W
     assert "up to date" in workspace("dvc", "repro")
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if c not in ELSEWHERE and not c.startswith(SERVED)])
+@pytest.mark.parametrize(
+    "command",
+    [
+        pytest.param(c, marks=pytest.mark.slow) if c in MINUTES else c
+        for c in commands()
+        if c not in ELSEWHERE and not c.startswith(SERVED)
+    ],
+)
 def test_a_command_of_the_readme_works(workspace: Workspace, command: str) -> None:
     if not (workspace.root / "pictures").exists():  # the files that the README's examples speak of
         photos = sorted((workspace.root / "data").glob("*/*.jpg"))
@@ -253,6 +262,26 @@ def test_turning_all_of_it_back_trains_nothing(workspace: Workspace) -> None:
     assert [(workspace.json("models/article_cnn/run.json")["run_id"],)] == first
     assert workspace.json("models/article_cnn/model.json")["lineage"]["run_id"] == first[0][0]
     consistent_champion(workspace)
+
+
+@pytest.mark.parametrize("kind", ["hardlink", pytest.param("symlink", marks=pytest.mark.slow)])
+def test_outputs_that_are_links_into_dvc_s_cache_are_written_beside_it(workspace: Workspace, kind: str) -> None:
+    def digests(names: set[Path]) -> dict[Path, str]:
+        return {name: sha256(name) for name in names}
+
+    workspace("dvc", "config", "--local", "cache.type", kind)
+    workspace("dvc", "checkout", "--relink", "--force")
+    metrics = workspace.root / "reports" / "metrics.json"
+    assert metrics.is_symlink() if kind == "symlink" else metrics.stat().st_nlink > 1
+    before = digests({path for path in (workspace.root / ".dvc" / "cache").rglob("*") if path.is_file()})
+    workspace.params(lambda p: p["gate"].update(min_photographs=p["gate"]["min_photographs"] - 1))
+    assert "register: done in" in workspace.run()
+    assert digests(set(before)) == before
+    consistent_champion(workspace)
+    workspace("git", "checkout", "-q", "params.yaml")
+    workspace("dvc", "config", "--local", "--unset", "cache.type")
+    workspace.run()
+    workspace("dvc", "checkout", "--relink", "--force")
 
 
 def test_an_alias_moved_by_hand_is_packaged_by_the_next_run(workspace: Workspace) -> None:

@@ -47,7 +47,10 @@ def baselines(
     target = out.absolute()
     os.chdir(ROOT)
     params, data = load_params(Path("params.yaml")), PreparedDataset.open(Path("prepared"))
-    rows = [row for name in names or measured.default(data) for row in measured.measure(name, params, data, seeds)]
+    for name in names or ():  # all of them before the first is measured
+        measured.check(name, params)
+    chosen = names or measured.default(params, data)
+    rows = [row for name in chosen for row in measured.measure(name, params, data, seeds)]
     measured.write(rows, data, target)
     shown = Table(*measured.COLUMNS, box=None, pad_edge=False)
     for cells in measured.table(rows):

@@ -91,9 +91,26 @@ class Row(BaseModel):
     size_mb: float
 
 
-def default(data: PreparedDataset) -> list[str]:
-    """The baselines that fit these classes and take minutes."""
-    return [name for name in BASELINES if name != "ImageNet's own head" or data.classes == ("cat", "dog")]
+def default(params: Params, data: PreparedDataset) -> list[str]:
+    """The baselines that fit these classes and take minutes; those whose weights are not installed are named."""
+    found = []
+    for name in BASELINES:
+        if name == "ImageNet's own head" and data.classes != ("cat", "dog"):
+            continue
+        try:
+            check(name, params)
+        except PawprintError as error:
+            say(f"left out: {name}. {error}")
+        else:
+            found.append(name)
+    return found
+
+
+def check(name: str, params: Params) -> None:
+    """PawprintError where there is no such baseline, or its weights are not installed."""
+    if name not in WHAT and not name.startswith("timm/"):
+        raise PawprintError(f"There is no baseline {name!r}. There are {', '.join(WHAT)}, and timm/NAME.")
+    registry.check(_params(name, params, params.seed))
 
 
 def measure(name: str, params: Params, data: PreparedDataset, seeds: int = 1) -> list[Row]:
@@ -102,8 +119,7 @@ def measure(name: str, params: Params, data: PreparedDataset, seeds: int = 1) ->
     Raises:
         PawprintError: There is no such baseline, or it does not fit these classes.
     """
-    if name not in WHAT and not name.startswith("timm/"):
-        raise PawprintError(f"There is no baseline {name!r}. There are {', '.join(WHAT)}, and timm/NAME.")
+    check(name, params)
     random = name in NETWORKS and NETWORKS[name].get("train") != "head"
     rows = []
     for seed in range(params.seed, params.seed + (seeds if random else 1)):
@@ -132,7 +148,6 @@ def _params(name: str, params: Params, seed: int) -> Params:
 
 def _measured(name: str, params: Params, data: PreparedDataset) -> Row:
     if params.candidates:
-        registry.check(params)
         return _network(name, params, data)
     predict = {"majority class": _majority, "colour histogram": _colours, "ImageNet's own head": _untrained}[name]
     began = time.monotonic()

