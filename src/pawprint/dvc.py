@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -213,36 +213,29 @@ def remote(root: Path, name: str) -> dict[str, str]:
     return {key.removeprefix(head): value for key, _, value in lines if key.startswith(head)}
 
 
-def objects(root: Path) -> list[Path]:
-    """The files of DVC's cache."""
-    return [path for path in (_cache(root) / "files" / "md5").glob("??/*") if path.is_file()]
+def objects(root: Path) -> dict[str, Path]:
+    """The files of DVC's cache by the MD5 that each is kept under."""
+    found = (_cache(root) / "files" / "md5").glob("??/*")
+    return {path.parent.name + path.name: path for path in found if path.is_file()}
 
 
-def object_name(path: Path) -> str:
-    """The MD5 that a file of the cache is kept under."""
-    return path.parent.name + path.name
-
-
-def remotes(root: Path) -> list[tuple[str, Callable[[Iterable[str]], None]]]:
-    """(name, what deletes objects there by their MD5) of each remote but the sample's, which ships with the project."""
+def remotes(root: Path) -> list[str]:
+    """The names of all remotes but the sample's, which ships with the project."""
     listed = re.findall(r"^remote\.(.+)\.url=", _dvc(root, "config", "--list", check=False), re.MULTILINE)
+    return [name for name in listed if name != SAMPLE_REMOTE]
 
-    def deleting(name: str) -> Callable[[Iterable[str]], None]:
-        def delete(hashes: Iterable[str]) -> None:
-            import fsspec  # here: nothing else of DVC's needs it
 
-            about = remote(root, name)
-            options = {"client_kwargs": {"endpoint_url": about["endpointurl"]}} if "endpointurl" in about else {}
-            url = about["url"] if "://" in about["url"] else str((root / ".dvc" / about["url"]).resolve())
-            system, base = fsspec.core.url_to_fs(url, **options)
-            for one in hashes:
-                place = f"{base}/files/md5/{one[:2]}/{one[2:]}"
-                if system.exists(place):
-                    system.rm(place)
+def delete(root: Path, name: str, hashes: Iterable[str]) -> None:
+    """Delete objects of a remote, by their MD5; those that are not there are left out."""
+    import fsspec  # here: nothing else of DVC's needs it
 
-        return delete
-
-    return [(name, deleting(name)) for name in listed if name != SAMPLE_REMOTE]
+    about = remote(root, name)
+    options = {"client_kwargs": {"endpoint_url": about["endpointurl"]}} if "endpointurl" in about else {}
+    url = about["url"] if "://" in about["url"] else str((root / ".dvc" / about["url"]).resolve())
+    system, base = fsspec.core.url_to_fs(url, **options)
+    for place in (f"{base}/files/md5/{one[:2]}/{one[2:]}" for one in hashes):
+        if system.exists(place):
+            system.rm(place)
 
 
 def _cache(root: Path) -> Path:

@@ -195,12 +195,11 @@ def _profile(data: bytes) -> bytes:
     return b"".join(parts[number] for number in sorted(parts))
 
 
-def segments(data: bytes, most: int = _SEGMENTS) -> Iterator[tuple[int, int, int]]:
-    """(marker, first byte, end) of at most `most` segments of a JPEG, up to the first scan, whose header is the last.
+def segments(data: bytes, most: int = _SEGMENTS, place: int = 2) -> Iterator[tuple[int, int, int]]:
+    """(marker, first byte, end) of at most `most` segments of a JPEG, up to the next scan, whose header is the last.
 
-    One by one, for a search of the whole costs as much as its hash.
+    They begin at `place`. One by one, for a search of the whole costs as much as its hash.
     """
-    place = 2
     for _ in range(most):
         if data[place : place + 2] == b"\xff\xff":  # fill bytes
             found = _NOT_FILL.search(data, place)

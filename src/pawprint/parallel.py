@@ -180,7 +180,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError:
-        raise PawprintError("Ray is not installed. `pip install 'pawprint[cluster]'` brings it.") from None
+        raise PawprintError("Ray is not installed. `uv pip install ray==2.60.0` brings the locked version.") from None
     return ray
 
 

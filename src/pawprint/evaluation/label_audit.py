@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.model_selection import StratifiedGroupKFold, StratifiedKFold, cross_val_predict
 from sklearn.neighbors import NearestNeighbors
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -74,7 +74,8 @@ def audit(data: PreparedDataset, params: Params, top: int) -> list[LabelIssue]:
     features = features_of(splits, params, len(data.classes))
     labels = np.concatenate([split.labels for split in splits])
     # 2. the two ranks
-    probabilities = out_of_fold(features, labels, params.seed)
+    units = [row.unit for split in splits for row in split.rows] if data.groups else []
+    probabilities = out_of_fold(features, labels, params.seed, groups=units)
     issue, outlier = 1 - probabilities[np.arange(len(labels)), labels], outlier_score(features)
     chosen = interleave(np.argsort(-issue, kind="stable"), np.argsort(-outlier, kind="stable"), top)
     # 3. the reasons
@@ -123,15 +124,28 @@ def backbone_of(params: Params) -> str:
 
 
 def out_of_fold(
-    features: NDArray[np.float32], labels: NDArray[np.int64], seed: int, strength: float = STRENGTH
+    features: NDArray[np.float32],
+    labels: NDArray[np.int64],
+    seed: int,
+    strength: float = STRENGTH,
+    groups: Sequence[str] = (),
 ) -> NDArray[np.float64]:
-    """Probabilities [n, classes]; each photograph's by a regression on the others of `features` [n, d]."""
-    folds = min(FOLDS, int(np.bincount(labels).min()))
+    """Probabilities [n, classes]; each photograph's by a regression on others of `features` [n, d], none of its group.
+
+    Raises:
+        PawprintError: a class has fewer than two photographs, or all of them in one group.
+    """
+    units = np.unique(groups, return_inverse=True)[1] if groups else np.arange(len(labels))
+    folds = min(FOLDS, *(len(np.unique(units[labels == one])) for one in range(int(labels.max()) + 1)))
     if folds < 2:
-        raise PawprintError("A class has fewer than two photographs: its labels cannot be audited. Add some.")
+        what = "photographs in two groups" if groups else "two photographs"
+        raise PawprintError(f"A class has fewer than {what}: its labels cannot be audited. Add some.")
     regression = make_pipeline(StandardScaler(), LogisticRegression(C=strength, max_iter=500))
-    order = StratifiedKFold(folds, shuffle=True, random_state=seed)
-    return np.asarray(cross_val_predict(regression, features, labels, cv=order, method="predict_proba"))
+    order = (StratifiedGroupKFold if groups else StratifiedKFold)(folds, shuffle=True, random_state=seed)
+    found = cross_val_predict(
+        regression, features, labels, groups=units if groups else None, cv=order, method="predict_proba"
+    )
+    return np.asarray(found)
 
 
 def outlier_score(features: NDArray[np.float32], neighbours: int = NEIGHBOURS) -> NDArray[np.float32]:

@@ -105,30 +105,34 @@ class Network(nn.Module, ABC):
         raise NotImplementedError
 
 
-class PooledNetwork(Network):
-    """Feature maps, averaged over all places, then one linear layer: the map follows from its weights.
-
-    The class-activation map is the linear layer's weights times the feature maps (Zhou et al., Learning Deep Features
-    for Discriminative Localization, 2016).
-    """
+class LinearHead(Network):
+    """Dropout and one linear layer on the embedding."""
 
     def __init__(self, classes: int, features: int, dropout: float = 0.0) -> None:
         super().__init__(classes, features)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, self.width)
 
-    def embed(self, maps: Tensor) -> Tensor:
-        """[N, c, h, w] -> [N, c]."""
-        return maps.mean(dim=(2, 3))
-
     def head_of(self, embedding: Tensor) -> Tensor:
-        """[N, c] -> [N, width]."""
+        """[N, features] -> [N, width]."""
         last: Tensor = self.head(self.dropout(embedding))
         return last
 
     def forward_head(self, maps: Tensor) -> Tensor:
-        """[N, c, h, w] -> [N, width]."""
+        """Feature maps -> [N, width]."""
         return self.head_of(self.embed(maps))
+
+
+class PooledNetwork(LinearHead):
+    """Feature maps, averaged over all places, then one linear layer: the map follows from its weights.
+
+    The class-activation map is the linear layer's weights times the feature maps (Zhou et al., Learning Deep Features
+    for Discriminative Localization, 2016).
+    """
+
+    def embed(self, maps: Tensor) -> Tensor:
+        """[N, c, h, w] -> [N, c]."""
+        return maps.mean(dim=(2, 3))
 
     def cam(self, maps: Tensor) -> Tensor:
         """[N, c, h, w] -> [N, width, h, w]."""

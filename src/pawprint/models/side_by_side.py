@@ -14,18 +14,17 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pawprint import image
-from pawprint.models.backbone import Network
+from pawprint.models.backbone import LinearHead, Network
 
 
-class SideBySide(Network):
+class SideBySide(LinearHead):
     """The embeddings of all members, one behind the other; the head's dropout is all that is in training mode."""
 
     pretrained, maps_can_be_cached = True, False
     scale = 1.0  # members normalize
 
     def __init__(self, classes: int, members: Sequence[Network]) -> None:
-        super().__init__(classes, sum(one.features for one in members))
-        self.head, self.dropout = nn.Linear(self.features, self.width), nn.Dropout(0.2)
+        super().__init__(classes, sum(one.features for one in members), dropout=0.2)
         for one in members:
             del one.head
         self.members = nn.ModuleList(members)
@@ -43,15 +42,6 @@ class SideBySide(Network):
     def embed(self, maps: Tensor) -> Tensor:
         """[N, k] -> [N, features]."""
         return torch.cat([one.embed(part) for one, part in zip(self.sides, self._parts(maps), strict=True)], dim=1)
-
-    def head_of(self, embedding: Tensor) -> Tensor:
-        """[N, features] -> [N, width]."""
-        last: Tensor = self.head(self.dropout(embedding))
-        return last
-
-    def forward_head(self, maps: Tensor) -> Tensor:
-        """[N, k] -> [N, width]."""
-        return self.head_of(self.embed(maps))
 
     def cam(self, maps: Tensor) -> Tensor:
         """[N, k] -> [N, width, h, w]: the sum of the members' maps, on the finest of their grids."""

@@ -22,13 +22,13 @@ from torch.nn import functional as F
 from pawprint import image
 from pawprint.errors import PawprintError
 from pawprint.models import weights
-from pawprint.models.backbone import Network
+from pawprint.models.backbone import LinearHead
 
 PREFIX = "timm/"
 _PARTS = ("datasets", "ops", "ops.misc", "transforms", "transforms.functional")  # of torchvision, that timm imports
 
 
-class TimmBackbone(Network):
+class TimmBackbone(LinearHead):
     """A network of timm with a linear head on its embedding.
 
     Its activation map is what its own head says of each place alone, times the linear head's weights: of a CNN that
@@ -51,10 +51,8 @@ class TimmBackbone(Network):
                     f"{name} gives no single feature map, so it cannot be a backbone here. Take another."
                 )
             features = backbone.forward_head(maps, pre_logits=True).shape[1]
-        super().__init__(classes, features)
+        super().__init__(classes, features, dropout=0.2)
         self.record, self.backbone = record, backbone
-        self.head = nn.Linear(features, self.width)
-        self.dropout = nn.Dropout(0.2)
         reduction = F.interpolate(
             torch.eye(image.SIZE)[None, None], (record.size, image.SIZE), mode="bilinear", antialias=True
         )
@@ -84,15 +82,6 @@ class TimmBackbone(Network):
         """Maps -> [N, features]."""
         embedding: Tensor = self.backbone.forward_head(maps, pre_logits=True)
         return embedding
-
-    def head_of(self, embedding: Tensor) -> Tensor:
-        """[N, features] -> [N, width]."""
-        last: Tensor = self.head(self.dropout(embedding))
-        return last
-
-    def forward_head(self, maps: Tensor) -> Tensor:
-        """Maps -> [N, width]."""
-        return self.head_of(self.embed(maps))
 
     def cam(self, maps: Tensor) -> Tensor:
         """Maps -> [N, width, h, w]."""

@@ -16,6 +16,7 @@ import tarfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 from pawprint import dvc, lineage
@@ -116,13 +117,14 @@ def _objects(root: Path, digest: str, contents: set[str]) -> Iterator[Place]:
     """Objects of DVC's cache and of its remotes: the file's own, and shards of prepared sets that hold it."""
     if not (root / ".dvc").is_dir():
         return
-    held = [path for path in dvc.objects(root) if dvc.object_name(path) in contents or _is_shard_with(path, digest)]
-    names = {dvc.object_name(path) for path in held} | contents
+    kept = dvc.objects(root).items()
+    held = {name: path for name, path in kept if name in contents or _is_shard_with(path, digest)}
+    names = held.keys() | contents
     if held:
         note = "versions of the data and of prepared sets that had it cannot be restored whole any more"
-        yield Place("objects of DVC's cache", len(held), _deleting(*held), note)
-    for name, remote in dvc.remotes(root):
-        yield Place(f"objects of the remote `{name}`", len(names), lambda remote=remote: remote(names))  # type: ignore[misc]
+        yield Place("objects of DVC's cache", len(held), _deleting(*held.values()), note)
+    for name in dvc.remotes(root):
+        yield Place(f"objects of the remote `{name}`", len(names), partial(dvc.delete, root, name, names))
 
 
 def _is_shard_with(path: Path, digest: str) -> bool:

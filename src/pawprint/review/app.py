@@ -38,7 +38,7 @@ from pawprint.serving.problems import RequestError, problem_response
 PAGE = Path(__file__).parent / "page"
 PAGE_FILES = {
     "/": PAGE / "index.html", **{f"/{name}": PAGE / name for name in ("review.css", "review.js")},
-    **{f"/{name}": SERVICE_PAGE / name for name in ("page.css", "icon.svg")},
+    **{f"/{name}": SERVICE_PAGE / name for name in ("page.css", "unlock.js", "icon.svg")},
 }  # fmt: skip
 SHOWN = {"JPEG": "image/jpeg", "PNG": "image/png", "GIF": "image/gif", "WEBP": "image/webp", "AVIF": "image/avif"}
 MOST = 1000  # photographs in one answer, or one decision

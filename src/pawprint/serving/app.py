@@ -54,7 +54,7 @@ STATUS = {"empty": 400, "not_an_image": 415}  # of a BadImage; 422 for the other
 SWAGGER = Path(bentoml.__file__).parent / "_internal" / "server" / "static_content"  # BentoML brings its files
 PAGE_FILES = {
     "/": PAGE / "index.html", "/docs": PAGE / "docs.html",
-    **{f"/{name}": PAGE / name for name in ("page.css", "page.js", "docs.js", "icon.svg")},
+    **{f"/{name}": PAGE / name for name in ("page.css", "page.js", "unlock.js", "docs.js", "icon.svg")},
     **{f"/{name}": SWAGGER / name for name in ("swagger-ui.css", "swagger-ui-bundle.js")},
 }  # fmt: skip
 # Swagger's page styles its elements as it goes.

@@ -24,7 +24,7 @@ from pawprint.image import Pixels
 FOLDER = "pictures"  # below the folder of the logs
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # ends a scan's data
 _DAY = 86_400.0
-_JFIF, _ADOBE, _ICC = 0xE0, 0xEE, 0xE2
+_JFIF, _ADOBE, _ICC, _SCAN, _END = 0xE0, 0xEE, 0xE2, 0xDA, b"\xff\xd9"
 
 
 def clean(data: bytes, pixels: Pixels) -> bytes:
@@ -40,31 +40,27 @@ def _jpeg(data: bytes, orientation: int) -> Iterator[bytes]:
     yield data[:2]
     if orientation != 1:
         yield _exif(orientation)
-    place = 2
+    end = 2
     while True:
-        while data[place : place + 2] == b"\xff\xff":
-            place += 1
-        if place + 4 > len(data) or data[place] != 0xFF:
-            raise ValueError("it ends before its end")
-        marker, end = data[place + 1], place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
-        if marker == 0xD9:
-            yield data[place : place + 2]
-            return
-        if end < place + 4:
-            raise ValueError("a segment has no length")
-        icc = marker == _ICC and data.startswith(b"ICC_PROFILE\0", place + 4)
-        if marker in (_JFIF, _ADOBE) or icc or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
-            yield data[place:end]
-        if marker == 0xDA:
+        marker = 0
+        for marker, place, after in image.segments(data, len(data), end):
+            if not place <= after <= len(data):
+                raise ValueError("a segment has another length than it says")
+            icc = marker == _ICC and data.startswith(b"ICC_PROFILE\0", place)
+            if marker in (_JFIF, _ADOBE) or icc or not (0xE0 <= marker <= 0xEF or marker == 0xFE):
+                yield data[place - 4 : after]
+            end = after
+        if marker == _SCAN:
             found = _MARKER.search(data, end)
             if found is None:
                 raise ValueError("it ends in a scan")
             yield data[end : found.start()]
             end = found.start()
-            if data[end : end + 2] == b"\xff\xd9":
-                yield b"\xff\xd9"
-                return
-        place = end
+        if data[end : end + 2] == _END:
+            yield _END
+            return
+        if marker != _SCAN:
+            raise ValueError("it ends before its end")
 
 
 def _exif(orientation: int) -> bytes:

@@ -11,6 +11,7 @@ from odd_pictures import photograph
 from pawprint.data.build import prepare
 from pawprint.data.class_folders import dataset
 from pawprint.data.dataset import PreparedDataset
+from pawprint.errors import PawprintError
 from pawprint.evaluation import label_audit
 from prepared_set import params
 
@@ -63,3 +64,16 @@ def test_no_photograph_is_judged_by_a_regression_that_has_seen_it() -> None:
     probabilities = label_audit.out_of_fold(features, labels, seed=2017)
     assert probabilities.shape == (60, 2)
     assert (probabilities.argmax(1) == labels).mean() < 0.75
+
+
+def test_no_label_is_judged_by_photographs_of_its_own_group() -> None:
+    """Two photographs of an animal are alike, and its label is drawn: alone nothing but its twin could know it."""
+    rng = np.random.default_rng(2017)
+    features = np.repeat(rng.normal(size=(60, 300)), 2, axis=0).astype(np.float32)
+    labels = np.repeat(rng.permutation([0, 1] * 30), 2)
+    animals = [f"animal {number // 2}" for number in range(120)]
+    own = np.arange(120), labels
+    assert label_audit.out_of_fold(features, labels, 2017, strength=1.0)[own].mean() > 0.8
+    assert label_audit.out_of_fold(features, labels, 2017, strength=1.0, groups=animals)[own].mean() < 0.6
+    with pytest.raises(PawprintError, match="photographs in two groups"):
+        label_audit.out_of_fold(features, labels, 2017, groups=["one animal"] * 120)

@@ -36,6 +36,13 @@ def test_a_jpeg_keeps_its_pixels_and_nothing_else(orientation: int, progressive:
     assert clean(kept, SEEN) == kept
 
 
+def test_what_is_written_between_the_last_scan_and_the_end_goes_too() -> None:
+    whole = jpeg(progressive=True)
+    end = whole.rindex(b"\xff\xd9")
+    comment = b"\xff\xfe" + (len(SECRET) + 2).to_bytes(2, "big") + SECRET
+    assert clean(whole[:end] + comment + whole[end:], SEEN) == clean(whole, SEEN)
+
+
 def test_a_profile_of_colours_stays() -> None:
     from PIL import ImageCms
 

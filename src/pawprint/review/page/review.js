@@ -1,5 +1,7 @@
 // The review page. No library, no network but this server's own endpoints.
 
+import { unlock } from "./unlock.js";
+
 const AT_ONCE = 60; // photographs on a page
 
 const byId = (id) => document.getElementById(id);
@@ -312,34 +314,12 @@ async function request(path, options = {}) {
     }
     if (response.ok) return response;
     if (response.status === 401) {
-      if (shown === token) await unlock(shown ? "This token is not known here." : "");
+      if (shown === token) token = await unlock(shown ? "This token is not known here." : "");
       continue;
     }
     const problem = await response.json().catch(() => ({ error: `The server answered ${response.status}.` }));
     throw new Error(problem.error);
   }
-}
-
-let unlocked = null;
-
-// Ends when a person has given another token; all requests that were turned away wait for the same one.
-function unlock(problem) {
-  const form = byId("unlock");
-  byId("unlock-problem").textContent = problem;
-  form.hidden = false;
-  unlocked ??= new Promise((resolve) => {
-    byId("token").focus();
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      token = byId("token").value.trim();
-      sessionStorage.setItem("token", token);
-      form.reset();
-      form.hidden = true;
-      unlocked = null;
-      resolve();
-    }, { once: true });
-  });
-  return unlocked;
 }
 
 async function json(path, options) {

@@ -1,5 +1,7 @@
 // The page of the service. No library, no network but this server's own endpoints.
 
+import { unlock } from "./unlock.js";
+
 const AT_ONCE = 2; // photographs on their way at a time; the rest wait here and not at the server
 const TRIES = 5; // of a photograph while the server says 503
 const SHOWN = 5; // classes with a bar
@@ -13,7 +15,6 @@ let card = null;
 let about = null;
 const rows = []; // what the CSV has: file, prediction or problem
 let token = sessionStorage.getItem("token") ?? ""; // kept until the tab is closed
-let unlocked = null; // a promise, while a person is asked for the token
 
 byId("files").addEventListener("change", chosen);
 byId("camera").addEventListener("change", chosen);
@@ -97,7 +98,7 @@ async function ask(path, options, busy = () => {}) {
       throw new Error("The server does not answer. Is it still running?");
     }
     if (response.status === 401) {
-      if (shown === token) await unlock(shown ? "This token is not known here." : "");
+      if (shown === token) token = await unlock(shown ? "This token is not known here." : "");
       attempt = 0;
       continue;
     }
@@ -111,26 +112,6 @@ async function ask(path, options, busy = () => {}) {
     if (!response.ok) throw new Error(said.error);
     return said;
   }
-}
-
-// Ends when a person has given another token; all requests that were turned away wait for the same one.
-function unlock(problem) {
-  const form = byId("unlock");
-  byId("unlock-problem").textContent = problem;
-  form.hidden = false;
-  unlocked ??= new Promise((resolve) => {
-    byId("token").focus();
-    form.addEventListener("submit", (event) => {
-      event.preventDefault();
-      token = byId("token").value.trim();
-      sessionStorage.setItem("token", token);
-      form.reset();
-      form.hidden = true;
-      unlocked = null;
-      resolve();
-    }, { once: true });
-  });
-  return unlocked;
 }
 
 function show(file, item, prediction) {
