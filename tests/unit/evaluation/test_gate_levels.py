@@ -15,7 +15,7 @@ BY_CHANCE = 2 * np.sqrt(0.025 * 0.975 / REPEATS)
 
 @pytest.mark.parametrize("n", [60, 100, 810])
 def test_each_rule_keeps_its_level(n: int) -> None:
-    """2.5 % and 1 % for equal models, and never more; the benchmark itself draws five times as many."""
+    """2.5 % and 1 % for equal models, and never more; the benchmark itself draws eight times as many."""
     found = gate_levels.rates(n, REPEATS, seed=3)
     assert not {rule: rate for rule, rate in found.items() if rate > 0.035 + BY_CHANCE}
     equal = {
