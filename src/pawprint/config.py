@@ -251,7 +251,7 @@ class Serving(_Closed):
     max_decode_mb: Count = 512  # of memory that decoding one picture may take
     body_seconds: Positive = 20  # headers or a body that take longer to arrive are cut off
     answer_seconds: Positive = 4.5  # after its body is there; a request that waits for longer is answered 504
-    max_in_flight: Count = 100  # pictures at once; one more is answered 503
+    max_in_flight: Literal["auto"] | Count = "auto"  # pictures at once; one more is answered 503. auto: 50 a core
     max_images: Count = 64  # in one /predict/batch
     requests_per_minute: CountOrZero = 0  # of one token or address; 0 is no limit
     traffic_rows: CountOrZero = 20_000  # predictions that the traffic log keeps; 0 keeps none
@@ -267,7 +267,7 @@ class Serving(_Closed):
 
     @model_validator(mode="after")
     def _a_batch_fits(self) -> Self:
-        if self.max_images > self.max_in_flight:
+        if self.max_in_flight != "auto" and self.max_images > self.max_in_flight:
             raise ValueError(f"max_images ({self.max_images}) must not be larger than max_in_flight")
         return self
 

@@ -22,7 +22,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, TypeVar
 
 from pawprint.errors import PawprintError
@@ -79,19 +79,34 @@ def cores() -> int:
 @cache
 def _cores() -> int:
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(allowed, round(_container_limit(Path("/sys/fs/cgroup")) or allowed)))
+    return max(1, min(allowed, round(_container_limit(Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")) or allowed)))
 
 
-def _container_limit(cgroup: Path) -> float | None:
-    """Cores' worth of time that the control group may use (version 2: cpu.max, 1: cpu.cfs_*); None without a limit."""
-    try:
-        if (cgroup / "cpu.max").exists():
-            quota, period = (cgroup / "cpu.max").read_text().split()
-        else:
-            quota, period = ((cgroup / "cpu" / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
-        return None if quota == "max" or int(quota) < 0 else int(quota) / int(period)
-    except (OSError, ValueError):
-        return None
+def _container_limit(mounted: Path, own: Path) -> float | None:
+    """Cores' worth of time that this process may use; None without a limit.
+
+    Version 2 of control groups has cpu.max, version 1 cpu.cfs_*. `own` names the process's group as the host sees it.
+    A container often has that group alone mounted, as the root, so what is not there is passed over. The groups above
+    count too: the lowest limit holds.
+    """
+    limits = []
+    with suppress(OSError, ValueError):
+        for line in own.read_text().splitlines():
+            _, controllers, name = line.split(":", 2)
+            folder = mounted / "cpu" if controllers else mounted
+            if not controllers or "cpu" in controllers.split(","):
+                for group in (PurePosixPath(name), *PurePosixPath(name).parents):
+                    with suppress(OSError, ValueError):
+                        limits.append(_limit(folder / str(group).lstrip("/")))
+    return min((limit for limit in limits if limit is not None), default=None)
+
+
+def _limit(group: Path) -> float | None:
+    if (group / "cpu.max").exists():
+        quota, period = (group / "cpu.max").read_text().split()
+    else:
+        quota, period = ((group / f"cpu.cfs_{name}_us").read_text() for name in ("quota", "period"))
+    return None if quota == "max" or int(quota) < 0 else int(quota) / int(period)
 
 
 def _on_ray(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:

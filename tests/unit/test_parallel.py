@@ -1,6 +1,8 @@
 """Where work runs, and on how many cores. tests/integration/test_cluster.py is the cluster itself."""
 
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -48,20 +50,63 @@ def test_an_engine_that_cannot_be_used_is_a_sentence(
         list(parallel.map(doubled, [1]))
 
 
+V1, V2 = "4:memory:/\n3:cpu,cpuacct:/kubepods/pod1/abc\n", "0::/kubepods/pod1/abc\n"
+
+
 @pytest.mark.parametrize(
-    ("files", "limit"),
+    ("own", "files", "limit"),
     [
-        ({"cpu.max": "150000 100000\n"}, 1.5),
-        ({"cpu.max": "max 100000\n"}, None),
-        ({"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
-        ({"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
-        ({"cpu.max": "nonsense"}, None),
-        ({}, None),
+        ("0::/\n", {"cpu.max": "150000 100000\n"}, 1.5),  # a container with a name space of its own
+        ("0::/\n", {"cpu.max": "max 100000\n"}, None),
+        (V2, {"cpu.max": "150000 100000\n"}, 1.5),  # without: its group is mounted as the root
+        (V2, {"kubepods/pod1/abc/cpu.max": "max 100000", "kubepods/pod1/cpu.max": "50000 100000"}, 0.5),  # the pod's
+        (V2, {"kubepods/pod1/abc/cpu.max": "100000 100000", "kubepods/cpu.max": "800000 100000"}, 1),
+        (V1, {"cpu/cpu.cfs_quota_us": "200000\n", "cpu/cpu.cfs_period_us": "100000\n"}, 2),
+        (V1, {"cpu/kubepods/pod1/cpu.cfs_quota_us": "300000", "cpu/kubepods/pod1/cpu.cfs_period_us": "100000"}, 3),
+        (V1, {"cpu/cpu.cfs_quota_us": "-1\n", "cpu/cpu.cfs_period_us": "100000\n"}, None),
+        ("4:memory:/\n", {"cpu.max": "nonsense"}, None),
+        ("nonsense", {}, None),
     ],
 )
-def test_a_container_has_the_cores_of_its_limit(tmp_path: Path, files: dict[str, str], limit: float | None) -> None:
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
+def test_a_container_has_the_cores_of_its_limit(
+    tmp_path: Path, own: str, files: dict[str, str], limit: float | None
+) -> None:
+    for name, text in {**files, "own": own}.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True, parents=True)
         (tmp_path / name).write_text(text)
-    assert parallel._container_limit(tmp_path) == limit
+    assert parallel._container_limit(tmp_path, tmp_path / "own") == limit
+    assert parallel._container_limit(tmp_path, tmp_path / "none") is None
     assert 1 <= parallel.cores() <= (os.cpu_count() or 1)
+
+
+def in_a_control_group(quota: int) -> Path | None:
+    """A new control group with a limit of CPU time; None where this user cannot make one."""
+    for root, limit in (("cpu", "cpu.cfs_quota_us"), ("", "cpu.max")):
+        group = Path("/sys/fs/cgroup", root, f"pawprint-test-{os.getpid()}")
+        try:
+            group.mkdir()
+        except OSError:
+            continue
+        try:
+            (group / limit).write_text(str(quota))
+            return group
+        except OSError:
+            group.rmdir()
+    return None
+
+
+def test_a_service_in_a_real_control_group_takes_its_limit() -> None:
+    group = in_a_control_group(100_000)
+    if group is None or parallel.cores() < 2:
+        pytest.skip("no control group of its own with a limit below this machine's cores can be made here")
+    program = (
+        f"import os, pathlib; pathlib.Path({str(group / 'cgroup.procs')!r}).write_text(str(os.getpid()))\n"
+        "from pawprint import parallel\nfrom pawprint.config import Serving\n"
+        "from pawprint.serving.app import AppState\n"
+        "print(parallel.cores(), AppState(Serving(max_images=8)).max_in_flight)"
+    )
+    try:
+        done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+        assert done.stdout == "1 50\n"
+    finally:
+        group.rmdir()

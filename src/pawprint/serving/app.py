@@ -27,6 +27,7 @@ from starlette.responses import FileResponse, Response
 from pawprint.config import UNKNOWN, Serving
 from pawprint.errors import PawprintError
 from pawprint.image import BadImage
+from pawprint.parallel import cores
 from pawprint.serving import documentation, metrics
 from pawprint.serving.auth import Authorizer, bearer, token_of
 from pawprint.serving.challenger import Challenger
@@ -60,6 +61,7 @@ PAGE_FILES = {
 # Swagger's page styles its elements as it goes.
 DOCS_POLICY = PAGE_HEADERS["Content-Security-Policy"].replace("style-src 'self'", "style-src 'self' 'unsafe-inline'")
 MAX_FEEDBACK_BYTES = 4096
+PER_CORE = 50  # pictures that wait for a core: of ordinary ones it does as many in a second
 READ, FEEDBACK, ADMIN = ([Security(bearer, scopes=[scope])] for scope in ("read", "feedback", "admin"))
 
 logger = logging.getLogger(__name__)
@@ -99,6 +101,8 @@ class AppState:
         self.challenger: Challenger | None = None
         self._engine: Engine | None = None
         self._in_flight = 0
+        given = params.max_in_flight
+        self.max_in_flight = max(params.max_images, PER_CORE * cores()) if given == "auto" else given
 
     @property
     def engine(self) -> Engine:
@@ -145,7 +149,7 @@ class AppState:
 
     def check_room(self, pictures: int = 1) -> None:
         """RequestError 503 where there is none for so many more pictures."""
-        if self._in_flight + pictures > self.params.max_in_flight:
+        if self._in_flight + pictures > self.max_in_flight:
             message = "the service has more requests than it can take; try again in a second"
             raise RequestError(503, "overloaded", message, {"Retry-After": "1"})
 
