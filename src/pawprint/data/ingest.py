@@ -10,6 +10,7 @@ keeps where each came from.
 import hashlib
 import os
 import re
+import shlex
 import shutil
 import unicodedata
 from collections.abc import Iterator
@@ -106,16 +107,12 @@ def ingest(
             table = _labels(archive, labels) if labels else None
             found = layouts.recognise(sorted(archive.files), str(source), layout, _by_content(archive), table)
             _refuse_classes(found, archive, str(source))
-            if add:
-                _refuse_a_new_class_alone(found, data, str(source))
+            _refuse_one_class(found, data, add, str(source))
             importer = _Importer(fresh, local.label, before)
             importer.copy(found, archive)
         origins.write(importer.origins, fresh)
         described = described or {"name": _set_name(found, local.label), "drawn": False, "source": local.label}
         write_json(fresh / DATASET, described | ({"name": name} if name else {}))
-        if len(classes := [folder.name for folder in class_folders(fresh)]) < 2:
-            only = f"only `{classes[0]}`" if classes else "none"
-            raise PawprintError(f"{source} gives fewer than two classes: {only}. Known are {layouts.LAYOUTS}.")
         result = importer.result
         result.changed = not _same(data, fresh, before.hashes(), importer.origins.hashes())
         result.undecided = 0 if add or not result.changed else origins.decided(data)
@@ -308,8 +305,15 @@ def _refuse_files(archive: archives.Source, source: str) -> None:
 def _refuse_classes(found: layouts.Recognised, archive: archives.Source, source: str) -> None:
     """Names that no class can have; and a folder beside the class folders without a photograph: a forgotten class."""
     labels = {one.label for one in found.photographs}
-    for label in labels:
-        refuse_name(unicodedata.normalize("NFC", label), source)
+    spelled: dict[str, str] = {}
+    for label in sorted(labels):
+        name = unicodedata.normalize("NFC", label)
+        refuse_name(name, source)
+        if (other := spelled.setdefault(name, label)) != label:
+            raise PawprintError(
+                f"{source} has two classes `{name}` that look alike and are encoded differently ({other!a} and "
+                f"{label!a}). Rename one, or put their photographs into one folder."
+            )
     if found.set_name:
         return
     full = {parent for one in found.photographs for parent in PurePosixPath(one.name).parents}
@@ -319,16 +323,24 @@ def _refuse_classes(found: layouts.Recognised, archive: archives.Source, source:
             raise PawprintError(f"{source}: {folder}/ holds no photographs. Add some, or remove the folder.")
 
 
-def _refuse_a_new_class_alone(found: layouts.Recognised, data: Path, source: str) -> None:
-    """Photographs in one folder that is no class of data/ are more often a folder named anyhow than a new class."""
-    there = [folder.name for folder in class_folders(data)] if data.is_dir() else []
+def _refuse_one_class(found: layouts.Recognised, data: Path, add: bool, source: str) -> None:
+    """One class is no set. Added to one, a class that it does not have is more often a folder named anyhow."""
+    there = [folder.name for folder in class_folders(data)] if add and data.is_dir() else []
     new = {one.label for one in found.photographs}
-    if len(new) == 1 and there and not {name.casefold() for name in new} & {name.casefold() for name in there}:
-        (name,) = new
-        raise PawprintError(
-            f"{source} gives one class, only `{name}`, and {data}/ has {', '.join(there)}. Rename its folder to one of "
-            f"these; or, if it is a new class, `mkdir {data / name}` first."
+    only = f"only `{next(iter(new))}`" if new else "none"
+    if len(new | set(there)) < 2:
+        problem, remedy = f"gives fewer than two classes: {only}", f"Known are {layouts.LAYOUTS}."
+    elif len(new) == 1 and not {name.casefold() for name in new} & {name.casefold() for name in there}:
+        problem = f"gives one class, {only}, and {data}/ has {', '.join(there)}"
+        remedy = (
+            "Rename its folder to one of these; or, if it is a new class, "
+            f"`mkdir {shlex.quote(str(data / next(iter(new))))}` first."
         )
+    else:
+        return
+    if others := found.other_layouts():
+        remedy = "\n".join([f"{remedy}\nOr import with the option that is right:", *others])
+    raise PawprintError(f"{source} {problem}. {remedy}")
 
 
 def _same(data: Path, fresh: Path, before: dict[str, str], now: dict[str, str]) -> bool:

@@ -76,6 +76,11 @@ class Recognised:
         """`2 classes (cat 120, dog 98)`; the most frequent of many."""
         return _counts(one.label for one in self.photographs)
 
+    def other_layouts(self) -> list[str]:
+        """A line for each option that gives several classes, with a preview of them."""
+        pictures = [PurePosixPath(one.name) for one in self.photographs]
+        return _previews(pictures, [name for name in self.ignored if _is_table(PurePosixPath(name))])
+
     def splits(self) -> str:
         """A sentence on the source's own splits; "" where it has none."""
         counted = Counter(one.split for one in self.photographs if one.split)
@@ -121,7 +126,7 @@ def recognise(
     else:
         rest = [path for path in pictures if split_of(path.parent.name) != "test"]
         set_name, found = next(((name, made) for name, of in _PUBLIC.items() if (made := of(rest))), ("", []))
-        tables = [str(path) for path in seen if path.suffix.lower() in (".csv", ".tsv")]
+        tables = [str(path) for path in seen if _is_table(path)]
         found = found or _folders(pictures, source, tables)
     used = {one.name for one in found}
     unlabelled = [path for path in competition if str(path) not in used]
@@ -273,17 +278,25 @@ def _common(folders: Sequence[tuple[str, ...]]) -> int:
 
 def _refuse(pictures: _Pictures, source: str, problem: str, tables: Sequence[str]) -> NoReturn:
     """PawprintError with a preview of what each layout gives."""
+    if not (previews := _previews(pictures, tables)):
+        raise PawprintError(f"{source}: {problem}: it is not known which class they are of. Known are {LAYOUTS}.")
+    raise PawprintError(
+        "\n".join([f"{source}: {problem}. Import with the option that is right, or move files:", *previews])
+    )
+
+
+def _previews(pictures: _Pictures, tables: Sequence[str]) -> list[str]:
     previews = [f"  --labels {table}: the classes that it names" for table in tables[:3]]
     for layout, of in _EXPLICIT.items():
         found = of(pictures)
         if len({one.label for one in found}) > 1:
             left = f", {len(pictures) - len(found):,} photographs ignored" if len(found) < len(pictures) else ""
             previews.append(f"  --layout {layout}: {_counts(one.label for one in found)}{left}")
-    if not previews:
-        raise PawprintError(f"{source}: {problem}: it is not known which class they are of. Known are {LAYOUTS}.")
-    raise PawprintError(
-        "\n".join([f"{source}: {problem}. Import with the option that is right, or move files:", *previews])
-    )
+    return previews
+
+
+def _is_table(path: PurePosixPath) -> bool:
+    return path.suffix.lower() in (".csv", ".tsv")
 
 
 def _counts(labels: Iterable[str], most: int = 12) -> str:

@@ -219,6 +219,12 @@ def test_classes_keep_their_spelling_and_are_never_merged(tmp_path: Path) -> Non
     assert ingest(more, tmp_path / "odd-zip" / "data", add=True).dataset.classes == taken.classes
 
 
+def test_classes_that_only_look_alike_are_refused(tmp_path: Path) -> None:
+    source = zipped(tmp_path / "cafes.zip", {"caf\u00e9/1.jpg": small(1), "cafe\u0301/2.jpg": small(2)})
+    with pytest.raises(PawprintError, match=r"look alike .*'cafe\\u0301' and 'caf\\xe9'"):
+        ingest(source, tmp_path / "data")
+
+
 BAD_NAMES = {
     "a file of data/": "origins.csv", "a control character": "ca\rt", "a line": "ca\u2028t", "too long": "猫" * 90,
     "a backslash": "ca\\t", "the refusal": "UNKNOWN",

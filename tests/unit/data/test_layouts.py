@@ -210,6 +210,26 @@ def test_where_two_layouts_fit_or_none_does_a_preview_names_the_option(name: str
         layouts.recognise(names, "it")
 
 
+def test_pictures_of_one_folder_name_the_option_that_gives_classes(tmp_path: Path) -> None:
+    table = b"file,label\n0.jpg,cat\n1.jpg,dog\n"
+    for name, members, output in (
+        (
+            "tabled",
+            {"images/0.jpg": small(70), "images/1.jpg": small(71), "about.tsv": table},
+            "--labels tabled/about.tsv",
+        ),
+        ("named", {"cat_0.jpg": small(1), "dog_0.jpg": small(2)}, r"--layout names: 2 classes \(cat 1, dog 1\)"),
+        ("plain", {"0.jpg": small(1), "1.jpg": small(2)}, "fewer than two classes: only `plain`. Known are"),
+    ):
+        source = unpacked(tmp_path / name, members)
+        with pytest.raises(PawprintError, match=output):
+            ingest(source, tmp_path / "data")
+    ingest(unpacked(tmp_path / "pets", pets()), tmp_path / "data")
+    with pytest.raises(PawprintError, match=r"(?s)only `tabled`, and .* has cat, dog.*--labels tabled/about\.tsv"):
+        ingest(tmp_path / "tabled", tmp_path / "data", add=True)
+    assert ingest(tmp_path / "tabled", tmp_path / "data", add=True, labels="tabled/about.tsv").added == 2
+
+
 def test_the_option_decides() -> None:
     names = paths("cat/2020/*.jpg", "cat/2021/*.jpg", "dog/2020/*.jpg")
     assert layouts.recognise(names, "it", "top").counts() == "2 classes (cat 10, dog 5)"
