@@ -62,14 +62,19 @@ def losses_compared(ours: Margins, theirs: Margins) -> tuple[NDArray[np.bool_], 
     doubt = (np.logaddexp(0, theirs) - np.logaddexp(0, ours)).mean(axis=1)
     differences = np.logaddexp(0, -theirs) - np.logaddexp(0, -ours)
     values = np.column_stack([differences, 2 / 3 * doubt])
+    around = values - values.mean(axis=1, keepdims=True)
+    shift = (around**3).sum(axis=1) / (around**2).sum(axis=1) * (1 + 2 * 1.96**2) / (6 * (n + 1))
     starts = np.unique(np.linspace(0, n + 1, intervals.BLOCKS, endpoint=False).astype(int))
     values = np.add.reduceat(values, starts, axis=1).astype(np.float32)
     halves = np.concatenate([half.astype(np.float32) for half in intervals._halves(len(starts))])
     halves = halves[halves.any(axis=1)]
+    sizes = halves @ np.diff(np.append(starts, n + 1)).astype(np.float32)
     place = round(intervals.ERROR * (len(halves) + 1))
-    sums = [halves @ part.T for part in np.array_split(values, max(1, repeats // 500))]
-    better = np.concatenate([(part <= 0).sum(axis=0) < place for part in sums])
-    worse = np.concatenate([(part >= 0).sum(axis=0) < place for part in sums])
+    better, worse = np.empty(repeats, bool), np.empty(repeats, bool)
+    for some in np.array_split(np.arange(repeats), max(1, repeats // 500)):
+        sums = halves @ values[some].T
+        better[some] = (sums + np.outer(sizes, np.minimum(shift[some], 0)) <= 0).sum(axis=0) < place
+        worse[some] = (sums + np.outer(sizes, np.maximum(shift[some], 0)) >= 0).sum(axis=0) < place
     for side in range(min(CHECKED, repeats)):
         low, high = paired_losses(scores(ours[side]), scores(theirs[side]))
         assert (low > 0, high < 0) == (better[side], worse[side])

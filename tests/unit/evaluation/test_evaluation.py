@@ -346,6 +346,24 @@ def test_classes_of_any_name_are_drawn_as_they_are_spelled(tmp_path: Path) -> No
     assert drawn(tmp_path / "confusion.png") and drawn(tmp_path / "roc.png")
 
 
+def test_the_reliability_plot_holds_every_confidence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of many classes the most probable one often has less than a third."""
+    drawn_points = {}
+
+    def look(canvas: plots.Canvas, path: Path) -> None:
+        axes = canvas.axes[0]
+        drawn_points[path.name] = axes.get_xlim(), axes.get_ylim(), axes.collections[0].get_offsets()
+
+    monkeypatch.setattr(plots, "_save", look)
+    names, labels = tuple(map(str, range(40))), np.arange(40) % 20
+    probabilities = np.full((40, 20), 0.9 / 19)
+    probabilities[np.arange(40), np.where(np.arange(40) < 10, labels, 0)] = 0.1
+    plots.reliability(Scores(names, names, labels, probabilities, names[:20], np.ones(40)), tmp_path / "plot.png")
+    (left, right), (low, high), points = drawn_points["plot.png"]
+    assert left <= points[:, 0].min() <= 0.1 and points[:, 0].max() <= right
+    assert low <= points[:, 1].min() and points[:, 1].max() <= high
+
+
 def test_every_picture_is_drawn_and_the_same_figures_give_the_same_bytes(test_side: Split, tmp_path: Path) -> None:
     n = len(test_side)
     right = [index % 3 > 0 for index in range(n)]

@@ -9,13 +9,22 @@ from urllib.parse import unquote, urlsplit
 import mlflow
 import numpy as np
 import pytest
+from PIL import Image
 
-from pawprint.config import Params, load_params
+from flows import register
+from pawprint.config import Evaluation, Params, load_params
+from pawprint.data import ingest
+from pawprint.data.build import prepare
+from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
+from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
+from pawprint.evaluation.gate import Contender
 from pawprint.inference.classifier import ModelInfo
+from pawprint.lineage import Champion
 from pawprint.tracking import server
 from pawprint.tracking.run import EVALUATED, Call, Evaluated, RunRecord, metric_key
 from pawprint.tracking.tracker import VIEW, Tracker
+from toy import build_toy_model
 
 PROJECT = Path(__file__).parents[3]
 
@@ -285,6 +294,51 @@ def test_a_champion_s_folder_comes_back_byte_for_byte_and_tampering_is_loud(
     with pytest.raises(PawprintError, match="names model 000000000000 but its run"):
         registry.folder(lie)
     assert not (tracker.root / "cache" / "registry" / ("0" * 64)).exists()
+
+
+def test_a_champion_of_before_is_scored_again_by_the_rules_of_today_and_stays(
+    tracker: Tracker, params: Params, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its bank is an older one, its folder holds no folds, and its evaluation has other figures than today's."""
+    photographs, rng = tmp_path / "data", np.random.default_rng(3)
+    for number in range(120):
+        colour = (200, 40, 40) if number % 2 else (40, 40, 200)
+        path = photographs / ("red" if number % 2 else "blue") / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        spots = rng.integers(-90, 90, (8, 8, 3)).repeat(20, axis=0).repeat(20, axis=1)
+        pixels = np.clip(np.array(colour) + spots, 0, 255)
+        Image.fromarray(pixels.astype(np.uint8)).save(path)
+    small = params.model_copy(update={"evaluation": Evaluation(min_slice=5, corruptions=4, clutter=4)})
+    prepare(ingest.dataset(photographs), photographs, tmp_path / "prepared", small)
+    data = PreparedDataset.open(tmp_path / "prepared")
+    monkeypatch.setattr(register, "ROOT", tmp_path)
+
+    def registered(name: str, scale: float) -> Champion:
+        folder = build_toy_model(tmp_path / name, scale=scale)
+        known = sorted({*data.split("train").hashes, *data.split("validation").hashes})
+        (folder / "photographs.txt").write_text("".join(f"{one}\n" for one in known))
+        info = ModelInfo.read(folder)
+        lineage = info.lineage.model_copy(update={"manifest_digest": data.digest})
+        info = info.model_copy(update={"lineage": lineage})
+        (folder / "model.json").write_text(info.model_dump_json())
+        with tracker.start_training("article_cnn", small, lineage, name, {"train": 7, "test": 3}) as run:
+            run.model(folder)
+            (folder / "run.json").write_text(run.record().model_dump_json())
+        return tracker.registry.register("pawprint-before", tracker.restore_run(folder), info)
+
+    old, new = registered("old", 5000), registered("new", 50)
+    tracker.run(old.run_id).text('{"model_digest": "x", "test": {"accuracy": 0.99}}', "release/evaluation.json")
+    assert tracker.registry.promote(old, "the first", over=None)
+    evaluator = Evaluator.of(data.split("test"), photographs, small)
+    ours = Contender(*evaluator.evaluate(load_serving(tmp_path / "new", small)))
+    verdict = register.compare(tracker, small, data, new, old, {new.model_digest: ours})
+    assert verdict.reason.endswith("the champion was evaluated again by today's rules")
+    assert any(rule.rule.startswith("log loss better") for rule in verdict.rules)
+    kept = tracker.artifact(old.run_id, "release/evaluation.json")
+    assert EvaluationReport.model_validate_json(kept.read_bytes()).model_digest == old.model_digest
+    assert tracker.registry.current_champion("pawprint-before") == old
+    again = register.compare(tracker, small, data, new, old, {new.model_digest: ours})
+    assert "evaluated again" not in again.reason and again.outcome == verdict.outcome
 
 
 def test_experiments_of_dvc_keep_their_runs_in_the_main_workspace(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from pawprint.config import Refusal
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
-from pawprint.inference import selftest, strangers
+from pawprint.inference import ood, selftest, strangers
 from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
@@ -59,7 +59,11 @@ def test_the_folder_is_whole_and_the_runtime_reads_it(trained: Trained, data: Pr
     assert learned == sorted({*data.split("train").hashes, *data.split("validation").hashes})
     assert not set(learned) & set(data.split("test").hashes)
 
-    pictures = data.split("validation").images(range(5))
+    kept, validation = load_file(out / "ood.safetensors"), data.split("validation")  # what drift is compared with
+    np.testing.assert_allclose(kept["held_out"], ood.unit(trained.validation.embedding), atol=1e-3)
+    assert len(kept["held_out"]) == len(validation) and kept["held_out_predicted"].sum() == len(validation)
+
+    pictures = validation.images(range(5))
     answers = Classifier(out, precision="f32").predict(pictures)
     served = module._Served(trained.network, info.temperature).eval()
     with torch.inference_mode():
