@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from pawprint import __version__, progress
-from pawprint.cli import batch, cluster, doctor, init, models, photos, predict, project, review, runs, traffic
+from pawprint.cli import batch, cluster, doctor, export, init, models, photos, predict, project, review, runs, traffic
 from pawprint.errors import PawprintError
 
 app = typer.Typer(
@@ -34,7 +34,7 @@ def _options(
 
 for panel, commands in (
     ("Make", (init.init, project.run, project.train, project.sweep, review.review, project.serve, project.worker)),
-    ("Predict", (predict.predict, batch.batch, review.harvest)),
+    ("Predict", (predict.predict, batch.batch, export.export, review.harvest)),
     (
         "Compare and choose",
         (runs.summary, runs.results, runs.baselines, runs.compare, runs.ui, runs.rollback, runs.sync),

@@ -195,14 +195,7 @@ class Classifier:
         Raises:
             PawprintError: there is no such model, or its folder is damaged.
         """
-        home = root or Path.cwd()
-        named = [home / "champion"] if model == "champion" else [home / "models" / model, home / model]
-        for folder in named:
-            if (folder / "model.json").exists():
-                return cls(folder, precision, device)
-        raise PawprintError(
-            f"{named[-1]} is no model folder. Name `champion`, a candidate or a folder; `pawprint run` trains."
-        )
+        return cls(find_model(model, root or Path.cwd()), precision, device)
 
     def __call__(self, picture: str | Path | bytes | NDArray[np.uint8] | Image) -> Classification:
         """The class of one picture: a file, its bytes, uint8 RGB [height, width, 3], or a PIL image.
@@ -289,6 +282,17 @@ def load_verified(folder: Path) -> tuple[ModelInfo, bytes]:
             "It was changed or half written; train or package the model again (`dvc repro`)."
         )
     return info, onnx
+
+
+def find_model(model: str | Path, root: Path) -> Path:
+    """The folder of the champion or a candidate of the project in `root`, or any other; PawprintError if none."""
+    named = [root / "champion"] if model == "champion" else [root / "models" / model, root / model, Path(model)]
+    for folder in named:
+        if (folder / "model.json").exists():
+            return folder
+    raise PawprintError(
+        f"{named[-1]} is no model folder. Name `champion`, a candidate or a folder; `pawprint run` trains."
+    )
 
 
 def find_pictures(paths: Iterable[Path]) -> list[Path]:
