@@ -36,6 +36,7 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 OOD_FILE = "ood.safetensors"  # the bank of ood.py; of validation photographs directions of embeddings and predictions
+_FOREIGN_BANK = f"{OOD_FILE} holds embeddings of another model"
 FOLDS_FILE = "folds.csv"  # predictions of all photographs out of the fold, where a head was trained
 
 
@@ -148,19 +149,21 @@ class Classifier:
     def __init__(self, folder: Path, precision: Precision = "auto", device: Device = "cpu") -> None:
         self.folder = folder
         self.info, onnx = load_verified(folder)
+        self._bank = read_bank(folder, self.info.ood_digest)
         try:
             # From the very bytes that were hashed, so that nothing can come between check and use.
-            self._session = backends.load(onnx, precision, device)
+            self._session = backends.load(onnx, precision, device, self._bank)
+        except ValueError:
+            raise self._refusal(_FOREIGN_BANK) from None
         except RuntimeError as error:
             raise PawprintError(f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again.") from None
         self.streams = self._session.at_once
         self.precision, self.device = self._session.precision, self._session.device
-        self._bank = read_bank(folder, self.info.ood_digest)
         self._check_outputs()
 
     def _check_outputs(self) -> None:
         """PawprintError unless the graph's outputs for one picture fit model.json and the OOD bank."""
-        probabilities, embedding, activation = self._session(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
+        probabilities, _, activation, cosine = self._session(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
         classes = len(self.info.classes)
         if self.info.classes != tuple(sorted(set(self.info.classes))):
             problem = "model.json's classes are not in their order"
@@ -170,17 +173,14 @@ class Classifier:
             problem = "model.onnx gives no probabilities for a black photograph"
         elif activation.ndim != 4 or activation.shape[1] not in (1, classes):
             problem = f"model.onnx has an activation map of {list(activation.shape)}"
-        elif not self._fits_bank(embedding, probabilities):
-            problem = f"{OOD_FILE} holds embeddings of another model"
+        elif not np.isfinite(cosine).all():
+            problem = _FOREIGN_BANK
         else:
             return
-        raise PawprintError(f"{self.folder} cannot be served: {problem}. Train or package the model again.")
+        raise self._refusal(problem)
 
-    def _fits_bank(self, embedding: NDArray[np.float32], probabilities: NDArray[np.float32]) -> bool:
-        try:
-            return self._bank.k > 0 and bool(np.isfinite(self._bank.typicality(embedding, probabilities)).all())
-        except ValueError:  # another number of dimensions
-            return False
+    def _refusal(self, problem: str) -> PawprintError:
+        return PawprintError(f"{self.folder} cannot be served: {problem}. Train or package the model again.")
 
     @classmethod
     def load(
@@ -224,8 +224,8 @@ class Classifier:
         else:
             with ThreadPoolExecutor(self.streams) as pool:
                 outputs = list(pool.map(self._session, images[:, None]))
-        probabilities, embedding, activation = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
-        similarity = self._bank.typicality(embedding, probabilities)
+        probabilities, embedding, activation, cosine = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
+        similarity = self._bank.typicality_of(cosine, probabilities)
         return Predictions(probabilities, embedding, similarity, activation)
 
     def read(self, data: bytes, max_pixels: int = image.MAX_PIXELS) -> image.Pixels:

@@ -37,6 +37,11 @@ class Bank:
         empty = cls(np.empty((0, 0), np.float32), min(NEIGHBOUR, len(embeddings)), rounded)
         return cls(empty._directions(embeddings).astype(np.float16).astype(np.float32), empty.k, rounded)
 
+    @property
+    def dimensions(self) -> int:
+        """Of the embeddings, d."""
+        return int(self.directions.shape[1] if self.class_scores is None else self.class_scores.shape[1] - 1)
+
     def tensors(self) -> dict[str, NDArray[np.generic]]:
         """What its file holds."""
         held: dict[str, NDArray[np.generic]] = {
@@ -59,10 +64,18 @@ class Bank:
         A picture of something else is rarely one that the model is sure of, and a photograph of another origin often
         is. `embedding` is [n, d], `probabilities` [n, classes].
         """
-        cosine = self._directions(embedding) @ self.directions.T
+        return self.typicality_of(self.cosine(embedding), probabilities)
+
+    def cosine(self, embedding: Floats) -> Floats:
+        """[n, d] -> cosine similarity [n, m] to each direction; ValueError at another d."""
+        return self._directions(embedding) @ self.directions.T
+
+    def typicality_of(self, cosine: Floats, probabilities: NDArray[np.floating]) -> Floats:
+        """`typicality` from the cosine similarities [n, m]."""
+        nearest = np.partition(cosine, -self.k, axis=1)[:, -self.k :]
         if self.mean_of_nearest:
-            return np.asarray(np.partition(cosine, -self.k, axis=1)[:, -self.k :].mean(axis=1, dtype=np.float32))
-        return _raised(np.partition(cosine, -self.k, axis=1)[:, -self.k], probabilities)
+            return np.asarray(nearest.mean(axis=1, dtype=np.float32))
+        return _raised(nearest[:, 0], probabilities)
 
     def left_out(self, embedding: Floats, probabilities: NDArray[np.floating]) -> Floats:
         """The typicality of photographs that are in the bank themselves, each without itself."""

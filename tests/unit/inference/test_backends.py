@@ -15,12 +15,13 @@ import pytest
 from pawprint.errors import PawprintError
 from pawprint.inference import backends
 from pawprint.inference.backends import OnnxRuntime
-from pawprint.inference.classifier import Classifier
+from pawprint.inference.classifier import Classifier, read_bank
+from pawprint.inference.ood import Bank
 
 
 def test_many_threads_get_their_own_answers_out_of_few_calls(toy_model: Path) -> None:
     images = np.random.default_rng(3).integers(0, 256, (200, 1, 300, 300, 3), np.uint8)
-    network = OnnxRuntime((toy_model / "model.onnx").read_bytes(), ["CPUExecutionProvider"])
+    network = OnnxRuntime((toy_model / "model.onnx").read_bytes(), ["CPUExecutionProvider"], read_bank(toy_model))
     sizes: list[int] = []
     run = network._session.run
 
@@ -36,14 +37,16 @@ def test_many_threads_get_their_own_answers_out_of_few_calls(toy_model: Path) ->
         together = list(pool.map(network, images))
     assert sum(sizes) == 200 and len(sizes) < 50 and 1 < max(sizes) <= 64
     expected = Classifier(toy_model, precision="f32").predict(images[:, 0])
-    probabilities, embedding, activation = (np.concatenate(parts) for parts in zip(*together, strict=True))
+    probabilities, embedding, activation, cosine = (np.concatenate(parts) for parts in zip(*together, strict=True))
     np.testing.assert_allclose(probabilities, expected.probabilities, atol=1e-3)
     np.testing.assert_allclose(embedding, expected.embedding, atol=0.05)
     assert activation.shape == expected.activation.shape
+    similarity = read_bank(toy_model).typicality_of(cosine, probabilities)
+    np.testing.assert_allclose(similarity, expected.knn_similarity, atol=1e-3)
 
 
 def test_a_batch_that_fails_fails_for_those_in_it_only(toy_model: Path) -> None:
-    network = OnnxRuntime((toy_model / "model.onnx").read_bytes(), ["CPUExecutionProvider"])
+    network = OnnxRuntime((toy_model / "model.onnx").read_bytes(), ["CPUExecutionProvider"], read_bank(toy_model))
     with pytest.raises(RuntimeError, match="Got invalid dimensions"):
         network(np.zeros((1, 10, 10, 3), np.uint8))
     assert network(np.zeros((1, 300, 300, 3), np.uint8))[0].shape == (1, 2)
@@ -58,7 +61,41 @@ def test_a_gpu_that_is_not_there(toy_model: Path) -> None:
 
 def test_a_damaged_graph_is_an_error_of_the_model() -> None:
     with pytest.raises(RuntimeError):
-        OnnxRuntime(b"no graph", ["CPUExecutionProvider"])
+        OnnxRuntime(b"no graph", ["CPUExecutionProvider"], Bank.of(np.eye(3, dtype=np.float32), None))
+
+
+@pytest.mark.parametrize("of_classes", [True, False])
+def test_a_graph_computes_the_similarities_that_the_bank_computes(toy_model: Path, of_classes: bool) -> None:
+    """Both kinds of bank, in float32 and in the CPU's own precision."""
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=(40, 4)).astype(np.float32) if of_classes else None
+    bank = Bank.of(rng.normal(size=(300, 3)).astype(np.float32), scores)
+    graph, images = (toy_model / "model.onnx").read_bytes(), rng.integers(0, 256, (6, 1, 300, 300, 3), np.uint8)
+    for precision, tolerance in (("f32", 1e-5), ("auto", 0.02)):
+        session = backends.load(graph, precision, "cpu", bank)
+        for one in images:
+            _, embedding, _, cosine = session(one)
+            np.testing.assert_allclose(cosine, bank.cosine(embedding), atol=tolerance)
+
+
+def test_outputs_are_the_callers_own(toy_model: Path) -> None:
+    """A session has few buffers, and the next picture is written to them."""
+    session = backends.load((toy_model / "model.onnx").read_bytes(), "f32", "cpu", read_bank(toy_model))
+    first = session(np.zeros((1, 300, 300, 3), np.uint8))
+    kept = [each.copy() for each in first]
+    for _ in range(session.at_once):
+        session(np.full((1, 300, 300, 3), 255, np.uint8))
+    for each, before in zip(first, kept, strict=True):
+        np.testing.assert_array_equal(each, before)
+
+
+@pytest.mark.parametrize("dimensions", [2, 1281])
+def test_a_bank_of_another_model_is_refused(toy_model: Path, dimensions: int) -> None:
+    graph, bank = (toy_model / "model.onnx").read_bytes(), Bank.of(np.eye(dimensions, dtype=np.float32), None)
+    with pytest.raises(ValueError, match=f"a bank of {dimensions} dimensions for embeddings of 3"):
+        backends.load(graph, "f32", "cpu", bank)
+    with pytest.raises(ValueError, match="for embeddings of 3"):
+        OnnxRuntime(graph, ["CPUExecutionProvider"], bank)
 
 
 @pytest.mark.skipif(platform.machine() not in ("x86_64", "AMD64"), reason="the limit is one of x86")
