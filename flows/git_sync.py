@@ -3,18 +3,22 @@
 settings = Settings()                  # from the environment
 prepare(settings)                      # clone or update
 data_commit(settings)                  # which commit of the branch last changed data.dvc
+publish(settings, ["data.dvc"], "why")  # commit and push
 """
 
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from pawprint import dvc, files, lineage
+from pawprint.data import labels
 from pawprint.errors import PawprintError
 
+KEPT = (*lineage.RECORDS, labels.FILE)  # what is written in the clone, and survives an update
 SYNCED = "refs/pawprint/synced"  # the branch's head that the clone was last brought to: no commit of anybody's here
 
 
@@ -82,6 +86,25 @@ def data_commit(settings: Settings) -> str:
     return _git(settings.root, "log", "-1", "--format=%H", settings.upstream, "--", "data.dvc")
 
 
+def publish(settings: Settings, names: Sequence[str], message: str) -> None:
+    """Commit files of the clone and push them to the branch.
+
+    Raises:
+        PawprintError: The push is refused: no right to, or somebody was faster. The files are as the branch has them,
+            but for labels.csv.
+    """
+    root = settings.root
+    who = ("-c", "user.name=pawprint", "-c", "user.email=pawprint@localhost")
+    _git(root, "add", "--", *names)
+    _git(root, *who, "commit", "--quiet", "--message", message, "--", *names)
+    try:
+        _git(root, "push", "--quiet", "origin", f"HEAD:refs/heads/{settings.branch}", hide=settings.repository)
+    except PawprintError:
+        _move(root, _git(root, "rev-parse", settings.upstream))
+        raise
+    _git(root, "update-ref", SYNCED, "HEAD")
+
+
 def _clone(settings: Settings, root: Path) -> None:
     """Whole or not at all: `.git` comes last. `root` may be a volume's mount point, which cannot be replaced."""
     scratch = root / ".clone.new"
@@ -103,7 +126,7 @@ def _clone(settings: Settings, root: Path) -> None:
 
 
 def _refuse_to_lose(root: Path, head: str, settings: Settings) -> None:
-    others = [f":!{name}" for name in lineage.RECORDS]
+    others = [f":!{name}" for name in KEPT]
     changed = _git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *others)
     if changed:
         names = ", ".join(line.split(maxsplit=1)[-1] for line in changed.splitlines()[:5])
@@ -122,8 +145,9 @@ def _refuse_to_lose(root: Path, head: str, settings: Settings) -> None:
 
 
 def _move(root: Path, commit: str) -> None:
-    """To `commit`, with what this workspace's runs wrote kept: stages that are up to date here stay so."""
-    for name in lineage.RECORDS:
+    """To `commit`, with what this workspace's runs wrote kept: stages that are up to date here stay so. What people
+    decided here is kept too, beside what they decided elsewhere."""
+    for name in KEPT:
         if (root / name).exists():
             files.write_bytes(root / ".dvc" / "tmp" / name, (root / name).read_bytes())
     _git(root, "reset", "--quiet", "--hard", commit)
@@ -132,9 +156,15 @@ def _move(root: Path, commit: str) -> None:
 
 def _recover(root: Path) -> None:
     """Put it back, also where an earlier update was killed before it could."""
-    for name in lineage.RECORDS:
+    for name in KEPT:
         kept = root / ".dvc" / "tmp" / name
-        if kept.exists():
+        if not kept.exists():
+            continue
+        if name == labels.FILE and (root / name).exists():
+            lines = dict.fromkeys(line for path in (root / name, kept) for line in path.read_text("utf-8").splitlines())
+            files.write_text(root / name, "".join(f"{line}\n" for line in lines))  # as git's merge=union
+            kept.unlink()
+        else:
             kept.replace(root / name)
     for left in ("index.lock", "HEAD.lock"):  # of a git that was killed; nobody else works here
         (root / ".git" / left).unlink(missing_ok=True)

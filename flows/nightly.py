@@ -59,12 +59,18 @@ def scheduled() -> None:
         update()
         pull()
 
-        # 2. stale stages, registry, the team's remote
+        # 2. photographs of the service's traffic; enough decisions, or drift, start a training or a review
+        from flows import loop
+
+        if reason := loop.look(git_sync.Settings()):  # of an earlier try it stays
+            os.environ["PAWPRINT_REASON"] = reason
+
+        # 3. stale stages, registry, the team's remote
         from flows.pipeline import pipeline
 
         pipeline.fn()
 
-        # 3. the champion into service; a notification of a new one
+        # 4. the champion into service; a notification of a new one
         deliver()
         announce()
 
@@ -84,8 +90,8 @@ def pull() -> None:
 
 @step(retries=5, delay=10)
 def deliver() -> None:
-    """The champion into the service's folder, and taken over."""
-    if (ROOT / "champion").is_dir() and rollout.deliver(ROOT / "champion"):
+    """Champion and challenger into the service's folder, and taken over."""
+    if (ROOT / "champion").is_dir() and rollout.deliver(ROOT / "champion", ROOT / "challenger"):
         get_run_logger().info("delivered to %s", os.environ["PAWPRINT_DELIVER"])
 
 

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
 os.environ.setdefault("PREFECT_LOGGING_HANDLERS_CONSOLE_LEVEL", "CRITICAL")
 
-from flows import ROOT
+from flows import ROOT, live
 from flows.tasks import explained, flow, is_local, run, step
 from pawprint import dvc
 from pawprint.config import load_params
@@ -45,10 +45,13 @@ def pipeline(photos: str | None = None, name: str | None = None) -> None:
     # 2. preprocess, train, evaluate, register, package: whatever is stale, in DVC's order
     reproduce()
 
-    # 3. registry, champion.json and Bento name the same version, also after a rollback by hand
+    # 3. a challenger that waits for live traffic is promoted when its answers are there
+    live.follow()
+
+    # 4. registry, champion.json and Bento name the same version, also after a rollback by hand
     repair()
 
-    # 4. to the team's remote, where there is one
+    # 5. to the team's remote, where there is one
     push()
 
 
@@ -204,6 +207,7 @@ def main() -> None:
             repair()
             return
         if options.photos is None and (ROOT / "data").exists() and not dvc.status(ROOT):
+            live.follow()
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
         else:
             with prepared_runs():

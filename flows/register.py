@@ -148,6 +148,8 @@ def compare_and_promote(
         if verdict.outcome == "promoted" and is_experiment():
             reason = "would be promoted, but an experiment moves no alias (PAWPRINT_PROMOTE=1 lets it)"
             return champion, verdict.model_copy(update={"outcome": "kept"}).because(reason)
+        if verdict.outcome == "promoted" and champion and params.gate.live_answers:
+            return champion, gate.wait(verdict, champion.model_digest, params.gate)  # flows/live.py goes on
         if verdict.outcome != "promoted" or tracker.registry.promote(entry, verdict.reason, over=champion):
             return champion, verdict
     raise PawprintError(

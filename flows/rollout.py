@@ -1,9 +1,9 @@
 """The champion to the running service: put into a shared folder whole or not at all, then taken over.
 
-deliver(Path("champion"))         # PAWPRINT_DELIVER, PAWPRINT_SERVICE, PAWPRINT_SERVICE_TOKEN
+deliver(Path("champion"), Path("challenger"))     # PAWPRINT_DELIVER, PAWPRINT_SERVICE, PAWPRINT_SERVICE_TOKEN
 
 In PAWPRINT_DELIVER `champion` is a link to one of `versions/<digest>`, replaced in one step; the link is relative, so
-that each container may mount the folder where it likes.
+that each container may mount the folder where it likes. So is `challenger`, where there is one.
 """
 
 import os
@@ -23,8 +23,8 @@ class NotServed(Exception):
     """The service has not taken the champion over; it may another time."""
 
 
-def deliver(champion: Path) -> bool:
-    """Put `champion` where PAWPRINT_DELIVER says and have it served; False where all of that was done before.
+def deliver(champion: Path, challenger: Path) -> bool:
+    """Put both where PAWPRINT_DELIVER says and have them served; False where all of that was done before.
 
     Raises:
         NotServed: The service does not answer, or refused; it continues with the version before.
@@ -35,6 +35,11 @@ def deliver(champion: Path) -> bool:
     folder = Path(place)
     name = folder_digest(champion)
     put(champion, folder, name)
+    if challenger.is_dir():
+        put(challenger, folder, beside := folder_digest(challenger), "challenger")
+        name = f"{name} {beside}"
+    else:
+        (folder / "challenger").unlink(missing_ok=True)
     delivered = folder / DELIVERED
     if delivered.exists() and delivered.read_text() == name:
         return False
@@ -44,25 +49,28 @@ def deliver(champion: Path) -> bool:
     return True
 
 
-def put(champion: Path, folder: Path, name: str) -> None:
-    """Copy `champion` to `versions/<name>` and let the link point at it."""
-    versions, link = folder / "versions", folder / "champion"
+def put(model: Path, folder: Path, name: str, called: str = "champion") -> None:
+    """Copy `model` to `versions/<name>` and let the link `called` point at it."""
+    versions, link = folder / "versions", folder / called
     versions.mkdir(parents=True, exist_ok=True)
     if not (versions / name).exists():
         scratch = versions / f".{name}"
         shutil.rmtree(scratch, ignore_errors=True)
-        shutil.copytree(champion, scratch)
+        shutil.copytree(model, scratch)
         scratch.rename(versions / name)
     target = Path("versions") / name
     if not link.is_symlink() or link.readlink() != target:
         if link.is_dir() and not link.is_symlink():
             raise PawprintError(f"{link} is a folder that somebody else put there. Move it away; it becomes a link.")
-        fresh = folder / ".champion"
+        fresh = folder / f".{called}"
         fresh.unlink(missing_ok=True)
         fresh.symlink_to(target)
         fresh.replace(link)
         (versions / name).touch()
-    by_age = sorted((path for path in versions.iterdir() if path.name != name), key=lambda path: path.stat().st_mtime)
+    linked = {name, *(one.readlink().name for one in folder.iterdir() if one.is_symlink())}
+    by_age = sorted(
+        (path for path in versions.iterdir() if path.name not in linked), key=lambda path: path.stat().st_mtime
+    )
     for old in by_age[: max(0, len(by_age) - KEPT + 1)]:
         shutil.rmtree(old, ignore_errors=True)
 

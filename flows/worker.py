@@ -41,10 +41,12 @@ from prefect.states import AwaitingRetry, Cancelled, Crashed
 from prefect.types._datetime import now
 from prefect.workers.process import ProcessWorker
 
-from flows import git_sync
+from flows import git_sync, live
 from flows.tasks import explained
 from pawprint import dvc
+from pawprint.config import load_params
 from pawprint.errors import PawprintError
+from pawprint.evaluation import gate
 
 POOL = "pawprint"
 DEPLOYMENT = "pawprint"
@@ -174,11 +176,12 @@ def work(settings: git_sync.Settings) -> int:
         signal.signal(number, stop)
     worker = subprocess.Popen(command, cwd=root, env=environment)
     workers.append(worker)
-    started = ""
+    started = judged = ""
     while True:
         with contextlib.suppress(subprocess.TimeoutExpired):
             return worker.wait(timeout=POLL_SECONDS)
         started = poll_branch(settings, started)
+        judged = poll_traffic(settings, judged)
 
 
 def poll_branch(settings: git_sync.Settings, started: str) -> str:
@@ -195,6 +198,24 @@ def poll_branch(settings: git_sync.Settings, started: str) -> str:
         return commit
     except Exception as error:  # git or the server is away: the next look is soon
         logger.warning("looking for new photographs: %s", error)
+        return started
+
+
+def poll_traffic(settings: git_sync.Settings, started: str) -> str:
+    """Start a run where a challenger that waits for live traffic has its answers; returns the challenger's digest."""
+    try:
+        if (found := gate.waiting(settings.root)) is None or found[0].model_digest == started:
+            return started
+        entry, verdict = found
+        wanted = load_params(settings.root / "params.yaml").gate.live_answers
+        if max((one.answers for one in live.answered(entry, verdict.over)), default=0) < wanted:
+            return started
+        key = f"live {entry.model_digest} over {verdict.over}"
+        run = asyncio.run(arun_deployment(NAME, timeout=0, idempotency_key=key, as_subflow=False))
+        logger.info("version %s has its %s answers: run %s", entry.version, wanted, run.id)
+        return entry.model_digest
+    except Exception as error:  # the log or the server is away: the next look is soon
+        logger.warning("looking at live traffic: %s", error)
         return started
 
 

@@ -203,6 +203,7 @@ class Gate(_Closed):
     max_int8_accuracy_loss: Share = 0.01  # of a quantized model, which need only be faster
     looks: Count = 20  # comparisons on one test side at a level of 2.5 %; later ones are stricter
     min_photographs: Count = 100  # to compare on, where the champion has seen some of today's test photographs
+    live_answers: CountOrZero = 0  # of a challenger beside the champion, before it is promoted; 0 waits for none
     max_calibration_error: Share = 0.1
     min_worst_slice: Share = 0.8  # accuracy
     max_robustness_loss: Share = 0.25  # accuracy lost under the worst corruption
@@ -212,6 +213,18 @@ class Gate(_Closed):
     )
     max_latency_ms: Positive = 500  # median of one prediction
     max_size_mb: Positive = 200
+
+
+class Loop(_Closed):
+    """When the worker, each night, starts a review or a training from what the service was sent."""
+
+    decisions: CountOrZero = 50  # of people, not in data/ yet; so many are applied, and a training starts; 0: never
+    days: Positive = 7  # of traffic that are looked at, and between two reviews for drift
+    photographs: Count = 200  # different ones in these days; fewer show no drift
+    drift: Annotated[float, Field(ge=0.5, le=1)] = (
+        0.7  # share of pairs in which traffic is told from held-out photographs
+    )
+    label_shift: Share = 0.2  # share of predictions that would have to be of another class
 
 
 Names = Annotated[tuple[str, ...], Field(strict=False)]  # YAML has lists, not tuples
@@ -286,6 +299,7 @@ class Params(_Closed):
     refusal: Refusal = Refusal()
     evaluation: Evaluation
     gate: Gate
+    loop: Loop = Loop()
     serving: Serving
 
     @model_validator(mode="after")
@@ -302,6 +316,25 @@ class Params(_Closed):
                 raise ValueError(f"`quantized.{name}` names {source!r}, which is no candidate")
             if name in self.candidates:
                 raise ValueError(f"`quantized.{name}` has the name of a candidate; give it another")
+        return self
+
+    @model_validator(mode="after")
+    def _live_answers_come(self) -> Self:
+        beside = self.serving.challenger
+        most = self.serving.traffic_rows
+        if beside.mode == "shadow":
+            most = int(most * beside.share / (1 + beside.share))  # both answers are rows
+        elif beside.mode == "canary":
+            most = int(most * beside.share)
+        if self.gate.live_answers and beside.mode == "off":
+            raise ValueError(
+                "`gate.live_answers` waits for a challenger: `serving.challenger.mode` is shadow or canary"
+            )
+        if self.gate.live_answers > most:
+            raise ValueError(
+                f"`gate.live_answers` is more than the {most} that `serving.traffic_rows` and "
+                "`serving.challenger.share` keep"
+            )
         return self
 
     @property

@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -24,6 +24,7 @@ import httpx
 import pytest
 
 from pawprint.lineage import sha256
+from pawprint.serving.traffic import Record, TrafficLog
 from service_process import free_port
 from workspace import PROJECT, Workspace, consistent_champion
 
@@ -299,9 +300,50 @@ def test_an_alias_moved_by_hand_is_packaged_by_the_next_run(workspace: Workspace
     assert f"version {other[0]}" in printed
     assert consistent_champion(workspace) == str(other[0])
     assert "up to date" in workspace("dvc", "status")
-    workspace(sys.executable, "-c", code, current["model"], "champion", current["version"])
-    workspace.run()
-    assert consistent_champion(workspace) == current["version"]
+
+
+def test_a_challenger_waits_for_live_answers_and_is_promoted_when_they_are_there(
+    workspace: Workspace, tmp_path: Path
+) -> None:
+    champion = workspace.json("champion.json")
+
+    def wait(params: Any) -> None:
+        params["gate"]["live_answers"] = 4
+        params["serving"]["challenger"]["mode"] = "shadow"
+
+    def beside(numbers: Iterable[int]) -> None:
+        """Answers of both to pictures, as the service logs them."""
+        log = TrafficLog(tmp_path / f"{champion['model']}.db", rows=100)
+        for number in numbers:
+            both = [
+                Record(
+                    f"{who}{number}", time.time(), f"{number:064x}", "cat", '{"cat": 0.9, "dog": 0.1}', 0.9, b"",
+                    digest, version, 5.0, f"champion{number}" if who == "challenger" else None,
+                )
+                for who, digest, version in (
+                    ("champion", champion["model_digest"], champion["version"]),
+                    ("challenger", challenger["model_digest"], challenger["version"]),
+                )
+            ]  # fmt: skip
+            for record in both:
+                log.add(record)
+        log.close()
+
+    workspace.params(wait)
+    printed = workspace.run(PAWPRINT_TRAFFIC=str(tmp_path))
+    challenger = workspace.json("challenger/champion.json")
+    assert "waiting for live traffic" in printed and "4 are missing" in printed
+    assert consistent_champion(workspace) == champion["version"] != challenger["version"]
+    beside(range(3))
+    assert "1 are missing" in workspace("pawprint", "traffic", "report", "--no-mlflow", PAWPRINT_TRAFFIC=str(tmp_path))
+    beside(range(3, 5))
+    printed = workspace.run(PAWPRINT_TRAFFIC=str(tmp_path))
+    assert "live traffic (shadow): 5 answers, 100.0% of them as the champion's" in printed
+    assert consistent_champion(workspace) == challenger["version"]
+    assert "5 answers" in (workspace.root / "reports" / "gate.md").read_text()
+    assert not (workspace.root / "challenger").exists()
+    assert "up to date" in workspace("dvc", "status")
+    workspace("git", "checkout", "-q", "params.yaml")
 
 
 def test_a_bento_that_was_deleted_is_built_again(workspace: Workspace) -> None:

@@ -141,6 +141,10 @@ def test_a_champion_is_delivered_whole_and_a_few_before_it_stay(tmp_path: Path) 
         assert json.loads((place / "champion" / "champion.json").read_text())["version"] == str(number)
     assert (place / "champion").readlink() == Path("versions/digest4")  # wherever the folder is mounted
     assert {path.name for path in (place / "versions").iterdir()} == {"digest2", "digest3", "digest4"}
+    rollout.put(build_toy_model(tmp_path / "5", version="5"), place, "other", "challenger")
+    for number in (5, 6, 7):
+        rollout.put(champion, place, f"digest{number}")
+    assert json.loads((place / "challenger" / "champion.json").read_text())["version"] == "5"  # not the oldest to go
 
 
 @pytest.fixture

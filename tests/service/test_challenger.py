@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from pawprint import image
+from pawprint.evaluation import live
 from pawprint.inference.classifier import ModelInfo
-from pawprint.serving.comparison import compare
+from pawprint.serving import traffic
 from service_process import checkout, serving
 from toy import build_toy_model
 
@@ -55,6 +56,13 @@ def rows(log: Path, count: int) -> list[tuple[str, str, str, str | None]]:
         time.sleep(0.05)
 
 
+def compare(log: Path, champion: Path) -> live.Beside:
+    """The one challenger that answered beside it."""
+    digest = ModelInfo.read(champion).model_digest
+    (one,) = live.compare(*traffic.beside(log, digest), traffic.read(log, digest, 0)[0])
+    return one
+
+
 def metric(url: str, name: str) -> float:
     found = [line for line in httpx.get(f"{url}/metrics").text.splitlines() if line.startswith(name)]
     return float(found[0].split()[-1])
@@ -73,7 +81,7 @@ def test_in_the_shadow_the_champion_answers_and_the_log_has_both(tmp_path: Path,
     shadow = [row for row in found if row[3]]
     assert sorted(row[3] for row in shadow) == sorted(ids)
     assert {row[1:3] for row in shadow} == {("blue", "4")}
-    (one,) = compare(log, ModelInfo.read(models[0]).model_digest)
+    one = compare(log, models[0])
     assert (one.mode, one.answers, one.agreement, one.judged, one.right) == ("shadow", 14, 0.0, (1, 1), (0, 1))
     assert "right 0 of 1 (champion 1 of 1), paired p = 1.000" in one.sentence()
 
@@ -95,7 +103,7 @@ def test_a_canary_answers_its_share_and_the_same_picture_gets_the_same_model(
             judged = httpx.post(f"{url}/feedback", json={"id": first.json()["id"], "label": "red"})
             assert judged.status_code == 200
         rows(log, 80)
-    (one,) = compare(log, ModelInfo.read(models[0]).model_digest)
+    one = compare(log, models[0])
     count = sum(seen)
     assert 8 <= count <= 24
     assert (one.mode, one.answers, one.agreement, one.judged, one.right) == (

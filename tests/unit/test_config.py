@@ -41,6 +41,7 @@ def test_the_project_s_own_params_are_valid_and_frozen() -> None:
         ("quantized: {}", "quantized: {a/b: article_cnn}", "a candidate is called 'a/b'"),
         ("quantized: {}", "quantized: {small: resnet}", "'resnet', which is no candidate"),
         ("quantized: {}", "quantized: {article_cnn: article_cnn}", "has the name of a candidate"),
+        ("live_answers: 0", "live_answers: 9", "waits for a challenger: `serving.challenger.mode` is shadow or canary"),
         ("schema_version: 2", "int8: []", "has schema_version 1; this version of pawprint reads 2"),
     ],
 )

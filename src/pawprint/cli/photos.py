@@ -109,20 +109,15 @@ def apply(
     """Make the decisions of labels.csv data: the next version, which `git commit` keeps and `git checkout` undoes."""
     from pawprint import dvc
     from pawprint.config import load_params
-    from pawprint.data import corrections, origins
+    from pawprint.data import corrections
     from pawprint.data.inbox import FOLDER, Inbox
     from pawprint.data.labels import FILE, Labels
-    from pawprint.data.splits import split_of
     from pawprint.errors import PawprintError
 
     params = load_params(ROOT / "params.yaml")
     if not (ROOT / ".dvc").is_dir():
         raise PawprintError(f"{ROOT} has no DVC, which versions the photographs. `git init && dvc init` there first.")
-    own_test, groups = origins.own_test(ROOT / "data"), origins.Groups(ROOT / "data", params.split.group)
-
-    def is_test(digest: str) -> bool:
-        return split_of(digest, params.seed, params.split, own_test, groups.of(digest)) == "test"
-
+    is_test = corrections.on_test_side(ROOT / "data", params)
     labels, inbox = Labels(ROOT / FILE), Inbox(ROOT / FOLDER)
     before = dvc.snapshot(ROOT)
     applied = corrections.apply(labels, DATA, inbox, is_test, test_side, replace)

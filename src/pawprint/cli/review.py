@@ -116,25 +116,11 @@ def harvest(
     Each comes with its provenance: answer, model, feedback. What is in data/ already, or was decided before, is not
     taken again; of photographs of one scene one is.
     """
-    import time
+    from pawprint.data import inbox
+    from pawprint.review.harvest import Mix, harvest_logs
 
-    from pawprint.config import load_params
-    from pawprint.data import inbox, origins
-    from pawprint.data.labels import FILE, Labels
-    from pawprint.review.harvest import Mix
-    from pawprint.review.harvest import harvest as take
-    from pawprint.serving import traffic
-    from pawprint.serving.kept import FOLDER, PictureStore
-
-    logs = [log] if log else sorted(traffic.folder().glob("*.db"))
-    if not logs or not logs[0].is_file():
-        raise PawprintError(f"There is no traffic log in {traffic.folder()}. Serve the model, or name --log.")
-    params, waiting = load_params(ROOT / "params.yaml"), inbox.Inbox(ROOT / inbox.FOLDER)
-    known = {row.hash for row in origins.read_rows(ROOT / "data")} | set(Labels(ROOT / FILE).standing())
-    mix = Mix(feedback, refused, unsure, novel, random)
-    since = time.time() - 86_400 * days if days else 0
-    store = PictureStore(logs[0].parent / FOLDER)
-    counts = take(logs, store, waiting, mix, known, params.seed, since)
+    counts = harvest_logs(ROOT, Mix(feedback, refused, unsure, novel, random), days, log)
+    waiting = inbox.Inbox(ROOT / inbox.FOLDER)
     parts = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     print(f"{counts.total():,} photographs taken{f' ({parts})' * bool(parts)}; {len(list(waiting)):,} wait.")
     print("Next: pawprint review harvest" if list(waiting) else "Is serving.keep_pictures on?")

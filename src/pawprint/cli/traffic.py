@@ -27,21 +27,28 @@ def report(
     import time
 
     from pawprint.config import load_params
+    from pawprint.evaluation import gate, live
     from pawprint.files import write_text
     from pawprint.inference.classifier import ModelInfo
-    from pawprint.serving import comparison, report, traffic
+    from pawprint.serving import report, traffic
     from pawprint.serving.champion import registered_model
 
     log = log or traffic.path(registered_model(model))
     seed = load_params(ROOT / "params.yaml").seed if (ROOT / "params.yaml").exists() else 0
     since = time.time() - 86_400 * days if days else 0
     found = report.summarize(log, model, since, seed)
-    write_text(out, report.page(found))
     verdict = report.verdict(found.drift, found.label_shift)
-    besides = comparison.compare(log, found.digest, since)
+    besides = live.compare(*traffic.beside(log, found.digest, since), traffic.read(log, found.digest, since)[0])
+    sentences = [one.sentence() for one in besides]
+    if (waits := gate.waiting(ROOT)) and waits[1].over == found.digest:
+        entry, so_far = waits
+        its = [one for one in besides if one.digest == entry.model_digest]
+        decided = gate.after_traffic(so_far, its, load_params(ROOT / "params.yaml").gate)
+        sentences.append(f"The gate, on version {entry.version}: {gate.OUTCOMES[decided.outcome]}: {decided.reason}.")
+    write_text(out, report.page(found, sentences))
     print(f"{found.model}: {len(found.labels):,} predictions. {verdict}")
-    for one in besides:
-        print(one.sentence())
+    for sentence in sentences:
+        print(sentence)
     print(f"wrote {out}")
     if mlflow:
         from pawprint.tracking.tracker import Tracker

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
+from pawprint.config import Params
 from pawprint.data import origins
 from pawprint.data.class_folders import (
     DATASET,
@@ -30,6 +31,7 @@ from pawprint.data.inbox import Inbox, Incoming
 from pawprint.data.ingest import free_name, known_origins, link
 from pawprint.data.labels import Decision, Labels
 from pawprint.data.origins import Origin, Origins
+from pawprint.data.splits import split_of
 from pawprint.errors import PawprintError
 from pawprint.files import recover, refuse_link, replace_folder, write_bytes, write_json
 
@@ -75,6 +77,18 @@ class Applied:
         return "\n".join(lines)
 
 
+def on_test_side(data: Path, params: Params) -> Callable[[str], bool]:
+    """Whether the photograph with a hash is, or would be, on the test side."""
+    own_test, groups = origins.own_test(data), origins.Groups(data, params.split.group)
+    return lambda digest: split_of(digest, params.seed, params.split, own_test, groups.of(digest)) == "test"
+
+
+def waiting(labels: Labels, data: Path, inbox: Inbox, is_test: Callable[[str], bool]) -> int:
+    """How many decisions `apply` would make data; those on the test side are not counted."""
+    work = _Work(data, data, inbox, known_origins(data), Applied())
+    return sum(work.changes(one) for digest, one in labels.standing().items() if not is_test(digest))
+
+
 def apply(
     labels: Labels,
     data: Path,
@@ -104,9 +118,10 @@ def apply(
     with replace_folder(data) as fresh:
         known = known_origins(data) if data.is_dir() and not replace else Origins()
         work = _Work(data, fresh, inbox, known, applied)
-        wanted = {digest: one for digest, one in labels.standing().items() if one.decision in ("keep", "class", "drop")}
         both = {True: {}, False: {}}  # type: dict[bool, dict[str, Decision]]
-        for digest, one in wanted.items():
+        for digest, one in labels.standing().items():
+            if one.decision == "unsure":
+                continue
             both[begun and is_test(digest)][digest] = one
         applied.waiting = sum(map(work.changes, both[not test_side].values()))
         for one in both[test_side].values():
@@ -191,8 +206,8 @@ class _Work:
     def changes(self, one: Decision) -> bool:
         """Would the decision change data/?"""
         files = self.files.get(one.hash, [])
-        if one.decision == "drop":
-            return bool(files)
+        if one.decision in ("drop", "unsure"):
+            return one.decision == "drop" and bool(files)
         return any(file.split("/")[0] != one.label for file in files) or (not files and one.hash in self.inbox)
 
     def decide(self, one: Decision) -> None:

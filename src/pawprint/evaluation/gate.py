@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
-from scipy import special
 
 from pawprint import lineage
 from pawprint.config import Gate
@@ -21,11 +20,14 @@ from pawprint.data.manifest import ManifestRow
 from pawprint.errors import PawprintError
 from pawprint.evaluation import intervals, slices
 from pawprint.evaluation.evaluator import EvaluationReport
+from pawprint.evaluation.live import Beside, mcnemar
 from pawprint.evaluation.metrics import Figure, Scores, discordant, paired_losses
+from pawprint.files import read_json
 
-Outcome = Literal["promoted", "kept", "tie"]  # a tie keeps the champion
+Outcome = Literal["promoted", "kept", "tie", "waiting"]  # all but the first keep the champion
 OUTCOMES = {  # for a person
     "promoted": "promoted", "kept": "champion unchanged", "tie": "champion unchanged, no significant difference",
+    "waiting": "champion unchanged, waiting for live traffic",
 }  # fmt: skip
 
 
@@ -58,6 +60,7 @@ class Verdict(BaseModel):
     reason: str
     rules: list[Rule]
     quantized: bool = False  # the champion was compared with an INT8 version of itself
+    over: str = ""  # digest of the champion that it was compared with, where it waits for live traffic
 
     def because(self, *reasons: str) -> "Verdict":
         """The verdict with further reasons, in words."""
@@ -182,6 +185,61 @@ def decide_on_shared(challenger: Contender, ours: Scores, theirs: Scores, rules:
         return Verdict(outcome="kept", reason=f"{'; '.join(words)}; but outside: {missed}", rules=table)
     reason = f"{'; '.join(words)}; not shown to be worse on {len(ours.hashes)} photographs of the shared classes"
     return Verdict(outcome="promoted", reason=reason, rules=table)
+
+
+def wait(verdict: Verdict, champion: str, rules: Gate) -> Verdict:
+    """A promotion over the model `champion` (its digest) that is to wait for answers on live traffic."""
+    told = verdict.because(f"waits for {rules.live_answers:,} answers beside the champion (gate.live_answers)")
+    return told.model_copy(update={"outcome": "waiting", "over": champion})
+
+
+def waiting(root: Path) -> tuple[lineage.Champion, Verdict] | None:
+    """The challenger that waits for live traffic, and the verdict so far; None where none does."""
+    verdict, folder = read_json(root / "reports" / "gate.json") or {}, root / "challenger"
+    if verdict.get("outcome") != "waiting" or not (folder / "champion.json").exists():
+        return None
+    return lineage.Champion.read(folder), Verdict.model_validate(verdict)
+
+
+def after_traffic(verdict: Verdict, found: Sequence[Beside], rules: Gate) -> Verdict:
+    """A verdict that waits, by what its challenger did beside the champion.
+
+    It waits on while `rules.live_answers` are not there. Then the challenger is promoted, unless it is shown to be less
+    often right where there is feedback, or refuses more than `max_refused` and shown to be more than the champion (each
+    at 2.5 %; paired tests in the shadow, unpaired ones for a canary), or a canary is slower than champion and limit.
+    """
+    one = max(found, key=lambda each: each.answers, default=None)
+    if one is None or one.answers < rules.live_answers:
+        missing = rules.live_answers - (one.answers if one else 0)
+        return verdict.because(f"{missing:,} are missing")
+    tests = "paired" if one.mode == "shadow" else "unpaired"
+    level = 2 * intervals.ERROR
+    right = [f"{right} of {judged}" for right, judged in zip(one.right, one.judged, strict=True)]
+    worse = one.p is not None and one.p < level and one.right[0] * one.judged[1] < one.right[1] * one.judged[0]
+    more = one.refused[0] > max(rules.max_refused, one.refused[1]) and one.p_refused < level
+    slower = one.milliseconds[0] > max(rules.max_latency_ms, one.milliseconds[1])
+    table = [
+        Rule(
+            rule=f"feedback: not shown to be less often right ({tests}, p = {one.p if one.p is not None else 1:.3g})",
+            challenger=right[0], champion=right[1], passed=not worse,
+        ),
+        Rule(
+            rule=f"live traffic refused at most {rules.max_refused:g}, or not shown to be more ({tests}, "
+            f"p = {one.p_refused:.3g})",
+            challenger=f"{one.refused[0]:.4f}", champion=f"{one.refused[1]:.4f}", passed=not more,
+        ),
+        Rule(
+            rule=f"live traffic: one prediction (median) within {rules.max_latency_ms:g} ms",
+            challenger=f"{one.milliseconds[0]:.1f} ms", champion=f"{one.milliseconds[1]:.1f} ms",
+            passed=not slower if one.mode == "canary" else None,  # in the shadow it waits for whatever else runs
+        ),
+    ]  # fmt: skip
+    words = f"live traffic ({one.mode}): {one.answers:,} answers"
+    words += f", {one.agreement:.1%} of them as the champion's" if one.agreement is not None else ""
+    missed = _missed(table)
+    outcome: Outcome = "kept" if missed else "promoted"
+    told = verdict.because(words, f"but outside: {missed}" if missed else "")
+    return told.model_copy(update={"outcome": outcome, "rules": [*verdict.rules, *table]})
 
 
 def error_at(looks: int, budget: int) -> float:
@@ -358,7 +416,7 @@ def _limited(report: EvaluationReport, rules: Gate) -> list[tuple[str, str, floa
 def _mcnemar(ours: Scores, theirs: Scores) -> Rule:
     """McNemar's exact test, over the photographs that only one of the two gets right."""
     alone, theirs_alone = discordant(ours, theirs)
-    p = min(1.0, 2 * special.bdtr(min(alone, theirs_alone), alone + theirs_alone, 0.5))  # the binomial is symmetrical
+    p = mcnemar(alone, theirs_alone)
     rule, counts = f"McNemar's exact test, p = {p:.3g}", [f"right alone {count}" for count in (alone, theirs_alone)]
     return Rule(rule=rule, challenger=counts[0], champion=counts[1], passed=None)
 

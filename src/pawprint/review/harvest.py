@@ -1,6 +1,6 @@
 """Pictures of the service's traffic, chosen for a person to look at: into the inbox, with their provenance.
 
-    taken = harvest(log, store, inbox, Mix(feedback=40, refused=20, unsure=20, novel=20, random=20), known, seed=2017)
+    taken = harvest_logs(root, Mix(feedback=40, refused=20, unsure=20, novel=20, random=20), days=7)
 
 The mix is active learning with a part that is drawn: what clients corrected, what was refused, what the model was least
 sure of, what is least like the training photographs. Pictures of one scene teach little twice, so of those whose
@@ -10,6 +10,7 @@ embeddings nearly agree one is taken. `random` is what shows how the model does 
 import json
 import random
 import sqlite3
+import time
 from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import asdict, dataclass
@@ -18,10 +19,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from pawprint.config import UNKNOWN
+from pawprint.config import UNKNOWN, load_params
+from pawprint.data import inbox, labels, origins
 from pawprint.data.inbox import TRAFFIC, Inbox, Incoming
+from pawprint.data.labels import Labels
+from pawprint.errors import PawprintError
 from pawprint.serving import traffic
-from pawprint.serving.kept import PictureStore
+from pawprint.serving.kept import FOLDER, PictureStore
 
 ALIKE = 0.995  # cosine of two embeddings, from which one of the pictures is enough
 
@@ -37,16 +41,32 @@ class Mix:
     random: int = 20  # drawn from all
 
 
+def harvest_logs(root: Path, mix: Mix, days: float, log: Path | None = None) -> Counter[str]:
+    """Take pictures of the service's logs (or of one) into the project's inbox; how many of each kind.
+
+    What is in data/ already, or was decided, is not taken. `days` of 0 looks back as far as pictures are kept.
+
+    Raises:
+        PawprintError: there is no log.
+    """
+    logs = [log] if log else sorted(traffic.folder().glob("*.db"))
+    if not logs or not logs[0].is_file():
+        raise PawprintError(f"There is no traffic log in {traffic.folder()}. Serve the model, or name --log.")
+    known = {row.hash for row in origins.read_rows(root / "data")} | set(Labels(root / labels.FILE).standing())
+    since, store = time.time() - 86_400 * days if days else 0, PictureStore(logs[0].parent / FOLDER)
+    return harvest(logs, store, Inbox(root / inbox.FOLDER), mix, known, load_params(root / "params.yaml").seed, since)
+
+
 def harvest(
     logs: Iterable[Path],
     store: PictureStore,
-    inbox: Inbox,
+    into: Inbox,
     mix: Mix,
     known: Collection[str],
     seed: int,
     since: float = 0,
 ) -> Counter[str]:
-    """Take pictures of `logs` into the inbox; how many of each kind.
+    """Take pictures of `logs` into an inbox; how many of each kind.
 
     Args:
         known: hashes that are not taken: those of data/, and those that were decided.
@@ -58,7 +78,7 @@ def harvest(
         before = latest.get(row["picture"])
         if before is None or (row["right_label"] and not before[1]["right_label"]):  # feedback counts more than time
             latest[row["picture"]] = (model, row)
-    new = [one for digest, one in latest.items() if digest not in known and digest not in inbox]
+    new = [one for digest, one in latest.items() if digest not in known and digest not in into]
     taken: list[Incoming] = []
     chosen: list[NDArray[np.float32]] = []
     counts: Counter[str] = Counter()
@@ -76,8 +96,8 @@ def harvest(
             done.add(row["picture"])
             chosen.append(direction)
             counts[kind] += 1
-            taken.append(inbox.keep(picture, _incoming(model, row, kind)))
-    inbox.add(taken)
+            taken.append(into.keep(picture, _incoming(model, row, kind)))
+    into.add(taken)
     return counts
 
 

@@ -9,7 +9,7 @@ import os
 import re
 from pathlib import Path
 
-from pawprint.config import Serving, Tokens, load_serving
+from pawprint.config import Challenger, Serving, Tokens, load_serving
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import load_verified
 from pawprint.lineage import Champion
@@ -69,7 +69,7 @@ def serving_params() -> Serving:
 
     PAWPRINT_READ_SHA256, PAWPRINT_FEEDBACK_SHA256 and PAWPRINT_ADMIN_SHA256 hold digests, PAWPRINT_ALLOWED_HOSTS,
     PAWPRINT_ALLOWED_ORIGINS and PAWPRINT_TRUSTED_PROXIES add to the parameters of these names, all separated by commas:
-    where a Bento runs is known later than what is in it.
+    where a Bento runs is known later than what is in it. So do PAWPRINT_CHALLENGER_MODE and PAWPRINT_CHALLENGER_SHARE.
     """
     found = [home / "params.yaml" for home in _HOMES if (home / "params.yaml").is_file()]
     params = load_serving(found[0]) if found else Serving()
@@ -84,4 +84,17 @@ def serving_params() -> Serving:
         part: (*getattr(params, part), *filter(None, os.environ.get(f"PAWPRINT_{part.upper()}", "").split(",")))
         for part in ("allowed_hosts", "allowed_origins", "trusted_proxies")
     }
-    return params.model_copy(update={"tokens": Tokens(**tokens), **named})
+    return params.model_copy(update={"tokens": Tokens(**tokens), "challenger": _challenger(params.challenger), **named})
+
+
+def _challenger(given: Challenger) -> Challenger:
+    mode, share = (os.environ.get(f"PAWPRINT_CHALLENGER_{name}") for name in ("MODE", "SHARE"))
+    try:
+        return Challenger.model_validate(
+            given.model_dump() | ({"mode": mode} if mode else {}) | ({"share": float(share)} if share else {})
+        )
+    except ValueError:
+        raise PawprintError(
+            f"PAWPRINT_CHALLENGER_MODE={mode or ''} or PAWPRINT_CHALLENGER_SHARE={share or ''} cannot be: the mode is "
+            "off, shadow or canary, the share a number from 0 to 1."
+        ) from None

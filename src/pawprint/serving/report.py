@@ -8,6 +8,7 @@ import base64
 import io
 import json
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -112,8 +113,8 @@ def verdict(drift: Drift | None, shift: LabelShift | None) -> str:
     return f"{differ} ({compared}). {classes} ({changed})."
 
 
-def page(report: Report) -> str:
-    """One HTML file, nothing fetched."""
+def page(report: Report, beside: Sequence[str] = ()) -> str:
+    """One HTML file, nothing fetched. `beside`: sentences on challengers."""
     span = "none"
     if report.labels:
         first, last = (datetime.fromtimestamp(each, UTC) for each in (report.times[0], report.times[-1]))
@@ -122,6 +123,7 @@ def page(report: Report) -> str:
         "pawprint.serving",
         "traffic.html",
         report=report,
+        beside=beside,
         figures=report.figures(),
         span=span,
         verdict=verdict(report.drift, report.label_shift),

@@ -44,7 +44,15 @@ from pawprint.tracking.server import Unreachable, is_outage
 PARENT = "mlflow.parentRunId"
 VIEW = "candidates"  # the key of the view of the runs
 FILTERED = ("git_commit", "git_dirty", "dataset", "data_hash", "seed")  # of the lineage: tags without a prefix
-UNUSED = ("candidates.", "gate.", "quantized", "serving.", "sweep.", "schema_version")  # what no training reads
+UNUSED = (
+    "candidates.",
+    "gate.",
+    "loop.",
+    "quantized",
+    "serving.",
+    "sweep.",
+    "schema_version",
+)  # what no training reads
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 
 
@@ -339,7 +347,9 @@ class Tracker:
         if kept.exists() and (left := self.known_run(kept.read_text(encoding="ascii"))):
             self.run(left).status("KILLED")  # of a pipeline that could not say so
         name = f"pipeline · {time.strftime('%Y-%m-%d %H:%M UTC', time.gmtime())}"
-        run = self.run(self._create_run(dataset, name, tags={"pipeline_run": pipeline, "kind": "pipeline"}))
+        run = self.run(
+            self._create_run(dataset, name, tags={"pipeline_run": pipeline, "kind": "pipeline", **_reason()})
+        )
         files.write_text(kept, run.id)
         return run
 
@@ -384,6 +394,12 @@ def pipeline_id() -> str:
     return os.environ.get("PAWPRINT_PIPELINE_RUN", "").removeprefix("pipeline ")
 
 
+def _reason() -> dict[str, str]:
+    """Why the worker started this run, where its rule says so (flows/loop.py)."""
+    reason = os.environ.get("PAWPRINT_REASON", "")
+    return {"reason": reason} if reason else {}
+
+
 def training_params(params: Params, name: str) -> dict[str, Any]:
     """The parameters of one candidate by the names of params.yaml; its own entry without `candidates.<name>.`, so that
     the same parameter of two candidates is on one line of a comparison."""
@@ -411,6 +427,7 @@ def lineage_tags(candidate: str, lineage: Lineage) -> dict[str, Any]:
             "mlflow.source.type": "LOCAL",
             "mlflow.source.git.commit": lineage.git_commit,
         }
+        | _reason()
     )
 
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from contenders import FAST, N, contender
-from pawprint.config import Gate
+from pawprint.config import UNKNOWN, Gate
 from pawprint.data import manifest as manifests
 from pawprint.data.manifest import ManifestRow
 from pawprint.errors import PawprintError
-from pawprint.evaluation import gate
+from pawprint.evaluation import gate, live
 from pawprint.evaluation.gate import Contender
 from pawprint.evaluation.metrics import Scores, measure
 from pawprint.lineage import Lineage
@@ -336,3 +336,38 @@ def test_without_the_manifest_nothing_is_proved(trained: tuple[Path, Path, Linea
     manifests.write(manifest, [*manifests.read(manifest), more])
     with pytest.raises(PawprintError, match="Nothing proves what it has learned from"):
         gate.seen_hashes(folder, record, [manifest, manifest.with_name("none.csv")], [], "it")
+
+
+def answers(right: int, wrong: int, refused: int = 0, champion: str = "dog") -> list[dict[str, object]]:
+    """Pairs of answers to pictures of dogs, all with feedback; the champion says the same of each."""
+    labels = ["dog"] * right + ["cat"] * wrong + [UNKNOWN] * refused
+    return [
+        {"digest": "new", "version": "4", "label": label, "milliseconds": 5.0, "champion_label": champion,
+         "champion_milliseconds": 4.0, "right_label": "dog"}
+        for label in labels
+    ]  # fmt: skip
+
+
+def test_a_challenger_waits_for_live_answers_and_must_not_be_worse_on_them() -> None:
+    rules = Gate(live_answers=100)
+    waits = gate.wait(decide(contender(0.97, 4), contender(0.80, 40)), "old", rules)
+    assert (waits.outcome, waits.over) == ("waiting", "old")
+
+    def after(pairs: list[dict[str, object]], others: list[dict[str, object]] | None = None) -> gate.Verdict:
+        served = [{"label": "dog", "right_label": "dog", "milliseconds": 4.0}] * 300
+        return gate.after_traffic(waits, live.compare(pairs, others or [], served), rules)
+
+    few = after(answers(60, 0))
+    assert few.outcome == "waiting" and few.reason.endswith("40 are missing")
+    assert after([]).reason.endswith("100 are missing")
+    assert after(answers(98, 2)).outcome == "promoted"
+    worse = after(answers(90, 10))  # the champion was right in all
+    assert worse.outcome == "kept" and "less often right (paired" in worse.reason
+    shy = after(answers(80, 0, refused=20, champion="dog"))
+    assert shy.outcome == "kept" and "live traffic refused" in shy.reason
+    canary = after([], answers(80, 20))
+    assert canary.outcome == "kept" and "less often right (unpaired" in canary.reason
+    assert after([], answers(100, 0)).outcome == "promoted"
+    slow = [one | {"milliseconds": 900.0} for one in answers(100, 0)]
+    assert after([], slow).outcome == "kept"  # clients wait for a canary
+    assert after(slow).outcome == "promoted"  # and for nothing in the shadow
