@@ -14,13 +14,13 @@ from pawprint.progress import say
 
 def answered(entry: Champion, over: str) -> list[live.Beside]:
     """What the traffic log has of `entry` beside the champion with the digest `over`."""
-    from pawprint.serving import traffic
+    from pawprint.serving import segments, traffic
 
-    log = traffic.path(entry.model)
-    if not log.is_file():
-        return []
-    served, _ = traffic.read(log, over, 0)
-    found = live.compare(*traffic.beside(log, over), served)
+    with segments.log_of(entry.model) as log:
+        if not log.is_file():
+            return []
+        served, _ = traffic.read(log, over, 0)
+        found = live.compare(*traffic.beside(log, over), served)
     return [one for one in found if one.digest == entry.model_digest]
 
 

@@ -22,7 +22,7 @@ from pawprint.errors import PawprintError
 from pawprint.files import read_json, write_json, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.review.harvest import Mix, harvest_logs
-from pawprint.serving import report, traffic
+from pawprint.serving import report, segments, traffic
 from pawprint.serving.champion import registered_model
 from pawprint.serving.report import Report
 from pawprint.tracking.tracker import Tracker
@@ -58,7 +58,7 @@ def look(settings: git_sync.Settings) -> str:
 @step(retries=1, delay=5)
 def take() -> None:
     """Photographs of the service's traffic into the review queue, where there is a log."""
-    if any(traffic.folder().glob("*.db")):
+    if traffic.segments() or any(traffic.folder().glob("*.db")):
         counts = harvest_logs(ROOT, Mix(), days=0)
         get_run_logger().info("harvested %s photographs: %s", counts.total(), dict(counts))
 
@@ -66,9 +66,13 @@ def take() -> None:
 def drifted(params: Params) -> Drifted | None:
     """Does the traffic of the last days differ from the held-out photographs by what the rule says?"""
     folder, rule = ROOT / "champion", params.loop
-    if not folder.is_dir() or not (log := traffic.path(registered_model(folder))).is_file():
+    if not folder.is_dir():
         return None
-    found = report.summarize(log, folder, time.time() - 86_400 * rule.days, params.seed)
+    since = time.time() - 86_400 * rule.days
+    with segments.log_of(registered_model(folder), since=since) as log:
+        if not log.is_file():
+            return None
+        found = report.summarize(log, folder, since, params.seed)
     if found.pictures < rule.photographs:
         return None
     parts = []

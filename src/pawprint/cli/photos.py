@@ -189,7 +189,7 @@ def erase(
     if not re.fullmatch("[0-9a-f]{64}", digest):
         raise PawprintError(f"{photograph} is no file here, and no SHA-256. Nothing was erased.")
     logs = sorted(traffic.folder().glob("*.db"))
-    places = erasing.find(ROOT, digest, logs)
+    places = erasing.find(ROOT, digest, logs, traffic.segments())
     print(erasing.report(digest, places, dry=True), end="")
     if dry_run:
         return

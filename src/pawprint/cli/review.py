@@ -109,7 +109,10 @@ def harvest(
     unsure: Annotated[int, typer.Option(min=0, help="... that the model was least sure of")] = 20,
     novel: Annotated[int, typer.Option(min=0, help="... that are least like the training photographs")] = 20,
     random: Annotated[int, typer.Option(min=0, help="... drawn from all")] = 20,
-    log: Annotated[Path | None, typer.Option(help="a traffic log; default: all of the service's")] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(help="a traffic log, or the folder or s3 URL of the champion's segments; default: the service's"),
+    ] = None,
 ) -> None:
     """Take photographs of the service's traffic into the review queue. `serving.keep_pictures` must be on.
 
@@ -119,7 +122,7 @@ def harvest(
     from pawprint.data import inbox
     from pawprint.review.harvest import Mix, harvest_logs
 
-    counts = harvest_logs(ROOT, Mix(feedback, refused, unsure, novel, random), days, log)
+    counts = harvest_logs(ROOT, Mix(feedback, refused, unsure, novel, random), days, log or "")
     waiting = inbox.Inbox(ROOT / inbox.FOLDER)
     parts = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
     print(f"{counts.total():,} photographs taken{f' ({parts})' * bool(parts)}; {len(list(waiting)):,} wait.")

@@ -10,15 +10,13 @@ from pawprint.cli.common import HERE, ROOT
 app = typer.Typer(no_args_is_help=True, help="Requests and predictions of the service.")
 
 
-@app.callback()
-def _group() -> None:
-    pass  # so that the one command keeps its name
-
-
-@app.command(epilog="Example: pawprint traffic report --days 7")
+@app.command(epilog="Examples: pawprint traffic report --days 7 | pawprint traffic report --log s3://bucket/traffic")
 def report(
     model: Annotated[Path, typer.Option(help="the model folder that is served")] = HERE / "champion",
-    log: Annotated[Path | None, typer.Option(help="the traffic log; default: the service's own")] = None,
+    log: Annotated[
+        str | None,
+        typer.Option(help="the traffic log, or the folder or s3 URL of segments; default: the service's own"),
+    ] = None,
     out: Annotated[Path, typer.Option(help="the page")] = HERE / "traffic.html",
     days: Annotated[float, typer.Option(min=0, help="how far back to look; 0 is all")] = 0,
     mlflow: Annotated[bool, typer.Option(help="keep it as an MLflow run too")] = True,
@@ -30,15 +28,16 @@ def report(
     from pawprint.evaluation import gate, live
     from pawprint.files import write_text
     from pawprint.inference.classifier import ModelInfo
-    from pawprint.serving import report, traffic
+    from pawprint.serving import report, segments, traffic
     from pawprint.serving.champion import registered_model
 
-    log = log or traffic.path(registered_model(model))
+    name = registered_model(model)
     seed = load_params(ROOT / "params.yaml").seed if (ROOT / "params.yaml").exists() else 0
     since = time.time() - 86_400 * days if days else 0
-    found = report.summarize(log, model, since, seed)
+    with segments.log_of(name, log or "", since) as rows:
+        found = report.summarize(rows, model, since, seed)
+        besides = live.compare(*traffic.beside(rows, found.digest, since), traffic.read(rows, found.digest, since)[0])
     verdict = report.verdict(found.drift, found.label_shift)
-    besides = live.compare(*traffic.beside(log, found.digest, since), traffic.read(log, found.digest, since)[0])
     sentences = [one.sentence() for one in besides]
     if (waits := gate.waiting(ROOT)) and waits[1].over == found.digest:
         entry, so_far = waits
@@ -55,5 +54,45 @@ def report(
 
         dataset = ModelInfo.read(model).lineage.dataset
         figures = {**found.figures(), **{name: value for one in besides for name, value in one.figures().items()}}
-        params = {"model": found.model, "model_digest": found.digest, "log": str(log)}
+        params = {
+            "model": found.model,
+            "model_digest": found.digest,
+            "log": log or traffic.segments() or str(traffic.path(name)),
+        }
         print(f"MLflow run {Tracker(ROOT).log_traffic_report(dataset, params, figures, out, verdict)}")
+
+
+@app.command(epilog="Example: pawprint traffic ship --to s3://bucket/traffic --every 300")
+def ship(
+    to: Annotated[str, typer.Option(envvar="PAWPRINT_SEGMENTS", help="folder or s3 URL of the segments")],
+    every: Annotated[float, typer.Option(min=0, help="seconds between two rounds, until SIGTERM; 0: once")] = 0,
+) -> None:
+    """Move the traffic logs' rows into Parquet segments, which `traffic report` reads of all replicas together.
+
+    The service needs PAWPRINT_SEGMENTS too: then it takes feedback on predictions that are in a segment already, or
+    that another replica made. What cannot be written waits in the log.
+    """
+    import logging
+    import signal
+    import socket
+    from threading import Event
+
+    from pawprint.errors import PawprintError
+    from pawprint.serving import segments, traffic
+
+    host = socket.gethostname()
+    if not every:
+        logs = sorted(traffic.folder().glob("*.db"))
+        if not logs:
+            raise PawprintError(f"There is no traffic log in {traffic.folder()}. Serve the model first.")
+        for log in logs:
+            rows = 0
+            while found := segments.ship(log, to, host):
+                rows += found
+            print(f"{log.name}: {rows:,} rows to {to}")
+        return
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    stop = Event()
+    for name in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(name, lambda *_: stop.set())
+    segments.keep_shipping(traffic.folder(), to, host, every, stop)

@@ -25,7 +25,7 @@ from pawprint.data.class_folders import class_folders, files_in
 from pawprint.data.inbox import FOLDER as INBOX
 from pawprint.data.inbox import Inbox
 from pawprint.errors import PawprintError
-from pawprint.serving import traffic
+from pawprint.serving import segments, traffic
 from pawprint.serving.kept import FOLDER as PICTURES
 from pawprint.serving.kept import PictureStore
 from pawprint.tracking.run import FOLDER
@@ -43,13 +43,19 @@ class Place:
     erased: bool = False
 
 
-def find(root: Path, digest: str, logs: Iterable[Path]) -> list[Place]:
-    """Every place, and how to erase it. Nothing is changed.
+def find(root: Path, digest: str, logs: Iterable[Path], shipped: str = "") -> list[Place]:
+    """Every place, and how to erase it. Nothing is changed. `shipped`: the folder or URL of the logs' segments.
 
     Raises:
         PawprintError: the photograph is nowhere.
     """
-    found = [*_data(root, digest), *_caches(root, digest), *_logs(digest, logs), *_models(root, digest)]
+    found = [
+        *_data(root, digest),
+        *_caches(root, digest),
+        *_logs(digest, logs),
+        *_segments(digest, shipped),
+        *_models(root, digest),
+    ]
     if not found:
         raise PawprintError(f"{digest} is nowhere here: not in data/, the caches, the traffic log or a model.")
     return found
@@ -180,6 +186,13 @@ def _logs(digest: str, logs: Iterable[Path]) -> Iterator[Place]:
         damaged = list(log.parent.glob(f"{log.name}.damaged-*"))
         if damaged:
             yield Place(f"damaged logs beside {log.name}", len(damaged), None, "they cannot be searched; delete them")
+
+
+def _segments(digest: str, shipped: str) -> Iterator[Place]:
+    if shipped and (held := segments.holding(shipped, digest)):
+        note = "older versions in a bucket that keeps them go by its own rules; rows not shipped yet lie in the pods"
+        rows = f"rows of {len(held):,} traffic segments in {shipped}"
+        yield Place(rows, sum(held.values()), lambda: segments.erase(shipped, held, digest), note)
 
 
 def _models(root: Path, digest: str) -> Iterator[Place]:

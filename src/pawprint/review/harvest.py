@@ -7,6 +7,7 @@ sure of, what is least like the training photographs. Pictures of one scene teac
 embeddings nearly agree one is taken. `random` is what shows how the model does on ordinary traffic.
 """
 
+import contextlib
 import json
 import random
 import sqlite3
@@ -24,7 +25,8 @@ from pawprint.data import inbox, labels, origins
 from pawprint.data.inbox import TRAFFIC, Inbox, Incoming
 from pawprint.data.labels import Labels
 from pawprint.errors import PawprintError
-from pawprint.serving import traffic
+from pawprint.serving import segments, traffic
+from pawprint.serving.champion import registered_model
 from pawprint.serving.kept import FOLDER, PictureStore
 
 ALIKE = 0.995  # cosine of two embeddings, from which one of the pictures is enough
@@ -41,20 +43,26 @@ class Mix:
     random: int = 20  # drawn from all
 
 
-def harvest_logs(root: Path, mix: Mix, days: float, log: Path | None = None) -> Counter[str]:
-    """Take pictures of the service's logs (or of one) into the project's inbox; how many of each kind.
+def harvest_logs(root: Path, mix: Mix, days: float, log: str = "") -> Counter[str]:
+    """Take pictures of the service's logs (or of one, or of segments) into the project's inbox; how many of each kind.
 
     What is in data/ already, or was decided, is not taken. `days` of 0 looks back as far as pictures are kept.
 
     Raises:
         PawprintError: there is no log.
     """
-    logs = [log] if log else sorted(traffic.folder().glob("*.db"))
-    if not logs or not logs[0].is_file():
-        raise PawprintError(f"There is no traffic log in {traffic.folder()}. Serve the model, or name --log.")
-    known = {row.hash for row in origins.read_rows(root / "data")} | set(Labels(root / labels.FILE).standing())
-    since, store = time.time() - 86_400 * days if days else 0, PictureStore(logs[0].parent / FOLDER)
-    return harvest(logs, store, Inbox(root / inbox.FOLDER), mix, known, load_params(root / "params.yaml").seed, since)
+    beside = Path(log).parent if log.endswith(".db") else traffic.folder()
+    store = PictureStore(beside / FOLDER)
+    with contextlib.ExitStack() as stack:
+        if log or traffic.segments():
+            logs = [stack.enter_context(segments.log_of(registered_model(root / "champion"), log))]
+        else:
+            logs = sorted(traffic.folder().glob("*.db"))
+        if not logs or not logs[0].is_file():
+            raise PawprintError(f"There is no traffic log in {traffic.folder()}. Serve the model, or name --log.")
+        known = {row.hash for row in origins.read_rows(root / "data")} | set(Labels(root / labels.FILE).standing())
+        since, seed = time.time() - 86_400 * days if days else 0, load_params(root / "params.yaml").seed
+        return harvest(logs, store, Inbox(root / inbox.FOLDER), mix, known, seed, since)
 
 
 def harvest(

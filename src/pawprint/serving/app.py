@@ -263,9 +263,9 @@ async def feedback(request: Request) -> Response:
         raise RequestError(422, "unknown_label", f"{given.label!r} is not one of {', '.join(labels)}")
     assert state.traffic is not None  # there since the engine is
     predicted = await state.traffic.feedback(given.id, given.label)
-    if not predicted:
+    if predicted is None:
         raise RequestError(404, "unknown_id", f"no prediction {given.id!r} is logged here")
-    if given.label:
+    if given.label and predicted:
         metrics.FEEDBACK.labels(str(given.label == predicted).lower()).inc()
     return json_response(FeedbackReceipt(id=given.id, label=given.label))
 

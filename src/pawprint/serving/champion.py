@@ -43,8 +43,13 @@ def model_folder() -> Path:
 
 
 def challenger_folder() -> Path | None:
-    """The challenger's model folder: PAWPRINT_CHALLENGER, or `challenger/` beside the champion; None without one."""
+    """The challenger's model folder: PAWPRINT_CHALLENGER, or `challenger/` beside the champion; None without one.
+
+    PAWPRINT_CHALLENGER=off: there is none, whatever the parameters say, as where a gateway gives the shares.
+    """
     named = os.environ.get("PAWPRINT_CHALLENGER")
+    if named == "off":
+        return None
     folders = [Path(named)] if named else [home / "challenger" for home in _HOMES]
     return next((folder for folder in folders if folder.is_dir()), None)
 

@@ -14,6 +14,7 @@ import contextlib
 import json
 import logging
 import os
+import re
 import sqlite3
 import time
 from collections import deque
@@ -63,9 +64,9 @@ class Record:
         )  # fmt: skip
 
 
-_COLUMNS = [field.name for field in fields(Record)]
+COLUMNS = [field.name for field in fields(Record)]
 _TYPES: dict[Any, str] = {str: "TEXT NOT NULL", float: "REAL NOT NULL", bytes: "BLOB NOT NULL", str | None: "TEXT"}
-_SCHEMA = f"""
+SCHEMA = f"""
 PRAGMA journal_mode=WAL; PRAGMA synchronous=NORMAL; PRAGMA foreign_keys=ON;
 CREATE TABLE IF NOT EXISTS predictions (
     number INTEGER PRIMARY KEY AUTOINCREMENT,
@@ -75,16 +76,24 @@ CREATE TABLE IF NOT EXISTS predictions (
 CREATE TABLE IF NOT EXISTS feedback (
     id TEXT PRIMARY KEY REFERENCES predictions (id) ON DELETE CASCADE,
     time REAL NOT NULL,
+    label TEXT NOT NULL -- "" where it was taken back
+);
+CREATE TABLE IF NOT EXISTS later ( -- feedback on predictions that are in a segment, or in another replica's log
+    id TEXT PRIMARY KEY,
+    time REAL NOT NULL,
     label TEXT NOT NULL
 );
 """
-_ADD = f"INSERT INTO predictions ({', '.join(_COLUMNS)}) VALUES (:{', :'.join(_COLUMNS)})"
+_ADD = f"INSERT INTO predictions ({', '.join(COLUMNS)}) VALUES (:{', :'.join(COLUMNS)})"
 _TRIM = "DELETE FROM predictions WHERE number <= (SELECT max(number) FROM predictions) - ?"
 _FEEDBACK = (
     "INSERT INTO feedback SELECT id, ?, ? FROM predictions WHERE id = ?"
     " ON CONFLICT (id) DO UPDATE SET time = excluded.time, label = excluded.label"
 )
-_UNDO = "DELETE FROM feedback WHERE id = ?"
+_LATER = "INSERT OR REPLACE INTO later (time, label, id) VALUES (?, ?, ?)"
+_TRIM_LATER = "DELETE FROM later WHERE rowid <= (SELECT max(rowid) FROM later) - ?"
+_ID = re.compile("[0-9a-f]{32}")
+_WITH_FEEDBACK = "p.*, NULLIF(f.label, '') AS right_label FROM predictions p LEFT JOIN feedback f ON f.id = p.id"
 _KNOWN = "SELECT label FROM predictions WHERE id = ?"
 _TRIM_EVERY = 256  # rows
 _WAITING = 64 * 2**20  # bytes of records that may wait while the log cannot be written; the oldest are lost
@@ -103,6 +112,11 @@ def folder() -> Path:
     return Path(state) / "pawprint"
 
 
+def segments() -> str:
+    """Where the closed segments of all replicas' logs are (segments.py): PAWPRINT_SEGMENTS, "" without any."""
+    return os.environ.get("PAWPRINT_SEGMENTS", "")
+
+
 def path(model: str) -> Path:
     """The log of the registered model `model`."""
     return folder() / f"{model or 'unregistered'}.db"
@@ -118,8 +132,9 @@ class TrafficLog:
     def __init__(self, path: Path, rows: int, pictures: PictureStore | None = None) -> None:
         self.path = path
         self._rows, self._pictures = rows, pictures
+        self._shared = bool(segments())  # then others take the rows, and answer for some of the clients
         self._records: deque[tuple[Record, bytes | None]] = deque()  # with the picture, where it is to be kept
-        self._feedback: deque[tuple[str, str, Future[str]]] = deque()
+        self._feedback: deque[tuple[str, str, Future[str | None]]] = deque()
         self._bytes, self._lock = 0, Lock()  # of the records that wait, or are being written
         self._since_trim = _TRIM_EVERY  # what a killed process left is trimmed first
         self._connection: sqlite3.Connection | None = None
@@ -141,17 +156,18 @@ class TrafficLog:
                     metrics.LOST.inc()
             self._wake.set()
 
-    async def feedback(self, id: str, label: str) -> str:
+    async def feedback(self, id: str, label: str) -> str | None:
         """Log the right label of a prediction; the last one counts, "" takes it back.
 
-        Gives the label that was predicted; "" where no such prediction is logged.
+        Gives the label that was predicted: "" where another replica, or a segment, may know it; None where no such
+        prediction is logged.
 
         Raises:
             RequestError: 503, it cannot be written now.
         """
         if not self._rows:
-            return ""
-        written: Future[str] = Future()
+            return None
+        written: Future[str | None] = Future()
         self._feedback.append((id, label, written))
         self._at_once.set()
         self._wake.set()
@@ -202,9 +218,11 @@ class TrafficLog:
                 transaction.executemany(_ADD, map(asdict, kept))
                 self._since_trim += len(records)
                 if self._since_trim >= _TRIM_EVERY:
-                    transaction.execute(_TRIM, (self._rows,))
+                    trimmed = transaction.execute(_TRIM, (self._rows,)).rowcount
+                    transaction.execute(_TRIM_LATER, (self._rows,))
+                    metrics.LOST.inc(trimmed if self._shared else 0)  # no segment has them
                     self._since_trim = 0
-                known = [_note(transaction, id, label) for id, label, _ in feedback]
+                known = [self._note(transaction, id, label) for id, label, _ in feedback]
             if self._file != _identity(self.path):
                 raise OSError("it was removed while it was written")
         except Exception as error:
@@ -218,6 +236,17 @@ class TrafficLog:
             self._bytes -= sum(_size(picture) for _, picture in records)
         for (*_, written), result in zip(feedback, known, strict=True):
             _tell(written, result)
+
+    def _note(self, transaction: sqlite3.Connection, id: str, label: str) -> str | None:
+        """Note the right label of a prediction, and find what was predicted."""
+        known = transaction.execute(_KNOWN, (id,)).fetchone()
+        if known:
+            transaction.execute(_FEEDBACK, (time.time(), label, id))
+            return str(known[0])
+        if self._shared and _ID.fullmatch(id):
+            transaction.execute(_LATER, (time.time(), label, id))
+            return ""
+        return None
 
     def _keep(self, record: Record, picture: bytes | None) -> Record:
         """The record, with its picture on disk."""
@@ -234,7 +263,7 @@ class TrafficLog:
             self.path.chmod(0o600)
             connection = sqlite3.connect(self.path, timeout=_BUSY, check_same_thread=False)
             self._connection, self._file = connection, _identity(self.path)
-            connection.executescript(_SCHEMA)
+            connection.executescript(SCHEMA)
             there = _columns(connection)
             for field in fields(Record):
                 if field.name not in there:  # a log of an earlier version
@@ -272,7 +301,7 @@ def _is_damaged(error: Exception) -> bool:
     return getattr(error, "sqlite_errorcode", 0) in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT)
 
 
-def _tell(written: "Future[str]", result: str | Exception) -> None:
+def _tell(written: "Future[str | None]", result: str | Exception | None) -> None:
     """The result of a feedback, unless nobody waits for it any more."""
     if written.set_running_or_notify_cancel():
         if isinstance(result, Exception):
@@ -281,23 +310,13 @@ def _tell(written: "Future[str]", result: str | Exception) -> None:
             written.set_result(result)
 
 
-def _note(transaction: sqlite3.Connection, id: str, label: str) -> str:
-    """Note the right label of a prediction, or at "" forget it; the label that was predicted, "" without one."""
-    if label:
-        transaction.execute(_FEEDBACK, (time.time(), label, id))
-    else:
-        transaction.execute(_UNDO, (id,))
-    known = transaction.execute(_KNOWN, (id,)).fetchone()
-    return str(known[0]) if known else ""
-
-
 def _columns(connection: sqlite3.Connection) -> set[str]:
     """Of the predictions; a log of an earlier version has fewer, until the service opens it."""
     return {row[1] for row in connection.execute("PRAGMA table_info(predictions)")}
 
 
 @contextmanager
-def _reading(path: Path) -> Iterator[sqlite3.Connection]:
+def reading(path: Path) -> Iterator[sqlite3.Connection]:
     """A log that may be written at the same time. The service need not run."""
     with contextlib.closing(sqlite3.connect(f"{path.resolve().as_uri()}?mode=ro", uri=True, timeout=30)) as connection:
         connection.row_factory = sqlite3.Row
@@ -315,10 +334,9 @@ def read(log: Path, model_digest: str, since: float) -> tuple[list[sqlite3.Row],
             f"There is no traffic log at {log}. Serve the model and send it photographs, or name --log."
         )
     try:
-        with _reading(log) as connection:
+        with reading(log) as connection:
             rows = connection.execute(
-                "SELECT p.*, f.label AS right_label FROM predictions p LEFT JOIN feedback f ON f.id = p.id"
-                " WHERE p.model_digest = ? AND p.time >= ? ORDER BY p.time",
+                f"SELECT {_WITH_FEEDBACK} WHERE p.model_digest = ? AND p.time >= ? ORDER BY p.time",
                 (model_digest, since),
             ).fetchall()
             others = "SELECT count(*) FROM predictions WHERE model_digest != ? AND time >= ?"
@@ -338,11 +356,12 @@ def beside(log: Path, champion: str, since: float = 0) -> tuple[list[sqlite3.Row
     """
     if not log.is_file():
         return [], []
-    with _reading(log) as connection:
+    with reading(log) as connection:
         if "shadow_of" not in _columns(connection):
             return [], []
         columns = (
-            "p.model_digest AS digest, p.model_version AS version, p.label, p.milliseconds, f.label AS right_label"
+            "p.model_digest AS digest, p.model_version AS version, p.label, p.milliseconds,"
+            " NULLIF(f.label, '') AS right_label"
         )
         pairs = connection.execute(
             f"SELECT {columns}, c.label AS champion_label, c.milliseconds AS champion_milliseconds FROM predictions p"
@@ -365,7 +384,7 @@ _HOLDING = "FROM predictions WHERE picture_sha256 = :hash OR picture = :hash"
 def holding(log: Path, digest: str) -> tuple[int, list[str]]:
     """(rows on the picture with this hash, as it came or as it is kept; hashes under which it is kept)."""
     try:
-        with _reading(log) as connection:
+        with reading(log) as connection:
             rows = connection.execute(f"SELECT picture {_HOLDING}", {"hash": digest}).fetchall()
     except sqlite3.Error as error:
         raise PawprintError(f"{log} cannot be read as a traffic log ({error}). Name another with --log.") from None
@@ -383,10 +402,9 @@ def erase(log: Path, digest: str) -> None:
 
 def kept(log: Path, since: float = 0) -> list[sqlite3.Row]:
     """The predictions in a log whose picture is kept, the last ones first; the columns of Record and `right_label`."""
-    with _reading(log) as connection:
+    with reading(log) as connection:
         return connection.execute(
-            "SELECT p.*, f.label AS right_label FROM predictions p LEFT JOIN feedback f ON f.id = p.id"
-            " WHERE typeof(p.picture) = 'text' AND p.time >= ? ORDER BY p.time DESC",
+            f"SELECT {_WITH_FEEDBACK} WHERE typeof(p.picture) = 'text' AND p.time >= ? ORDER BY p.time DESC",
             (since,),
         ).fetchall()
 
@@ -399,7 +417,7 @@ def find_prediction(id: str, logs: Path | None = None) -> dict[str, str] | None:
     columns = "id, label, picture_sha256, model_digest, model_version, time, picture"
     for path in sorted((logs or folder()).glob("*.db")):
         try:
-            with _reading(path) as connection:
+            with reading(path) as connection:
                 row = connection.execute(f"SELECT {columns} FROM predictions WHERE id = ?", (id,)).fetchone()
         except sqlite3.Error:
             continue
