@@ -1,13 +1,16 @@
 #!/usr/bin/env bash
 # The wheel on another Python: installation, imports, `pawprint init`, a run of the sample, one answer by `predict` and one by
 # `serve`, from a clone of what is committed: scripts/smoke.sh python3.13
-# Where that Python is not at hand, it says so and ends well. Without a CPU build of torch for it PyPI's build with CUDA is
-# taken (docs/installation.md).
+# The Python may also be one that pyenv keeps out of PATH, or that uv has or fetches. Where there is none, it says so and
+# ends well. Without a CPU build of torch for it PyPI's build with CUDA is taken (docs/installation.md).
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
-python=$1
-"$python" -V >/dev/null 2>&1 || { printf '%s\n' "smoke: not run on $python: it is not installed here"; exit 0; }
+python=$1 version=${1#python}
+runs() { "$1" -V >/dev/null 2>&1; }
+runs "$python" || python=$(pyenv prefix "$version" 2>/dev/null || true)/bin/python
+runs "$python" || { uv python install --quiet "$version" && python=$(uv python find --managed-python "$version"); } 2>/dev/null ||
+    { printf '%s\n' "smoke: not run on $1: it is not installed here, and uv cannot fetch it"; exit 0; }
 work=$(mktemp -d)
 serving=
 trap '[ -z "$serving" ] || kill "$serving"; rm -rf "$work"' EXIT

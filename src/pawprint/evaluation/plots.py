@@ -6,6 +6,7 @@ plots.confusion(report.test, classes, Path("confusion.png"))
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import cv2
 import matplotlib as mpl
@@ -140,13 +141,13 @@ def mistakes(scores: Scores, split: Split, path: Path, most: int = 32) -> None:
         path.unlink(missing_ok=True)
         return
     columns = min(8, len(worst))
-    canvas, grid = _grid(-(-len(worst) // columns), columns, 1.6, 1.9)
-    for axes, index, pixels in zip(grid.ravel(), worst, split.images(worst), strict=False):
+    sheet = _Sheet(-(-len(worst) // columns), columns, 1.6, 1.9)
+    for place, (index, pixels) in enumerate(zip(worst, split.images(worst), strict=True)):
         predicted = scores.probabilities[index]
-        axes.imshow(pixels)
         words = f"{short(scores.classes[int(predicted.argmax())])} {predicted.max():.0%}"
-        axes.set_title(f"{Path(scores.origins[index]).name}\n{words}", fontsize=6)
-    _save(canvas, path)
+        sheet.add(*divmod(place, columns), pixels)
+        sheet.title(*divmod(place, columns), f"{Path(scores.origins[index]).name}\n{words}", 6)
+    _save(sheet.canvas, path)
 
 
 def roc_and_precision(scores: Scores, path: Path) -> None:
@@ -222,17 +223,17 @@ def activations(classifier: Classifier, scores: Scores, split: Split, path: Path
     """Class activation maps (see inference/cam.py): the surest right predictions above, the worst wrong ones below."""
     order = np.argsort(scores.losses, kind="stable")
     right, wrong = order[scores.correct[order]][:each], order[~scores.correct[order]][::-1][:each]
-    canvas, grid = _grid(2, each, 1.6, 1.95)
-    for row, indices, word in zip(grid, (right, wrong), ("right", "wrong"), strict=True):
+    sheet = _Sheet(2, each, 1.6, 1.95)
+    for row, (indices, word) in enumerate(((right, "right"), (wrong, "wrong"))):
         pixels = split.images(indices)
         maps = classifier.predict(pixels).activation
-        for axes, index, photograph, planes in zip(row, indices, pixels, maps, strict=False):
+        for column, (index, photograph, planes) in enumerate(zip(indices, pixels, maps, strict=True)):
             predicted = int(scores.probabilities[index].argmax())
-            axes.imshow(photograph)
-            axes.imshow(cam.heat_map(planes, predicted), cmap="turbo", alpha=0.45, vmin=0, vmax=1)
+            sheet.add(row, column, photograph)
+            sheet.add(row, column, cam.heat_map(planes, predicted), cmap="turbo", alpha=0.45, vmin=0, vmax=1)
             name, sure = short(scores.classes[predicted]), scores.probabilities[index].max()
-            axes.set_title(f"{word}: {name} {sure:.0%}", fontsize=7)
-    _save(canvas, path)
+            sheet.title(row, column, f"{word}: {name} {sure:.0%}", 7)
+    _save(sheet.canvas, path)
 
 
 def first_layer(weights: Path, split: Split, path: Path) -> None:
@@ -244,26 +245,43 @@ def first_layer(weights: Path, split: Split, path: Path) -> None:
     tensors = load_file(weights)
     filters, bias = tensors["conv.weight"].astype(np.float32), tensors["conv.bias"].astype(np.float32)
     shown = [int(np.flatnonzero(split.labels == label)[0]) for label in np.unique(split.labels)[:2]]
-    canvas, grid = _grid(1 + len(shown), len(filters) + 1, 1.2, 1.25)
+    sheet = _Sheet(1 + len(shown), 1 + len(filters), 1.2, 1.2)
     low, high = float(filters.min()), float(filters.max())
-    for axes, one in zip(grid[0, 1:], filters, strict=True):
-        axes.imshow((one.transpose(1, 2, 0) - low) / (high - low))
-    for row, photograph in zip(grid[1:], split.images(shown), strict=True):
-        row[0].imshow(photograph)
+    for column, one in enumerate(filters, 1):
+        sheet.add(0, column, (one.transpose(1, 2, 0) - low) / (high - low))
+    for row, photograph in enumerate(split.images(shown), 1):
+        sheet.add(row, 0, photograph)
         inputs = photograph.astype(np.float32) / 255
-        for axes, one, offset in zip(row[1:], filters, bias, strict=True):
+        for column, (one, offset) in enumerate(zip(filters, bias, strict=True), 1):
             planes = sum(cv2.filter2D(inputs[:, :, colour], cv2.CV_32F, one[colour]) for colour in range(3))
-            axes.imshow(np.maximum(np.asarray(planes) + offset, 0), cmap="gray")
-    _save(canvas, path)
+            sheet.add(row, column, np.maximum(np.asarray(planes) + offset, 0), cmap="gray")
+    _save(sheet.canvas, path)
 
 
-def _grid(rows: int, columns: int, width: float, height: float) -> tuple[Canvas, NDArray[np.object_]]:
-    """A figure and its axes [rows, columns], each `width` x `height` inches and without a frame."""
-    canvas = Canvas(figsize=(columns * width, rows * height), layout="constrained")
-    grid: NDArray[np.object_] = canvas.subplots(rows, columns, squeeze=False)
-    for axes in grid.ravel():
-        axes.axis("off")
-    return canvas, grid
+class _Sheet:
+    """Square pictures in cells of `width` x `height` inches, each at the foot of its cell, a title above.
+
+    All in one axes: one a picture takes five times as long.
+    """
+
+    GAP = 0.05  # inches around a picture
+
+    def __init__(self, rows: int, columns: int, width: float, height: float) -> None:
+        self.width, self.height, self.side = width, height, min(width, height) - 2 * self.GAP
+        size = columns * width, rows * height
+        self.canvas = Canvas(figsize=size)
+        self.axes = self.canvas.add_axes((0, 0, 1, 1), xlim=(0, size[0]), ylim=(size[1], 0), autoscale_on=False)
+        self.axes.axis("off")
+
+    def add(self, row: int, column: int, pixels: NDArray[np.generic], **style: Any) -> None:
+        """A picture [h, w] or [h, w, 3], over what is there."""
+        left, foot = column * self.width + self.GAP, (row + 1) * self.height - self.GAP
+        self.axes.imshow(pixels, extent=(left, left + self.side, foot, foot - self.side), aspect="auto", **style)
+
+    def title(self, row: int, column: int, text: str, size: float) -> None:
+        """Text over the picture."""
+        top = (row + 1) * self.height - self.side - 2 * self.GAP
+        self.axes.text((column + 0.5) * self.width, top, text, fontsize=size, ha="center", va="bottom")
 
 
 def _save(canvas: Canvas, path: Path) -> None:

