@@ -8,7 +8,6 @@ python -m flows.pipeline repair                               package the versio
 import argparse
 import importlib
 import os
-import signal
 import subprocess
 import sys
 import threading
@@ -25,7 +24,7 @@ from flows.tasks import explained, flow, is_local, run, step
 from pawprint import dvc
 from pawprint.config import load_params
 from pawprint.data import ingest
-from pawprint.errors import PawprintError
+from pawprint.errors import PawprintError, interrupt_once
 from pawprint.evaluation import run_report, summary
 from pawprint.files import read_json, recover, write_text
 from pawprint.progress import as_json, relay, say
@@ -196,12 +195,13 @@ def main() -> None:
             os.environ[f"PAWPRINT_{name}"] = "1"
     if getattr(options, "json", False):
         os.environ["PAWPRINT_OUTPUT"] = "json"
-    for number in (signal.SIGTERM, getattr(signal, "SIGHUP", signal.SIGTERM)):  # ended, or the terminal closed
-        signal.signal(number, signal.default_int_handler)
+    interrupt_once()
     with explained(), dvc.lock(ROOT):
         load_params(ROOT / "params.yaml")  # before DVC reads it, whose errors say less
         if options.photos is not None:
             ingest.check(options.photos, options.name)  # before Prefect's server starts
+        if os.environ.get("MLFLOW_TRACKING_URI") or "?" in str(ROOT):  # what no run can be kept at, before the imports
+            importlib.import_module("pawprint.tracking.server").uri(ROOT)
         _import_tracker()
         if options.verb == "repair":
             repair()

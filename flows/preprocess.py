@@ -23,6 +23,7 @@ def preprocess() -> None:
     counts = {split: sum(by_class.values()) for split, by_class in report["splits"].items()}
     shown = ", ".join(f"{split} {count:,}" for split, count in counts.items())
     text = f"  {report['dataset']}: {report['photographs']:,} photographs ({shown}), {rejected:,} rejected"
+    text += ": prepared/report.html" if rejected else ""
     say(text, dataset=report["dataset"], photographs=report["photographs"], rejected=rejected, splits=report["splits"])
 
 

@@ -13,7 +13,6 @@ import functools
 import logging
 import os
 import re
-import signal
 import socket
 import subprocess
 import sys
@@ -157,8 +156,8 @@ def run_stage(flow: Flow[..., Any], name: str, *args: Any) -> None:
 def _start_server() -> "subprocess.Popen[bytes]":
     """Start Prefect's temporary server and name it in PREFECT_API_URL; it ends with this process.
 
-    Prefect starts one by itself, but imports it all here first. Ctrl-C does not reach it: a run that is stopped must be
-    able to tell it.
+    Prefect starts one by itself, but imports it all here first. Ctrl-C and a closed terminal do not reach it: a run
+    that is stopped must be able to tell it.
 
     Raises:
         PawprintError: Its database cannot be kept.
@@ -187,12 +186,7 @@ def _start_server() -> "subprocess.Popen[bytes]":
     ]
     names = ("PREFECT__SERVER_EPHEMERAL", "PREFECT__SERVER_FINAL")  # as Prefect starts it: without page and schedules
     environment = os.environ | dict.fromkeys(names, "1") | {"PREFECT_UI_ENABLED": "0"}
-    blocked = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT}) if hasattr(signal, "pthread_sigmask") else None
-    try:  # what this thread blocks, the server inherits
-        server = subprocess.Popen(command, env=environment)
-    finally:
-        if blocked is not None:
-            signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    server = subprocess.Popen(command, env=environment, start_new_session=True)
     atexit.register(_stop_server, server)
     os.environ["PREFECT_API_URL"] = f"http://127.0.0.1:{port}/api"
     return server

@@ -1,9 +1,13 @@
-"""The error that a person can cause and mend."""
+"""The error that a person can cause and mend, and the end that a person asks for."""
 
 import re
+import signal
+import time
+from typing import Any
 
 # in messages of the system, SQLite and libraries that raise errors of their own
 DISK_FULL = re.compile("No space left on device|database or disk is full|Disk quota exceeded", re.IGNORECASE)
+ENDING = 20.0  # seconds that a process has to end well after Ctrl-C, in which another one changes nothing
 
 
 class PawprintError(Exception):
@@ -20,3 +24,23 @@ class DivergedError(PawprintError):
 
 class Stopped(KeyboardInterrupt):
     """A signal requested a stop, and what was done until then is kept; the message says how to go on."""
+
+
+def interrupt_once() -> None:
+    """Ctrl-C, SIGTERM and a closed terminal raise KeyboardInterrupt, once in `ENDING` seconds.
+
+    Ctrl-C typed twice, or sent to a process and to its group, would otherwise interrupt what ends the run. What is
+    ignored (SIGHUP under nohup, SIGINT of a shell's background job) stays so.
+    """
+    last = -ENDING
+
+    def interrupt(*_: Any) -> None:
+        nonlocal last
+        if time.monotonic() - last >= ENDING:
+            last = time.monotonic()
+            raise KeyboardInterrupt
+
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, interrupt)

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from pawprint.cli.common import console, examples
+from pawprint.errors import Stopped
 
 
 @examples(
@@ -26,12 +27,11 @@ def batch(
     from pawprint.inference.classifier import Classifier
 
     suffixes = [f".{suffix.lstrip('.').lower()}" for suffix in where or image.IMAGE_SUFFIXES]
-    terminal = console(80)
+    terminal = console()
     try:
         done = batch.run(source, out, Classifier(model), suffixes, limit)
     except KeyboardInterrupt:
-        terminal.print("Stopped. Finished parts stay: the same command goes on from there.")
-        raise typer.Exit(130) from None
+        raise Stopped("Stopped. Finished parts stay: the same command goes on from there.") from None
     table = Table("label", box=None)
     for name in ("pictures", "share"):
         table.add_column(name, justify="right")

@@ -41,9 +41,9 @@ def examples(text: str) -> Callable[[Command], Command]:
     return mark
 
 
-def console(width: int = 160) -> Console:
-    """The terminal, or `width` columns where the output is a file."""
-    return Console(width=None if sys.stdout.isatty() else width)
+def console() -> Console:
+    """The terminal, or 80 columns (COLUMNS says another number) where the output is a file."""
+    return Console(highlight=False)
 
 
 LocalOption = Annotated[

@@ -48,7 +48,7 @@ def doctor(as_json: Annotated[bool, typer.Option("--json", help="the report as J
     """Check tools, versions, GPU, disk, ports, servers and passwords. Exit code 1 where something must be put right."""
     from rich.markup import escape
 
-    output, colours = console(200), {"ok": "green", "warn": "yellow", "fail": "red"}
+    output, colours = console(), {"ok": "green", "warn": "yellow", "fail": "red"}
     findings = []
     for finding in checks(ROOT):
         findings.append(finding)

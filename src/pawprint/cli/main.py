@@ -2,15 +2,28 @@
 
 import os
 import sys
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from pawprint import __version__, progress
 from pawprint.cli import batch, cluster, doctor, export, init, models, photos, predict, project, review, runs, traffic
-from pawprint.errors import PawprintError
+from pawprint.errors import PawprintError, interrupt_once
+
+
+class _Commands(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        """Run a command; Ctrl-C is one line."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            progress.say(str(error) or "Stopped.", stopped=True)
+            raise typer.Exit(130) from None
+
 
 app = typer.Typer(
+    cls=_Commands,
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
@@ -55,6 +68,7 @@ for name, group, panel in (
 
 def main() -> None:
     """Entry point: a PawprintError is one sentence and exit code 1; a traceback with PAWPRINT_DEBUG=1."""
+    interrupt_once()
     try:
         app()
     except PawprintError as error:

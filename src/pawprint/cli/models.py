@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.table import Table
 
 from pawprint.cli.common import HERE, ROOT, console
 
@@ -19,8 +20,10 @@ def list_() -> None:
     from pawprint.models import registry, weights
 
     os.chdir(ROOT)
+    table = Table.grid(padding=(0, 2))
     for name, architecture in registry.ARCHITECTURES.items():
-        print(f"{name:<22}{(architecture.__doc__ or '').splitlines()[0]}")
+        table.add_row(name, (architecture.__doc__ or "").splitlines()[0])
+    console().print(table)
     for record in weights.known():
         here = (
             "" if record.path.is_file() else "; its weights are not on this machine: `pawprint models add` fetches them"

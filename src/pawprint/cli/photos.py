@@ -42,9 +42,6 @@ def import_(
         dvc.own(ROOT)
         dvc.keep(ROOT, before)
     _some(result.contradictions)
-    if result.changed and result.ignored:
-        more = f" and {len(result.ignored) - 3:,} more" if len(result.ignored) > 3 else ""
-        print(f"ignored: {', '.join(result.ignored[:3])}{more}")
     print(f"{result.summary()} {NEXT}" if result.changed else result.summary())
 
 

@@ -62,7 +62,7 @@ class IngestResult:
     contradictions: list[str] = field(default_factory=list)  # the same content under another class, a sentence each
 
     def summary(self) -> str:
-        """One line for a person."""
+        """One line for a person; it names the first files that were ignored."""
         counts = {
             "new": self.added, "there already": self.known, "dropped before": self.dropped,
             "earlier decisions gone (--add keeps them)": self.undecided,
@@ -74,7 +74,9 @@ class IngestResult:
         whole = f"{self.dataset.name}: {files:,} files in {classes} classes"
         if not self.changed:
             return f"{whole}, as before: nothing has changed."
-        return f"{whole} ({parts}). The source has {self.classes}.{self.splits}"
+        more = f" and {len(self.ignored) - 3:,} more" if len(self.ignored) > 3 else ""
+        named = f" Ignored: {', '.join(self.ignored[:3])}{more}." if self.ignored else ""
+        return f"{whole} ({parts}). The source has {self.classes}.{self.splits}{named}"
 
 
 def ingest(

@@ -6,7 +6,6 @@ write_results(Path("."), Path("docs/RESULTS.md"))
 
 import os
 import platform
-import sys
 from contextlib import suppress
 from importlib.metadata import version
 from pathlib import Path
@@ -27,7 +26,7 @@ from pawprint.progress import as_json, say
 
 DRAWN = "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
 
-WIDE = 120  # characters in which all columns fit; a file has as many
+WIDE = 120  # characters in which all columns fit
 SHOWN = ("candidate", "accuracy [95 %]", "served", "log loss [95 %]")  # columns that fit a window of 80
 
 
@@ -45,7 +44,7 @@ def show(root: Path) -> None:
         rows = [dict(zip(found["columns"], row, strict=True)) for row in found["rows"]]
         say("", dataset=found["dataset"], drawn=found["drawn"], models=rows, **found["facts"])
         return
-    console = Console(highlight=False, width=None if sys.stdout.isatty() or "COLUMNS" in os.environ else WIDE)
+    console = Console(highlight=False)
     table = Table(title=found["title"], title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     wide = console.width >= WIDE
     shown = [number for number, column in enumerate(found["columns"]) if wide or column in SHOWN]

@@ -32,8 +32,6 @@ def serve(review: Review, port: int, browser: bool, say: Callable[[str], None]) 
     config = uvicorn.Config(create_app(review, token), log_level="warning", access_log=False, server_header=False)
     try:
         uvicorn.Server(config).run(sockets=[listening])
-    except KeyboardInterrupt:
-        pass
     finally:
         if review.suggester:
             review.suggester.close()

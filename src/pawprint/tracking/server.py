@@ -7,7 +7,6 @@ serve(root, "/")       # the MLflow UI over the same runs
 import contextlib
 import os
 import re
-import signal
 import socket
 import sqlite3
 import subprocess
@@ -21,6 +20,7 @@ from urllib.parse import unquote, urlsplit
 import mlflow
 import psutil
 import requests
+import sqlalchemy
 from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
@@ -56,7 +56,8 @@ def uri(root: Path) -> str:
     """The tracking URI; the default is absolute and in the main workspace, also in DVC's temporary copies.
 
     Raises:
-        PawprintError: MLFLOW_TRACKING_URI names a folder, or the project lies where no database address can name it.
+        PawprintError: MLFLOW_TRACKING_URI names a folder or nothing that MLflow knows, or the project lies where no
+            database address can name it.
     """
     given = os.environ.get("MLFLOW_TRACKING_URI")
     if not given:
@@ -65,6 +66,11 @@ def uri(root: Path) -> str:
         raise PawprintError(
             f"MLFLOW_TRACKING_URI={given} is a folder, which MLflow no longer writes runs to. Unset it (runs are kept "
             "in mlflow.db here), or name a server; `mlflow migrate-filestore` takes the folder's runs along."
+        )
+    if not re.match(r"https?:|(sqlite|postgresql|mysql|mssql)(\+\w+)?:", given):
+        raise PawprintError(
+            f"MLFLOW_TRACKING_URI={_shown(given)} names no server (http://...) and no database (sqlite:///..., "
+            "postgresql://...). Correct it, or unset it: runs are kept in mlflow.db here."
         )
     path = given.removeprefix("sqlite:///")
     return f"sqlite:///{main_workspace(root) / path}" if path != given else given
@@ -91,7 +97,7 @@ def connect(root: Path) -> None:
     """Point MLflow at the runs; Unreachable at once, not after minutes of retries, where no server answers.
 
     Raises:
-        PawprintError: The server refuses the password.
+        PawprintError: The server refuses the password, or the database cannot be used.
     """
     address = uri(root)
     if address.startswith(("http://", "https://")):
@@ -100,6 +106,14 @@ def connect(root: Path) -> None:
         follow_move(main_workspace(root))
         with contextlib.suppress(OSError):  # it is there; what else is wrong MLflow reports
             os.close(os.open(main_workspace(root) / "mlflow.db", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+    elif not address.startswith("sqlite:"):
+        try:
+            sqlalchemy.create_engine(address).connect().close()
+        except (ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
+            raise PawprintError(
+                f"The database {_shown(address)} of MLFLOW_TRACKING_URI cannot be used ({str(error).splitlines()[0]}). "
+                "Start it, install its driver, or unset the variable: runs are kept in mlflow.db here."
+            ) from None
     mlflow.set_tracking_uri(address)
     mlflow.set_registry_uri(address)
 
@@ -138,6 +152,12 @@ def prepare(root: Path) -> None:
         mlflow.search_experiments(max_results=1)
 
 
+def _shown(address: str) -> str:
+    """The address without its password and path."""
+    parts = urlsplit(address)
+    return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}"
+
+
 def check_auth(address: str) -> None:
     """Make one call of the API, because /health answers without a password.
 
@@ -145,8 +165,7 @@ def check_auth(address: str) -> None:
         Unreachable: The server does not answer, or answers 500.
         PawprintError: The server refuses the password.
     """
-    parts = urlsplit(address)
-    shown = f"The MLflow server at {parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")
+    shown = f"The MLflow server at {_shown(address)}"
     creds, endpoint = get_default_host_creds(address), "/api/2.0/mlflow/experiments/search?max_results=1"
     try:
         answer = http_request(creds, endpoint, "GET", max_retries=0, timeout=(10, 30), raise_on_status=False)
@@ -192,7 +211,6 @@ def serve(root: Path, page: str, host: str = "127.0.0.1", port: int = 5000) -> N
         "--log-level warning",
     ]
     command += ["--default-artifact-root", artifact_root(root) or f"./{ARTIFACTS}"]
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     prepare(root)
     # MLflow's lock on a database and its assistant's sessions have names in the temporary folder that anyone can take.
     private = tempfile.TemporaryDirectory(prefix="pawprint-mlflow-", ignore_cleanup_errors=True)
@@ -210,8 +228,6 @@ def serve(root: Path, page: str, host: str = "127.0.0.1", port: int = 5000) -> N
             _open(f"http://{host}:{port}{page}")
             print("Ctrl-C ends it.", flush=True)
         process.wait()
-    except KeyboardInterrupt:
-        print("Stopped.", flush=True)
     finally:
         with contextlib.suppress(psutil.Error):
             for child in psutil.Process(process.pid).children(recursive=True):

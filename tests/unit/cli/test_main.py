@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -137,3 +138,23 @@ def test_every_architecture_says_what_it_is() -> None:
     for line in lines:
         assert "See the module" not in line
         assert "from scratch" in line or "retrained" in line
+
+
+def test_ctrl_c_typed_twice_is_one_line_and_what_ends_the_command_is_not_interrupted() -> None:
+    code = (
+        "import time\nfrom pawprint.cli import main\n"
+        "def wait():\n    try:\n        print('waits', flush=True)\n        time.sleep(60)\n"
+        "    finally:\n        print('ends', flush=True)\n        time.sleep(1)\n        print('ended', flush=True)\n"
+        "main.app.command()(wait)\nmain.main()"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code, "wait"], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "waits\n"
+    process.send_signal(signal.SIGINT)
+    assert process.stdout.readline() == "ends\n"
+    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
+    assert process.communicate(timeout=60)[0] == "ended\nStopped.\n"
+    assert process.returncode == 130

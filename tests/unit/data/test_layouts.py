@@ -271,3 +271,4 @@ def test_pictures_are_known_by_content_in_folders_and_archives(tmp_path: Path) -
                    tarred(tmp_path / "odd.tar.gz", members)):  # fmt: skip
         taken = ingest(source, tmp_path / f"to-{source.name}" / "data", name="odd")
         assert (taken.added, [Path(name).name for name in taken.ignored]) == (3, ["four.md"])
+        assert taken.summary().endswith(f" Ignored: {taken.ignored[0]}.")

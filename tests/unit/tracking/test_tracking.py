@@ -397,7 +397,13 @@ def test_a_run_that_was_deleted_in_mlflow_is_taken_back_where_it_is_needed(
 
 @pytest.mark.parametrize(
     ("address", "message"),
-    [("mlruns", "`mlflow migrate-filestore`"), ("./runs/here", "is a folder"), ("file:///tmp/mlruns", "is a folder")],
+    [
+        ("mlruns", "`mlflow migrate-filestore`"),
+        ("./runs/here", "is a folder"),
+        ("file:///tmp/mlruns", "is a folder"),
+        ("ftp://me:hunter2@x/y", "=ftp://x names no server"),
+        ("postgresql+nodriver://me:hunter2@127.0.0.1:1/x", "database postgresql[+]nodriver://127.0.0.1:1 of MLFLOW"),
+    ],
 )
 def test_a_folder_of_runs_is_refused_in_one_sentence(
     root: Path, monkeypatch: pytest.MonkeyPatch, address: str, message: str
