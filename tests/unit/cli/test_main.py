@@ -133,7 +133,7 @@ def test_a_proxy_is_not_used_for_servers_on_this_machine(tmp_path: Path) -> None
 
 
 def test_every_architecture_says_what_it_is() -> None:
-    lines = RUNNER.invoke(app, ["models", "list"]).output.splitlines()
+    lines = RUNNER.invoke(app, ["models", "list"], env={"COLUMNS": "160"}).output.splitlines()
     assert len(lines) >= 6
     for line in lines:
         assert "See the module" not in line
