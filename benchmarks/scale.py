@@ -3,23 +3,25 @@
     python benchmarks/scale.py                        # 1,000,000 rows: manifest, splits, near-copies
     python benchmarks/scale.py --rows 10000000
     python benchmarks/scale.py --machines 50 --task-seconds 26 --hours 10    # a cluster whose machines are taken away
+    python benchmarks/scale.py --real 2                                      # the same for a real run of two nodes here
 
 Processor time, and peak memory; absolute times are of the machine that the table names.
 """
 
 import argparse
 import heapq
+import os
 import resource
 import tempfile
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from common import report
-from pawprint import parallel
+from pawprint import image, parallel
 from pawprint.config import SplitShares
 from pawprint.data import manifest, quality, shards
 from pawprint.data.manifest import ManifestRow
@@ -37,7 +39,14 @@ def main() -> None:
     parser.add_argument("--task-seconds", type=float, nargs="+", default=[26.0], help="measured, of one task")
     parser.add_argument("--hours", type=float, default=10.0)
     parser.add_argument("--lost", type=float, default=0.05, help="share of the machines that is taken away in an hour")
+    parser.add_argument("--real", type=int, default=0, help="nodes of this machine that work, against the simulation")
+    parser.add_argument("--tasks", type=int, default=60, help="of the real run, 64 photographs each")
     options = parser.parse_args()
+    if options.real:
+        took, predicted = real(options.real, options.tasks)
+        print(f"{options.real} nodes, {options.tasks} tasks: {took:.1f} s, by the simulation {predicted:.1f} s")
+        print(f"real / predicted {took / predicted:.3f}")
+        return
     if options.machines:
         busy, again, hours = simulate(
             options.machines, options.cores, options.task_seconds, options.hours * 3600, options.lost / 3600
@@ -98,6 +107,39 @@ def rows_through(count: int) -> dict[str, float]:
         quality.near_groups(phashes, 8)
         done("near-copies")
     return spent
+
+
+def real(nodes: int, tasks: int) -> tuple[float, float]:
+    """(seconds that a local cluster takes for `tasks` tasks of packing, seconds that `simulate` gives for them).
+
+    The simulation is given the seconds that each task took there, and no machine is lost.
+    """
+    parallel.make_token()
+    with parallel.local_cluster(nodes) as cluster:
+        os.environ |= {"PAWPRINT_ENGINE": "ray", "RAY_ADDRESS": cluster.address}
+        random = np.random.default_rng(2017)
+        jpeg = image.encode(random.integers(0, 255, (300, 300, 3), np.uint8), 95)
+        list(parallel.map(_packing, [jpeg] * 4 * nodes))  # every process is there and has its modules
+        started = time.monotonic()
+        seconds = list(parallel.map(_packing, [jpeg] * tasks))
+        took = time.monotonic() - started
+    hours = simulate(nodes, 1, seconds, tasks * float(np.mean(seconds)) / nodes, 1e-12)[2]
+    return took, hours * 3600
+
+
+def _packing() -> Callable[[bytes], float]:
+    # Defined here: a node has no folder benchmarks/ to import from.
+    def pack(jpeg: bytes) -> float:
+        import time
+
+        from pawprint import image
+
+        started = time.monotonic()
+        for _ in range(64):
+            image.pack(jpeg)
+        return time.monotonic() - started
+
+    return pack
 
 
 def simulate(

@@ -6,7 +6,8 @@ python -m flows.preprocess
 from flows import ROOT
 from flows.tasks import flow, run_stage, step
 from pawprint.config import Params, load_params
-from pawprint.data import build, ingest
+from pawprint.data import build, inventory
+from pawprint.data.class_folders import Dataset
 from pawprint.progress import say
 
 
@@ -14,7 +15,7 @@ from pawprint.progress import say
 def preprocess() -> None:
     """Check every photograph, assign its split, make it 300x300 and put it into a shard."""
     params = load_params(ROOT / "params.yaml")
-    photographs = ingest.dataset(ROOT / "data")
+    photographs = inventory.dataset(ROOT / "data")
     report = prepare(photographs, params)
     for warning in report["warnings"]:
         say(f"  warning: {warning}", warning=warning)
@@ -28,7 +29,7 @@ def preprocess() -> None:
 
 
 @step()
-def prepare(photographs: ingest.Dataset, params: Params) -> build.Report:
+def prepare(photographs: Dataset, params: Params) -> build.Report:
     """Write the prepared set."""
     return build.prepare(photographs, ROOT / "data", ROOT / "prepared", params)
 

@@ -2,6 +2,7 @@
 
 python -m flows.train --candidate article_cnn
 torchrun --standalone --nproc-per-node 2 -m flows.train --candidate article_cnn
+PAWPRINT_ENGINE=ray PAWPRINT_PROCESSES=2 python -m flows.train --candidate article_cnn
 """
 
 import argparse
@@ -23,6 +24,7 @@ from pawprint.tracking.journal import JournaledRun
 from pawprint.tracking.tracker import Tracker
 from pawprint.training import devices, distributed, export, folds
 from pawprint.training.checkpoint import CheckpointManager
+from pawprint.training.cluster import fit_anywhere
 from pawprint.training.train import fit
 from pawprint.training.trainer import NullLogger
 
@@ -49,7 +51,7 @@ def train(name: str) -> None:
     with model_run(name, params, data, checkpoints.run_id) as (mlflow_run, record):
         checkpoints.run_id = mlflow_run.id
         log_photographs(mlflow_run)
-        trained = step()(fit)(name, executed, data, mlflow_run, checkpoints)
+        trained = step()(fit_anywhere)(name, executed, data, mlflow_run, checkpoints)
         out_of_fold = step()(folds.out_of_fold)(trained, data)
         step()(export.export)(trained, data, record, out, mlflow_run, out_of_fold)
         log_learning_curve(mlflow_run, step()(folds.learning_curve)(trained, data), out)

@@ -10,39 +10,46 @@ bytes. On Ray each item is a task that runs again elsewhere when its node dies, 
 """
 
 import hashlib
+import logging
 import os
 import secrets
+import shutil
 import socket
 import tempfile
+import threading
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar, cast
 
 from pawprint.errors import PawprintError
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 AHEAD = 4  # items for each core that are begun before the first is taken: bounds the memory
+SHARED = ("MLFLOW_TRACKING_URI", "PAWPRINT_CACHE")  # variables that hold on every node
+RESTARTS = 10  # of the processes of a training, after one has died
 STORE_BYTES = 500_000_000  # of a local node, for results that are on their way
 _made: dict[str, Callable[[Any], Any]] = {}  # in a process of Ray: what `make` gave, for the map that it works for
 _in_task = False  # is this a process of Ray that runs tasks?
 
 
-def map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
+def map(
+    make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], gpus: int = 0
+) -> Iterator[Result]:  # fmt: skip
     """`make()(item)` of every item, in order; an exception of one is raised here.
 
     `make` is called once here, or once in each process of a cluster, where paths must lead to the same files: it loads
-    what all items need. On Ray it, the items and the results are pickled.
+    what all items need. On Ray it, the items and the results are pickled, and each item has a core and `gpus`.
     """
     if on_ray():
-        yield from _on_ray(make, items)
+        yield from _on_ray(make, items, gpus)
     else:
         yield from in_order(ThreadPoolExecutor(cores()), make(), items, AHEAD * cores())
 
@@ -53,6 +60,16 @@ def on_ray() -> bool:
     if engine not in ("local", "ray"):
         raise PawprintError(f"PAWPRINT_ENGINE is {engine}, and can be local or ray.")
     return engine == "ray" and not _in_task
+
+
+def processes() -> int:
+    """Processes of a training on a cluster: PAWPRINT_PROCESSES; 1, so none on the cluster, where it is not set."""
+    asked = os.environ.get("PAWPRINT_PROCESSES") or "1"
+    if not on_ray():
+        return 1
+    if not asked.isdecimal() or asked == "0":
+        raise PawprintError(f"PAWPRINT_PROCESSES is {asked}, and can be a number from 1.")
+    return int(asked)
 
 
 def in_order(
@@ -109,11 +126,13 @@ def _limit(group: Path) -> float | None:
     return None if quota == "max" or int(quota) < 0 else int(quota) / int(period)
 
 
-def _on_ray(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
+def _on_ray(
+    make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], gpus: int
+) -> Iterator[Result]:  # fmt: skip
     ray = _connected()
     # Not actors: a task goes to any node that is there, an actor to as many as there were.
-    task = ray.remote(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")(_work)
-    shared, about = ray.put(make), (uuid.uuid4().hex, str(Path.cwd()), code_digest())
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1, scheduling_strategy="SPREAD")(_work)
+    shared, about = ray.put(make), (uuid.uuid4().hex, _here())
     items, pending = iter(items), deque[Any]()
     try:
         while True:
@@ -130,22 +149,149 @@ def _on_ray(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item])
             ray.cancel(one)
 
 
-def _work(about: tuple[str, str, str], make: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
+class _Messages:
+    """An actor beside the command: what the first process of a training has for it."""
+
+    def __init__(self) -> None:
+        self.found: list[Any] = []
+        self.ended = False
+
+    def put(self, message: Any, last: bool) -> None:
+        self.ended = self.ended or last
+        self.found.append(message)
+
+    def take(self) -> list[Any]:
+        found, self.found = self.found, []
+        return found
+
+    def is_ended(self) -> bool:
+        return self.ended
+
+
+def together(
+    work: Callable[[Callable[[Any], None]], Result], processes: int, folder: Path, received: Callable[[Any], None],
+    gpus: bool = False,
+) -> Result:  # fmt: skip
+    """`work(send)` in several processes of the cluster at once, by Ray's TorchTrainer: the result of the first.
+
+    Each has a core, or a GPU; they are one group of torch.distributed, with torchrun's variables in the environment.
+    Where one dies, all start again, RESTARTS times. What the first sends is given to `received` here. Ray keeps its
+    own notes in `folder`, which every node sees.
+
+    Raises:
+        PawprintError: `work` raised it, the cluster has too few cores or GPUs, or too many processes died.
+    """
+    ray = _connected()
+    there = int(ray.cluster_resources().get("GPU" if gpus else "CPU", 0))
+    if there < processes:
+        raise PawprintError(
+            f"PAWPRINT_PROCESSES is {processes}, and the cluster has {there} {'GPUs' if gpus else 'cores'}. Ask for "
+            "fewer, or add nodes."
+        )
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PRINT_PATCH", "0")
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
+    from ray.train.torch import TorchTrainer
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    logging.getLogger("ray.train").setLevel(logging.ERROR)
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    messages = ray.remote(num_cpus=0, scheduling_strategy=here)(_Messages).remote()
+    each = {"GPU": 1} if gpus else {"CPU": 1}
+    trainer = TorchTrainer(
+        _one_of_several,
+        train_loop_config={"work": work, "about": _here(), "messages": messages},
+        scaling_config=ScalingConfig(num_workers=processes, use_gpu=gpus, resources_per_worker=each),
+        run_config=RunConfig(
+            storage_path=str(folder.absolute()), failure_config=FailureConfig(max_failures=RESTARTS)
+        ),
+    )  # fmt: skip
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        # A thread that does not keep the command from ending: Ctrl-C is for the loop below.
+        ended: Future[Any] = Future()
+        threading.Thread(target=_into, args=(ended, trainer.fit), daemon=True).start()
+        while True:
+            over = ended.done()
+            for kind, message in ray.get(messages.take.remote()):
+                if kind == "error":
+                    raise message
+                if kind == "result":
+                    return cast(Result, message)
+                received(message)
+            if over:
+                raise PawprintError(
+                    f"The training on the cluster failed: {ended.exception()}. Run it again: it resumes."
+                )
+            wait([ended], 0.5)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _into(ended: "Future[Any]", call: Callable[[], Any]) -> None:
+    try:
+        ended.set_result(call())
+    except BaseException as error:
+        ended.set_exception(error)
+
+
+def _one_of_several(given: dict[str, Any]) -> None:
+    """`work` of `together`, in a process of Ray."""
+    global _in_task
+    _in_task = True
+    import ray
+
+    messages = given["messages"]
+    if ray.get(messages.is_ended.remote()):  # a failure that another start would repeat
+        return
+
+    def send(message: Any, kind: str = "message") -> None:
+        ray.get(messages.put.remote((kind, message), kind != "message"))
+
+    try:
+        _be_like(given["about"])
+        result = given["work"](send)
+    except PawprintError as error:
+        send(error, "error")
+        raise
+    if os.environ["RANK"] == "0":
+        send(result, "result")
+
+
+def _work(about: tuple[str, "_Place"], make: Callable[[], Callable[[Any], Any]], item: Any) -> Any:
     """One item, in a process of Ray."""
     global _in_task
     _in_task = True
-    name, folder, code = about
+    name, command = about
     if name not in _made:
-        with suppress(OSError):  # relative paths mean the same here, where the folder is there
-            os.chdir(folder)
-        if code != code_digest():
-            raise PawprintError(
-                f"{socket.gethostname()} has other code of pawprint than the machine that started this. Install the "
-                "same version on every node."
-            )
+        _be_like(command)
         _made.clear()
         _made[name] = make()
     return _made[name](item)
+
+
+class _Place(NamedTuple):
+    """What a process of a cluster has in common with the command."""
+
+    folder: str
+    code: str
+    environment: dict[str, str]
+
+
+def _here() -> _Place:
+    shared = {name: os.environ[name] for name in SHARED if name in os.environ}
+    return _Place(str(Path.cwd()), code_digest(), shared)
+
+
+def _be_like(command: _Place) -> None:
+    """Make this process one like the command's; PawprintError where it has other code."""
+    with suppress(OSError):  # relative paths mean the same here, where the folder is there
+        os.chdir(command.folder)
+    os.environ.update(command.environment)
+    if command.code != code_digest():
+        raise PawprintError(
+            f"{socket.gethostname()} has other code of pawprint than the machine that started this. Install the "
+            "same version on every node."
+        )
 
 
 @cache
@@ -245,6 +391,8 @@ def local_cluster(nodes: int, cpus: int = 1) -> Iterator[LocalCluster]:
     from ray.cluster_utils import Cluster
 
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # its own, not /tmp/ray, which may be another user's
+        os.environ["RAY_TMPDIR"] = folder  # it notes the address below, in a folder that it expects to be there
+        Path(folder, "ray").mkdir()
         about = {
             "num_cpus": cpus,
             "object_store_memory": STORE_BYTES,

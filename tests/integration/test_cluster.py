@@ -1,53 +1,34 @@
 """Stages on a Ray cluster of processes of this machine: the bytes of one process, also where a node is killed."""
 
 import hashlib
+import json
 import os
-import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import psutil
 import pytest
+from safetensors import SafetensorError, safe_open
 
 from pawprint import batch
 from pawprint.data import build, ingest
+from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier
 from pawprint.models import registry
 from pawprint.training import feature_cache
-from prepared_set import drawings, params
+from pawprint.training.checkpoint import CheckpointManager
+from pawprint.training.cluster import fit_anywhere
+from pawprint.training.train import fit
+from prepared_set import Memory, drawings, params
+from ray_cluster import cluster
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `cluster` is not installed")
-PAWPRINT = Path(sys.executable).with_name("pawprint")
-
-
-@contextmanager
-def cluster(nodes: int, home: Path) -> Iterator[list[psutil.Process]]:
-    """`pawprint cluster up`, and this process on it; the process of each node."""
-    command = [str(PAWPRINT), "cluster", "up", "--local", str(nodes)]
-    environment = {**os.environ, "HOME": str(home)}
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:
-        assert started.stdout is not None
-        try:
-            address = [started.stdout.readline() for _ in range(2)][1].strip().partition("RAY_ADDRESS=")[2]
-            with pytest.MonkeyPatch.context() as patch:
-                for name, value in {
-                    "PAWPRINT_ENGINE": "ray",
-                    "RAY_ADDRESS": address,
-                    "RAY_AUTH_TOKEN_PATH": str(home / ".ray" / "auth_token"),
-                }.items():
-                    patch.setenv(name, value)
-                family = psutil.Process(started.pid).children(recursive=True)
-                yield sorted((one for one in family if one.name() == "raylet"), key=psutil.Process.create_time)
-        finally:
-            sys.modules["ray"].shutdown()
-            started.send_signal(signal.SIGINT)
-            assert started.wait(60) == 0
 
 
 def killed_when(happened: Callable[[], bool], victim: psutil.Process) -> threading.Thread:
@@ -121,6 +102,59 @@ def test_three_nodes_two_of_them_killed_compute_the_same_features_and_prediction
         batch.run(str(tmp_path / "data"), str(tmp_path / "again"), Classifier(toy_model))
         assert not killing.is_alive()
     assert digest(tmp_path / "again") == digest(tmp_path / "predicted")
+
+
+@pytest.mark.slow
+def test_two_processes_on_two_of_three_nodes_train_as_one_does_also_where_a_node_is_killed(tmp_path: Path) -> None:
+    """Killed in the middle of an epoch, the training goes on from a checkpoint in it."""
+    data = drawings(tmp_path, 20)
+    given = params("article_cnn", epochs=5, batch_size=6, learning_rate=1e-4)
+    given = given.model_copy(
+        update={"training": given.training.model_copy(update={"precision": "float32", "checkpoint_seconds": 0})}
+    )
+    alone, together = Memory(), Memory()
+    fit("article_cnn", given, data, alone)
+    checkpoints = CheckpointManager(tmp_path / "checkpoints", "article_cnn", given, data)
+
+    def place() -> list[int]:
+        """Epoch and batch of the checkpoint."""
+        try:
+            with safe_open(checkpoints.path, "pt") as file:
+                return [int(one) for one in json.loads(file.metadata()["state"])["place"][:2]]
+        except (OSError, SafetensorError):
+            return [0, 0]
+
+    with cluster(3, tmp_path) as nodes, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PAWPRINT_PROCESSES", "2")
+        killed: list[list[int]] = []
+
+        def kill() -> None:
+            while (at := place())[0] < 2 or at[1] < 2:
+                time.sleep(0.01)
+            at_work = [node for node in nodes[1:] if any("Train" in " ".join(one.cmdline()) for one in node.children())]
+            killed.append(at)
+            at_work[0].kill()
+
+        thread = threading.Thread(target=kill, daemon=True)
+        thread.start()
+        trained = fit_anywhere("article_cnn", given, data, together, checkpoints)
+        assert killed
+    assert trained.epochs == 5
+    # what was not lost was not done again: each epoch is told once
+    assert [step for step, _ in together.steps if step] == [1, 2, 3, 4, 5]
+    np.testing.assert_allclose(together.curve("train_loss"), alone.curve("train_loss"), atol=1e-4)
+    np.testing.assert_allclose(together.curve("validation_loss"), alone.curve("validation_loss"), atol=1e-4)
+
+
+@pytest.mark.slow
+def test_an_error_of_a_training_on_the_cluster_is_a_sentence(tmp_path: Path) -> None:
+    data, given = drawings(tmp_path, 20), params("article_cnn", epochs=1, batch_size=2)
+    with cluster(3, tmp_path), pytest.MonkeyPatch.context() as patch:
+        checkpoints = CheckpointManager(tmp_path / "checkpoints", "article_cnn", given, data)
+        for processes, sentence in (("3", "3 processes share batches of 2"), ("9", "the cluster has 3 cores")):
+            patch.setenv("PAWPRINT_PROCESSES", processes)
+            with pytest.raises(PawprintError, match=sentence):
+                fit_anywhere("article_cnn", given, data, Memory(), checkpoints)
 
 
 @pytest.mark.slow  # Ray tries for 20 s

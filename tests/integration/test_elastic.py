@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors import SafetensorError, safe_open
 
 from prepared_set import drawings
 from workspace import Workspace
@@ -28,8 +30,9 @@ from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.train import fit
 
 data, folder = PreparedDataset.open(Path(sys.argv[2])), Path(sys.argv[3])
-given = params("article_cnn", epochs=6, batch_size=16, learning_rate=1e-4)
-given = given.model_copy(update={"training": given.training.model_copy(update={"precision": "float32"})})
+given = params("article_cnn", epochs=6, batch_size=6, learning_rate=1e-4)
+training = given.training.model_copy(update={"precision": "float32", "checkpoint_seconds": 0})
+given = given.model_copy(update={"training": training})
 (folder / f"rank{distributed.rank()}").write_text(str(os.getpid()))
 
 class Told(Memory):
@@ -41,6 +44,15 @@ class Told(Memory):
 
 fit("article_cnn", given, data, Told(), CheckpointManager(folder / "checkpoints", "article_cnn", given, data))
 """
+
+
+def place(checkpoint: Path) -> list[int]:
+    """Epoch and batch of a checkpoint."""
+    try:
+        with safe_open(checkpoint, "pt") as file:
+            return [int(one) for one in json.loads(file.metadata()["state"])["place"][:2]]
+    except (OSError, SafetensorError):
+        return [0, 0]
 
 
 @pytest.mark.slow
@@ -67,7 +79,8 @@ def test_one_of_two_processes_is_killed_and_the_training_ends_as_if_nothing_had_
 
     together, process = start("together", *torchrun)
     deadline = time.monotonic() + 400
-    while len(curve(together)) < 2:
+    checkpoint = together / "checkpoints" / "article_cnn.safetensors"
+    while (at := place(checkpoint))[0] < 3 or at[1] < 2:
         assert process.poll() is None and time.monotonic() < deadline, (together / "log").read_text()
         time.sleep(0.02)
     first = {rank: (together / rank).read_text() for rank in ("rank0", "rank1")}
@@ -75,10 +88,11 @@ def test_one_of_two_processes_is_killed_and_the_training_ends_as_if_nothing_had_
     assert process.wait(300) == 0, (together / "log").read_text()
 
     assert {rank: (together / rank).read_text() for rank in first} != first  # both were started again
-    assert "resumes in epoch" in (together / "log").read_text()
-    losses = dict(map(tuple, curve(together)))  # an epoch that was cut off is there twice
-    assert sorted(losses) == list(range(1, 7))
-    assert len(curve(together)) <= 7
+    epoch, batch = re.findall(r"resumes in epoch (\d+) after (\d+) batches", (together / "log").read_text())[-1]
+    assert [int(epoch), int(batch)] >= at  # in the middle of an epoch: a checkpoint after each batch
+    assert int(batch) > 0
+    losses = dict(map(tuple, curve(together)))
+    assert [epoch for epoch, _ in curve(together)] == list(range(1, 7))  # none is told twice
     expected = [loss for _, loss in curve(alone)]
     np.testing.assert_allclose([losses[epoch] for epoch in sorted(losses)], expected, atol=1e-4)
 

@@ -52,11 +52,30 @@ def _some(lines: list[str], shown: int = 20) -> None:
         print(f"... and {len(lines) - shown:,} more; data/origins.csv has them all")
 
 
+@app.command(epilog="Example: pawprint photos inventory s3://bucket/pets && dvc add data")
+def inventory(
+    source: Annotated[str, typer.Argument(help="a folder of a bucket, with a folder a class: s3://BUCKET/FOLDER")],
+    name: Annotated[str | None, typer.Option(help="what to call this data set")] = None,
+    write_once: Annotated[
+        bool, typer.Option("--write-once", help="the bucket keeps no versions, and nothing in it is ever replaced")
+    ] = False,
+) -> None:
+    """Leave photographs in a bucket: data/ becomes a list of them, which DVC versions. Nothing is copied."""
+    from pawprint import dvc
+    from pawprint.data.inventory import write
+
+    before = dvc.snapshot(ROOT)
+    count = write(source, DATA, name, write_once)
+    dvc.own(ROOT)
+    dvc.keep(ROOT, before)
+    print(f"{count:,} photographs of {source} are in data/inventory.parquet and stay where they are. {NEXT}")
+
+
 @app.command(epilog="Example: pawprint photos check")
 def check(data: Annotated[Path, typer.Argument(help="a folder with a folder a class")] = DATA) -> None:
     """List the photographs that `preprocess` would reject, and why; nothing is written. Exit code 1 if any."""
     from pawprint.config import load_params
-    from pawprint.data.class_folders import dataset
+    from pawprint.data.inventory import dataset
     from pawprint.data.preprocess import survey
 
     photographs = dataset(data)

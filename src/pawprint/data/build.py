@@ -3,8 +3,9 @@
     prepare(dataset(Path("data")), Path("data"), Path("prepared"), params)
 
 A shard is a plain tar in WebDataset's layout (`<hash>.jpg`); the manifest holds each photograph's place in it, so that
-any can be read alone. A photograph's place depends on the contents of the set and on nothing else: the same photographs
-give the same bytes, whatever the number of workers and whatever was there before.
+any can be read alone. The same photographs give the same rows and the same members, whatever the number of workers and
+whatever was there before. In which shard a member lies depends on what was there: new photographs get shards of their
+own (`shards.write`), so that they cost what they are. The manifest's digest leaves the place out.
 
 What an earlier run left in `out` is reused where its own checksums and the recipe vouch for it: never by a name or a
 time, because DVC may have put another version there. The new set is complete before the old one is removed.
@@ -31,8 +32,8 @@ import simplejpeg
 
 from pawprint import image, parallel
 from pawprint.config import Params
-from pawprint.data import manifest, origins, quality, shards
-from pawprint.data.class_folders import Dataset
+from pawprint.data import inventory, manifest, origins, quality, shards
+from pawprint.data.class_folders import INVENTORY, Dataset
 from pawprint.data.manifest import REJECTED, ManifestRow
 from pawprint.data.preprocess import CUTS, CUTS_TYPE, Packer
 from pawprint.data.quality import Rejected
@@ -75,14 +76,13 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
     with replace_folder(out) as fresh:
         members, recipe = fresh / "members", _recipe(params)
         (fresh / "shards").mkdir()
+        earlier = _earlier(out, recipe)
         own_test = len(origins.own_test(data)) if params.split.keep_test else 0
         # 1. each photograph by itself: check it, make it 300x300
         files, packed = photographs.photographs, list[Packed | Rejected]()
         batches = (files[start : start + BATCH] for start in range(0, len(files), BATCH))
         with members.open("wb") as file:
-            for one, member in chain.from_iterable(
-                parallel.map(partial(Packer, data, params, _earlier(out, recipe)), batches)
-            ):
+            for one, member in chain.from_iterable(parallel.map(partial(Packer, data, params, earlier), batches)):
                 if member and isinstance(one, Packed):
                     one = replace(one, file=os.fspath(members), start=file.tell())
                     file.write(member)
@@ -92,11 +92,14 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         warnings += _check_groups(used, params)
         _refuse_too_many(photographs, data, used, rejected, params)
         # 3. into shards, with a manifest and a report
-        placed = shards.write(fresh / "shards", used)
+        placed = shards.write(fresh / "shards", used, _shards(earlier))
         rows = (_row(*one) for one in placed), sorted(_rejected_row(one, data) for one in rejected)
         manifest.write(fresh / manifest.FILE, merge(*rows, key=lambda row: (row.hash, row.origin)))
         np.save(fresh / CUTS, np.frombuffer(b"".join(bytes.fromhex(one.hash) + one.cuts for one in used), CUTS_TYPE))
         members.unlink()
+        if (data / INVENTORY).exists():
+            read = ((one.path.relative_to(data).as_posix(), one.hash) for one in packed)
+            inventory.remember(data, read, fresh)
         report = _report(photographs, data, used, rejected, recipe, sha256(fresh / manifest.FILE), own_test, warnings)
         write_json(fresh / "report.json", report)
         write_text(fresh / "report.html", _page(report, data))
@@ -111,6 +114,15 @@ def _earlier(out: Path, recipe: str) -> Path | None:
         return out if same and (out / CUTS).exists() else None
     except (OSError, ValueError, KeyError, TypeError):
         return None
+
+
+def _shards(earlier: Path | None) -> dict[str, int]:
+    """Shard of an earlier run -> photographs in it."""
+    if not earlier:
+        return {}
+    names = manifest.read(earlier / manifest.FILE).of_splits(*SPLITS).column("shard").cast("string")
+    counts = names.value_counts().to_pylist()
+    return {os.fspath(earlier / "shards" / one["values"]): one["counts"] for one in counts}
 
 
 def _refuse_too_many(
@@ -204,7 +216,7 @@ def _row(one: Packed, shard: str, offset: int) -> ManifestRow:
 
 def _rejected_row(one: Rejected, data: Path) -> ManifestRow:
     origin = one.path.relative_to(data)
-    return ManifestRow(sha256(one.path), origin.parts[0], REJECTED, "", 0, 0, "", origin.as_posix(), "", "", one.reason)
+    return ManifestRow(one.hash, origin.parts[0], REJECTED, "", 0, 0, "", origin.as_posix(), "", "", one.reason)
 
 
 def _report(
@@ -241,15 +253,17 @@ def _report(
 
 def _page(report: Report, data: Path) -> str:
     """report.json as a page: what was rejected, with thumbnails. One file, nothing fetched."""
-    shown = [one | {"picture": _thumbnail(data / one["path"])} for one in report["rejected"][:SHOWN]]
+    found = inventory.Inventory.of(data)
+    read = found.read if found else Path.read_bytes
+    shown = [one | {"picture": _thumbnail(read(data / one["path"]))} for one in report["rejected"][:SHOWN]]
     reasons = Counter(one["reason"] for one in report["rejected"]).most_common()
     return render("pawprint.data", "report.html", report=report, reasons=reasons, shown=shown)
 
 
-def _thumbnail(path: Path) -> str:
+def _thumbnail(content: bytes) -> str:
     """A data URL, or "" where the file is no picture."""
     try:
-        pixels = image.resize(image.decode(path.read_bytes()), "letterbox")
+        pixels = image.resize(image.decode(content), "letterbox")
     except image.BadImage:
         return ""
     jpeg = image.encode(cv2.resize(pixels, (96, 96), interpolation=cv2.INTER_AREA), 80)
@@ -259,7 +273,7 @@ def _thumbnail(path: Path) -> str:
 def _recipe(params: Params) -> str:
     """What the bytes of a packed photograph depend on, apart from the photograph."""
     preprocess = params.preprocess
-    code = [inspect.getsource(module) for module in (image, quality, shards)]
+    code = [inspect.getsource(one) for one in (image, quality, shards.member)]
     versions = [cv2.__version__, np.__version__, PIL.__version__, simplejpeg.__version__]
     parts = [preprocess.fit, preprocess.quality, preprocess.max_pixels, preprocess.min_side, *code, *versions]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

@@ -15,7 +15,7 @@ from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
 from pawprint.files import recover, refuse_link
 
-DATASET, ORIGINS = "dataset.json", "origins.csv"
+DATASET, ORIGINS, INVENTORY = "dataset.json", "origins.csv", "inventory.parquet"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 
 
@@ -70,7 +70,12 @@ def dataset(data: Path) -> Dataset:
 
 
 def class_folders(data: Path) -> list[Path]:
-    """The folders of data/, a class each."""
+    """The folders of data/, a class each. PawprintError where it is a list of photographs in a bucket."""
+    if (data / INVENTORY).exists():
+        raise PawprintError(
+            f"{data}/ is a list of photographs that stay in a bucket, and this works on files. Change the bucket, or "
+            f"the labels in {INVENTORY}; `pawprint photos inventory` makes the list anew."
+        )
     return sorted(folder for folder in data.iterdir() if folder.is_dir() and not hidden(folder.name))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
 from pathlib import Path
+from threading import Lock
 from typing import Any, NamedTuple, Self, overload
 
 import numpy as np
@@ -169,11 +170,17 @@ def read(path: Path) -> Rows:
         ) from None
 
     @cache
-    def column(name: str) -> Any:
+    def whole(name: str) -> Any:
         try:
             return file.read([name]).unify_dictionaries().column(name)
         except (OSError, ValueError) as error:
             raise PawprintError(f"{path} is damaged ({error}). Run `dvc repro preprocess`.") from None
+
+    one_at_a_time = Lock()  # two threads that read one ParquetFile hang, or crash the process
+
+    def column(name: str) -> Any:
+        with one_at_a_time:
+            return whole(name)
 
     return Rows(column, np.arange(file.metadata.num_rows, dtype=np.int32))
 

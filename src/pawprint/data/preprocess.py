@@ -19,7 +19,8 @@ import numpy as np
 from pawprint import files, image
 from pawprint.config import Params
 from pawprint.data import manifest, origins, quality, shards
-from pawprint.data.class_folders import Dataset
+from pawprint.data.class_folders import INVENTORY, Dataset
+from pawprint.data.inventory import Entries, Entry, Inventory
 from pawprint.data.quality import Photograph, Rejected
 from pawprint.data.shards import Packed
 from pawprint.data.splits import split_of
@@ -39,6 +40,8 @@ class Packer:
         self._cuts = np.load(earlier / CUTS, mmap_mode="r") if earlier else np.empty(0, CUTS_TYPE)
         self._cut_hashes = np.ascontiguousarray(self._cuts["hash"])
         self._shards = (earlier or Path()) / "shards"
+        self._inventory, seen = Inventory.of(data), (earlier or Path()) / INVENTORY
+        self._seen = Entries.read(seen) if earlier and self._inventory and seen.exists() else None
 
     def __call__(self, photographs: Sequence[tuple[str, Path]]) -> list[tuple[Packed | Rejected, bytes]]:
         """Read, check and pack photographs, given their class and file. A new member's bytes are the caller's to write:
@@ -46,19 +49,31 @@ class Packer:
         return [self._pack(label, path) for label, path in photographs]
 
     def _pack(self, label: str, path: Path) -> tuple[Packed | Rejected, bytes]:
-        with path.open("rb", buffering=0) as original:
-            content = original.readall()
-        identity = _identity(label, path, content, self._data, self._params, self._own_test, self._groups)
+        about = self._data, self._params, self._own_test, self._groups
+        if self._inventory:
+            known = self._read_before(self._inventory.entry(path))
+            if known and (earlier := self._reused(*_named(label, path, known, *about))):
+                return earlier, b""
+            content = self._inventory.read(path)
+        else:
+            with path.open("rb", buffering=0) as original:
+                content = original.readall()
+        identity = _identity(label, path, content, *about)
         if earlier := self._reused(*identity):
             return earlier, b""
         try:
             checked = quality.check(content, path.suffix, self._params.preprocess)
         except image.BadImage as error:
-            return Rejected(path, error.reason, str(error)), b""
+            return Rejected(path, identity[0], error.reason, str(error)), b""
         jpeg = image.encode(checked.pixels, self._params.preprocess.quality)
         member = shards.member(identity[0], jpeg)
         packed = Packed(*identity, checked.flags, checked.phash, checked.cuts, "", 0, len(jpeg), zlib.crc32(member))
         return packed, member
+
+    def _read_before(self, now: Entry) -> str:
+        """The hash of an object that an earlier run read, and that is the same still; "" of another."""
+        before = self._seen.find(now.label, now.key) if self._seen else None
+        return before.hash if before and before[: len(now) - 1] == now[:-1] else ""
 
     def _reused(self, digest: str, label: str, origin: str, path: Path, split: str, group: str) -> Packed | None:
         """The member of the earlier run, if it is intact. A changed suffix may be a wrong one: its flags differ."""
@@ -79,15 +94,16 @@ class Packer:
 def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:
     """Check the whole set and write nothing: what would be rejected, and how many carry each flag."""
     own_test, groups = origins.own_test(data), origins.Groups(data, params.split.group)
+    inventory = Inventory.of(data)
 
     def work(photograph: tuple[str, Path]) -> Photograph | Rejected:
         label, path = photograph
-        content = path.read_bytes()
+        content = inventory.read(path) if inventory else path.read_bytes()
+        identity = _identity(label, path, content, data, params, own_test, groups)
         try:
             checked = quality.check(content, path.suffix, params.preprocess)
         except image.BadImage as error:
-            return Rejected(path, error.reason, str(error))
-        identity = _identity(label, path, content, data, params, own_test, groups)
+            return Rejected(path, identity[0], error.reason, str(error))
         return Photograph(*identity, checked.flags, checked.phash, checked.cuts)
 
     with ThreadPoolExecutor(cores()) as pool:
@@ -106,6 +122,13 @@ def _identity(
     groups: origins.Groups,
 ) -> tuple[str, str, str, Path, str, str]:
     """The first fields of a Photograph."""
-    digest, origin = hashlib.sha256(content).hexdigest(), path.as_posix()[len(data.as_posix()) + 1 :]
+    return _named(label, path, hashlib.sha256(content).hexdigest(), data, params, own_test, groups)
+
+
+def _named(
+    label: str, path: Path, digest: str, data: Path, params: Params, own_test: frozenset[str], groups: origins.Groups
+) -> tuple[str, str, str, Path, str, str]:
+    """The same, of a photograph whose hash is known."""
+    origin = path.as_posix()[len(data.as_posix()) + 1 :]
     group = groups.of(digest, origin)
     return digest, label, origin, path, split_of(digest, params.seed, params.split, own_test, group), group

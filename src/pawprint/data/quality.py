@@ -32,6 +32,7 @@ class Rejected:
     """A photograph that is not used, and why."""
 
     path: Path
+    hash: str  # SHA-256 of its bytes
     reason: str  # a short code: BadImage's, or blank, tiny, copy, near_copy, two_labels
     message: str
 
@@ -119,7 +120,7 @@ def copies(photographs: Iterable[P]) -> tuple[list[P], list[Rejected]]:
     bad = []
     for one in sorted(photographs, key=lambda one: (one.hash, one.label)):
         if kept and (kept[-1].hash, kept[-1].label) == (one.hash, one.label):
-            bad.append(Rejected(one.path, "copy", f"the same file as {kept[-1].origin}"))
+            bad.append(Rejected(one.path, one.hash, "copy", f"the same file as {kept[-1].origin}"))
         else:
             kept.append(one)
     return kept, bad
@@ -145,10 +146,14 @@ def near_copies(photographs: Sequence[Photograph], bits: int, cut: bool = True) 
             others = _some([other for other in members[: LISTED + 2] if other is not one], len(members) - 1)
             if len(labels) > 1:
                 bad.append(
-                    Rejected(one.path, "two_labels", f"the same photograph has two labels: {one.origin}, {others}")
+                    Rejected(
+                        one.path, one.hash, "two_labels", f"the same photograph has two labels: {one.origin}, {others}"
+                    )
                 )
             elif one.split != "train":
-                bad.append(Rejected(one.path, "near_copy", f"in {one.split}, and the same photograph as {others}"))
+                bad.append(
+                    Rejected(one.path, one.hash, "near_copy", f"in {one.split}, and the same photograph as {others}")
+                )
     return bad
 
 

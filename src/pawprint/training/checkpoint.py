@@ -22,7 +22,7 @@ from pawprint import files
 from pawprint.config import Params, flatten
 from pawprint.data.dataset import PreparedDataset
 
-FORMAT = 4  # of the file
+FORMAT = 5  # of the file
 State = dict[str, Any]  # dicts and lists of tensors and of what JSON holds; JSON's keys are strings
 
 

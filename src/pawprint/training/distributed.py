@@ -85,3 +85,13 @@ def summed(values: Tensor, device: torch.device) -> Tensor:
     there = values.to(device)
     dist.all_reduce(there)
     return there.cpu()
+
+
+def gathered(values: Tensor, device: torch.device) -> list[Tensor]:
+    """The values of each process, which have one shape."""
+    if world() == 1:
+        return [values]
+    there = values.to(device)
+    found = [torch.empty_like(there) for _ in range(world())]
+    dist.all_gather(found, there)
+    return [one.cpu() for one in found]

@@ -75,7 +75,9 @@ class Trainer:
     ) -> None:
         self.network, self.data, self.name, self.candidate = network, data, data.name, data.candidate
         self.device, self.logger, self.checkpoints, self.objective = data.device, logger, checkpoints, objective
-        self.quiet = isinstance(logger, NullLogger) and not self.candidate.early_stopping  # nobody asks for its epochs
+        # nobody asks for its epochs; of several processes one reports, and all validate
+        alone = isinstance(logger, NullLogger) and distributed.world() == 1
+        self.quiet = alone and not self.candidate.early_stopping
         if self.candidate.early_stopping and not len(data.splits["validation"]):
             raise PawprintError(
                 f"params.yaml: `candidates.{data.name}.early_stopping` needs a validation split, which is empty. Set "
@@ -122,13 +124,13 @@ class Trainer:
                 waited, seen = waited + seconds, seen + batch.whole
                 if distributed.rank() == 0:
                     progress.advance(batch.whole)
-                if stop.is_set():
+                asked, passed = self._agreed(stop)
+                if asked or passed > self.data.params.training.checkpoint_seconds:
                     self._save()
+                if asked:
                     raise Stopped(
                         f"{self.name}: stopped by a signal in epoch {self.epoch}. The same command resumes there."
                     )
-                if time.monotonic() - self.saved > self.data.params.training.checkpoint_seconds:
-                    self._save()
         trained = time.monotonic() - began
         values = {
             **self.sums.means("train", self.device),
@@ -146,6 +148,13 @@ class Trainer:
         if self.candidate.early_stopping:
             self._track_best(values["validation_loss"])
         self.epoch, self.batch, self.sums = self.epoch + 1, 0, Sums()
+
+    def _agreed(self, stop: threading.Event) -> tuple[bool, float]:
+        """(has any process been asked to stop, seconds since the last checkpoint); the same in all processes, so that
+        all save at one batch."""
+        passed = time.monotonic() - self.saved if distributed.rank() == 0 else 0.0
+        asked, seconds = distributed.summed(torch.tensor([float(stop.is_set()), passed]), self.device).tolist()
+        return asked > 0, seconds
 
     @torch.inference_mode()
     def _validate(self) -> dict[str, float]:
@@ -187,14 +196,15 @@ class Trainer:
 
     def _save(self) -> None:
         self.saved = time.monotonic()
+        # within an epoch each process has counted photographs, and drawn numbers, of its own
+        sums = distributed.summed(self.sums.values.clone(), self.device)
+        random = distributed.gathered(torch.get_rng_state(), self.device)
         if self.checkpoints is None or distributed.rank() != 0:
             return
-        if distributed.world() > 1 and self.batch > 0:
-            return  # within an epoch each process has counted photographs of its own
         state: State = {
             "step": self.step.state_dict(),
-            "sums": self.sums.values,
-            "random": torch.get_rng_state(),
+            "sums": sums,
+            "random": random,
             "random_cuda": torch.cuda.get_rng_state(self.device) if self.device.type == "cuda" else None,
             "best_weights": self.best_weights,
             "place": [self.epoch, self.batch, self.best, self.since_best],
@@ -207,8 +217,10 @@ class Trainer:
         if state is None:
             return
         self.step.load_state_dict(state["step"])
-        self.sums.values = state["sums"]
-        torch.set_rng_state(state["random"])
+        if distributed.rank() == 0:
+            self.sums.values = state["sums"]
+        random = state["random"]
+        torch.set_rng_state(random[min(distributed.rank(), len(random) - 1)])
         if self.device.type == "cuda" and state["random_cuda"] is not None:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
         self.best_weights, self.seconds = state["best_weights"], state["seconds"]

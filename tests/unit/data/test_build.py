@@ -1,5 +1,6 @@
 """The prepared set: what is rejected and why, the same bytes always, and that a kill costs nothing but time."""
 
+import errno
 import hashlib
 import json
 import os
@@ -48,6 +49,26 @@ def made(data: Path, out: Path, **changes: object) -> Report:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+def logical(folder: Path) -> dict[str, object]:
+    """All that a prepared set holds, wherever its members lie; every member of a shard is a row's."""
+    rows = list(PreparedDataset.open(folder).rows)
+    held = {}
+    for path in (folder / "shards").glob("*.tar"):
+        with tarfile.open(path) as shard:
+            for entry in shard:
+                assert entry.name not in held
+                held[entry.name] = (path.name, entry.offset_data, shard.extractfile(entry).read())  # type: ignore[union-attr]
+    assert {f"{row.hash}.jpg": (row.shard, row.offset) for row in rows} == {n: one[:2] for n, one in held.items()}
+    report = json.loads((folder / "report.json").read_bytes())
+    del report["manifest"]
+    return {
+        "digest": manifest.digest(manifest.read(folder / manifest.FILE)),
+        "members": {name: one[2] for name, one in held.items()},
+        "cuts": (folder / build.CUTS).read_bytes(),
+        "report": report,
+    }
 
 
 def pets(folder: Path, count: int = 40) -> Path:
@@ -141,8 +162,8 @@ def test_a_near_copy_on_another_split_is_kept_out_of_validation_and_test_and_nev
     report = made(write(tmp_path / "data", files), tmp_path / "out")
     assert reasons(report) == {"cat/tv2.jpg": "near_copy", "cat/twin.jpg": "two_labels", "dog/twin.jpg": "two_labels"}
     assert report["photographs"] == before["photographs"] + 5
-    with tarfile.open(tmp_path / "out" / "shards" / "00000.tar") as shard:
-        assert len(shard.getnames()) == report["photographs"]  # other readers of the shards do not see them either
+    # other readers of the shards do not see them either
+    assert len(logical(tmp_path / "out")["members"]) == report["photographs"]  # type: ignore[arg-type]
 
 
 def test_too_many_bad_ones_fail_and_leave_what_was_there(tmp_path: Path) -> None:
@@ -268,43 +289,99 @@ def test_a_class_with_nothing_usable_is_named(tmp_path: Path) -> None:
         made(data, tmp_path / "out")
 
 
-def test_the_same_photographs_give_the_same_bytes_whatever_was_there(
+def test_the_same_photographs_give_the_same_rows_and_members_whatever_was_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Added to, removed from, another parameter's leftovers, damaged leftovers, one worker: always a full run's."""
+    """Added to, removed from, another parameter's leftovers, damaged leftovers, one worker: always a full run's, but
+    for the place of a member in the shards."""
     data, out = pets(tmp_path / "data"), tmp_path / "out"
     made(data, tmp_path / "full")
-    full = contents(tmp_path / "full")
+    full = logical(tmp_path / "full")
     for number in range(0, 40, 9):
         (data / ("cat" if number % 2 else "dog") / f"{number}.jpg").rename(tmp_path / f"{number}.jpg")
     made(data, out)
     for number in range(0, 40, 9):
         (tmp_path / f"{number}.jpg").rename(data / ("cat" if number % 2 else "dog") / f"{number}.jpg")
     made(data, out)
-    assert contents(out) == full
+    assert logical(out) == full
     write(data, {"cat/more.jpg": photograph(77)})
     made(data, out)
     (data / "cat" / "more.jpg").unlink()
     made(data, out)
-    assert contents(out) == full
+    assert logical(out) == full
     made(data, out, quality=40)
-    assert contents(out) != full
+    assert logical(out) != full
     made(data, out)
-    assert contents(out) == full
+    assert logical(out) == full
     shard = out / "shards" / "00000.tar"
     damaged = bytearray(shard.read_bytes())
     damaged[len(damaged) // 2] ^= 1
     shard.write_bytes(damaged)
     made(data, out)
-    assert contents(out) == full
+    assert logical(out) == full
+    shard.write_bytes(shard.read_bytes() + b"more")
+    made(data, out)
+    assert logical(out) == full
+    assert shard.read_bytes()[-4:] != b"more"
     (out / "report.json").write_text("{")
     made(data, out)
-    assert contents(out) == full
+    assert logical(out) == full
     made(data, tmp_path / "other", quality=40)  # leftovers of another version under the right names
     shutil.copytree(tmp_path / "other" / "shards", out / "shards", dirs_exist_ok=True)
     monkeypatch.setattr(os, "cpu_count", lambda: 1)
     made(data, out)
-    assert contents(out) == full
+    assert logical(out) == full
+
+
+def test_new_photographs_cost_what_they_are_and_shards_stay_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A hundred photographs, then one more at a time: what was there is linked, and the newest are put together."""
+    monkeypatch.setattr(shards, "SHARD", 16)
+    monkeypatch.setattr(shards, "GENERATIONS", 4)
+    data, out = pets(tmp_path / "data", 100), tmp_path / "out"
+    made(data, out)
+
+    def state() -> dict[str, tuple[int, bytes]]:
+        return {path.name: (path.stat().st_ino, path.read_bytes()) for path in (out / "shards").iterdir()}
+
+    first, written = state(), 0
+    assert len(first) == 8
+    for number in range(20):
+        before = state()
+        write(data, {f"cat/more{number}.jpg": photograph(3000 + number, width=120, height=90)})
+        made(data, out)
+        after = state()
+        assert first.items() <= after.items()  # not copied: the same files
+        written += sum(len(one[1]) for name, one in after.items() if before.get(name) != one)
+        assert len(after) <= 8 + 4 + 1
+    made(data, tmp_path / "full")
+    assert logical(out) == logical(tmp_path / "full")
+    assert written < sum(len(one[1]) for one in first.values())  # not twenty times the set
+    # The same steps give the same bytes, and a photograph that goes is in no shard any more.
+    whole = contents(out)
+    made(data, out)
+    assert contents(out) == whole
+    (data / "cat" / "1.jpg").unlink()
+    made(data, out)
+    shutil.rmtree(tmp_path / "full")
+    made(data, tmp_path / "full")
+    assert logical(out) == logical(tmp_path / "full")
+    assert sum(one == state().get(name) for name, one in first.items()) == 7
+
+
+def test_a_disk_without_hard_links_has_copies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    data, out = pets(tmp_path / "data"), tmp_path / "out"
+    made(data, out)
+
+    def refused(*_: object) -> None:
+        raise OSError(errno.EPERM, os.strerror(errno.EPERM))
+
+    monkeypatch.setattr(Path, "hardlink_to", refused)
+    shard = (out / "shards" / "00000.tar").read_bytes()
+    write(data, {"cat/more.jpg": photograph(77)})
+    assert made(data, out)["photographs"] == 41
+    assert (out / "shards" / "00000.tar").read_bytes() == shard
 
 
 def test_what_was_packed_is_used_again(tmp_path: Path) -> None:
@@ -455,11 +532,12 @@ build.prepare(ingest.dataset(Path(data)), Path(data), Path(out), load_params(Pat
 def test_killed_between_any_two_moves_the_old_or_the_new_set_comes_back_whole(tmp_path: Path) -> None:
     """SIGKILL right before each rename and each removal, the two in the exchange of old for new among them."""
     data, out = pets(tmp_path / "data", 12), tmp_path / "out"
-    made(data, tmp_path / "full")
-    full = contents(tmp_path / "full")
     (data / "dog" / "0.jpg").rename(tmp_path / "0.jpg")
     made(data, out)
     (tmp_path / "0.jpg").rename(data / "dog" / "0.jpg")
+    shutil.copytree(out, tmp_path / "full")
+    made(data, tmp_path / "full")
+    full = contents(tmp_path / "full")
     before, killed, missing = contents(out), 0, 0
     for step in range(20):
         shutil.rmtree(out)

@@ -5,6 +5,7 @@ import hashlib
 import json
 import multiprocessing
 import random
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -99,6 +100,16 @@ def test_the_manifest_of_a_model_of_before_is_read(folder: Path, columns: int) -
     assert list(manifest.read(before)) == list(rows)
     assert manifest.is_manifest(before, hashlib.sha256(before.read_bytes()).hexdigest())
     assert manifest.learned_hashes(before) == manifest.learned_hashes(folder / manifest.FILE)
+
+
+def test_threads_may_share_a_manifest(folder: Path) -> None:
+    """The first that needs a column reads it; two readers at once would hang or crash."""
+    known = list(manifest.read(folder / manifest.FILE))
+    for _ in range(30):
+        rows = manifest.read(folder / manifest.FILE)
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(rows.find, [row.hash for row in known[:16]]))
+        assert found == [None if row.reason else row for row in known[:16]]
 
 
 def test_the_digest_is_of_the_photographs_and_not_of_their_places(folder: Path) -> None:

@@ -1,0 +1,39 @@
+"""A Ray cluster of processes of this machine, by `pawprint cluster up`."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import psutil
+import pytest
+
+PAWPRINT = Path(sys.executable).with_name("pawprint")
+
+
+@contextmanager
+def cluster(nodes: int, home: Path) -> Iterator[list[psutil.Process]]:
+    """`pawprint cluster up`, and this process on it; the process of each node."""
+    command = [str(PAWPRINT), "cluster", "up", "--local", str(nodes)]
+    environment = {**os.environ, "HOME": str(home)}
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:
+        assert started.stdout is not None
+        try:
+            address = [started.stdout.readline() for _ in range(2)][1].strip().partition("RAY_ADDRESS=")[2]
+            with pytest.MonkeyPatch.context() as patch:
+                for name, value in {
+                    "PAWPRINT_ENGINE": "ray",
+                    "RAY_ADDRESS": address,
+                    "RAY_AUTH_TOKEN_PATH": str(home / ".ray" / "auth_token"),
+                }.items():
+                    patch.setenv(name, value)
+                family = psutil.Process(started.pid).children(recursive=True)
+                yield sorted((one for one in family if one.name() == "raylet"), key=psutil.Process.create_time)
+        finally:
+            if "ray" in sys.modules:  # this process was on it
+                sys.modules["ray"].shutdown()
+            started.send_signal(signal.SIGINT)
+            assert started.wait(60) == 0
