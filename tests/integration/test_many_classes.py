@@ -65,6 +65,7 @@ def test_thirty_seven_classes_go_the_whole_way(tmp_path: Path) -> None:
     assert {"confusion.png", "risk_coverage.png", "photographs_curve.png"} <= plots
     report = (workspace.root / "reports" / "report.html").read_text()
     assert "Most confused" in report
+    assert "would more photographs help?" in report
     assert "Right class among the five most probable" in report
     assert all(report.count(name) >= 2 for name in CLASSES)  # a strip of samples, a slice
 

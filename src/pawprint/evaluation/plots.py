@@ -60,23 +60,28 @@ def short(name: str) -> str:
 
 
 def confusion(evaluation: Evaluation, classes: tuple[str, ...], path: Path) -> None:
-    """Right class by predicted class, in photographs; of many classes those that are confused most."""
+    """Right class by predicted class, in photographs; of many classes those that are confused most.
+
+    A cell's colour is its share of the row: one class may have fifty times as many photographs as another.
+    """
     counts = np.asarray(evaluation.confusion)
     shown = metrics.most_confused(counts)
+    shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     side, many = max(4.0, 0.28 * len(shown)), len(shown) > MANY
     canvas = Canvas(figsize=(side, side), layout="constrained")
     axes = canvas.subplots()
     names = [short(classes[label]) for label in shown]
-    display = ConfusionMatrixDisplay(counts[np.ix_(shown, shown)], display_labels=names)
+    cells = np.ix_(shown, shown)
+    display = ConfusionMatrixDisplay(shares[cells], display_labels=names)
     long = many or max(map(len, names)) > LONGEST / 2
     display.plot(
         ax=axes, colorbar=False, cmap="Blues", xticks_rotation="vertical" if long else "horizontal",
-        text_kw={"fontsize": 6} if many else None,
+        text_kw={"fontsize": 6} if many else None, im_kw={"vmin": 0, "vmax": 1},
     )  # fmt: skip
+    for text, count in zip(display.text_.ravel(), counts[cells].ravel(), strict=True):
+        text.set_text(str(count) if count or not many else "")
     if many:
         axes.tick_params(labelsize=6)
-        for text in display.text_.ravel():
-            text.set_visible(text.get_text() != "0")
     if len(shown) < len(classes):
         axes.set_title(f"the {len(shown)} of {len(classes):,} classes that are confused most", fontsize=9)
     _save(canvas, path)

@@ -18,7 +18,16 @@ from pawprint.files import read_json, render, write_text
 
 EACH, SIDE = 6, 96  # samples of a class, and their size in pixels
 MOST = 50  # classes with samples
-PLOTS = ("confusion", "reliability", "roc_and_precision", "mistakes", "activations", "corruptions")
+PLOTS = {
+    "confusion": "confusion matrix; the darker, the larger the share of its row",
+    "reliability": "reliability: confidence against the share that is right",
+    "risk_coverage": "wrong answers, where only the surest are given",
+    "photographs_curve": "would more photographs help? With fewer of them",
+    "roc_and_precision": "ROC and precision-recall",
+    "mistakes": "the worst mistakes",
+    "activations": "class activation maps: right above, wrong below",
+    "corruptions": "accuracy under corruptions, and by slice",
+}
 
 
 def write(root: Path) -> Path:
@@ -35,7 +44,11 @@ def write(root: Path) -> Path:
         raise PawprintError("reports/ is incomplete. Run `make run` first.")
     names = [name for name in load_params(root / "params.yaml").models if name in figures]
     plots = {
-        name: {plot: _url(path) for plot in PLOTS if (path := reports / "plots" / name / f"{plot}.png").exists()}
+        name: {
+            words: _url(path)
+            for plot, words in PLOTS.items()
+            if (path := reports / "plots" / name / f"{plot}.png").exists()
+        }
         for name in names
     }
     release = f"releases/{bento['dataset']}-v{bento['version']}/MODEL_CARD.md"

@@ -5,8 +5,10 @@
     threshold(bank.left_out(...), share=0.01)
 
 Sun et al., Out-of-Distribution Detection with Deep Nearest Neighbors (2022): the cosine similarity to the k-th nearest.
-Where the backbone is a pretrained one as it was, neighbours are looked for among its own class scores: they change less
-with a photograph's origin than its features do. docs/decisions/evaluation.md has what was measured.
+Where the backbone is a pretrained one as it was, neighbours are looked for among its own class scores and class
+probabilities, half and half: both change less with a photograph's origin than its features do. The scores know what a
+picture resembles among all classes, most of which it is not, the probabilities only the few that it may be.
+docs/decisions/evaluation.md has what was measured.
 """
 
 from collections.abc import Mapping
@@ -25,9 +27,10 @@ SURE, SUREST = 0.015, 6.0  # similarity that a unit of log-odds is worth, and th
 class Bank:
     """Directions of training photographs, in the space where neighbours are looked for."""
 
-    directions: Floats  # [m, s], of length 1
+    directions: Floats  # [m, s], of length 1; [m, 2 s] where it has class probabilities too
     k: int
     class_scores: Floats | None = None  # [s, d + 1]: embedding and 1 -> class scores; None: the embedding itself, s = d
+    probabilities: bool = True  # beside class scores; a model of before has none
     mean_of_nearest: bool = False  # of a model of before: mean similarity to the k nearest, and of confidence nothing
 
     @classmethod
@@ -56,7 +59,8 @@ class Bank:
         directions = tensors["embeddings" if old else "directions"].astype(np.float32)
         scores = tensors.get("class_scores")
         k = min(int(tensors["k"].reshape(-1)[0]), len(directions))
-        return cls(directions, k, None if scores is None else scores.astype(np.float32), old)
+        both = scores is not None and directions.shape[1] == 2 * len(scores)
+        return cls(directions, k, None if scores is None else scores.astype(np.float32), both, old)
 
     def typicality(self, embedding: Floats, probabilities: NDArray[np.floating]) -> Floats:
         """Similarity [n] to the k-th nearest, raised where the model is sure; at most 1.
@@ -85,9 +89,13 @@ class Bank:
         return _raised(np.partition(self._directions(embedding) @ self.directions.T, -k, axis=1)[:, -k], probabilities)
 
     def _directions(self, embedding: Floats) -> Floats:
-        if self.class_scores is not None:
-            embedding = embedding @ self.class_scores[:, :-1].T + self.class_scores[:, -1]
-        return unit(embedding)
+        if self.class_scores is None:
+            return unit(embedding)
+        scores: Floats = embedding @ self.class_scores[:, :-1].T + self.class_scores[:, -1]
+        if not self.probabilities:
+            return unit(scores)
+        likely = np.exp(scores - scores.max(axis=1, keepdims=True))  # class probabilities, but for their sum
+        return np.concatenate([unit(scores), unit(likely)], axis=1) * np.float32(0.5**0.5)
 
 
 def unit(embedding: Floats) -> Floats:

@@ -28,7 +28,8 @@ def run(tmp_path: Path) -> Path:
     bento = {"candidate": "article_cnn", "model": "pawprint-x", "version": "1", "tag": "pawprint:x", "dataset": "x"}
     plots = tmp_path / "reports" / "plots" / "article_cnn"
     plots.mkdir(parents=True)
-    for path in (plots / "confusion.png", plots.parent / "learning_curves.png"):
+    drawn = ("confusion", "risk_coverage", "photographs_curve")
+    for path in (*(plots / f"{name}.png" for name in drawn), plots.parent / "learning_curves.png"):
         Image.fromarray(np.zeros((9, 9), np.uint8)).save(path)
     for name, values in (("reports/metrics.json", {"article_cnn": figures}), ("reports/gate.json", gate)):
         (tmp_path / name).write_text(json.dumps(values))
@@ -39,7 +40,8 @@ def run(tmp_path: Path) -> Path:
 def test_the_report_has_samples_figures_and_pictures_inside(run: Path) -> None:
     page = run_report.write(run).read_text()
     assert page.count("data:image/jpeg") == 2  # a strip of samples a class
-    assert page.count("data:image/png") == 2
+    assert page.count("data:image/png") == 4
+    assert "would more photographs help?" in page and "where only the surest are given" in page
     assert not re.search(r'(src|href)="(https?:)?//', page)
     assert "90.0 % [80.0, 95.0]" in page and "class: &lt;cat&gt;" in page
 

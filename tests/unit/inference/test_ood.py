@@ -30,6 +30,12 @@ def test_neighbours_are_looked_for_among_class_scores_where_they_are_known() -> 
     np.testing.assert_allclose(bank.typicality(moved, SURE), bank.typicality(embeddings, SURE), atol=1e-6)
     again = Bank.from_tensors(bank.tensors())
     np.testing.assert_array_equal(again.typicality(embeddings, SURE), bank.typicality(embeddings, SURE))
+    # By hand: the mean of the cosines of class scores and of class probabilities.
+    likely = np.exp(embeddings[:, :3]) / np.exp(embeddings[:, :3]).sum(axis=1, keepdims=True)
+    cosines = [ood.unit(one)[:1] @ ood.unit(one).T for one in (embeddings[:, :3], likely)]
+    expected = np.sort(np.mean(cosines, axis=0)[0])[-10] + ood.SURE * ood.SUREST
+    found = bank.typicality(embeddings[:1], np.array([[1.0, 0.0]]))[0]
+    assert found * (1 + ood.SURE * ood.SUREST) == pytest.approx(expected, abs=2e-3)
 
 
 def test_a_photograph_of_the_bank_is_measured_without_itself() -> None:
@@ -45,6 +51,10 @@ def test_a_bank_of_before_answers_as_before() -> None:
     old = Bank.from_tensors({"embeddings": directions, "k": np.array([3])})
     cosine = directions[:1] @ directions.T
     assert old.typicality(directions[:1], SURE)[0] == pytest.approx(np.sort(cosine[0])[-3:].mean(), rel=1e-5)
+    scores = np.eye(4, 5, dtype=np.float32)  # one with class scores alone
+    old = Bank.from_tensors({"directions": directions, "k": np.array([3]), "class_scores": scores})
+    found = old.typicality(directions[:1], np.array([[1.0, 0.0]]))[0] * (1 + ood.SURE * ood.SUREST)
+    assert found == pytest.approx(np.sort(cosine[0])[-3] + ood.SURE * ood.SUREST, rel=1e-5)
 
 
 @pytest.mark.parametrize("n", [20, 99, 100, 400])
