@@ -164,10 +164,17 @@ def _add_cosine(graph: openvino.Model, bank: Bank) -> None:
     if bank.class_scores is not None:
         weights, bias = bank.class_scores[:, :-1], bank.class_scores[:, -1]
         direction = ops.add(ops.matmul(direction, _half(weights), False, True), ops.constant(bias[None])).output(0)
-    length = ops.maximum(ops.reduce_l2(direction, ops.constant([1]), True), ops.constant(np.float32(1e-12)))
-    cosine = ops.result(ops.matmul(ops.divide(direction, length), _half(bank.directions), False, True))
+        if bank.probabilities:
+            direction = ops.concat([_unit(direction), _unit(ops.softmax(direction, 1).output(0))], 1).output(0)
+    cosine = ops.result(ops.matmul(_unit(direction), _half(bank.directions), False, True))
     cosine.output(0).set_names({_COSINE})
     graph.add_results([cosine])
+
+
+def _unit(rows: openvino.Output) -> openvino.Node:
+    ops = openvino.opset13
+    length = ops.maximum(ops.reduce_l2(rows, ops.constant([1]), True), ops.constant(np.float32(1e-12)))
+    return ops.divide(rows, length)
 
 
 def _half(matrix: NDArray[np.float32]) -> openvino.Node:

@@ -95,7 +95,7 @@ class Bank:
         if not self.probabilities:
             return unit(scores)
         likely = np.exp(scores - scores.max(axis=1, keepdims=True))  # class probabilities, but for their sum
-        return np.concatenate([unit(scores), unit(likely)], axis=1) * np.float32(0.5**0.5)
+        return unit(np.concatenate([unit(scores), unit(likely)], axis=1))
 
 
 def unit(embedding: Floats) -> Floats:

@@ -166,11 +166,12 @@ def with_typicality(model: onnx.ModelProto, bank: ood.Bank) -> onnx.ModelProto:
     if bank.class_scores is not None:
         constants["scores"] = bank.class_scores[:, :-1].T.astype(np.float16)
         constants["offset"] = bank.class_scores[:, -1].astype(np.float16)
-    text = _TYPICALITY.format(
-        point="embedding" if bank.class_scores is None else "ood_scored",
-        scoring="" if bank.class_scores is None else _CLASS_SCORES,
-        surest=ood.SUREST,
-    )
+    point, scoring = "embedding", ""
+    if bank.class_scores is not None:
+        point, scoring = "ood_scored", _CLASS_SCORES
+        if bank.probabilities:
+            point, scoring = "ood_both", _CLASS_SCORES + _PROBABILITIES
+    text = _TYPICALITY.format(point=point, scoring=scoring, surest=ood.SUREST)
     model.graph.node.extend(onnx.parser.parse_graph(text).node)
     named = ((f"ood_{name}", value) for name, value in constants.items())
     model.graph.initializer.extend(onnx.numpy_helper.from_array(np.asarray(value), name) for name, value in named)
@@ -184,6 +185,18 @@ _CLASS_SCORES = """
   ood_offset32 = Cast<to = 1>(ood_offset)
   ood_unshifted = MatMul(embedding, ood_scores32)
   ood_scored = Add(ood_unshifted, ood_offset32)
+"""
+_PROBABILITIES = """
+  ood_likely = Softmax<axis = 1>(ood_scored)
+  ood_scored_squares = Mul(ood_scored, ood_scored)
+  ood_scored_square = ReduceSum(ood_scored_squares, ood_columns)
+  ood_scored_length = Sqrt(ood_scored_square)
+  ood_scored_unit = Div(ood_scored, ood_scored_length)
+  ood_likely_squares = Mul(ood_likely, ood_likely)
+  ood_likely_square = ReduceSum(ood_likely_squares, ood_columns)
+  ood_likely_length = Sqrt(ood_likely_square)
+  ood_likely_unit = Div(ood_likely, ood_likely_length)
+  ood_both = Concat<axis = 1>(ood_scored_unit, ood_likely_unit)
 """
 _TYPICALITY = """
 g (float[N, D] embedding, float[N, C] probabilities) => (float[N] typicality) {{

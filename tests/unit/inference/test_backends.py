@@ -64,12 +64,14 @@ def test_a_damaged_graph_is_an_error_of_the_model() -> None:
         OnnxRuntime(b"no graph", ["CPUExecutionProvider"], Bank.of(np.eye(3, dtype=np.float32), None))
 
 
-@pytest.mark.parametrize("of_classes", [True, False])
-def test_a_graph_computes_the_similarities_that_the_bank_computes(toy_model: Path, of_classes: bool) -> None:
-    """Both kinds of bank, in float32 and in the CPU's own precision."""
+@pytest.mark.parametrize("kind", ["class scores", "of before", "embedding"])
+def test_a_graph_computes_the_similarities_that_the_bank_computes(toy_model: Path, kind: str) -> None:
+    """Each kind of bank, in float32 and in the CPU's own precision."""
     rng = np.random.default_rng(5)
-    scores = rng.normal(size=(40, 4)).astype(np.float32) if of_classes else None
+    scores = None if kind == "embedding" else rng.normal(size=(40, 4)).astype(np.float32)
     bank = Bank.of(rng.normal(size=(300, 3)).astype(np.float32), scores)
+    if kind == "of before":  # without class probabilities
+        bank = Bank.from_tensors(bank.tensors() | {"directions": bank.directions[:, :40]})
     graph, images = (toy_model / "model.onnx").read_bytes(), rng.integers(0, 256, (6, 1, 300, 300, 3), np.uint8)
     for precision, tolerance in (("f32", 1e-5), ("auto", 0.02)):
         session = backends.load(graph, precision, "cpu", bank)

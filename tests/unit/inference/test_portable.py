@@ -99,12 +99,14 @@ def test_pictures_are_those_that_were_not_learned(toy_model: Path, pictures: dic
     assert image.inspect(found["enlarged.jpg"]).height == 4 * 360
 
 
-@pytest.mark.parametrize("kind", ["embedding", "class scores", "of before"])
+@pytest.mark.parametrize("kind", ["embedding", "class scores", "class scores alone", "of before"])
 def test_typicality_in_the_graph(kind: str, toy_model: Path) -> None:
     rng = np.random.default_rng(2017)
     embeddings = rng.normal(size=(40, 3)).astype(np.float32)
     scores = rng.normal(size=(5, 4)).astype(np.float32)
-    bank = Bank.of(embeddings, scores if kind == "class scores" else None)
+    bank = Bank.of(embeddings, scores if kind.startswith("class scores") else None)
+    if kind == "class scores alone":
+        bank = Bank.from_tensors(bank.tensors() | {"directions": bank.directions[:, :5]})
     if kind == "of before":
         bank = Bank.from_tensors({"embeddings": embeddings.astype(np.float16), "k": np.array([7])})
     graph = portable.with_typicality(onnx.load(toy_model / "model.onnx"), bank)
