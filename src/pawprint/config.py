@@ -399,7 +399,7 @@ def _check(model: type[_Model], raw: Any, path: Path) -> _Model:
         return model.model_validate(raw)
     except ValidationError as error:
         problems = "; ".join(
-            f"`{'.'.join(str(part) for part in problem['loc']) or 'the file'}`: {_explain(problem)}"
+            (f"`{'.'.join(str(part) for part in problem['loc'])}`: " if problem["loc"] else "") + _explain(problem)
             for problem in error.errors()
         )
         raise PawprintError(f"{path}: {problems}.") from None
@@ -412,7 +412,8 @@ def _explain(problem: Any) -> str:
         return "missing; add it (`git diff params.yaml` shows what changed)"
     if problem["type"] in ("float_type", "int_type") and isinstance(problem["input"], str):
         return f"a number is expected, such as 0.001 or 3e-4 (found {problem['input']!r})"
-    return f"{problem['msg']} (found {problem['input']!r})"
+    message = problem["msg"].removeprefix("Value error, ")
+    return message if isinstance(problem["input"], dict | list) else f"{message} (found {problem['input']!r})"
 
 
 def flatten(params: BaseModel, prefix: str = "") -> dict[str, Any]:

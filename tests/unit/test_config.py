@@ -50,6 +50,8 @@ def test_a_wrong_move_names_the_key(tmp_path: Path, old: str, new: str, output: 
         load_params(edited(tmp_path, old, new))
     assert output in str(caught.value)
     assert "\n" not in str(caught.value)
+    assert "Value error" not in str(caught.value)
+    assert "schema_version': 2" not in str(caught.value)  # the whole file
 
 
 @pytest.mark.parametrize(

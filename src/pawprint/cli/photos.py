@@ -101,6 +101,7 @@ def decide(
 ) -> None:
     """Write a decision on photographs into labels.csv, as `pawprint review` does; `photos apply` makes it data."""
     from pawprint import lineage
+    from pawprint.data.class_folders import class_folders
     from pawprint.data.labels import FILE, Labels, author
     from pawprint.errors import PawprintError
 
@@ -114,6 +115,9 @@ def decide(
         hashes.append(lineage.sha256(path) if path else one)
     verb: Literal["class", "drop", "undo"] = "class" if label else "drop" if drop else "undo"
     Labels(ROOT / FILE).add(hashes, verb, label, who or author(ROOT), why)
+    classes = [folder.name for folder in class_folders(DATA)] if DATA.is_dir() else []
+    if label and classes and label not in classes:
+        print(f"`{label}` is a new class; those of data/ are {', '.join(classes[:20])}.")
     print(f"{len(hashes):,} decisions in {HERE / FILE}. Next: pawprint photos apply")
 
 
@@ -181,7 +185,7 @@ def audit(
 
     found = label_audit.audit(PreparedDataset.open(ROOT / "prepared"), load_params(ROOT / "params.yaml"), top)
     label_audit.write(found, out)
-    print(f"{len(found):,} photographs to look at: {out}/audit.csv. Next: pawprint review audit")
+    print(f"{len(found):,} photographs, the most suspicious first: {out}/audit.csv. Next: pawprint review audit")
 
 
 @app.command(epilog="Example: pawprint photos erase 9f86d0... --dry-run")

@@ -81,7 +81,10 @@ def audit(data: PreparedDataset, params: Params, top: int) -> list[LabelIssue]:
     # 3. the reasons
     places = [(split, index) for split in splits for index in range(len(split))]
     usual, found = float(np.median(outlier)), []
-    for one, why in chosen:
+    for one, whys in chosen:
+        why = [name for name in whys if name != "outlier" or outlier[one] > usual]
+        if not why:  # of a small set everything is among the first
+            continue
         split, index = places[one]
         label, guess = data.classes[labels[one]], data.classes[int(probabilities[one].argmax())]
         sure = f"({probabilities[one].max():.0%})"

@@ -78,6 +78,10 @@ def test_decisions_become_a_version_and_git_takes_it_back(data: Path, tmp_path: 
     learned = [name for name, digest in HASH.items() if split_of(digest, params.seed, params.split) != "test"]
     cat, dog = (next(name for name in learned if name.startswith(kind)) for kind in ("cat", "dog"))
     assert "1 decisions in labels.csv" in pawprint(work, "photos", "decide", f"data/{cat}", "--label", "dog")
+    assert "`dgo` is a new class; those of data/ are cat, dog" in pawprint(
+        work, "photos", "decide", f"data/{cat}", "--label", "dgo"
+    )
+    pawprint(work, "photos", "decide", f"data/{cat}", "--label", "dog")
     pawprint(work, "photos", "decide", dog, "--drop", "--why", "a house", "--as", "Bob")
     output = pawprint(work, "photos", "apply")
     assert "1 cat -> dog, 1 dropped.\nNext: git add labels.csv data.dvc" in output

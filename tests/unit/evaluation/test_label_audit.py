@@ -1,6 +1,7 @@
 """The audit of labels finds what was planted: a wrong label, a picture of something else."""
 
 import csv
+import re
 from pathlib import Path
 
 import make_sample
@@ -31,6 +32,8 @@ def test_a_wrong_label_and_a_picture_of_something_else_stand_first(
     assert "unlike the others" in reasons["cat/other.jpg"]
     wrong = next(one for one in found if one.file == "dog/wrong.jpg")
     assert ("called dog, looks like cat" in wrong.reason) == (wrong.split != "test")
+    distances = [re.search(r"distance ([\d.]+), usual ([\d.]+)", one.reason) for one in found]
+    assert all(float(match[1]) >= float(match[2]) for match in distances if match)
     for one in found:  # no model's guess may clean the test split
         assert (one.split != "test") or (one.guess == "" and "looks like" not in one.reason)
     label_audit.write(found, tmp_path / "audit")
