@@ -1,6 +1,6 @@
 """Candidates on five fixed folds of a prepared set: pooled figures with intervals, and paired differences.
 
-    python benchmarks/folds.py prepared lite0_head lite2_head lite0_finetune [--folds 5]
+    python benchmarks/folds.py prepared lite0_head lite2_head lite0_finetune [--folds 5] [--out docs/RESULTS.md]
 
 One test split of some hundreds of photographs cannot tell 99.3 from 99.6 %. Here every photograph is tested once: it is
 in the fold that its own hash names, and the candidate that is asked has not learned from any of that fold. Of the rest
@@ -28,6 +28,7 @@ from scipy import stats
 from torch.nn import functional as F
 
 from common import RESULTS
+from pawprint import files
 from pawprint.config import Candidate, Params, load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.evaluation.metrics import Scores, discordant, measure, paired_losses
@@ -40,6 +41,7 @@ from pawprint.training.train import Trained, fit
 from pawprint.training.trainer import NullLogger
 
 FOLDS, VALIDATION = 5, 0.15
+COLUMNS = ("candidate", "mistakes", "accuracy", "log loss", "calibration error", "log loss - first", "p")
 HEAD = {"train": "head", "epochs": 200, "optimizer": "lbfgs", "weight_decay": "auto"}
 ADAM = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
 FINETUNE = {
@@ -50,6 +52,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "lite0_head": {"architecture": "efficientnet_lite0", **HEAD},
     "lite0_adam": {"architecture": "efficientnet_lite0", **ADAM},
     "lite2_head": {"architecture": "efficientnet_lite2", **HEAD},
+    "both_head": {"architecture": ["efficientnet_lite0", "efficientnet_lite2"], **HEAD},
     "lite0_finetune": {"architecture": "efficientnet_lite0", **FINETUNE},
     "lite2_finetune": {"architecture": "efficientnet_lite2", **FINETUNE},
 }
@@ -130,23 +133,34 @@ def main() -> None:
     parser.add_argument("prepared", type=Path)
     parser.add_argument("variants", nargs="+", help=f"of {', '.join(VARIANTS)}; the first is what others differ from")
     parser.add_argument("--folds", type=int, default=FOLDS, help="stop after so many, where time is short")
+    parser.add_argument("--out", type=Path, help="a Markdown file, in which the table replaces its earlier one")
     arguments = parser.parse_args()
     data = PreparedDataset.open(arguments.prepared)
     asked = {name: predictions(name, data, arguments.folds) for name in arguments.variants}
     hashes = sorted(set.intersection(*(set(found) for found in asked.values())))
     printed = {name: scores(found, hashes, data.classes) for name, found in asked.items()}
-    table = Table(title=f"{len(hashes)} photographs, {arguments.folds} of {FOLDS} folds; {machine()}")
-    for column in ("candidate", "mistakes", "accuracy", "log loss", "calibration error", "log loss - first", "p"):
-        table.add_column(column)
-    first = printed[arguments.variants[0]]
+    rows, first = [COLUMNS], printed[arguments.variants[0]]
     for name, one in printed.items():
         figures = measure(one)
         low, high = (-end for end in reversed(paired_losses(one, first)))
         better, worse = discordant(one, first)
         p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0  # McNemar's exact test
         shown = (str(figures.accuracy), str(figures.log_loss), str(figures.calibration_error))
-        table.add_row(name, str(figures.mistakes), *shown, f"[{low:+.4f}, {high:+.4f}]", f"{p:.3f} ({better}:{worse})")
+        paired = f"[{low:+.4f}, {high:+.4f}]", f"{p:.3f} ({better}:{worse})"
+        rows.append((name.replace("|", "\\|"), str(figures.mistakes), *shown, *paired))
+    title = f"{len(hashes)} photographs, each tested once ({arguments.folds} of {FOLDS} folds)"
+    table = Table(*COLUMNS, title=f"{title}; {machine()}")
+    for row in rows[1:]:
+        table.add_row(*row)
     Console(width=180).print(table)
+    if arguments.out:
+        lines = ["| " + " | ".join(row) + " |" for row in rows]
+        lines.insert(1, "|" + "---|" * len(COLUMNS))
+        about = [f"## {data.dataset}: {title}", "", *lines, "", f"- machine: {machine()}"]
+        about.append(
+            "- written by: `python benchmarks/folds.py`; the last columns compare with the first row (McNemar)"
+        )
+        files.replace_section(arguments.out, f"folds {data.dataset}", "\n".join(about), "# Results\n")
 
 
 if __name__ == "__main__":

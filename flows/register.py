@@ -20,6 +20,7 @@ from pawprint.config import Params, load_params
 from pawprint.data import manifest
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.data.manifest import ManifestRow
+from pawprint.data.originals import prepared_as
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, model_card, release
 from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
@@ -192,17 +193,21 @@ def compare(
         of_both = challenger.scores.among(shared)
         rows = data.split("test").only(of_both.hashes).rows
         left = unseen(tracker, champion, rows, rules.min_photographs, who)
-        before = score(load_serving(registry.folder(champion), params), data.split("test").only(left)).among(shared)
+        test, _ = as_trained(theirs, data.split("test").only(left), params)
+        before = score(load_serving(registry.folder(champion), params), test).among(shared)
         return gate.decide_on_shared(challenger, of_both.only(left), before, rules, theirs.classes)
     left = unseen(tracker, champion, data.split("test").rows, rules.min_photographs, who)
     # Where seed, split or photographs were others, both are evaluated again, on what neither has seen.
     found = dict(evaluated) if left == tested else {}
     if missing := [version for version in (entry, champion) if version.model_digest not in found]:
-        evaluator = Evaluator.of(data.split("test").only(left), ROOT / "data", params)
+        evaluators: dict[str, Evaluator] = {}
         for version in missing:
             classifier = load_serving(registry.folder(version), params)
             folds = Scores.out_of_fold(registry.folder(version) / FOLDS_FILE)
-            found[version.model_digest] = Contender(*evaluator.evaluate(classifier), folds)
+            test, own = as_trained(classifier.info, data.split("test").only(left), params)
+            if (how := own.preprocess.model_dump_json()) not in evaluators:
+                evaluators[how] = Evaluator.of(test, ROOT / "data", own)
+            found[version.model_digest] = Contender(*evaluators[how].evaluate(classifier), folds)
     quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
     both = found[entry.model_digest], found[champion.model_digest]
     if ours.weights_digest == theirs.weights_digest and ours.quantized_from == theirs.quantized_from:
@@ -214,6 +219,15 @@ def compare(
     verdict = gate.decide(*both, rules, quantized, gate.error_at(looks, rules.looks))
     verdict = gate.on_subset(gate.count_looks(verdict, looks, rules.looks), len(left), len(tested))
     return verdict.because(evaluate_again(tracker, champion, both[1].report))
+
+
+def as_trained(info: ModelInfo, test: Split, params: Params) -> tuple[Split, Params]:
+    """The test photographs, and the parameters, with `preprocess` as the model was trained: a champion of before may
+    have seen photographs of another size or fit."""
+    own = params.preprocess.model_copy(update=info.prepared)
+    if own == params.preprocess:
+        return test, params
+    return prepared_as(test, own, ROOT / "data"), params.model_copy(update={"preprocess": own})
 
 
 def evaluate_again(tracker: Tracker, champion: Champion, report: EvaluationReport) -> str:

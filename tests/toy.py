@@ -12,7 +12,7 @@ from pawprint.lineage import Champion, Lineage, sha256
 from pawprint.serving.schema import Milliseconds, ModelName, Prediction
 
 
-def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path:
+def build_toy_model(folder: Path, version: str = "3", scale: float = 50, size: int = 300) -> Path:
     """A model folder that separates red pictures from blue ones by their mean colour; green is out of distribution."""
     folder.mkdir(parents=True)
     graph = helper.make_graph(
@@ -28,11 +28,11 @@ def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path
             helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
         ],
         "toy",
-        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", 300, 300, 3])],
+        [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])],
         [
             helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2]),
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3]),
-            helper.make_tensor_value_info("activation", TensorProto.FLOAT, ["N", 2, 10, 10]),
+            helper.make_tensor_value_info("activation", TensorProto.FLOAT, ["N", 2, size // 30, size // 30]),
         ],
         [
             numpy_helper.from_array(np.float32(127.5), "grey"),
@@ -55,6 +55,7 @@ def build_toy_model(folder: Path, version: str = "3", scale: float = 50) -> Path
         architecture="toy",
         parameters=12,
         classes=("blue", "red"),
+        size=size,
         fit="squash",
         quality=95,
         temperature=1.0,

@@ -34,8 +34,9 @@ class _Closed(BaseModel):
 
 
 class Preprocess(_Closed):
-    """How a photograph becomes 300x300, and which photographs are rejected."""
+    """How a photograph becomes a square, and which photographs are rejected."""
 
+    size: Annotated[int, Field(ge=224, le=512)] = 300  # pixels a side of the prepared photograph
     fit: Literal["squash", "letterbox", "crop"] = "squash"  # resize without, with, or by cutting to the aspect ratio
     quality: Annotated[int, Field(ge=1, le=100)] = 95  # JPEG quality of the prepared photograph
     max_pixels: Count = 100_000_000  # a photograph whose header claims more is rejected

@@ -1,9 +1,10 @@
-"""Bytes -> upright RGB uint8 at 300x300: one decoder for training and for serving.
+"""Bytes -> upright RGB uint8 at 300x300, or another size: one decoder for training and for serving.
 
     pixels = image.load(Path("cat.jpg").read_bytes())        # uint8 [300, 300, 3]
 
-`pack` turns any picture into a 300x300 JPEG, `unpack` turns that into pixels, and `load` does both. Shards hold the
-output of `pack`, so a photograph gives the model the same tensor, bit for bit, from a shard or from a request.
+`pack` turns any picture into a JPEG of 300x300 (or `size`), `unpack` turns that into pixels, and `load` does both.
+Shards hold the output of `pack`, so a photograph gives the model the same tensor, bit for bit, from a shard or from a
+request.
 """
 
 import functools
@@ -21,7 +22,7 @@ import simplejpeg
 from numpy.typing import NDArray
 from PIL import Image, ImageCms, ImageOps, UnidentifiedImageError
 
-SIZE = 300
+SIZE = 300  # pixels a side, where `preprocess.size` is not another
 MAX_PIXELS = 100_000_000
 QUALITY = 95
 # The formats that import, prediction and service accept, by Pillow's names, with their suffixes. No other reader of
@@ -101,10 +102,10 @@ def inspect(data: bytes) -> Header:
         raise BadImage("truncated", f"the photograph's header is damaged ({error})") from None
 
 
-def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
+def decode(data: bytes, max_pixels: int = MAX_PIXELS, size: int = SIZE) -> Pixels:
     """Any picture as upright RGB, uint8 [height, width, 3].
 
-    A large JPEG is scaled down by 2, 4 or 8 while it is decoded, never below 300 pixels a side. The first
+    A large JPEG is scaled down by 2, 4 or 8 while it is decoded, never below `size` pixels a side. The first
     frame of an animation is taken; alpha lies on white; CMYK, grayscale and other colour profiles are converted.
     More than 8 bits are scaled by the bits that the picture uses (`bits_used`).
 
@@ -116,9 +117,9 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
             height, width, colorspace, _ = simplejpeg.decode_jpeg_header(data, strict=False)
             _refuse_bomb(width, height, max_pixels)
             if colorspace != "CMYK":
-                smallest = SIZE if min(height, width) >= 2 * SIZE else 0
+                smallest = size if min(height, width) >= 2 * size else 0
                 # Colours are stored at half the size and need no interpolation where the picture shrinks anyway.
-                plain = min(height, width) > SIZE
+                plain = min(height, width) > size
                 pixels = simplejpeg.decode_jpeg(
                     data, "RGB", fastupsample=plain, min_height=smallest, min_width=smallest, min_factor=2
                 )
@@ -127,11 +128,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS) -> Pixels:
             raise
         except Exception:  # damaged or unusual (simplejpeg lets KeyError through too): Pillow reports which
             pass
-    return _decode_with_pillow(data, max_pixels)
+    return _decode_with_pillow(data, max_pixels, size)
 
 
-def resize(pixels: Pixels, fit: Fit = "squash") -> Pixels:
-    """RGB uint8 [height, width, 3] -> [300, 300, 3], antialiased where it shrinks, linear where it grows.
+def resize(pixels: Pixels, fit: Fit = "squash", size: int = SIZE) -> Pixels:
+    """RGB uint8 [height, width, 3] -> [size, size, 3], antialiased where it shrinks, linear where it grows.
 
     `squash` ignores the aspect ratio, as the 2017 baseline does; `letterbox` keeps all of the picture on
     grey; `crop` keeps the middle square.
@@ -140,15 +141,15 @@ def resize(pixels: Pixels, fit: Fit = "squash") -> Pixels:
     if fit == "crop":
         side = min(height, width)
         top, left = (height - side) // 2, (width - side) // 2
-        return _scale(pixels[top : top + side, left : left + side], SIZE, SIZE)
+        return _scale(pixels[top : top + side, left : left + side], size, size)
     if fit == "letterbox":
-        ratio = SIZE / max(height, width)
+        ratio = size / max(height, width)
         inner_height, inner_width = max(1, round(height * ratio)), max(1, round(width * ratio))
-        canvas = np.full((SIZE, SIZE, 3), 127, np.uint8)
-        top, left = (SIZE - inner_height) // 2, (SIZE - inner_width) // 2
+        canvas = np.full((size, size, 3), 127, np.uint8)
+        top, left = (size - inner_height) // 2, (size - inner_width) // 2
         canvas[top : top + inner_height, left : left + inner_width] = _scale(pixels, inner_height, inner_width)
         return canvas
-    return _scale(pixels, SIZE, SIZE)
+    return _scale(pixels, size, size)
 
 
 def encode(pixels: Pixels, quality: int = QUALITY) -> bytes:
@@ -159,20 +160,24 @@ def encode(pixels: Pixels, quality: int = QUALITY) -> bytes:
     return encoded
 
 
-def pack(data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: int = MAX_PIXELS) -> bytes:
-    """Any picture's bytes -> a 300x300 JPEG, as the shards hold it. Raises BadImage."""
-    return encode(resize(decode(data, max_pixels), fit), quality)
+def pack(
+    data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: int = MAX_PIXELS, size: int = SIZE
+) -> bytes:
+    """Any picture's bytes -> a JPEG of `size` x `size`, as the shards hold it. Raises BadImage."""
+    return encode(resize(decode(data, max_pixels, size), fit, size), quality)
 
 
 def unpack(packed: bytes) -> Pixels:
-    """A packed photograph -> RGB uint8 [300, 300, 3]."""
+    """A packed photograph -> RGB uint8 [size, size, 3]."""
     pixels: Pixels = simplejpeg.decode_jpeg(packed, "RGB")
     return pixels
 
 
-def load(data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Any picture's bytes -> RGB uint8 [300, 300, 3] as the model sees it. Raises BadImage."""
-    return unpack(pack(data, fit, quality, max_pixels))
+def load(
+    data: bytes, fit: Fit = "squash", quality: int = QUALITY, max_pixels: int = MAX_PIXELS, size: int = SIZE
+) -> Pixels:
+    """Any picture's bytes -> RGB uint8 [size, size, 3] as the model sees it. Raises BadImage."""
+    return unpack(pack(data, fit, quality, max_pixels, size))
 
 
 def _orientation(data: bytes) -> int:
@@ -285,7 +290,7 @@ def bits_used(data: bytes) -> int:
     return next((bits for bits, top in zip((8, 10, 12, 14, 16), _LARGEST, strict=True) if peak <= top), 32)
 
 
-def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
+def _decode_with_pillow(data: bytes, max_pixels: int, size: int) -> Pixels:
     if not data:
         raise BadImage("empty", "the file is empty")
     try:
@@ -294,7 +299,7 @@ def _decode_with_pillow(data: bytes, max_pixels: int) -> Pixels:
             if _is_deep(picture):
                 largest = (1, *_LARGEST) if picture.mode == "F" else _LARGEST
                 return _upright(_from_levels(_levels(picture, data), largest), picture.getexif().get(0x0112, 1))
-            picture.draft("RGB", (2 * SIZE, 2 * SIZE))
+            picture.draft("RGB", (2 * size, 2 * size))
             ImageOps.exif_transpose(picture, in_place=True)  # which copies nothing that is upright
             return _to_srgb(_rgb(picture), picture.info.get("icc_profile") or b"")
     except (BadImage, MemoryError):

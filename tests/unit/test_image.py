@@ -379,3 +379,12 @@ def test_training_and_serving_see_the_same_tensor_bit_for_bit(tmp_path: Path, fi
             assert np.array_equal(pixels, served), origin
             seen += 1
     assert seen == len(originals)
+
+
+@pytest.mark.parametrize("fit", ["squash", "letterbox", "crop"])
+def test_another_size(fit: image.Fit) -> None:
+    large = photograph(1, width=1300, height=900)
+    assert image.decode(large).shape == (338, 488, 3)
+    assert image.decode(large, size=224).shape == (225, 325, 3)
+    assert image.load(large, fit, size=224).shape == (224, 224, 3)
+    assert image.load(photograph(1, width=120, height=90), fit, size=512).shape == (512, 512, 3)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
+from pawprint import image
 from pawprint.cli.common import HERE, ROOT, console
 
 app = typer.Typer(no_args_is_help=True, help="The networks that a candidate can name in `architecture`.")
@@ -37,10 +38,12 @@ def describe(
     classes: Annotated[int, typer.Option(min=2, help="number of classes")] = 2,
 ) -> None:
     """Layer by layer: output shape and parameters."""
+    from pawprint.config import load_params
     from pawprint.models import registry
 
     os.chdir(ROOT)
-    print(registry.describe(name, classes))
+    size = load_params().preprocess.size if Path("params.yaml").exists() else image.SIZE
+    print(registry.describe(name, classes, size))
 
 
 @app.command(epilog="Examples: pawprint models search convnext | pawprint models search 'vit_tiny*'")

@@ -1,7 +1,7 @@
 """Augmentation of training photographs: one table, by albumentations on the CPU (training/gpu_dataloader.py on a GPU).
 
     vary = augment("standard", seed=2017, epoch=3)
-    vary(pixels, photograph_hash)        # uint8 [300, 300, 3] -> the same shape
+    vary(pixels, photograph_hash)        # uint8 [size, size, 3] -> the same shape
 
 The result depends on the seed, the epoch and the photograph's hash: not on its place in a batch.
 """
@@ -46,7 +46,7 @@ def mirrored(seed: int, epoch: int, photograph_hash: str) -> bool:
     return hashlib.sha256(f"{seed}:{epoch}:{photograph_hash}".encode()).digest()[4] % 2 == 1
 
 
-def augment(kind: Kind, seed: int, epoch: int) -> Callable[[Pixels, str], Pixels] | None:
+def augment(kind: Kind, seed: int, epoch: int, size: int = image.SIZE) -> Callable[[Pixels, str], Pixels] | None:
     """The augmentation of an epoch; None for "none"."""
     if kind == "none":
         return None
@@ -57,7 +57,7 @@ def augment(kind: Kind, seed: int, epoch: int) -> Callable[[Pixels, str], Pixels
     spec = AUGMENTATIONS[kind]
     if spec.crop:
         geometry = [
-            A.RandomResizedCrop(size=(image.SIZE, image.SIZE), scale=spec.crop, ratio=spec.ratio),
+            A.RandomResizedCrop(size=(size, size), scale=spec.crop, ratio=spec.ratio),
             A.Rotate(limit=spec.rotate, p=spec.rotate_chance),
         ]
     else:

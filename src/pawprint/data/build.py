@@ -58,6 +58,7 @@ class Report(TypedDict):
     photographs: int
     splits: dict[str, dict[str, int]]
     own_test: int
+    size: int  # pixels a side of a prepared photograph
     groups: int
     warnings: list[str]
     flags: dict[str, int]
@@ -78,7 +79,7 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         (fresh / "shards").mkdir()
         earlier = _earlier(out, recipe)
         own_test = len(origins.own_test(data)) if params.split.keep_test else 0
-        # 1. each photograph by itself: check it, make it 300x300
+        # 1. each photograph by itself: check it, make it a square
         files, packed = photographs.photographs, list[Packed | Rejected]()
         batches = (files[start : start + BATCH] for start in range(0, len(files), BATCH))
         with members.open("wb") as file:
@@ -100,7 +101,8 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
         if (data / INVENTORY).exists():
             read = ((one.path.relative_to(data).as_posix(), one.hash) for one in packed)
             inventory.remember(data, read, fresh)
-        report = _report(photographs, data, used, rejected, recipe, sha256(fresh / manifest.FILE), own_test, warnings)
+        digest, size = sha256(fresh / manifest.FILE), params.preprocess.size
+        report = _report(photographs, data, used, rejected, recipe, digest, size, own_test, warnings)
         write_json(fresh / "report.json", report)
         write_text(fresh / "report.html", _page(report, data))
     return report
@@ -226,6 +228,7 @@ def _report(
     rejected: list[Rejected],
     recipe: str,
     manifest_digest: str,
+    size: int,
     own_test: int,
     warnings: list[str],
 ) -> Report:
@@ -238,6 +241,7 @@ def _report(
         classes=list(photographs.classes),
         photographs=len(used),
         splits={split: {label: counts[split, label] for label in photographs.classes} for split in SPLITS},
+        size=size,
         own_test=own_test,
         groups=len({one.group for one in used} - {""}),
         warnings=warnings,
@@ -275,5 +279,6 @@ def _recipe(params: Params) -> str:
     preprocess = params.preprocess
     code = [inspect.getsource(one) for one in (image, quality, shards.member)]
     versions = [cv2.__version__, np.__version__, PIL.__version__, simplejpeg.__version__]
-    parts = [preprocess.fit, preprocess.quality, preprocess.max_pixels, preprocess.min_side, *code, *versions]
+    numbers = preprocess.size, preprocess.quality, preprocess.max_pixels, preprocess.min_side
+    parts = [preprocess.fit, *numbers, *code, *versions]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

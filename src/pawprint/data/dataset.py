@@ -2,7 +2,7 @@
 
 data = PreparedDataset.open(Path("prepared"))
 train = data.split("train")
-train.images([0, 5, 7])          # uint8 [3, 300, 300, 3]
+train.images([0, 5, 7])          # uint8 [3, size, size, 3]
 """
 
 import json
@@ -36,6 +36,7 @@ class Split:
     classes: tuple[str, ...]
     rows: Rows = field(repr=False)
     shards: Path = field(repr=False)
+    size: int = image.SIZE  # pixels a side
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -63,8 +64,8 @@ class Split:
         return np.asarray(found.to_numpy(), np.int64)
 
     def images(self, indices: Sequence[int] | NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Pixels of the photographs at `indices`: uint8 RGB [k, 300, 300, 3]."""
-        return read(self.shards, self.places(indices), self._pool.map if len(indices) >= 8 else map)
+        """Pixels of the photographs at `indices`: uint8 RGB [k, size, size, 3]."""
+        return read(self.shards, self.places(indices), self.size, self._pool.map if len(indices) >= 8 else map)
 
     def places(self, indices: Sequence[int] | NDArray[np.int64]) -> list[Place]:
         """Where the photographs at `indices` lie."""
@@ -80,9 +81,11 @@ class Split:
         return ThreadPoolExecutor(cores(), thread_name_prefix="unpack")
 
 
-def read(shards: Path, places: Sequence[Place], each: Callable[..., Iterator[None]] = map) -> NDArray[np.uint8]:
-    """Pixels of the photographs at `places` of the folder `shards`: uint8 RGB [k, 300, 300, 3]."""
-    out = np.empty((len(places), image.SIZE, image.SIZE, 3), np.uint8)
+def read(
+    shards: Path, places: Sequence[Place], size: int, each: Callable[..., Iterator[None]] = map
+) -> NDArray[np.uint8]:
+    """Pixels of the photographs at `places` of the folder `shards`: uint8 RGB [k, size, size, 3]."""
+    out = np.empty((len(places), size, size, 3), np.uint8)
 
     def work(number: int) -> None:
         shard, offset, length = places[number]
@@ -103,6 +106,7 @@ class PreparedDataset:
     own_test: int  # photographs of the source's own test split, where `split.keep_test` keeps it; else 0
     groups: int  # of photographs that stay on one split
     rows: Sequence[ManifestRow] = field(repr=False)  # of the three splits
+    size: int = image.SIZE  # pixels a side of a photograph
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -117,7 +121,7 @@ class PreparedDataset:
             raise PawprintError(
                 f"{folder}/ is missing, damaged or from another version of pawprint. Run `dvc repro preprocess`."
             ) from None
-        return cls(folder, *about, rows.of_splits(*SPLITS))
+        return cls(folder, *about, rows.of_splits(*SPLITS), report.get("size", image.SIZE))
 
     @cached_property
     def digest(self) -> str:
@@ -126,4 +130,4 @@ class PreparedDataset:
 
     def split(self, name: SplitName) -> Split:
         """The photographs of a split."""
-        return Split(name, self.classes, Rows.of(self.rows).of_splits(name), self.folder / "shards")
+        return Split(name, self.classes, Rows.of(self.rows).of_splits(name), self.folder / "shards", self.size)

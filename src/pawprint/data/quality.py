@@ -41,7 +41,7 @@ class Rejected:
 class CheckResult:
     """The check of one photograph by itself."""
 
-    pixels: image.Pixels  # uint8 [300, 300, 3]
+    pixels: image.Pixels  # uint8 [size, size, 3]
     flags: str  # what was converted, words with spaces between: "cmyk wrong_extension"
     phash: str  # hex of BITS bits; similar pictures have similar ones
     cuts: bytes  # CUTS perceptual hashes of it with its edges cut off
@@ -76,7 +76,7 @@ def check(data: bytes, suffix: str, preprocess: Preprocess) -> CheckResult:
         raise image.BadImage(
             "tiny", f"it is {header.width}x{header.height}; a side has at least {preprocess.min_side} pixels"
         )
-    pixels = image.resize(image.decode(data, preprocess.max_pixels), preprocess.fit)
+    pixels = image.resize(image.decode(data, preprocess.max_pixels, preprocess.size), preprocess.fit, preprocess.size)
     grey = cv2.cvtColor(pixels, cv2.COLOR_RGB2GRAY)
     for size in (150, 30):  # whole steps, in which INTER_AREA is fast
         grey = cv2.resize(grey, (size, size), interpolation=cv2.INTER_AREA)

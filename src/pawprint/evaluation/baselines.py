@@ -199,7 +199,7 @@ def _row(
     )  # fmt: skip
 
 
-Answer = Callable[[NDArray[np.uint8]], NDArray[np.floating]]  # photographs [n, 300, 300, 3] -> probabilities [n, k]
+Answer = Callable[[NDArray[np.uint8]], NDArray[np.floating]]  # photographs [n, size, size, 3] -> probabilities [n, k]
 
 
 def _majority(params: Params, data: PreparedDataset) -> tuple[Answer, int, float]:
@@ -226,7 +226,7 @@ def _colours(params: Params, data: PreparedDataset) -> tuple[Answer, int, float]
 def _untrained(params: Params, data: PreparedDataset) -> tuple[Answer, int, float]:
     if data.classes != ("cat", "dog"):
         raise PawprintError("ImageNet's own head tells dogs from cats: the classes here are others.")
-    network: Network = registry.create_model("efficientnet_lite0", 2)
+    network: Network = registry.create_model("efficientnet_lite0", 2, data.size)
     network.load_pretrained()
     scores = network.class_scores()
     assert scores is not None

@@ -1,6 +1,6 @@
 """Corrupted photographs: how much accuracy each corruption costs.
 
-    for name, pixels in corrupt(split.images(range(100)), seed=2017):   # uint8 [100, 300, 300, 3]
+    for name, pixels in corrupt(split.images(range(100)), seed=2017):   # uint8 [100, size, size, 3]
         classifier.predict(pixels)
 
 The kinds follow Hendrycks and Dietterich, Benchmarking Neural Network Robustness to Common Corruptions (2019), at
@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from pawprint import image
 from pawprint.data.dataset import Split
 from pawprint.evaluation import intervals
 from pawprint.evaluation.metrics import Figure
@@ -71,21 +70,21 @@ class Corruptions:
 
 
 def corrupt(pixels: NDArray[np.uint8], seed: int) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-    """(name, uint8 [n, 300, 300, 3]) under each corruption; the same from the same seed."""
+    """(name, uint8 [n, size, size, 3]) under each corruption; the same from the same seed."""
     # Imported here: the gate's arithmetic and the tables need none of it. Where torch is not loaded yet, albumentations
     # is kept from loading it for a transform that is not used here: seconds of every evaluation.
     if "torch" not in sys.modules:
         sys.modules.setdefault("albumentations.pytorch", None)  # type: ignore[arg-type]  # None: cannot be imported
     import albumentations as a
 
-    half = image.SIZE // 2
+    size = pixels.shape[1]
     kinds: dict[str, Sequence[a.BasicTransform]] = {
         "JPEG quality 30": [a.ImageCompression(quality_range=(30, 30), p=1)],
         "blur": [a.GaussianBlur(sigma_limit=(2, 2), blur_limit=0, p=1)],
         "noise": [a.GaussNoise(std_range=(0.1, 0.1), p=1)],
         "low light": [a.RandomGamma(gamma_limit=(220, 220), p=1), a.MultiplicativeNoise((0.5, 0.5), p=1)],
         "rotation by 15 degrees": [a.Rotate(limit=(15, 15), border_mode=1, p=1)],
-        "half size": [a.Resize(half, half), a.Resize(image.SIZE, image.SIZE)],
+        "half size": [a.Resize(size // 2, size // 2), a.Resize(size, size)],
         "grayscale": [a.ToGray(p=1)],
     }
     for name, steps in kinds.items():

@@ -78,7 +78,7 @@ class Evaluator:
     test: Split
     traits: Mapping[str, Sequence[str]]
     corruptions: Corruptions
-    others: NDArray[np.uint8]  # [m, 300, 300, 3], of something else: strangers, or drawn shapes
+    others: NDArray[np.uint8]  # [m, size, size, 3], of something else: strangers, or drawn shapes
     params: Params
     before: Mapping[str, str]  # hash -> label of the source, of each test photograph that people relabelled
     dropped: int  # photographs of the test side that people dropped
@@ -89,9 +89,9 @@ class Evaluator:
         evaluation, preprocess, folder = params.evaluation, params.preprocess, params.refusal.strangers
         if folder:
             half: strangers.Half = "untouched" if params.refusal.stranger_costs else "all"
-            others = strangers.read(Path(folder), preprocess.fit, preprocess.quality, half)
+            others = strangers.read(Path(folder), preprocess, half)
         else:
-            others = ood.clutter(evaluation.clutter, params.seed)
+            others = ood.clutter(evaluation.clutter, params.seed, preprocess.size)
         before, dropped = corrections(test, data, params)
         return cls(
             test,

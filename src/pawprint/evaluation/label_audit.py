@@ -114,7 +114,7 @@ def audit(data: PreparedDataset, params: Params, top: int) -> list[LabelIssue]:
 def features_of(splits: Sequence[Split], params: Params, classes: int) -> NDArray[np.float32]:
     """float32 [n, d] of all photographs: of the backbone that a candidate trains a head on; cached ones are read."""
     name = backbone_of(params)
-    network = registry.create_model(name, classes)
+    network = registry.create_model(name, classes, params.preprocess.size)
     network.load_pretrained()
     cache = cached_features(network, name, devices.resolve_precision(params))
     return np.concatenate([cache.of(split) for split in splits])

@@ -31,7 +31,7 @@ class Speed(BaseModel):
 
 
 def measure(classifier: Classifier, pixels: NDArray[np.uint8]) -> Speed:
-    """`pixels` uint8 [n, 300, 300, 3], n at least one, make the batch; its first is the one photograph."""
+    """`pixels` uint8 [n, size, size, 3], n at least one, make the batch; its first is the one photograph."""
     classifier.predict(pixels[:1])  # the first prediction allocates
     one = [_seconds(classifier, pixels[:1]) for _ in range(ROUNDS)]
     classifier.predict(pixels)

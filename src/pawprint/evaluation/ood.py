@@ -33,21 +33,20 @@ class OODReport(BaseModel):
 
 
 def measure(classifier: Classifier, pictures: NDArray[np.uint8], real: bool) -> OODReport:
-    """`pictures` uint8 [m, 300, 300, 3] of something else."""
+    """`pictures` uint8 [m, size, size, 3] of something else."""
     batches = (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
     accepted = sum(not one.refusal for batch in batches for one in classifier.decide(classifier.predict(batch)))
     share = Figure.share(accepted, len(pictures)) if len(pictures) else None
     return OODReport(pictures=len(pictures), real=real, accepted=share)
 
 
-def clutter(count: int, seed: int) -> NDArray[np.uint8]:
-    """Pictures of nothing in particular, uint8 [count, 300, 300, 3]; each depends on its own number and the seed."""
-    pictures = [_clutter(np.random.default_rng([seed, number])) for number in range(count)]
-    return np.stack(pictures) if pictures else np.empty((0, image.SIZE, image.SIZE, 3), np.uint8)
+def clutter(count: int, seed: int, size: int = image.SIZE) -> NDArray[np.uint8]:
+    """Pictures of nothing in particular, uint8 [count, size, size, 3]; each depends on its own number and the seed."""
+    pictures = [_clutter(np.random.default_rng([seed, number]), size) for number in range(count)]
+    return np.stack(pictures) if pictures else np.empty((0, size, size, 3), np.uint8)
 
 
-def _clutter(rng: np.random.Generator) -> NDArray[np.uint8]:
-    size = image.SIZE
+def _clutter(rng: np.random.Generator, size: int) -> NDArray[np.uint8]:
     coarse = rng.uniform(0, 255, (int(rng.integers(1, 24)),) * 2 + (3,)).astype(np.float32)
     smooth = cv2.INTER_CUBIC if rng.random() < 0.5 else cv2.INTER_NEAREST
     canvas = cv2.resize(coarse, (size, size), interpolation=smooth).clip(0, 255)

@@ -235,7 +235,8 @@ def activations(classifier: Classifier, scores: Scores, split: Split, path: Path
         for column, (index, photograph, planes) in enumerate(zip(indices, pixels, maps, strict=True)):
             predicted = int(scores.probabilities[index].argmax())
             sheet.add(row, column, photograph)
-            sheet.add(row, column, cam.heat_map(planes, predicted), cmap="turbo", alpha=0.45, vmin=0, vmax=1)
+            heat = cam.heat_map(planes, predicted, split.size)
+            sheet.add(row, column, heat, cmap="turbo", alpha=0.45, vmin=0, vmax=1)
             name, sure = short(scores.classes[predicted]), scores.probabilities[index].max()
             sheet.title(row, column, f"{word}: {name} {sure:.0%}", 7)
     _save(sheet.canvas, path)

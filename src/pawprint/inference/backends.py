@@ -1,7 +1,7 @@
 """Inference engines: OpenVINO on the CPU, one picture a core; ONNX Runtime on a GPU, in batches.
 
     session = load(onnx, "auto", "cpu", bank)
-    probabilities, embedding, activation, cosine = session(one)    # uint8 [1, 300, 300, 3], from any thread
+    probabilities, embedding, activation, cosine = session(one)    # uint8 [1, size, size, 3], from any thread
 
 One set for features, evaluation and serving. A session takes one picture at a time, from `at_once` threads.
 """
@@ -40,11 +40,12 @@ class Session(Protocol):
     device: Device
 
     def __call__(self, one: NDArray[np.uint8]) -> Outputs:
-        """uint8 [1, 300, 300, 3] -> the outputs of one row; from any thread. RuntimeError where it cannot."""
+        """uint8 [1, size, size, 3] -> the outputs of one row; from any thread. RuntimeError where it cannot."""
 
 
-def load(onnx: bytes, precision: Precision, device: Device, bank: Bank) -> Session:
-    """The graph on `device`; `auto` is the GPU where ONNX Runtime was installed for one and finds it.
+def load(onnx: bytes, precision: Precision, device: Device, bank: Bank, size: int = image.SIZE) -> Session:
+    """The graph, which takes `size` pixels a side, on `device`; `auto` is the GPU where ONNX Runtime was installed for
+    one and finds it.
 
     Raises:
         PawprintError: `cuda` is requested and not available.
@@ -52,7 +53,7 @@ def load(onnx: bytes, precision: Precision, device: Device, bank: Bank) -> Sessi
         RuntimeError: the graph cannot be run.
     """
     if device == "cpu" or (device == "auto" and not _cuda()):
-        session: Session = OpenVino(onnx, precision, bank)
+        session: Session = OpenVino(onnx, precision, bank, size)
     elif _cuda():
         session = OnnxRuntime(onnx, [CUDA], bank)
     else:
@@ -60,7 +61,7 @@ def load(onnx: bytes, precision: Precision, device: Device, bank: Bank) -> Sessi
             "serving.device is cuda, but ONNX Runtime finds no GPU here. Install the CUDA driver and "
             "`uv pip install onnxruntime-gpu[cuda,cudnn]` in place of onnxruntime, or set it to auto or cpu."
         )
-    session(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))  # see OpenVino; and a GPU's first call takes seconds
+    session(np.zeros((1, size, size, 3), np.uint8))  # see OpenVino; and a GPU's first call takes seconds
     return session
 
 
@@ -127,7 +128,7 @@ class OpenVino:
 
     device: Device = "cpu"
 
-    def __init__(self, onnx: bytes, precision: Precision, bank: Bank) -> None:
+    def __init__(self, onnx: bytes, precision: Precision, bank: Bank, size: int = image.SIZE) -> None:
         graph = openvino.Core().read_model(onnx)
         _add_cosine(graph, bank)
         model = compile_on_cpu(graph, precision)
@@ -136,7 +137,7 @@ class OpenVino:
         self._idle: queue.SimpleQueue[openvino.InferRequest] = queue.SimpleQueue()
         for _ in range(self.at_once):
             request = model.create_infer_request()
-            request.set_input_tensor(openvino.Tensor(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8)))
+            request.set_input_tensor(openvino.Tensor(np.zeros((1, size, size, 3), np.uint8)))
             self._idle.put(request)
 
     def __call__(self, one: NDArray[np.uint8]) -> Outputs:

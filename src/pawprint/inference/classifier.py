@@ -50,7 +50,8 @@ class ModelInfo(BaseModel):
     architecture: str
     parameters: int  # trained and frozen together
     classes: tuple[str, ...]  # sorted; the order of `probabilities`
-    fit: image.Fit  # preprocess.fit at training; serving follows it
+    size: int = image.SIZE  # preprocess.size at training; serving follows it, and of a model of before it is 300
+    fit: image.Fit  # preprocess.fit, likewise
     quality: int  # preprocess.quality, likewise
     quantized_from: str = ""  # the candidate whose weights this INT8 graph was made from; "" for a trained model
     temperature: float  # fitted on the validation split, already inside the graph
@@ -92,6 +93,11 @@ class ModelInfo(BaseModel):
             if field == "schema_version":
                 why = "it was made by another version of pawprint"
             raise PawprintError(f"{folder / 'model.json'}: {why}; train the model again (`dvc repro`).") from None
+
+    @property
+    def prepared(self) -> dict[str, Any]:
+        """Those of `preprocess` that its photographs were prepared with."""
+        return {"size": self.size, "fit": self.fit, "quality": self.quality}
 
     @property
     def trained_as(self) -> str:
@@ -152,7 +158,7 @@ class Classifier:
         self._bank = read_bank(folder, self.info.ood_digest)
         try:
             # From the very bytes that were hashed, so that nothing can come between check and use.
-            self._session = backends.load(onnx, precision, device, self._bank)
+            self._session = backends.load(onnx, precision, device, self._bank, self.info.size)
         except ValueError:
             raise self._refusal(_FOREIGN_BANK) from None
         except RuntimeError as error:
@@ -163,7 +169,7 @@ class Classifier:
 
     def _check_outputs(self) -> None:
         """PawprintError unless the graph's outputs for one picture fit model.json and the OOD bank."""
-        probabilities, _, activation, cosine = self._session(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
+        probabilities, _, activation, cosine = self._session(self._black())
         classes = len(self.info.classes)
         if self.info.classes != tuple(sorted(set(self.info.classes))):
             problem = "model.json's classes are not in their order"
@@ -181,6 +187,9 @@ class Classifier:
 
     def _refusal(self, problem: str) -> PawprintError:
         return PawprintError(f"{self.folder} cannot be served: {problem}. Train or package the model again.")
+
+    def _black(self) -> NDArray[np.uint8]:
+        return np.zeros((1, self.info.size, self.info.size, 3), np.uint8)
 
     @classmethod
     def load(
@@ -213,11 +222,12 @@ class Classifier:
         return self.classify(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
 
     def predict(self, images: NDArray[np.uint8]) -> Predictions:
-        """uint8 RGB [N, 300, 300, 3] -> the outputs for each; N may be zero."""
-        if images.dtype != np.uint8 or images.shape[1:] != (image.SIZE, image.SIZE, 3):
-            raise ValueError(f"expected uint8 [N, 300, 300, 3], got {images.dtype} {list(images.shape)}")
+        """uint8 RGB [N, size, size, 3] -> the outputs for each; N may be zero."""
+        size = self.info.size
+        if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
+            raise ValueError(f"expected uint8 [N, {size}, {size}, 3], got {images.dtype} {list(images.shape)}")
         if not len(images):
-            one = self.predict(np.zeros((1, image.SIZE, image.SIZE, 3), np.uint8))
+            one = self.predict(self._black())
             return Predictions(*(values[:0] for values in vars(one).values()))
         if len(images) == 1:
             outputs = [self._session(images)]
@@ -229,8 +239,8 @@ class Classifier:
         return Predictions(probabilities, embedding, similarity, activation)
 
     def read(self, data: bytes, max_pixels: int = image.MAX_PIXELS) -> image.Pixels:
-        """A picture's bytes -> uint8 RGB [300, 300, 3], as this model was trained on. Raises BadImage."""
-        return image.load(data, self.info.fit, self.info.quality, max_pixels)
+        """A picture's bytes -> uint8 RGB [size, size, 3], as this model was trained on. Raises BadImage."""
+        return image.load(data, self.info.fit, self.info.quality, max_pixels, self.info.size)
 
     def classify(self, data: bytes) -> Classification:
         """A picture's bytes -> its class. Raises BadImage."""

@@ -48,7 +48,9 @@ RUNTIME_SHA512 = "q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZClzcV7svNc4rKY3jL0
 PACKAGES = ("numpy", "opencv-python-headless", "pillow", "simplejpeg", "pi-heif")  # of image.py
 RUNTIME_FILES = ("package/dist/ort.wasm.bundle.min.mjs", "package/dist/ort-wasm-simd-threaded.wasm")
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
+BROWSER_FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "AVIF")
 CHECK_SECONDS = 300
+LARGE = 2000  # pixels of a side; a larger test picture is not enlarged
 _TEMPLATES = Path(__file__).with_name("templates")
 _PAGE = ("index.html", "export.css", "export.js")
 _CHECKED = "pawprint-check "  # what the page's console says before the result
@@ -77,7 +79,11 @@ def export(
         raise PawprintError(f"{out} is there already. Name a folder that is not, or remove it.")
     info, graph = load_verified(model)
     whole = with_typicality(onnx.load_from_string(graph), read_bank(model, info.ood_digest))
+    if target == "web":
+        pictures = {name: data for name, data in pictures.items() if _in_browsers(data)}
     answers = expected(Classifier(model, precision="f32"), pictures)
+    if not answers:
+        raise PawprintError("None of the test pictures can be read. Name photographs with --pictures.")
     about = description(info, answers)
     with files.replace_folder(out) as folder:
         if target == "web":
@@ -102,21 +108,38 @@ def test_pictures(model: Path, data: Path, given: Sequence[Path], most: int) -> 
         of_classes = [_unlearned(folder, claimed(model)) for folder in sorted(data.glob("*/"))]
         turns = itertools.chain.from_iterable(itertools.zip_longest(*of_classes))
         paths = list(itertools.islice((path for path in turns if path), most)) or sorted(model.glob("selftest/*.jpg"))
-    found = {f"{place}{path.suffix.lower()}": path.read_bytes() for place, path in enumerate(paths)}
+    found = {f"{place}{path.suffix.lower()}": _read(path) for place, path in enumerate(paths)}
     for data_of_one in found.values():
         try:
             pixels = image.decode(data_of_one)
         except image.BadImage:
             continue
+        if max(pixels.shape) > LARGE:
+            return found
         large = Image.fromarray(pixels).resize((4 * pixels.shape[1], 4 * pixels.shape[0]), Image.Resampling.BICUBIC)
         return found | {"enlarged.jpg": image.encode(np.asarray(large), 90)}
     raise PawprintError("There is no photograph to check the export with. Name some with --pictures.")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise PawprintError(f"{path} cannot be read ({error.strerror or error}). Name another file.") from None
 
 
 def _unlearned(folder: Path, learned: frozenset[str]) -> Iterator[Path]:
     for path in find_pictures([folder]) if any(folder.iterdir()) else ():
         if sha256(path) not in learned:
             yield path
+
+
+def _in_browsers(data: bytes) -> bool:
+    try:
+        header = image.inspect(data)
+    except image.BadImage:
+        return False
+    return header.format in BROWSER_FORMATS and not header.deep
 
 
 def expected(classifier: Classifier, pictures: Mapping[str, bytes]) -> dict[str, dict[str, Any]]:
@@ -141,7 +164,7 @@ def description(info: ModelInfo, answers: Mapping[str, Any]) -> dict[str, Any]:
         "candidate": info.candidate,
         "dataset": info.lineage.dataset,
         "classes": info.classes,
-        "size": image.SIZE,
+        "size": info.size,
         "fit": info.fit,
         "quality": info.quality,
         "ood_threshold": info.ood_threshold,
@@ -273,7 +296,7 @@ def web_runtime(package: Path | None) -> tuple[bytes, bytes]:
         PawprintError: npm is missing or cannot fetch it, or the file is another one.
     """
     with tempfile.TemporaryDirectory() as scratch:
-        data = (package or _from_npm(Path(scratch))).read_bytes()
+        data = _read(package or _from_npm(Path(scratch)))
     if base64.b64encode(hashlib.sha512(data).digest()).decode() != RUNTIME_SHA512:
         raise PawprintError(
             f"The package is not npm's {RUNTIME}: its SHA-512 differs. Fetch it again: npm pack {RUNTIME}"

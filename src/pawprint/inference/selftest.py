@@ -28,7 +28,7 @@ def write(folder: Path, pictures: Mapping[str, bytes]) -> None:
     classifier, kept = Classifier(folder, precision="f32"), {}
     for name, data in pictures.items():
         with contextlib.suppress(image.BadImage):
-            kept[name] = image.pack(data, classifier.info.fit, classifier.info.quality)
+            kept[name] = image.pack(data, classifier.info.fit, classifier.info.quality, size=classifier.info.size)
     if kept:
         pixels = np.stack([image.unpack(packed) for packed in kept.values()])
         keep(folder, classifier.info.classes, kept, classifier.predict(pixels).probabilities)

@@ -1,6 +1,6 @@
 """Pictures of something else that a person gives (`refusal.strangers`): never a class, only what should be refused.
 
-measured = read(Path("strangers"), "squash", 95, "untouched")     # uint8 [m, 300, 300, 3]
+measured = read(Path("strangers"), params.preprocess, "untouched")     # uint8 [m, size, size, 3]
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pawprint import image
+from pawprint.config import Preprocess
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import find_pictures
 
@@ -18,8 +19,9 @@ MOST = 2000  # pictures of a folder, spread by their content
 Half = Literal["all", "tuned", "untouched"]  # by the content's hash: one for a threshold, one for what comes of it
 
 
-def read(folder: Path, fit: image.Fit, quality: int, half: Half) -> NDArray[np.uint8]:
-    """The pictures below `folder`, prepared as photographs are: uint8 [m, 300, 300, 3]. What is no picture is left out.
+def read(folder: Path, how: Preprocess, half: Half) -> NDArray[np.uint8]:
+    """The pictures below `folder`, prepared as photographs are: uint8 [m, size, size, 3]; what is no picture is left
+    out.
 
     Raises:
         PawprintError: it holds no picture, or none in that half.
@@ -35,7 +37,7 @@ def read(folder: Path, fit: image.Fit, quality: int, half: Half) -> NDArray[np.u
         if digest[0] % 2 not in odd:
             continue
         try:
-            found.append(image.load(content, fit, quality))
+            found.append(image.load(content, how.fit, how.quality, size=how.size))
         except image.BadImage:
             continue
     if not found:

@@ -5,11 +5,10 @@
 
 from torch import Tensor, nn
 
-from pawprint import image
+from pawprint.image import SIZE
 from pawprint.models.backbone import Network
 
 FILTERS, KERNEL, POOL, GRID = 10, 5, 2, 4
-SIDE = (image.SIZE - KERNEL + 1) // POOL  # 148
 
 
 class ArticleCNN(Network):
@@ -18,13 +17,14 @@ class ArticleCNN(Network):
     Its embedding is its 10 maps averaged over a 4x4 grid: 160 numbers.
     """
 
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, features=FILTERS * GRID**2)
+    def __init__(self, classes: int, size: int = SIZE) -> None:
+        super().__init__(classes, FILTERS * GRID**2, size)
+        self.side = (size - KERNEL + 1) // POOL  # 148 of 300
         self.conv = nn.Conv2d(3, FILTERS, KERNEL)
         self.relu = nn.ReLU(inplace=True)
         self.pool = nn.MaxPool2d(POOL)
         self.flatten = nn.Flatten()
-        self.dense = nn.Linear(FILTERS * SIDE * SIDE, self.width)
+        self.dense = nn.Linear(FILTERS * self.side**2, self.width)
         self.grid = nn.AdaptiveAvgPool2d(GRID)
         for layer in (self.conv, self.dense):  # as Keras starts them
             nn.init.xavier_uniform_(layer.weight)
@@ -48,6 +48,6 @@ class ArticleCNN(Network):
 
     def cam(self, maps: Tensor) -> Tensor:
         """[N, 10, 148, 148] -> [N, width, 37, 37]: the dense layer's terms, summed over filters and 4x4 places."""
-        weight = self.dense.weight.view(self.width, FILTERS, SIDE, SIDE)
+        weight = self.dense.weight.view(self.width, FILTERS, self.side, self.side)
         terms = (maps.unsqueeze(1) * weight).sum(dim=2)
         return nn.functional.avg_pool2d(terms, GRID) * GRID**2  # the ONNX exporter loses divisor_override

@@ -1,7 +1,7 @@
 """Base classes of all architectures: photographs to logits, embedding and class-activation map.
 
     network = registry.create_model("article_cnn", classes=2)
-    inputs = network.normalise(pixels)      # uint8 [N, 300, 300, 3] -> float [N, 3, 300, 300]
+    inputs = network.normalise(pixels)      # uint8 [N, size, size, 3] -> float [N, 3, size, size]
     logits = network(inputs)                # [N, classes]; enough for training
     outputs = network.outputs(inputs)       # with embedding and map; what a model folder holds
 
@@ -38,8 +38,9 @@ class Network(nn.Module, ABC):
     head: nn.Linear  # of a pretrained one: the last layer, on the embedding
     maps_can_be_cached: ClassVar[bool] = True  # of a pretrained one: it can be cut in front of its last blocks
 
-    def __init__(self, classes: int, features: int) -> None:
+    def __init__(self, classes: int, features: int, size: int) -> None:
         super().__init__()
+        self.size = size  # pixels a side of its photographs
         self.classes, self.features = classes, features  # features: numbers of the embedding
         self.width = 1 if classes == 2 else classes  # outputs of the last layer
 
@@ -108,8 +109,8 @@ class Network(nn.Module, ABC):
 class LinearHead(Network):
     """Dropout and one linear layer on the embedding."""
 
-    def __init__(self, classes: int, features: int, dropout: float = 0.0) -> None:
-        super().__init__(classes, features)
+    def __init__(self, classes: int, features: int, size: int, dropout: float = 0.0) -> None:
+        super().__init__(classes, features, size)
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(features, self.width)
 

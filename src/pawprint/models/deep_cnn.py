@@ -8,6 +8,7 @@ et al., 2017).
 
 from torch import Tensor, nn
 
+from pawprint.image import SIZE
 from pawprint.models.backbone import PooledNetwork
 
 CHANNELS = (32, 64, 128, 240, 256)  # the first is the stem's; the second stands at a quarter of the side
@@ -50,8 +51,8 @@ class DeepCNN(PooledNetwork):
 
     mean, scale = 114.0, 64.0  # of photographs at large, not of any set
 
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, CHANNELS[-1], dropout=0.2)
+    def __init__(self, classes: int, size: int = SIZE) -> None:
+        super().__init__(classes, CHANNELS[-1], size, dropout=0.2)
         stem = CHANNELS[0]
         # relu behind the pooling gives the same numbers and has a quarter of the places to do
         pooled = _unit(stem, CHANNELS[1], act=False), nn.MaxPool2d(2), nn.ReLU(inplace=True)
@@ -65,6 +66,6 @@ class DeepCNN(PooledNetwork):
         self.blocks = nn.Sequential(*blocks)
 
     def forward_features(self, inputs: Tensor) -> Tensor:
-        """[N, 3, 300, 300] -> [N, 256, 10, 10]."""
+        """[N, 3, h, w] -> [N, 256, h / 32, w / 32], rounded up."""
         maps: Tensor = self.blocks(self.stem(inputs))
         return maps

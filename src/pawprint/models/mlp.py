@@ -6,7 +6,7 @@ at 5x5 pixels and costs 76 parameters, a hidden unit looks at all of them and co
 
 from torch import Tensor, nn
 
-from pawprint import image
+from pawprint.image import SIZE
 from pawprint.models.backbone import Network
 
 HIDDEN, BLOCK = 10, 10
@@ -18,10 +18,10 @@ class MLP(Network):
     Its embedding is its hidden layer.
     """
 
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, features=HIDDEN)
+    def __init__(self, classes: int, size: int = SIZE) -> None:
+        super().__init__(classes, HIDDEN, size)
         self.flatten = nn.Flatten()
-        self.hidden = nn.Linear(3 * image.SIZE * image.SIZE, HIDDEN)
+        self.hidden = nn.Linear(3 * size * size, HIDDEN)
         self.relu = nn.ReLU()
         self.dense = nn.Linear(HIDDEN, self.width)
 
@@ -43,5 +43,5 @@ class MLP(Network):
         """[N, 3, 300, 300] -> [N, width, 30, 30]: what the pixels of each 10x10 block add through the active units."""
         active = (self.embed(maps) > 0).to(maps.dtype)
         weight = (active.unsqueeze(1) * self.dense.weight) @ self.hidden.weight  # [N, width, 3 * 300 * 300]
-        terms = (weight * self.flatten(maps).unsqueeze(1)).unflatten(2, (3, image.SIZE, image.SIZE)).sum(dim=2)
+        terms = (weight * self.flatten(maps).unsqueeze(1)).unflatten(2, (3, self.size, self.size)).sum(dim=2)
         return nn.functional.avg_pool2d(terms, BLOCK) * BLOCK**2

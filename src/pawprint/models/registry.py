@@ -9,9 +9,9 @@ has the name timm/<its name there>, once `pawprint models add` has brought its w
 
 from collections.abc import Callable
 
-from pawprint import image
 from pawprint.config import TOGETHER, Candidate, Params
 from pawprint.errors import PawprintError
+from pawprint.image import SIZE
 from pawprint.lineage import Pretrained
 from pawprint.models import weights
 from pawprint.models.article_cnn import ArticleCNN
@@ -22,7 +22,7 @@ from pawprint.models.mlp import MLP
 from pawprint.models.side_by_side import SideBySide
 from pawprint.models.timm_backbone import PREFIX, TimmBackbone
 
-ARCHITECTURES: dict[str, Callable[[int], Network]] = {
+ARCHITECTURES: dict[str, Callable[[int, int], Network]] = {
     "article_cnn": ArticleCNN,
     "deep_cnn": DeepCNN,
     "efficientnet_lite0": EfficientNetLite0,
@@ -64,15 +64,19 @@ def _check_one(name: str, architecture: str, candidate: Candidate) -> None:
         known.check()
 
 
-def create_model(name: str, classes: int = 2) -> Network:
-    """The architecture called `name` with fresh weights; PawprintError with the known names if there is none."""
+def create_model(name: str, classes: int = 2, size: int = SIZE) -> Network:
+    """The architecture called `name` for photographs of `size` pixels a side, with fresh weights.
+
+    Raises:
+        PawprintError: There is none; the known names.
+    """
     if TOGETHER in name:
-        return SideBySide(classes, [create_model(member, classes) for member in name.split(TOGETHER)])
+        return SideBySide(classes, [create_model(member, classes, size) for member in name.split(TOGETHER)])
     if name.startswith(PREFIX):
-        return TimmBackbone(classes, name)
+        return TimmBackbone(classes, name, size)
     if name not in ARCHITECTURES:
         raise _unknown("", name)
-    return ARCHITECTURES[name](classes)
+    return ARCHITECTURES[name](classes, size)
 
 
 def pretrained(name: str) -> tuple[Pretrained, ...]:
@@ -85,12 +89,12 @@ def pretrained(name: str) -> tuple[Pretrained, ...]:
     return known.weights() if isinstance(known, type) and issubclass(known, EfficientNetLite) else ()
 
 
-def describe(name: str, classes: int = 2) -> str:
+def describe(name: str, classes: int = 2, size: int = SIZE) -> str:
     """A table of layer, output shape and parameters for one photograph, as torchinfo draws it."""
     from torchinfo import summary  # not needed to train
 
-    shape, columns = (1, 3, image.SIZE, image.SIZE), ("output_size", "num_params")
-    network = create_model(name, classes).eval()
+    shape, columns = (1, 3, size, size), ("output_size", "num_params")
+    network = create_model(name, classes, size).eval()
     return str(summary(network, shape, col_names=columns, row_settings=("var_names",), device="cpu", verbose=0))
 
 
@@ -100,6 +104,8 @@ def parameters(network: Network) -> int:
 
 
 def _unknown(where: str, name: str) -> PawprintError:
+    if name.startswith(("torchvision/", "hf/")):
+        return PawprintError(f"params.yaml: {where}there is no architecture {name!r}. {weights.instead(name)}")
     return PawprintError(
         f"params.yaml: {where}there is no architecture {name!r}. Known are {', '.join(sorted(ARCHITECTURES))}, and "
         "timm/NAME of `pawprint models search WORD`."

@@ -13,7 +13,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pawprint import image
 from pawprint.models.backbone import LinearHead, Network
 
 
@@ -24,11 +23,11 @@ class SideBySide(LinearHead):
     scale = 1.0  # members normalize
 
     def __init__(self, classes: int, members: Sequence[Network]) -> None:
-        super().__init__(classes, sum(one.features for one in members), dropout=0.2)
+        super().__init__(classes, sum(one.features for one in members), members[0].size, dropout=0.2)
         for one in members:
             del one.head
         self.members = nn.ModuleList(members)
-        black = torch.zeros(1, image.SIZE, image.SIZE, 3, dtype=torch.uint8)
+        black = torch.zeros(1, self.size, self.size, 3, dtype=torch.uint8)
         with torch.inference_mode():
             shapes = [one.eval().forward_features(one.normalise(black)).shape[1:] for one in members]
         self.shapes = [tuple(shape) for shape in shapes]

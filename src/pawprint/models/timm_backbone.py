@@ -19,8 +19,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from pawprint import image
 from pawprint.errors import PawprintError
+from pawprint.image import SIZE
 from pawprint.models import weights
 from pawprint.models.backbone import LinearHead
 
@@ -37,11 +37,11 @@ class TimmBackbone(LinearHead):
 
     pretrained = True
     maps_can_be_cached = False
-    reduction: Tensor  # [size, 300]
+    reduction: Tensor  # [the network's input, size]
     means: Tensor  # [3, 1, 1], on the scale 0..255
     scales: Tensor
 
-    def __init__(self, classes: int, name: str) -> None:
+    def __init__(self, classes: int, name: str, size: int = SIZE) -> None:
         record = weights.read(name)
         backbone = _create(name)
         with torch.inference_mode():
@@ -51,12 +51,10 @@ class TimmBackbone(LinearHead):
                     f"{name} gives no single feature map, so it cannot be a backbone here. Take another."
                 )
             features = backbone.forward_head(maps, pre_logits=True).shape[1]
-        super().__init__(classes, features, dropout=0.2)
+        super().__init__(classes, features, size, dropout=0.2)
         self.record, self.backbone = record, backbone
-        reduction = F.interpolate(
-            torch.eye(image.SIZE)[None, None], (record.size, image.SIZE), mode="bilinear", antialias=True
-        )
-        self.register_buffer("reduction", reduction[0, 0])  # [size, 300]
+        reduction = F.interpolate(torch.eye(size)[None, None], (record.size, size), mode="bilinear", antialias=True)
+        self.register_buffer("reduction", reduction[0, 0])
         self.register_buffer("means", 255 * torch.tensor(record.mean)[:, None, None])
         self.register_buffer("scales", 255 * torch.tensor(record.std)[:, None, None])
         self.tokens = maps.ndim == 3

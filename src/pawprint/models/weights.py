@@ -169,6 +169,19 @@ def _fetch(repository: str, pinned: Record | None, folder: Path) -> tuple[Path, 
     return path, {"source": f"{hub}/{repository}", "revision": about.sha or "", "licence": licence}
 
 
+def instead(name: str) -> str:
+    """Which name to write in place of one that cannot be a network's."""
+    source, _, network = name.partition("/")
+    if source == "torchvision":
+        return f"timm has torchvision's weights: `pawprint models search {network or ''}*tv_in` lists them."
+    if source == "hf":
+        return (
+            "timm's own repositories of the hub are timm/NAME; of another one, download its safetensors file and give "
+            "it to the network that it was trained with: `pawprint models add timm/NAME --file model.safetensors`."
+        )
+    return "Write timm/ and a name of `pawprint models search WORD`."
+
+
 def timm_missing() -> str:
     """What to do where the extra is not installed."""
     return (
@@ -193,7 +206,7 @@ def _tensors(path: Path) -> dict[str, Tensor]:
 
 def _lock(name: str) -> Path:
     if not _NAME.fullmatch(name):
-        raise PawprintError(f"{name!r} names no network. Write timm/ and a name of `pawprint models search WORD`.")
+        raise PawprintError(f"{name!r} names no network here. {instead(name)}")
     return LOCKS / f"{name}.lock"
 
 

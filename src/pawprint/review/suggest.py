@@ -65,7 +65,7 @@ class Suggester:
         from pawprint.training import devices
         from pawprint.training.feature_cache import Engine, FrozenPart
 
-        network = registry.create_model(self._backbone, 2)
+        network = registry.create_model(self._backbone, 2, self._params.preprocess.size)
         network.load_pretrained()
         engine = Engine(FrozenPart(network, 0), (network.features,), devices.resolve_precision(self._params))
         waiting = list(self._files)
@@ -83,7 +83,8 @@ class Suggester:
         for digest in chunk:
             try:
                 data = self._files[digest].read_bytes()
-                read[digest] = image.load(data, self._params.preprocess.fit, self._params.preprocess.quality)
+                how = self._params.preprocess
+                read[digest] = image.load(data, how.fit, how.quality, size=how.size)
             except (OSError, image.BadImage):
                 continue  # the page shows that there is no picture
         if read:

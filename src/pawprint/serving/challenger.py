@@ -78,8 +78,10 @@ class Challenger:
         if self._problem:
             raise self._problem
         ours, champions = self.engine.classifier.info, champion.classifier.info
-        if params.mode == "shadow" and (ours.fit, ours.quality) != (champions.fit, champions.quality):
-            raise PawprintError(f"{folder} was trained on pictures of another fit ({ours.fit}); name mode: canary.")
+        if params.mode == "shadow" and ours.prepared != champions.prepared:
+            raise PawprintError(
+                f"{folder} was trained on pictures of another fit or size ({ours.fit}, {ours.size}); name mode: canary."
+            )
         self._up = metrics.CHALLENGER.labels(self.engine.name.name, self.engine.name.version, params.mode)
         self._up.set(1)
 

@@ -1,7 +1,7 @@
 """Pictures decoded in processes that can be killed: every one that `structure.is_quick` does not vouch for.
 
     decoders = Decoders(params, streams=2)
-    job = decoders.submit(data, "squash", 95)      # (a 300x300 JPEG, seconds), or BadImage
+    job = decoders.submit(data, "squash", 95, 300)      # (a 300x300 JPEG, seconds), or BadImage
 
 A process stays warm from one picture to the next. The kernel ends it where a picture takes more of a core's time or
 memory than one of its size may (setitimer, RLIMIT_AS), and the next picture gets another. A decoder that a hostile file
@@ -102,7 +102,7 @@ class Decoders:
             self._starter.submit(self._start)
         threading.Thread(target=self._tidy, name="decode-tidy", daemon=True).start()
 
-    def submit(self, data: bytes, fit: image.Fit, quality: int) -> "Future[tuple[bytes, float]]":
+    def submit(self, data: bytes, fit: image.Fit, quality: int, size: int) -> "Future[tuple[bytes, float]]":
         """(the picture as `image.pack` makes it, seconds). BadImage, also where it takes more than one of its size may.
 
         RequestError 504 where it is not done `answer_seconds` from now.
@@ -116,7 +116,7 @@ class Decoders:
             )
         pool, limit = (self._light, _LIGHT) if memory <= _LIGHT else (self._heavy, self._most)
         seconds = min(_LONGEST, _STEADY + (memory or _LIGHT) * _PER_BYTE)
-        head = HEAD.pack(seconds, limit, self._params.max_pixels, quality, FITS.index(fit))
+        head = HEAD.pack(seconds, limit, self._params.max_pixels, quality, size, FITS.index(fit))
         return pool.submit(self._decode, head, data, seconds, time.monotonic() + self._params.answer_seconds)
 
     def close(self) -> None:

@@ -22,7 +22,7 @@ from pawprint import image
 from pawprint.image import BadImage
 from pawprint.serving import structure
 
-HEAD = struct.Struct("<dQQiB")  # seconds of a core, bytes of memory, pixels at most, quality, index in FITS
+HEAD = struct.Struct("<dQQiiB")  # seconds of a core, bytes of memory, pixels at most, quality, size, index in FITS
 FITS: tuple[image.Fit, ...] = ("squash", "letterbox", "crop")
 DONE, BAD = b"\0", b"\1"
 _SLACK = 96 * 2**20  # bytes that decoders need beside the picture
@@ -47,21 +47,21 @@ def serve(pipe: Connection) -> None:
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng and libtiff write a line about every oddity
     while True:
         try:
-            seconds, memory, max_pixels, quality, fit = HEAD.unpack(pipe.recv_bytes())
+            seconds, memory, max_pixels, quality, size, fit = HEAD.unpack(pipe.recv_bytes())
             data = pipe.recv_bytes()
         except EOFError:
             return
         if used:
             resource.setrlimit(resource.RLIMIT_AS, (used + memory + _SLACK, resource.RLIM_INFINITY))
         signal.setitimer(signal.ITIMER_PROF, seconds)  # at its end the kernel ends the process
-        reply = _reply(partial(_pack, data, FITS[fit], quality, max_pixels))
+        reply = _reply(partial(_pack, data, FITS[fit], quality, max_pixels, size))
         signal.setitimer(signal.ITIMER_PROF, 0)
         pipe.send_bytes(reply)
 
 
-def _pack(data: bytes, fit: image.Fit, quality: int, max_pixels: int) -> bytes:
+def _pack(data: bytes, fit: image.Fit, quality: int, max_pixels: int, size: int) -> bytes:
     structure.check(data)
-    return image.pack(data, fit, quality, max_pixels)
+    return image.pack(data, fit, quality, max_pixels, size)
 
 
 def _reply(work: Callable[[], bytes]) -> bytes:

@@ -72,7 +72,7 @@ class Engine:
             bento=bento,
             **info.lineage.model_dump(include={"dataset", "data_hash", "git_commit", "run_id"}),
         )
-        grey = image.encode(np.full((image.SIZE, image.SIZE, 3), 127, np.uint8))
+        grey = image.encode(np.full((info.size, info.size, 3), 127, np.uint8))
         self._work(grey, None, time.perf_counter())  # all of a prediction works, before it serves
         self.about = About.read(folder)
         self.headers = {
@@ -132,7 +132,7 @@ class Engine:
         requested, decoded = time.perf_counter(), None
         if not structure.is_quick(data):
             info = self.classifier.info
-            decoded = await self._wait(self._decoders.submit(data, info.fit, info.quality))
+            decoded = await self._wait(self._decoders.submit(data, info.fit, info.quality, info.size))
         return await self._wait(self._threads.submit(self._work, data, decoded, requested))
 
     async def _wait(self, job: "Future[_T]") -> _T:

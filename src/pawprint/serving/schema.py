@@ -67,7 +67,7 @@ class Explanation(_Schema):
     """A prediction and its class activation map."""
 
     prediction: Prediction
-    overlay: str = Field(description="a PNG of the photograph, 300x300, under its class activation map, as a data URL")
+    overlay: str = Field(description="a PNG of what the model sees under its class activation map, as a data URL")
 
 
 class Problem(_Schema):
@@ -113,7 +113,7 @@ class ModelCard(_Schema):
     architecture: str
     parameters: int
     classes: list[str]
-    fit: str = Field(description="how a photograph becomes 300x300")
+    fit: str = Field(description="how a photograph becomes a square")
     temperature: float
     typicality_threshold: float
     device: str = Field(description="cpu or cuda")

@@ -211,7 +211,7 @@ class Run:
         for output in graph.graph.output:
             dims = [d.dim_value if d.HasField("dim_value") else -1 for d in output.type.tensor_type.shape.dim]
             outputs.append(TensorSpec(np.dtype(np.float32), (-1, *dims[1:]), output.name))
-        inputs = [TensorSpec(np.dtype(np.uint8), (-1, 300, 300, 3), graph.graph.input[0].name)]
+        inputs = [TensorSpec(np.dtype(np.uint8), (-1, info.size, info.size, 3), graph.graph.input[0].name)]
         with self._active():
             logged = mlflow.onnx.log_model(
                 graph,

@@ -21,7 +21,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from pawprint import image
 from pawprint.config import Candidate, Params, Training
 from pawprint.data.augment import Pixels, augment, mirrored
 from pawprint.data.dataset import PreparedDataset, Split
@@ -42,7 +41,7 @@ EVALUATION_BATCH = 128
 class Batch(NamedTuple):
     """Some photographs, or their features."""
 
-    inputs: Tensor  # uint8 [n, 300, 300, 3], or float32 [n, d] or [n, c, h, w]
+    inputs: Tensor  # uint8 [n, size, size, 3], or float32 [n, d] or [n, c, h, w]
     labels: Tensor  # int64 [n]
     indices: Indices  # [n], in the split
     whole: int  # photographs of this batch in all processes together
@@ -125,7 +124,7 @@ def is_cacheable(network: Network, candidate: Candidate, device: torch.device) -
         or candidate.mixup
     ):
         return False
-    return device.type != "cuda" and 2 * math.prod(maps_shape(network, candidate.blocks)) < 3 * image.SIZE**2
+    return device.type != "cuda" and 2 * math.prod(maps_shape(network, candidate.blocks)) < 3 * network.size**2
 
 
 def feature_caches(
@@ -192,7 +191,7 @@ class TrainingData:
         elif self.resident is not None:
             source = gpu_dataloader.resident(self.resident, kind, seed, epoch)
         else:
-            return prefetch(batches(split, photographs(split, augment(kind, seed, epoch)), pieces, skip))
+            return prefetch(batches(split, photographs(split, augment(kind, seed, epoch, split.size)), pieces, skip))
         return batches(split, source, pieces, skip)
 
     def _epoch(self, indices: Indices) -> list[Indices]:
@@ -226,7 +225,7 @@ class TrainedPart(nn.Module):
     """A batch's inputs -> logits [n, classes].
 
     With `blocks` the inputs are those of the last so many blocks of the backbone, or for 0 of the head; with None
-    photographs for the whole network, uint8 [n, 300, 300, 3].
+    photographs for the whole network, uint8 [n, size, size, 3].
     """
 
     def __init__(self, network: Network, blocks: int | None, device: torch.device, training: Training) -> None:

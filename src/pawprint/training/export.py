@@ -2,7 +2,7 @@
 
     info = export(trained, data, lineage, Path("models/article_cnn"), logger)
 
-The ONNX graph takes uint8 [N, 300, 300, 3] RGB, so that no caller can get the normalization wrong, and gives
+The ONNX graph takes uint8 [N, size, size, 3] RGB, so that no caller can get the normalization wrong, and gives
 `probabilities` (softmax at the fitted temperature), `embedding` and `activation`. Its bytes depend on nothing
 but the weights: equal weights are equal files.
 """
@@ -98,6 +98,7 @@ def export(
             architecture=trained.params.candidate(trained.candidate).architecture,
             parameters=registry.parameters(trained.network),
             classes=data.classes,
+            size=preprocess.size,
             fit=preprocess.fit,
             quality=preprocess.quality,
             temperature=temperature,
@@ -126,9 +127,10 @@ def known_pictures(split: Split) -> dict[str, bytes]:
     return {f"{place}.jpg": image.encode(pixels) for place, pixels in enumerate(split.images(firsts))}
 
 
-def save_onnx(served: nn.Module, path: Path) -> None:
+def save_onnx(served: _Served, path: Path) -> None:
     """Write the graph: dynamic batch, pinned opset, nothing in it that tells where or when it was made."""
-    example = torch.zeros((2, image.SIZE, image.SIZE, 3), dtype=torch.uint8)
+    size = served.network.size
+    example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
     logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says at length that torchvision is not there
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecations inside torch and onnxscript
@@ -216,7 +218,7 @@ def strangers_typicality(graph: Path, params: Params, bank: ood.Bank) -> NDArray
     """Typicality [m] of the half of `refusal.strangers` that sets the threshold; None where it is not asked for."""
     if not params.refusal.stranger_costs:
         return None
-    pixels = strangers.read(Path(params.refusal.strangers), params.preprocess.fit, params.preprocess.quality, "tuned")
+    pixels = strangers.read(Path(params.refusal.strangers), params.preprocess, "tuned")
     return bank.typicality(*outputs(graph, lambda part: pixels[part], np.arange(len(pixels))))
 
 

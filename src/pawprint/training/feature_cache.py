@@ -76,7 +76,7 @@ class FeatureCache:
         self._dtype = np.float16 if half else np.float32
         key: dict[str, Any] = {
             "backbone": backbone,
-            "transform": [params.preprocess.fit, params.preprocess.quality, sha256(Path(image.__file__))],
+            "transform": [network.size, params.preprocess.fit, params.preprocess.quality, sha256(Path(image.__file__))],
             "execution": self.engine.execution,
             "part": [blocks, mirrored],
         }
@@ -187,12 +187,12 @@ def maps_shape(network: Network, blocks: int) -> tuple[int, ...]:
     """(c, h, w) of the input of the last `blocks` blocks."""
     device = next(network.parameters()).device
     with torch.inference_mode():
-        pixels = torch.zeros((1, image.SIZE, image.SIZE, 3), dtype=torch.uint8, device=device)
+        pixels = torch.zeros((1, network.size, network.size, 3), dtype=torch.uint8, device=device)
         return tuple(FrozenPart(network, blocks).eval()(pixels).shape[1:])
 
 
 class FrozenPart(nn.Module):
-    """uint8 [n, 300, 300, 3] -> features."""
+    """uint8 [n, size, size, 3] -> features."""
 
     def __init__(self, network: Network, blocks: int) -> None:
         super().__init__()
@@ -210,7 +210,7 @@ class Engine:
 
     _compiled: ClassVar[dict[object, Any]] = {}  # of the last part: a head's folds open its cache again
 
-    def __init__(self, frozen: nn.Module, shape: tuple[int, ...], params: Params, part: str = "") -> None:
+    def __init__(self, frozen: FrozenPart, shape: tuple[int, ...], params: Params, part: str = "") -> None:
         self.params, self.training, self.device = params, params.training, devices.resolve(params.training)
         self.frozen, self.shape = frozen.eval(), shape
         self.precision: Precision = "bf16" if params.training.precision == "bfloat16" else "f32"
@@ -231,12 +231,12 @@ class Engine:
             yield self.compute(split.images(chunk), mirrored)
 
     def compute(self, pixels: NDArray[np.uint8], mirrored: bool) -> Vectors:
-        """uint8 [n, 300, 300, 3] -> float32 [n, ...]."""
+        """uint8 [n, size, size, 3] -> float32 [n, ...]."""
         compute = self.by_openvino if self.device.type == "cpu" else self.by_torch
         return compute(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels)
 
     def by_torch(self, pixels: NDArray[np.uint8]) -> Vectors:
-        """uint8 [n, 300, 300, 3] -> float32 [n, ...]."""
+        """uint8 [n, size, size, 3] -> float32 [n, ...]."""
         # Always a full batch: kernels are chosen by shape, and with them the last bits.
         padded = np.zeros((CHUNK, *pixels.shape[1:]), np.uint8)
         padded[: len(pixels)] = pixels
@@ -246,7 +246,7 @@ class Engine:
         return values[: len(pixels)]
 
     def by_openvino(self, pixels: NDArray[np.uint8]) -> Vectors:
-        """uint8 [n, 300, 300, 3] -> float32 [n, ...]."""
+        """uint8 [n, size, size, 3] -> float32 [n, ...]."""
         features = np.empty((len(pixels), *self.shape), np.float32)
 
         def keep(request: Any, index: int) -> None:
@@ -266,7 +266,7 @@ class Engine:
         """OpenVINO's queue of requests, one a core."""
         import openvino
 
-        shape = [1, image.SIZE, image.SIZE, 3]
+        shape = [1, *2 * [self.frozen.network.size], 3]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the padding of a fixed size is rightly a constant
             example = torch.zeros(shape, dtype=torch.uint8)
@@ -280,7 +280,7 @@ class _OnNode:
     """The engine in a process of a cluster, where it must compute as on the machine that asks."""
 
     def __init__(
-        self, frozen: nn.Module, shape: tuple[int, ...], params: Params, name: str, execution: dict[str, str],
+        self, frozen: FrozenPart, shape: tuple[int, ...], params: Params, name: str, execution: dict[str, str],
         shards: Path, mirrored: bool,
     ) -> None:  # fmt: skip
         self.engine, self.shards, self.mirrored = Engine(frozen, shape, params, name), shards, mirrored
@@ -292,4 +292,4 @@ class _OnNode:
             )
 
     def __call__(self, places: Sequence[Place]) -> Vectors:
-        return self.engine.compute(read(self.shards, places), self.mirrored)
+        return self.engine.compute(read(self.shards, places, self.engine.frozen.network.size), self.mirrored)

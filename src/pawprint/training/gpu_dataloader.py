@@ -21,7 +21,7 @@ _YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312)) 
 
 
 def load(split: Split, device: torch.device) -> Tensor | None:
-    """The photographs as uint8 [n, 300, 300, 3] on the GPU; None on the CPU, or where they do not fit."""
+    """The photographs as uint8 [n, size, size, 3] on the GPU; None on the CPU, or where they do not fit."""
     if device.type != "cuda":
         return None
     one = split.images([0])

@@ -112,6 +112,6 @@ def warm(name: str, params: Params, data: PreparedDataset) -> None:
 def _create(name: str, params: Params, classes: int) -> Network:
     candidate = params.candidate(name)
     registry.check(params)
-    network = registry.create_model(candidate.architecture, classes)
+    network = registry.create_model(candidate.architecture, classes, params.preprocess.size)
     network.load_pretrained()
     return network

@@ -21,6 +21,7 @@ from pawprint.data.build import prepare
 from pawprint.data.class_folders import dataset
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.manifest import REJECTED, ManifestRow
+from pawprint.data.originals import prepared_as
 from pawprint.errors import PawprintError
 from photo_sources import unpacked
 
@@ -151,3 +152,14 @@ def test_any_number_of_rows_is_held_by_column(tmp_path: Path) -> None:
     assert list(parts[2]) == [row for row in rows if row.split == "test"]
     assert parts[1].hashes() == tuple(row.hash for row in rows if row.split == "validation")
     assert [row.hash for row in parts[0].at([5, 3])] == [parts[0][5].hash, parts[0][3].hash]
+
+
+def test_photographs_of_another_size_and_as_a_model_of_before_saw_them(folder: Path) -> None:
+    params, data = load_params(ROOT / "params.yaml"), folder.parent / "data"
+    how = params.preprocess.model_copy(update={"size": 224, "fit": "letterbox"})
+    prepare(dataset(data), data, folder.parent / "other", params.model_copy(update={"preprocess": how}))
+    before, now = (PreparedDataset.open(one).split("train") for one in (folder, folder.parent / "other"))
+    assert now.images([0, 3, 5]).shape == (3, 224, 224, 3)
+    again = prepared_as(now.only(now.hashes[:6]), params.preprocess, data)
+    assert (again.images([0, 3, 5]) == before.images([0, 3, 5])).all()
+    assert again.images([]).shape == (0, 300, 300, 3)

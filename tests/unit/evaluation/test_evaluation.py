@@ -13,6 +13,7 @@ import pytest
 from PIL import Image
 from scipy import stats
 
+from pawprint.config import Preprocess
 from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.data.origins import Origin, Origins
 from pawprint.data.origins import write as write_origins
@@ -261,13 +262,13 @@ def test_a_folder_of_strangers_is_read_whatever_lies_in_it(tmp_path: Path) -> No
     for name, shade in (("a.png", 10), ("b.jpg", 90), ("c.png", 10)):
         Image.new("RGB", (64, 48), (shade, 0, 0)).save(tmp_path / name)
     (tmp_path / "d.jpg").write_text("no photograph")
-    assert strangers.read(tmp_path, "squash", 95, "all").shape == (2, 300, 300, 3)  # the same file twice is one
+    assert strangers.read(tmp_path, Preprocess(), "all").shape == (2, 300, 300, 3)  # the same file twice is one
     with pytest.raises(PawprintError, match="which is no folder"):
-        strangers.read(tmp_path / "nowhere", "squash", 95, "all")
+        strangers.read(tmp_path / "nowhere", Preprocess(), "all")
     (tmp_path / "empty").mkdir()
     (tmp_path / "empty" / "x.jpg").write_text("no photograph")
     with pytest.raises(PawprintError, match="no photograph that can be read"):
-        strangers.read(tmp_path / "empty", "squash", 95, "all")
+        strangers.read(tmp_path / "empty", Preprocess(), "all")
 
 
 def test_drawn_shapes_are_the_same_from_the_same_seed_and_no_two_are_alike() -> None:

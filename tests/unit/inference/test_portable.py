@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 from typer.testing import CliRunner
 
+from odd_pictures import saved, scene
 from pawprint import image
 from pawprint.cli.main import app
 from pawprint.errors import PawprintError
@@ -19,6 +20,7 @@ from pawprint.inference import portable
 from pawprint.inference.classifier import Classifier
 from pawprint.inference.ood import Bank
 from pawprint.lineage import sha256
+from toy import build_toy_model
 
 
 @pytest.fixture
@@ -30,8 +32,9 @@ def photographs(tmp_path: Path, pictures: dict[str, bytes]) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("target", ["onnx", "openvino"])
-def test_an_export_answers_without_pawprint(target: str, toy_model: Path, photographs: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("target", "size"), [("onnx", 224), ("openvino", 300)])
+def test_an_export_answers_without_pawprint(target: str, size: int, photographs: Path, tmp_path: Path) -> None:
+    toy_model = build_toy_model(tmp_path / "toy", size=size)
     out = tmp_path / "out"
     found = CliRunner().invoke(
         app, ["export", str(toy_model), str(out), "--to", target, "--pictures", str(photographs)]
@@ -62,6 +65,19 @@ def test_a_difference_is_noticed(toy_model: Path, photographs: Path, tmp_path: P
     report = portable.check_program(tmp_path / "out")
     assert report.different == ("2.jpg",)
     assert report.difference > 0.9
+
+
+def test_what_no_browser_reads_is_no_test_picture_of_a_page(toy_model: Path, tmp_path: Path) -> None:
+    tiff = saved(scene(1), "TIFF")
+    with pytest.raises(PawprintError, match="can be read"):
+        portable.export(toy_model, "web", tmp_path / "out", {"a.tif": tiff, "b.jpg": b"no photograph"})
+
+
+def test_a_file_that_is_not_there_is_named(toy_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(PawprintError, match=r"nowhere\.jpg cannot be read"):
+        portable.test_pictures(toy_model, tmp_path, [tmp_path / "nowhere.jpg"], 12)
+    with pytest.raises(PawprintError, match=r"nowhere\.tgz cannot be read"):
+        portable.web_runtime(tmp_path / "nowhere.tgz")
 
 
 def test_it_writes_over_nothing(toy_model: Path, pictures: dict[str, bytes], tmp_path: Path) -> None:

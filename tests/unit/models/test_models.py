@@ -1,12 +1,14 @@
 """Architectures: the arithmetic of convolution by hand, shapes, parameter counts, what `describe` prints."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
 from pawprint.errors import PawprintError
-from pawprint.models import registry
+from pawprint.models import registry, weights
 from pawprint.models.article_cnn import ArticleCNN
 from pawprint.models.efficientnet_lite import EfficientNetLite0, SameConv2d
 
@@ -93,6 +95,27 @@ def test_outputs_have_their_shapes(name: str, classes: int) -> None:
     assert embedding.ndim == 2 and len(embedding) == 3
     assert activation.shape[:2] == (3, 1 if classes == 2 else classes)
     torch.testing.assert_close(again, logits)
+
+
+@pytest.mark.parametrize("name", sorted(registry.ARCHITECTURES))
+@pytest.mark.parametrize("size", [224, 512])
+def test_photographs_of_another_size(name: str, size: int) -> None:
+    network = registry.create_model(name, 2, size).eval()
+    pixels = torch.randint(0, 256, (1, size, size, 3), dtype=torch.uint8)
+    with torch.inference_mode():
+        outputs = network.outputs(network.normalise(pixels))
+    assert network.size == size
+    assert (*outputs.logits.shape, *outputs.embedding.shape) == (1, 2, 1, network.features)
+    assert outputs.activation.shape[:2] == (1, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("torchvision/resnet50", "models search resnet50*tv_in"), ("hf/google/vit", "--file")]
+)
+def test_names_of_other_sources_say_what_to_write(name: str, remedy: str) -> None:
+    for use in (registry.create_model, weights.add, weights.read):
+        with pytest.raises(PawprintError, match=re.escape(remedy)):
+            use(name)
 
 
 def test_one_output_is_the_log_odds_of_the_second_class() -> None:

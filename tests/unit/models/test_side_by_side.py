@@ -25,8 +25,8 @@ class Coarse(PooledNetwork):
 
     mean, scale = 100.0, 50.0
 
-    def __init__(self, classes: int) -> None:
-        super().__init__(classes, features=3)
+    def __init__(self, classes: int, size: int = 300) -> None:
+        super().__init__(classes, 3, size)
 
     def forward_features(self, inputs: Tensor) -> Tensor:
         return torch.nn.functional.avg_pool2d(inputs, 75)

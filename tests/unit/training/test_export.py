@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file
 
-from pawprint.config import Refusal
+from pawprint.config import Preprocess, Refusal
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.inference import ood, selftest, strangers
@@ -215,8 +215,8 @@ def test_strangers_set_the_threshold_where_that_is_asked_for(
     _, still = exported("measured", strangers=str(folder))
     assert still == by_share  # they are measured, and set nothing
     dear, by_cost = exported("dear", strangers=str(folder), stranger_costs=100.0)
-    untouched = strangers.read(folder, "squash", 95, "untouched")
-    tuned = strangers.read(folder, "squash", 95, "tuned")
+    untouched = strangers.read(folder, Preprocess(), "untouched")
+    tuned = strangers.read(folder, Preprocess(), "tuned")
     assert len(tuned) + len(untouched) == 30
     assert not {one.tobytes() for one in tuned} & {one.tobytes() for one in untouched}
     similarity = Classifier(dear).predict(tuned).knn_similarity

@@ -43,7 +43,7 @@ def load() -> Run:
 
 def classify(run: Run, data: bytes) -> dict[str, Any]:
     """A picture's bytes -> label, refusal, probabilities, typicality. image.BadImage where it is no picture."""
-    pixels = image.load(data, ABOUT["fit"], ABOUT["quality"])
+    pixels = image.load(data, ABOUT["fit"], ABOUT["quality"], size=ABOUT["size"])
     probabilities, typicality = (np.asarray(one)[0] for one in run(pixels[None]))
     refusal = ""
     if typicality < ABOUT["ood_threshold"]:
