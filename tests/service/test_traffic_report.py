@@ -8,6 +8,8 @@ import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import httpx
 import mlflow
@@ -19,6 +21,7 @@ from pawprint import image
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.lineage import sha256
+from pawprint.serving import report
 from pawprint.serving.report import summarize
 from service_process import serving
 
@@ -120,3 +123,11 @@ def test_no_log_is_one_sentence(toy_model: Path, tmp_path: Path) -> None:
     (tmp_path / "other.db").write_text("no database" * 100)
     with pytest.raises(PawprintError, match="cannot be read as a traffic log"):
         summarize(tmp_path / "other.db", toy_model, 0, 1)
+
+
+def test_the_plots_take_any_class_s_name(recwarn: pytest.WarningsRecorder) -> None:
+    value = np.array([0.1, 0.5, 0.9])
+    labels = ["$a_$", "50 % {x", "\U00012000"]
+    drawn = SimpleNamespace(labels=labels, times=value, confidence=value, typicality=value, threshold=0.2)
+    assert report._plots(cast(Any, drawn)).startswith("data:image/png;base64,")
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]

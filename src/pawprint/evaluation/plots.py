@@ -3,7 +3,9 @@
 plots.confusion(report.test, classes, Path("confusion.png"))
 """
 
+import functools
 import json
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +27,7 @@ from pawprint.evaluation.metrics import Evaluation, Scores
 from pawprint.files import new_file
 from pawprint.inference import cam
 from pawprint.inference.classifier import Classifier
+from pawprint.progress import say
 
 mpl.use("Agg")
 mpl.rcParams["text.parse_math"] = False  # a class may have a `$` in its name
@@ -291,5 +294,13 @@ class _Sheet:
 
 
 def _save(canvas: Canvas, path: Path) -> None:
-    with new_file(path) as partial:  # no version inside: equal figures, equal bytes
+    # no version inside: equal figures, equal bytes
+    with new_file(path) as partial, warnings.catch_warnings(record=True) as caught:
         canvas.savefig(partial, format=path.suffix[1:], dpi=110, metadata={"Software": None})
+    if any("missing from font" in str(one.message) for one in caught):
+        _say_boxes()
+
+
+@functools.cache  # once a process
+def _say_boxes() -> None:
+    say("  no font here has all letters of the classes' names: plots show boxes (Noto Sans CJK has most)")

@@ -7,6 +7,7 @@ Path("traffic.html").write_text(page(report))
 import base64
 import io
 import json
+import warnings
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -145,7 +146,8 @@ def _plots(report: Report) -> str:
     volume.hist(hours, bins=40)
     volume.set(title="predictions, by hours before the last one")
     counts = sorted(Counter(report.labels).items())
-    classes.bar([name for name, _ in counts], [count for _, count in counts])
+    classes.bar(range(len(counts)), [count for _, count in counts])
+    classes.set_xticks(range(len(counts)), [name for name, _ in counts], parse_math=False)  # a name may have a `$`
     classes.set(title="predictions by label")
     sure.hist(report.confidence, bins=20)
     sure.set(title="probability of the most likely class")
@@ -153,5 +155,6 @@ def _plots(report: Report) -> str:
     similar.axvline(report.threshold, color="black", linestyle="--")
     similar.set(title="typicality (left of the line: unknown)")
     buffer = io.BytesIO()
-    canvas.savefig(buffer, format="png", dpi=110)
+    with warnings.catch_warnings(action="ignore"):  # letters that no font here has are boxes
+        canvas.savefig(buffer, format="png", dpi=110)
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()

@@ -494,3 +494,14 @@ def test_a_long_class_name_leaves_room_for_the_curves(
     plots.roc_and_precision(found, tmp_path / "roc.png")
     plots.confusion(measure(found), names, tmp_path / "confusion.png")
     assert min(widths) > 0.3
+
+
+def test_letters_that_no_font_has_are_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], recwarn: pytest.WarningsRecorder
+) -> None:
+    found = replace(scores([True, False] * 10), classes=("\U00012000", "$a_$"))
+    plots._say_boxes.cache_clear()
+    for name in ("one.png", "two.png"):
+        plots.confusion(measure(found), found.classes, tmp_path / name)
+    assert capsys.readouterr().out.count("plots show boxes") == 1
+    assert not [one for one in recwarn if "Glyph" in str(one.message)]
