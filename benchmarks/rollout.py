@@ -8,7 +8,7 @@ differs from a cluster: time is shorter (`--speed`, `--pause-speed`), and nothin
                 seconds from the last step until every process answers with one digest
     slow        a version that takes 200 ms more: intervals until it is taken back
     errors      a version whose answers are 5xx in 2 % of the cases: likewise
-    refusals    a version that calls a third of what came `unknown`: likewise
+    refusals    a version that calls everything `unknown`: likewise
 """
 
 import argparse
@@ -16,6 +16,7 @@ import asyncio
 import json
 import math
 import re
+import signal
 import socket
 import subprocess
 import sys
@@ -166,10 +167,10 @@ class Place:
         names = [f"pawprint-{version}-{self.started + number}" for number in range(count - len(pods))]
         self.started += len(names)
         with ThreadPoolExecutor(2) as starting:  # more take each other's cores
-            pods += starting.map(lambda name: self._start(name, model, fault), names)
+            list(starting.map(lambda name: self._start(name, version, model, fault), names))
         self.tell_prometheus()
 
-    def _start(self, name: str, model: Path, fault: str) -> Pod:
+    def _start(self, name: str, version: str, model: Path, fault: str) -> None:
         """A process, ready, and known to HAProxy with a weight of 0."""
         home = self.folder / name
         home.mkdir()
@@ -184,7 +185,7 @@ class Place:
         self.haproxy(f"add server service/{name} {pod.address} check inter 1s weight 0")
         self.haproxy(f"enable health service/{name}")
         self.haproxy(f"enable server service/{name}")
-        return pod
+        self.pods[version].append(pod)
 
     def weigh(self, stable: str, canary: str, weight: int) -> None:
         """`weight` % of the requests to `canary`, the rest to `stable`."""
@@ -312,7 +313,7 @@ class Clients(Thread):
         started = time.monotonic()
         try:
             answer = await client.post("/predict", content=picture)
-            status, version = answer.status_code, answer.headers.get("x-pawprint-model", " ").split()[0]
+            status, version = answer.status_code, answer.headers.get("x-pawprint-model", "none").split()[0]
         except httpx.HTTPError:
             status, version = 0, ""
         self.seen.append((started, status, version, time.monotonic() - started))
@@ -346,7 +347,8 @@ def roll_out(
         if reason:
             place.weigh(stable, canary, 0)
             place.stop(canary)
-            return {"taken_back": reason, "intervals": analysis.measured}
+            measured = len(analysis.values[reason.partition(":")[0]])
+            return {"taken_back": reason, "intervals": analysis.measured, "measured": measured}
         time.sleep(max(0, until - time.monotonic()))
         shares[str(weight)] = clients.shares(weighed, time.monotonic()).get(version, 0)
     promoted = time.monotonic()
@@ -392,6 +394,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=150, help="requests a second")
     parser.add_argument("--requests", type=int, default=10_000, help="over which the share of 10 %% is counted")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # so that the processes end too
     results: dict[str, Any] = {}
     with tempfile.TemporaryDirectory(prefix="pawprint-rollout-") as scratch, place(Path(scratch), 2) as found:
         old = build_toy_model(found.folder / "old", "1")
@@ -406,7 +409,7 @@ def main() -> None:
                 canary, fault = str(number), "" if part == "good" else part
                 model = build_toy_model(found.folder / f"model{number}", canary, scale=50 - number)
                 if part == "refusals":
-                    refuse_more(model)
+                    refuse_all(model)
                 if part == "good":
                     results["share_of_10"] = measure_share(found, clients, stable, canary, model, given.requests)
                 done = roll_out(found, clients, stable, canary, model, given.speed, given.pause_speed, fault)
@@ -421,10 +424,10 @@ def main() -> None:
     print(json.dumps(results, indent=1))
 
 
-def refuse_more(model: Path) -> None:
-    """Change its threshold so that more than every third picture is `unknown` to it."""
+def refuse_all(model: Path) -> None:
+    """Change its threshold so that every picture is `unknown` to it."""
     info = ModelInfo.read(model)
-    (model / "model.json").write_text(info.model_copy(update={"ood_threshold": 0.99999}).model_dump_json())
+    (model / "model.json").write_text(info.model_copy(update={"ood_threshold": 1.1}).model_dump_json())
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import random
+import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,12 +22,15 @@ from typer.testing import CliRunner
 from pawprint.cli.main import app
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
+from pawprint.lineage import Champion
 from pawprint.provenance import erase as erasing
+from pawprint.review.harvest import Mix, harvest_logs
 from pawprint.serving import segments, traffic
+from pawprint.serving.kept import PictureStore
 from pawprint.serving.report import summarize
 from pawprint.serving.traffic import Record, TrafficLog
 from s3_server import s3
-from service_process import serving
+from service_process import ROOT, serving
 from toy import prediction
 
 TESTS = str(Path(__file__).parents[1])
@@ -131,6 +135,25 @@ def test_a_segment_whose_upload_was_cut_off_is_passed_over(
     segment.with_name("torn.parquet").write_bytes(segment.read_bytes()[:-100])
     assert right_labels(str(to)) == {id: "dog"}
     assert "torn.parquet is not whole" in "".join(capsys.readouterr())
+
+
+def test_harvest_takes_pictures_of_what_is_in_segments(
+    tmp_path: Path, pictures: dict[str, bytes], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PAWPRINT_TRAFFIC", str(tmp_path))
+    monkeypatch.setenv("PAWPRINT_SEGMENTS", str(tmp_path / "segments"))
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    (tmp_path / "champion").mkdir()
+    champion = Champion(
+        model="toy", version="1", run_id="", candidate="", model_digest=DIGEST, dataset="toy", metrics={}
+    )
+    (tmp_path / "champion" / "champion.json").write_text(champion.model_dump_json())
+    log, id = TrafficLog(tmp_path / "toy.db", 100, PictureStore(tmp_path / "pictures", 30, 10)), uuid.uuid4().hex
+    log.add(Record.of(prediction(id), time.time(), "0" * 64, np.ones(4, np.float32)), pictures["red"])
+    asyncio.run(log.feedback(id, "dog"))
+    log.close()
+    assert segments.ship(log.path, str(tmp_path / "segments"), "one") == 1
+    assert harvest_logs(tmp_path, Mix(), days=0) == {"feedback": 1}
 
 
 WRITER = f"""

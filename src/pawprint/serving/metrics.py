@@ -3,6 +3,8 @@
 from prometheus_client import Counter, Gauge, Histogram
 
 REQUESTS = Counter("pawprint_requests_total", "Requests; status 0: the client hung up", ["method", "path", "status"])
+for _status in ("500", "503", "504"):  # there from the start: Prometheus does not see the rise of a series that is new
+    REQUESTS.labels("POST", "/predict", _status)
 SECONDS = Histogram(
     "pawprint_request_seconds",
     "A request from its first byte to the last of its response",

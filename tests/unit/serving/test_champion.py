@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from pawprint.errors import PawprintError
-from pawprint.serving.champion import model_folder, serving_params
+from pawprint.serving.champion import challenger_folder, model_folder, serving_params
 
 
 def test_the_first_model_folder_that_exists_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -19,6 +19,16 @@ def test_the_first_model_folder_that_exists_is_served(tmp_path: Path, monkeypatc
     monkeypatch.setenv("PAWPRINT_MODEL", str(tmp_path / "nowhere"))
     with pytest.raises(PawprintError, match="is not a folder"):
         model_folder()
+
+
+def test_a_gateway_switches_the_challenger_off(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "challenger").mkdir()
+    monkeypatch.setenv("PAWPRINT_CHALLENGER", str(tmp_path / "challenger"))
+    assert challenger_folder() == tmp_path / "challenger"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "off").mkdir()
+    monkeypatch.setenv("PAWPRINT_CHALLENGER", "off")
+    assert challenger_folder() is None
 
 
 def test_the_environment_adds_tokens_and_a_token_itself_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
