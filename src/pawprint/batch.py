@@ -318,12 +318,16 @@ def _inventory(where: str) -> Iterator[Picture]:
         if "key" not in table.schema_arrow.names:
             raise PawprintError(f"{where} has no column `key`, but {', '.join(table.schema_arrow.names)}. Rename one.")
         columns = [name for name in ("key", "etag") if name in table.schema_arrow.names]
+        systems: dict[str, Any] = {}
         for batch in table.iter_batches(CHUNK, columns=columns):
             for row in batch.to_pylist():
                 key = str(row["key"])
                 full = key if "://" in key or key.startswith("/") or not beside else f"{beside}/{key}"
-                system, path = _system(full)
-                yield Picture(key, str(row.get("etag") or ""), _reader(system, path))
+                kind = full.partition("://")[0] if "://" in full else "file"
+                if kind not in systems:
+                    systems[kind] = _system(full)[0]
+                system = systems[kind]
+                yield Picture(key, str(row.get("etag") or ""), _reader(system, system._strip_protocol(full)))
 
 
 def _reader(system: Any, path: str) -> Callable[[], bytes]:

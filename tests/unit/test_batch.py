@@ -205,6 +205,30 @@ def killed_until_done(folder: Path, model: Path, out: Path, kills: int) -> None:
     assert process.returncode == 0
 
 
+def test_ctrl_c_ends_with_how_to_go_on_and_what_is_done_stays(folder: Path, toy_model: Path, tmp_path: Path) -> None:
+    for number in range(1500):
+        path = tmp_path / "source" / f"{number:04}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        path.hardlink_to(folder / "a" / "00.jpg")
+    code = "from pawprint import batch; batch.CHUNK = 3; from pawprint.cli.main import app; app()"
+    out, words = tmp_path / "out", ["batch", str(tmp_path / "source"), str(tmp_path / "out"), "--model", str(toy_model)]
+    command = [sys.executable, "-c", code, *words]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    while not list(out.glob("*.parquet")):
+        assert process.poll() is None
+        time.sleep(0.01)
+    process.send_signal(signal.SIGINT)
+    said, _ = process.communicate(timeout=60)
+    assert process.returncode == 130, said
+    assert "the same command goes on from there" in said
+    assert "Traceback" not in said
+    done = len(list(out.glob("*.parquet")))
+    assert 0 < done < 500
+    assert not (out / batch.MANIFEST).exists()
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert f"{3 * done:,} of them predicted before" in said
+
+
 @pytest.mark.parametrize("kills", [2, pytest.param(20, marks=pytest.mark.slow)])
 def test_kills_neither_lose_nor_double_a_picture(folder: Path, toy_model: Path, tmp_path: Path, kills: int) -> None:
     killed_until_done(folder, toy_model, tmp_path / "out", kills)
