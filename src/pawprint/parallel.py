@@ -210,19 +210,23 @@ def together(
         # A thread that does not keep the command from ending: Ctrl-C is for the loop below.
         ended: Future[Any] = Future()
         threading.Thread(target=_into, args=(ended, trainer.fit), daemon=True).start()
+        outcome: dict[str, Any] = {}
         while True:
-            over = ended.done()
+            over = ended.done()  # asked before the messages are taken, so that none is left behind
             for kind, message in ray.get(messages.take.remote()):
-                if kind == "error":
-                    raise message
-                if kind == "result":
-                    return cast(Result, message)
-                received(message)
+                if kind == "message":
+                    received(message)
+                else:
+                    outcome.setdefault(kind, message)
             if over:
-                raise PawprintError(
-                    f"The training on the cluster failed: {ended.exception()}. Run it again: it resumes."
-                )
+                break
             wait([ended], 0.5)
+        if "error" in outcome:
+            raise outcome["error"]
+        if "result" not in outcome:
+            reason = str(ended.exception()).strip().partition("\n")[0]
+            raise PawprintError(f"The training on the cluster failed ({reason}). The same command resumes it.")
+        return cast(Result, outcome["result"])
     finally:
         shutil.rmtree(folder, ignore_errors=True)
 
