@@ -5,11 +5,13 @@
 One service meets all attacks, one after the other. Each is sent by eight clients at once, again and again, beside one
 client that sends a good photograph. Prints Markdown: the answers to the attack, the memory of all processes of the
 service at its peak and after a rest, the good client's longest wait, and the time after the attack until it waits no
-longer than before; then the memory before the first attack and after the last. Writes benchmarks/results/attacks.json.
+longer than before; then the memory before the first attack, where the service has had ordinary load, and after the last.
+Writes benchmarks/results/attacks.json.
 """
 
 import argparse
 import contextlib
+import io
 import json
 import os
 import socket
@@ -19,15 +21,16 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
-import psutil
+from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from hostile import ATTACKS, photograph, raw
+from hostile import ATTACKS, photograph, raw, saved
 from pawprint.evaluation.summary import machine
-from service_process import processes, serving
+from service_process import resident, serving
 
 HERE = Path(__file__).resolve().parent
 CLIENTS = 8
@@ -71,13 +74,15 @@ SENDERS: dict[str, tuple[int, Callable[[int], str]]] = {  # clients, what each d
 }
 
 
-def resident(url: str) -> float:
-    """MB of all processes of the service; what they share counts once (proportional set size)."""
-    total = 0
-    for process in processes(url):
-        with contextlib.suppress(psutil.Error):
-            total += process.memory_full_info().pss
-    return total / 2**20
+def ordinary(url: str) -> None:
+    """400 good photographs of several formats and sizes, by 16 clients, and pages: memory "before" is what is left then."""
+    with Image.open(io.BytesIO(photograph())) as picture:
+        shapes = ((640, "JPEG"), (1600, "JPEG"), (3000, "JPEG"), (1024, "PNG"), (1024, "WEBP"), (1024, "AVIF"))
+        photographs = [saved(picture.resize((width, width * 3 // 4)), format) for width, format in shapes]
+    with httpx.Client(timeout=120) as client, ThreadPoolExecutor(16) as pool:
+        list(pool.map(lambda number: client.post(f"{url}/predict", content=photographs[number % 6]), range(400)))
+        for path in ("/", "/docs", "/swagger-ui-bundle.js", "/metrics", "/model") * 4:
+            client.get(url + path)
 
 
 def attack(url: str, sender: Callable[[int], str], good: bytes, seconds: float, rest: float, clients: int) -> dict:
@@ -153,9 +158,7 @@ def main() -> None:
         }  # fmt: skip
         python = str(checkout / ".venv" / "bin" / "python")
         with serving(Path(scratch) / "log", env, python=python, cwd=checkout) as (url, _):
-            with httpx.Client(timeout=120) as client:
-                for _ in range(100):
-                    client.post(f"{url}/predict", content=good)
+            ordinary(url)
             time.sleep(20)
             start = resident(url)
             for name, (clients, sender) in every.items():

@@ -17,9 +17,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 import mutations
-from attacks import resident
+from attacks import ordinary
 from pawprint.evaluation.summary import machine
-from service_process import serving
+from service_process import resident, serving
 
 SLOW = 5  # seconds
 
@@ -68,7 +68,7 @@ def main() -> None:
         env = {"PAWPRINT_MODEL": str(options.model.resolve()), "PAWPRINT_TRAFFIC": scratch}
         with serving(Path(scratch) / "log", env) as (url, _):
             port = int(url.rpartition(":")[2])
-            asyncio.run(send_all(port, requests[:200], options.clients))
+            ordinary(url)
             time.sleep(20)
             before = resident(url)
             seen = asyncio.run(send_all(port, requests, options.clients))

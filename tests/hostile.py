@@ -137,5 +137,6 @@ ATTACKS: dict[str, Callable[[], bytes]] = {
     "pipelined pictures, forms and pages": lambda: (
         raw(photograph()) + b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + form(b"--x--\r\n")
     ) * 10,
+    "70,000 pipelined requests in 2 MB": lambda: b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" * 70_000,
     "uploads of 20 MB": lambda: raw(b"\xff\xd8\xff" + bytes(20 * 2**20 - 100)),
 }  # fmt: skip

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import httpx
@@ -77,6 +77,15 @@ def processes(url: str) -> list[psutil.Process]:
     port = url.rpartition(":")[2]
     parent = next(p for p in psutil.process_iter(["cmdline"]) if {"serve", port} <= set(p.info["cmdline"] or ()))
     return [parent, *parent.children(True)]
+
+
+def resident(url: str) -> float:
+    """MB of all processes of the service; what they share counts once (proportional set size)."""
+    total = 0
+    for process in processes(url):
+        with suppress(psutil.Error):
+            total += process.memory_full_info().pss
+    return total / 2**20
 
 
 def metric(url: str, name: str) -> float:

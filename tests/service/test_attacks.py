@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import hostile
-from service_process import checkout, metric, processes, serving
+from service_process import checkout, metric, processes, resident, serving
 
 
 def answer(url: str, request: bytes) -> bytes:
@@ -112,6 +112,32 @@ def test_what_takes_too_long_is_ended_and_the_next_is_answered(service: str, pic
     for gauge in ("pawprint_queue", "pawprint_in_flight"):
         assert metric(service, gauge) == 0
     assert metric(service, "pawprint_bodies_bytes") == before == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="proportional set sizes are Linux's")
+def test_memory_is_given_back(service: str) -> None:
+    """Large bodies that no decoder can read, in its processes, and clients that ask for pages and go unread."""
+    png, large = io.BytesIO(), b"BM" + bytes(18 * 2**20)
+    Image.new("RGB", (400, 300), (220, 40, 40)).save(png, "PNG")
+
+    def together(content: bytes) -> set[int]:
+        with ThreadPoolExecutor(4) as pool:
+            send = lambda _: httpx.post(f"{service}/predict", content=content, timeout=60).status_code  # noqa: E731
+            return set(pool.map(send, range(8)))
+
+    assert together(png.getvalue()) == {200}
+    before = resident(service)
+    assert 200 not in together(large)
+    with contextlib.ExitStack() as unread:
+        for _ in range(100):
+            address = urlsplit(service)
+            client = unread.enter_context(socket.create_connection((address.hostname, address.port), timeout=30))
+            client.sendall(b"GET /swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n\r\n" * 30)
+        assert together(png.getvalue()) == {200}
+    end = time.monotonic() + 60
+    while (after := resident(service)) > 1.1 * before:
+        assert time.monotonic() < end, (before, after)
+        time.sleep(0.5)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="127.0.0.2 is an address of its own on Linux")

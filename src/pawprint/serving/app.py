@@ -8,9 +8,12 @@ writes the OpenAPI.
 
 import asyncio
 import base64
+import functools
+import gc
 import logging
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +25,8 @@ from pydantic import ValidationError
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
+from starlette.routing import request_response
 
 from pawprint.config import UNKNOWN, Serving
 from pawprint.errors import PawprintError
@@ -69,6 +73,10 @@ logger = logging.getLogger(__name__)
 
 class DirectRoute(APIRoute):
     """Authorizes a request for the scope of its security dependency, and calls the endpoint with it."""
+
+    def __init__(self, *args: Any, **options: Any) -> None:
+        super().__init__(*args, **options)
+        self.app = request_response(self.get_route_handler())  # Starlette's: FastAPI's keeps stacks of dependencies
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         """The handler that FastAPI calls with each request."""
@@ -120,6 +128,10 @@ class AppState:
         for each, serves in ((before, 0), (engine, 1)):
             if each:
                 metrics.MODEL.labels(each.name.name, each.name.version, each.name.digest).set(serves)
+        # What is there now stays; without it a search for cycles is quick, and what an attack leaves goes soon.
+        gc.unfreeze()
+        gc.collect()
+        gc.freeze()
 
     async def answer(self, data: bytes) -> tuple[Engine, Result]:
         """(the model that answered, its answer). Raises BadImage."""
@@ -303,7 +315,13 @@ async def reload(request: Request) -> Response:
 async def _page(request: Request) -> Response:
     path = request.url.path
     headers = PAGE_HEADERS | ({"Content-Security-Policy": DOCS_POLICY} if path == "/docs" else {})
-    return FileResponse(PAGE_FILES[path], headers=headers)
+    return Response(_content(PAGE_FILES[path]), headers=headers, media_type=guess_type(PAGE_FILES[path])[0])
+
+
+@functools.cache
+def _content(file: Path) -> bytes:
+    """Read once, and the same bytes for all: a client that does not read holds no copy and no thread."""
+    return file.read_bytes()
 
 
 async def _bad_image(_: Request, error: Exception) -> Response:
@@ -341,7 +359,7 @@ def create_app(params: Serving) -> FastAPI:
         },
     )  # fmt: skip
     app.state.service = AppState(params)
-    app.include_router(router)
+    app.router.routes.extend(router.routes)  # an included router is looked through anew for each request
     for path in PAGE_FILES:
         app.add_route(path, _page, methods=["GET"])
     documentation.add_probes(app)

@@ -9,6 +9,7 @@ crashes ends a process and not the service (docs/decisions/decoding.md).
 """
 
 import ctypes
+import gc
 import json
 import os
 import signal
@@ -158,7 +159,11 @@ class Decoders:
         return reply[1:], time.monotonic() - started
 
     def _start(self) -> None:
-        self._put(_Process())
+        """One more where few are idle: pictures that ended theirs may have waited for others meanwhile."""
+        with self._lock:
+            enough = len(self._idle) >= _WARM
+        if not enough:
+            self._put(_Process())
 
     def _put(self, process: "_Process") -> None:
         process.used = time.monotonic()
@@ -166,7 +171,7 @@ class Decoders:
             self._idle.append(process)
 
     def _tidy(self) -> None:
-        """Give back what a rush has left: idle processes but the warm ones, and the memory that malloc keeps."""
+        """Give back what a rush has left: idle processes but the warm ones, cycles of references, what malloc keeps."""
         trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
         while not self._closing.wait(_TIDY):
             with self._lock:
@@ -175,6 +180,7 @@ class Decoders:
                 self._idle = [each for each in self._idle if each not in surplus]
             for process in surplus:
                 process.end()
+            gc.collect()
             if trim:
                 trim(0)
 

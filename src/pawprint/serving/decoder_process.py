@@ -12,6 +12,7 @@ import signal
 import struct
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -45,18 +46,23 @@ def serve(pipe: Connection) -> None:
     pipe.send_bytes(DONE)
     os.nice(_NICE)  # from here on: the start is awaited
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng and libtiff write a line about every oddity
-    while True:
-        try:
-            seconds, memory, max_pixels, quality, size, fit = HEAD.unpack(pipe.recv_bytes())
-            data = pipe.recv_bytes()
-        except EOFError:
-            return
-        if used:
-            resource.setrlimit(resource.RLIMIT_AS, (used + memory + _SLACK, resource.RLIM_INFINITY))
-        signal.setitimer(signal.ITIMER_PROF, seconds)  # at its end the kernel ends the process
-        reply = _reply(partial(_pack, data, FITS[fit], quality, max_pixels, size))
-        signal.setitimer(signal.ITIMER_PROF, 0)
-        pipe.send_bytes(reply)
+    with suppress(EOFError):
+        while True:
+            _answer(pipe, used)
+
+
+def _answer(pipe: Connection, used: int) -> None:
+    """One picture; nothing of it is held while the next is awaited. EOFError where the pipe is closed."""
+    import resource
+
+    seconds, memory, max_pixels, quality, size, fit = HEAD.unpack(pipe.recv_bytes())
+    data = pipe.recv_bytes()
+    if used:
+        resource.setrlimit(resource.RLIMIT_AS, (used + memory + _SLACK, resource.RLIM_INFINITY))
+    signal.setitimer(signal.ITIMER_PROF, seconds)  # at its end the kernel ends the process
+    reply = _reply(partial(_pack, data, FITS[fit], quality, max_pixels, size))
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    pipe.send_bytes(reply)
 
 
 def _pack(data: bytes, fit: image.Fit, quality: int, max_pixels: int, size: int) -> bytes:

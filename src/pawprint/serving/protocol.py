@@ -8,18 +8,20 @@ enters the class into uvicorn's table of protocols.
 import asyncio
 import os
 import uuid
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import uvicorn.config
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from pawprint.serving import metrics
 from pawprint.serving.access_log import SECURITY_HEADERS
 from pawprint.serving.schema import Problem
 
 _MAX_BYTES, _MAX_LINES = 64 * 1024, 100  # of a request's headers and trailers together
+_PARSED = 32 * 1024  # bytes that are parsed before the limits are looked at; a thousand requests of 30 bytes take 10 ms
 _FRAME = 16  # bytes that frame a chunk of a body
 _CHUNKS, _CHUNK = 10_000, 256  # small chunks of a body, bytes from which on one is not small: each chunk is a call
+_PIPELINED = 10  # requests that wait behind one that is answered: one of 30 bytes takes 4 kB
 _CONNECTIONS = 1000  # each may hold some 300 kB of a request that waits
 _FILES = 4096  # open ones: connections that are accepted before the first is closed, pipes, the log
 _AFTER = 2  # seconds that the body's own limit comes before the connection's
@@ -38,6 +40,8 @@ class LimitedProtocol(HttpToolsProtocol):
     _waiting: ClassVar[dict[HttpToolsProtocol, None]] = {}  # those whose client has to act, the longest silent first
     _deadline: asyncio.TimerHandle | None = None
     _unread: asyncio.TimerHandle | None = None
+    _answered: RequestResponseCycle | None = None  # the request that is answered; `cycle` is the last that has come
+    _ignoring = False  # what comes after too many requests
     _lines = _bytes = 0  # of headers, trailers and what frames a body's chunks, since the request began
     _small: float = 0  # chunks less those that the body's size allows
 
@@ -51,11 +55,15 @@ class LimitedProtocol(HttpToolsProtocol):
             next(iter(self._waiting)).transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """A line without an end is counted here: the parser keeps it until it ends."""
-        self._bytes += len(data)
-        super().data_received(data)
-        if self._bytes > _MAX_BYTES and not self.transport.is_closing():
-            self._refuse_headers()
+        """In parts, so that little is parsed in vain. A line without an end is counted, for the parser keeps it."""
+        for start in range(0, len(data), _PARSED):
+            if self._ignoring or self.transport.is_closing():
+                return
+            part = data[start : start + _PARSED]
+            self._bytes += len(part)
+            super().data_received(part)
+            if self._bytes > _MAX_BYTES and not self.transport.is_closing():
+                self._refuse_headers()
 
     def on_message_begin(self) -> None:
         """The first byte of a request, on a connection that may have had others before."""
@@ -72,9 +80,16 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse_headers()
 
     def on_headers_complete(self) -> None:
-        """The body's own limit counts from here (BodyLimitMiddleware); this one holds where the app reads no body."""
+        """The body's own limit counts from here (BodyLimitMiddleware); this one holds where the app reads no body.
+
+        Of too many pipelined requests the last ones are ignored, and `Connection: close` in the response to the one
+        before says so (RFC 9112, 9.6).
+        """
         self._cancel()
-        if not self.transport.is_closing():
+        if len(self.pipeline) >= _PIPELINED and not self._ignoring:
+            self._ignoring, self.cycle.keep_alive = True, False
+            metrics.REFUSALS.labels("too_many_pipelined").inc()
+        if not self.transport.is_closing() and not self._ignoring:
             self._deadline = self.loop.call_later(self.seconds + _AFTER, self.transport.close)
             super().on_headers_complete()
 
@@ -82,7 +97,7 @@ class LimitedProtocol(HttpToolsProtocol):
         """What frames a chunk takes a few bytes."""
         self._bytes = max(0, self._bytes - len(body) - _FRAME)
         self._small -= len(body) / _CHUNK
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self._ignoring:
             super().on_body(body)
 
     def on_chunk_header(self) -> None:
@@ -97,8 +112,12 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cancel()
         self._waiting.pop(self, None)
         self._bytes = 0
-        if not self.transport.is_closing():
+        if not self.transport.is_closing() and not self._ignoring:
             super().on_message_complete()
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        self._answered = cycle
+        super()._start_asgi_task(cycle, app)
 
     def on_response_complete(self) -> None:
         """The next request is awaited."""
@@ -125,9 +144,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._cancel()
         self._cancel_unread()
         super().connection_lost(exc)
-        self.pipeline.clear()  # requests that were not begun: a cycle of references would keep their bodies for long
-        if self.cycle is not None:
-            self.cycle.body = bytearray()
+        # uvicorn tells the last request alone, and one before it would fail as it writes: some 60 frames of traceback
+        # that hold each other. Those not begun have a cycle of references, which would keep their bodies for long.
+        for cycle in (self._answered, *(cycle for cycle, _ in self.pipeline)):
+            if cycle is not None:
+                cycle.disconnected, cycle.on_response, cycle.body = True, _nothing, bytearray()
+                cycle.message_event.set()
+        self.pipeline.clear()
 
     def _cancel(self) -> None:
         if self._deadline:
@@ -161,6 +184,10 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
+
+
+def _nothing() -> None:
+    """In the place of what is to happen after a response."""
 
 
 def limit_connections(seconds: float) -> None:
