@@ -5,8 +5,8 @@
 One service meets all attacks, one after the other. Each is sent by eight clients at once, again and again, beside one
 client that sends a good photograph. Prints Markdown: the answers to the attack, the memory of all processes of the
 service at its peak and after a rest, the good client's longest wait, and the time after the attack until it waits no
-longer than before; then the memory before the first attack, where the service has had ordinary load, and after the last.
-Writes benchmarks/results/attacks.json.
+longer than before; then the memory before the first attack, after ordinary load, and after the last. Writes
+benchmarks/results/attacks.json.
 """
 
 import argparse
@@ -75,7 +75,7 @@ SENDERS: dict[str, tuple[int, Callable[[int], str]]] = {  # clients, what each d
 
 
 def ordinary(url: str) -> None:
-    """400 good photographs of several formats and sizes, by 16 clients, and pages: memory "before" is what is left then."""
+    """400 good photographs of several formats and sizes, by 16 clients, and pages; the memory before is after it."""
     with Image.open(io.BytesIO(photograph())) as picture:
         shapes = ((640, "JPEG"), (1600, "JPEG"), (3000, "JPEG"), (1024, "PNG"), (1024, "WEBP"), (1024, "AVIF"))
         photographs = [saved(picture.resize((width, width * 3 // 4)), format) for width, format in shapes]
