@@ -1,6 +1,7 @@
 """How much of the bare model's speed a person gets over HTTP, and what the alternatives give.
 
     python benchmarks/serving.py --pictures PATH [--model champion] [--also models/int8] [--seconds 6] [--rounds 2]
+    python benchmarks/serving.py --pictures PATH --challenger FOLDER --rounds 20      # what the shadow costs a client
 
 One run, one machine, one set of pictures. The bound is decoding and the model in one process with no HTTP. Every server
 is started once and loaded in turns by a process of its own, so that other work on the machine meets all of them. CPU
@@ -11,6 +12,7 @@ it is the figure to go by. Prints Markdown and writes benchmarks/results/serving
 import argparse
 import json
 import os
+import random
 import signal
 import socket
 import statistics
@@ -92,14 +94,14 @@ def running(
                 continue
 
 
-def ours(name: str, model: Path, folder: Path, body: str = "raw"):
+def ours(name: str, model: Path, folder: Path, body: str = "raw", **env: str):
     port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
     env = {
         "PAWPRINT_MODEL": str(model.resolve()),
         "PAWPRINT_TRAFFIC": str(folder / name),
         "BENTOML_HOME": str(folder / f"{name}-bentoml"),
-    }
+    } | env
     return running(name, command, "/readyz", "/predict", body, port, **env)
 
 
@@ -196,6 +198,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--pictures", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=Path("champion"))
+    parser.add_argument("--challenger", type=Path, help="a model folder: measure the shadow's cost, and nothing else")
+    parser.add_argument("--share", type=float, default=0.1, help="of the photographs that the shadow answers")
     parser.add_argument("--also", type=Path, help="another model folder, an int8 one say")
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--rounds", type=int, default=2)
@@ -210,6 +214,9 @@ def main() -> None:
         for number, file in enumerate(found):
             (pictures / f"{number:03}.jpg").write_bytes(file.read_bytes())
         model, start = options.model, stack.enter_context
+        if options.challenger:
+            shadow(options, folder, pictures, start)
+            return
         servers = [start(ours("pawprint", model, folder)), start(ours("pawprint, as a form", model, folder, "form"))]
         if options.also:
             servers.append(start(ours(f"pawprint, {options.also.name}", options.also, folder)))
@@ -218,6 +225,34 @@ def main() -> None:
     results = HERE / "results"
     results.mkdir(exist_ok=True)
     (results / "serving.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def shadow(options: argparse.Namespace, folder: Path, pictures: Path, start) -> None:
+    """The champion alone and with a challenger in the shadow, at half the capacity, in turns: ratios of each pair."""
+    beside = {
+        "PAWPRINT_CHALLENGER": str(options.challenger.resolve()), "PAWPRINT_CHALLENGER_MODE": "shadow",
+        "PAWPRINT_CHALLENGER_SHARE": str(options.share),
+    }  # fmt: skip
+    alone = start(ours("alone", options.model, folder))
+    both = start(ours("with a shadow", options.model, folder, **beside))
+    for server in (alone, both):
+        load(server, pictures, 3, clients=4)
+    rate = load(alone, pictures, options.seconds, clients=8)["rate"] / 2
+    pairs = []
+    for turn in range(options.rounds):
+        order = (alone, both) if turn % 2 else (both, alone)
+        runs = {server.name: load(server, pictures, options.seconds, rate=rate) for server in order}
+        pairs.append([runs[server.name] for server in (alone, both)])
+    print(f"{machine()}; {options.rounds} pairs of {options.seconds:g} s at {rate:.0f}/s, half of what the champion "
+          f"alone answers; the shadow answers {options.share:.0%}\n")  # fmt: skip
+    print("| | alone, ms | with a shadow, ms | ratio: median [90 % of medians by resampling] |\n|---|---|---|---|")
+    rng = random.Random(2017)
+    for key in ("p50", "p99"):
+        ratios = [second[key] / first[key] for first, second in pairs]
+        drawn = sorted(statistics.median(rng.choices(ratios, k=len(ratios))) for _ in range(2000))
+        shown = [1000 * statistics.median(pair[which][key] for pair in pairs) for which in (0, 1)]
+        print(f"| {key} | {shown[0]:.1f} | {shown[1]:.1f} | {statistics.median(ratios):.3f} "
+              f"[{drawn[100]:.3f}, {drawn[-100]:.3f}] |", flush=True)  # fmt: skip
 
 
 def measure(servers: list[Server], options: argparse.Namespace, pictures: Path) -> dict:

@@ -121,7 +121,8 @@ def ask_for_review(params: Params, drift: Drifted) -> None:
     dataset = ModelInfo.read(ROOT / "champion").lineage.dataset
     given = {"model": drift.found.model, "model_digest": drift.found.digest, "reason": drift.words}
     tracker = Tracker(ROOT)
-    run_id = tracker.log_traffic_report(dataset, given, drift.found.figures(), page, drift.words)
+    name = f"traffic of {drift.found.model}"
+    run_id = tracker.log_page(f"{dataset} traffic", name, given, drift.found.figures(), page, drift.words)
     waits = len(list(Inbox(ROOT / inbox.FOLDER)))
     notifications.send(
         f"pawprint: review what {drift.found.model} was sent",

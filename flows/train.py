@@ -22,7 +22,7 @@ from pawprint.models import registry
 from pawprint.progress import say
 from pawprint.tracking.journal import JournaledRun
 from pawprint.tracking.tracker import Tracker
-from pawprint.training import devices, distributed, export, folds
+from pawprint.training import devices, distributed, energy, export, folds
 from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.cluster import fit_anywhere
 from pawprint.training.train import fit
@@ -51,10 +51,12 @@ def train(name: str) -> None:
     with model_run(name, params, data, checkpoints.run_id) as (mlflow_run, record):
         checkpoints.run_id = mlflow_run.id
         log_photographs(mlflow_run)
-        trained = step()(fit_anywhere)(name, executed, data, mlflow_run, checkpoints)
-        out_of_fold = step()(folds.out_of_fold)(trained, data)
-        step()(export.export)(trained, data, record, out, mlflow_run, out_of_fold)
-        log_learning_curve(mlflow_run, step()(folds.learning_curve)(trained, data), out)
+        with energy.Meter(devices.resolve(executed.training)) as meter:
+            trained = step()(fit_anywhere)(name, executed, data, mlflow_run, checkpoints)
+            out_of_fold = step()(folds.out_of_fold)(trained, data)
+            step()(export.export)(trained, data, record, out, mlflow_run, out_of_fold)
+            log_learning_curve(mlflow_run, step()(folds.learning_curve)(trained, data), out)
+        log_energy(mlflow_run, meter.used)
         log_model(mlflow_run, out)
 
     # 4. the model is exported and logged
@@ -119,6 +121,13 @@ def log_learning_curve(mlflow_run: JournaledRun, points: list[folds.Point], out:
     if points:
         write_json(out / folds.CURVE, [point.model_dump() for point in points])
         mlflow_run.metrics({f"log_loss_of_{point.photographs}_photographs": point.log_loss for point in points})
+
+
+def log_energy(mlflow_run: JournaledRun, used: energy.Used) -> None:
+    """What the training took, on the terminal and in its run; of a resumed training since it was resumed."""
+    mlflow_run.metrics(used.metrics())
+    mlflow_run.tags({"energy": used.sentence()})
+    say(f"  {used.sentence()}", seconds=used.seconds, cpu_seconds=used.cpu_seconds, kwh=used.kwh, method=used.method)
 
 
 @step(retries=2, delay=2)

@@ -12,9 +12,24 @@ from pawprint.lineage import Champion, Lineage, sha256
 from pawprint.serving.schema import Milliseconds, ModelName, Prediction
 
 
-def build_toy_model(folder: Path, version: str = "3", scale: float = 50, size: int = 300) -> Path:
-    """A model folder that separates red pictures from blue ones by their mean colour; green is out of distribution."""
+def build_toy_model(
+    folder: Path, version: str = "3", scale: float = 50, size: int = 300, fails_on_red: bool = False
+) -> Path:
+    """A model folder that separates red pictures from blue ones by their mean colour; green is out of distribution.
+
+    `fails_on_red`: the graph itself raises an error for red pictures, and for no others.
+    """
     folder.mkdir(parents=True)
+    seen = "fitted" if fails_on_red else "embedding"
+    # Three numbers do not fit into longer rows. OpenVINO may pass over an error with the shapes of the one before.
+    broken = [
+        helper.make_node("Mul", ["embedding", "channel"], ["red"]),
+        helper.make_node("ReduceMax", ["red"], ["red_max"], keepdims=0),
+        helper.make_node("Clip", ["red_max", "none", "most"], ["share"]),
+        helper.make_node("Cast", ["share"], ["more"], to=TensorProto.INT64),
+        helper.make_node("Add", ["shape", "more"], ["wanted"]),
+        helper.make_node("Reshape", ["embedding", "wanted"], ["fitted"]),
+    ]
     graph = helper.make_graph(
         [
             helper.make_node("Cast", ["images"], ["float"], to=TensorProto.FLOAT),
@@ -24,7 +39,8 @@ def build_toy_model(folder: Path, version: str = "3", scale: float = 50, size: i
             helper.make_node("Conv", ["map", "filters"], ["activation"]),
             helper.make_node("GlobalAveragePool", ["map"], ["mean"]),
             helper.make_node("Flatten", ["mean"], ["embedding"]),
-            helper.make_node("MatMul", ["embedding", "weights"], ["logits"]),
+            *(broken if fails_on_red else []),
+            helper.make_node("MatMul", [seen, "weights"], ["logits"]),
             helper.make_node("Softmax", ["logits"], ["probabilities"], axis=1),
         ],
         "toy",
@@ -36,6 +52,16 @@ def build_toy_model(folder: Path, version: str = "3", scale: float = 50, size: i
         ],
         [
             numpy_helper.from_array(np.float32(127.5), "grey"),
+            *(
+                numpy_helper.from_array(value, name)
+                for name, value in (
+                    ("channel", np.array([[1e4, 0, 0]], np.float32)),
+                    ("none", np.float32(0)),
+                    ("most", np.float32(1e7)),
+                    ("shape", np.array([-1, 3], np.int64)),
+                )
+                if fails_on_red
+            ),
             numpy_helper.from_array(np.array([[-1, 1], [0, 0], [1, -1]], np.float32) / np.float32(scale), "weights"),
             numpy_helper.from_array(np.array([[-1, 0, 1], [1, 0, -1]], np.float32)[:, :, None, None], "filters"),
         ],

@@ -225,17 +225,30 @@ def remotes(root: Path) -> list[str]:
     return [name for name in listed if name != SAMPLE_REMOTE]
 
 
-def delete(root: Path, name: str, hashes: Iterable[str]) -> None:
-    """Delete objects of a remote, by their MD5; those that are not there are left out."""
+def stored(root: Path, name: str, hashes: Iterable[str]) -> list[str]:
+    """Those of the objects (by their MD5) that a remote has."""
+    system, base = _store(root, name)
+    return [one for one in hashes if system.exists(f"{base}/files/md5/{one[:2]}/{one[2:]}")]
+
+
+def delete(root: Path, name: str, hashes: Iterable[str]) -> int:
+    """Delete objects of a remote, by their MD5; how many were there."""
+    system, base = _store(root, name)
+    there = stored(root, name, hashes)
+    for one in there:
+        system.rm(f"{base}/files/md5/{one[:2]}/{one[2:]}")
+    return len(there)
+
+
+def _store(root: Path, name: str) -> tuple[Any, str]:
+    """(fsspec's file system of a remote, the path in it)."""
     import fsspec  # here: nothing else of DVC's needs it
 
     about = remote(root, name)
     options = {"client_kwargs": {"endpoint_url": about["endpointurl"]}} if "endpointurl" in about else {}
     url = about["url"] if "://" in about["url"] else str((root / ".dvc" / about["url"]).resolve())
     system, base = fsspec.core.url_to_fs(url, **options)
-    for place in (f"{base}/files/md5/{one[:2]}/{one[2:]}" for one in hashes):
-        if system.exists(place):
-            system.rm(place)
+    return system, str(base)
 
 
 def _cache(root: Path) -> Path:

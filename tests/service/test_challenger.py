@@ -1,6 +1,7 @@
 """A challenger beside the champion, in a real service: for the log alone in the shadow, for clients as a canary."""
 
 import hashlib
+import re
 import sqlite3
 import time
 from collections.abc import Iterator
@@ -121,6 +122,27 @@ def test_a_challenger_past_its_limit_is_switched_off_with_an_alert(tmp_path: Pat
         assert "4" in versions[:60] and set(versions[-30:]) == {"3"}
         assert (before, metric(url, "pawprint_challenger_up{")) == (1.0, 0.0)
     assert "is switched off: it takes" in (tmp_path / "log").read_text()
+
+
+@pytest.mark.parametrize("mode", ["canary", "shadow"])
+def test_a_challenger_that_fails_is_never_the_client_s_error_and_is_switched_off(
+    tmp_path: Path, models: tuple[Path, Path], mode: str
+) -> None:
+    failing = build_toy_model(tmp_path / "failing", version="6", scale=45, fails_on_red=True)
+    with service(tmp_path, (models[0], failing), mode=mode) as (url, _):
+        before = metric(url, "pawprint_challenger_up{")
+        answers = [httpx.post(f"{url}/predict", content=picture) for picture in pictures(40)]
+        assert {answer.status_code for answer in answers} == {200}
+        assert [answer.json()["model"]["version"] for answer in answers[-15:]] == ["3"] * 15
+        deadline = time.monotonic() + 30
+        while metric(url, "pawprint_challenger_up{") and time.monotonic() < deadline:
+            time.sleep(0.1)
+        assert (before, metric(url, "pawprint_challenger_up{")) == (1.0, 0.0)
+        errors = metric(url, "pawprint_challenger_errors_total")
+        served = [answer for answer in answers if answer.json()["model"]["version"] == "3"]
+        assert errors >= 2 and len(served) >= (errors if mode == "canary" else 40)  # the champion answered instead
+        assert metric(url, 'pawprint_model_answers_total{label="red",role="champion"}') == len(served)
+    assert re.search(r"is switched off: \d+% of its last 2\d answers were errors", (tmp_path / "log").read_text())
 
 
 def test_a_challenger_that_cannot_serve_stops_no_service(tmp_path: Path, models: tuple[Path, Path]) -> None:

@@ -20,15 +20,17 @@ import pytest
 from typer.testing import CliRunner
 
 from pawprint.cli.main import app
+from pawprint.data.inbox import Inbox
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
 from pawprint.provenance import erase as erasing
-from pawprint.review.harvest import Mix, harvest_logs
+from pawprint.review.harvest import Mix, harvest, harvest_logs
 from pawprint.serving import segments, traffic
-from pawprint.serving.kept import PictureStore
+from pawprint.serving.kept import FOLDER, PictureStore
 from pawprint.serving.report import summarize
 from pawprint.serving.traffic import Record, TrafficLog
+from photo_sources import small
 from s3_server import s3
 from service_process import ROOT, serving
 from toy import prediction
@@ -262,3 +264,20 @@ def test_the_report_reads_two_replicas_and_erasing_rewrites_segments(
     assert digest not in {one for file in files for one in pq.read_table(file)["picture_sha256"].to_pylist()}
     assert json.loads(rows[0]["probabilities"]).keys() == {"blue", "red"}
     assert "4 predictions" in CliRunner().invoke(app, words).output
+
+
+def test_kept_pictures_go_to_the_bucket_too_and_are_harvested_and_erased_there(tmp_path: Path, bucket: str) -> None:
+    pod, picture = tmp_path / "pod", small(1)
+    log = TrafficLog(pod / "pets.db", 100, PictureStore(pod / FOLDER, 30, 100))
+    log.add(Record.of(prediction("a" * 32), time.time(), "0" * 64, np.ones(4, np.float32)), picture)
+    log.close()
+    assert segments.ship(log.path, bucket, "pod") == 1
+    shutil.rmtree(pod)
+    store, inbox = segments.Pictures(tmp_path / "none", bucket), Inbox(tmp_path / "inbox")
+    with segments.opened(bucket, "pets") as rows:
+        assert harvest([rows], store, inbox, Mix(), (), seed=1).total() == 1
+    (one,) = inbox
+    assert inbox.file(one).read_bytes() == picture
+    places = list(erasing._segments(one.hash, bucket))
+    assert [place.count for place in places] == [1, 1] and erasing.erase(places)
+    assert store.read(one.hash) is None and list(erasing._segments(one.hash, bucket)) == []

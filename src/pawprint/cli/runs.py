@@ -59,11 +59,25 @@ def baselines(
     print(f"wrote {out}")
 
 
-@examples("pawprint compare | pawprint compare article_cnn efficientnet_lite0 | pawprint compare 3f2a 91bc")
+@examples(
+    "pawprint compare | pawprint compare article_cnn efficientnet_lite0 | pawprint compare 3f2a 91bc | "
+    "pawprint compare --pictures champion efficientnet_lite0"
+)
 def compare(
     words: Annotated[list[str] | None, typer.Argument(metavar="[RUN...]", help="candidates, run ids or names")] = None,
+    pictures: Annotated[
+        bool, typer.Option("--pictures", help="photographs that two models differ on: champion, candidates, folders")
+    ] = False,
+    out: Annotated[Path, typer.Option(help="the page of --pictures")] = HERE / "changed.html",
 ) -> None:
-    """Runs side by side: parameters that differ, then figures. Without names: today's candidates."""
+    """Runs side by side: parameters that differ, then figures. Without names: today's candidates.
+
+    With --pictures two models on the validation photographs: those to which they give different classes, as a page and
+    in MLflow.
+    """
+    if pictures:
+        _compare_pictures(words or [], out)
+        return
     from rich.table import Table
 
     from pawprint.config import load_params
@@ -97,6 +111,30 @@ def compare(
         table.add_row(name, *values)
     console().print(table)
     print("* differs from the first run (95 % interval of the paired difference excludes 0)")
+
+
+def _compare_pictures(models: list[str], out: Path) -> None:
+    from pawprint.files import write_text
+    from pawprint.inference.classifier import ModelInfo
+    from pawprint.review import queues
+    from pawprint.tracking.tracker import Tracker
+
+    if len(models) != 2:
+        raise PawprintError("--pictures compares two models: `pawprint compare --pictures champion CANDIDATE`.")
+    first, second = models
+    page, figures = queues.changed_page(ROOT, first, second)
+    write_text(out, page)
+    infos = [ModelInfo.read(queues.model_folder(ROOT, one)) for one in models]
+    digests = {f"{which}_digest": info.model_digest for which, info in zip(("first", "second"), infos, strict=True)}
+    given = {"first": first, "second": second, **digests}
+    said = (
+        f"{figures['changed']:,.0f} of {figures['validation']:,.0f} validation photographs differ: "
+        f"{figures['right_first_only']:,.0f} only {first} gets right, "
+        f"{figures['right_second_only']:,.0f} only {second}, {figures['neither_right']:,.0f} neither."
+    )
+    home, name = f"{infos[1].lineage.dataset} comparisons", f"{first} and {second}"
+    run_id = Tracker(ROOT).log_page(home, name, given, figures, out, said)
+    print(f"{said}\nwrote {out}\nMLflow run {run_id}")
 
 
 @examples("pawprint ui --port 5001")

@@ -59,7 +59,9 @@ def report(
             "model_digest": found.digest,
             "log": log or traffic.segments() or str(traffic.path(name)),
         }
-        print(f"MLflow run {Tracker(ROOT).log_traffic_report(dataset, params, figures, out, verdict)}")
+        shown = f"traffic of {found.model}"
+        run_id = Tracker(ROOT).log_page(f"{dataset} traffic", shown, params, figures, out, verdict)
+        print(f"MLflow run {run_id}")
 
 
 @app.command(epilog="Example: pawprint traffic ship --to s3://bucket/traffic --every 300")

@@ -4,16 +4,18 @@
     erase(found)                                                     # each place by itself; what fails is said
     print(report("9f86d0...", found))
 
-What can be deleted is: the file, its versions in DVC's cache and remotes, the prepared set and features that hold it,
-its thumbnails, rows and kept pictures of the traffic log. What learned from it cannot be unlearned: models are listed,
-with the command that trains without it. What cannot be deleted, as in write-once storage, is reported as not erased.
+What is deleted: the file, its versions in DVC's cache and remotes, the prepared set and features that hold it, its
+thumbnails, rows and kept pictures of the traffic log, plots in MLflow that may show it. What learned from it cannot
+unlearn: its weights, bank of embeddings and self-test go whole, with version, run and Bentos. The champion stays until
+another one serves; it is listed, with the command that trains without it. What cannot be deleted, as in write-once
+storage, is reported as not erased.
 """
 
 import contextlib
 import hashlib
 import shutil
 import tarfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -25,9 +27,12 @@ from pawprint.data.class_folders import class_folders, files_in
 from pawprint.data.inbox import FOLDER as INBOX
 from pawprint.data.inbox import Inbox
 from pawprint.errors import PawprintError
-from pawprint.serving import segments, traffic
+from pawprint.inference.classifier import ModelInfo
+from pawprint.lineage import Champion
+from pawprint.serving import bento, segments, traffic
 from pawprint.serving.kept import FOLDER as PICTURES
 from pawprint.serving.kept import PictureStore
+from pawprint.tracking.registry import CHAMPION
 from pawprint.tracking.run import FOLDER
 from pawprint.tracking.tracker import Tracker
 
@@ -38,7 +43,7 @@ class Place:
 
     what: str  # for a person
     count: int  # files, rows, ...
-    remove: Callable[[], None] | None  # None: it cannot be erased here
+    remove: Callable[[], int | None] | None  # how many there were, where that is known; None: it cannot be erased here
     note: str = ""  # what to do about it, or why it failed
     erased: bool = False
 
@@ -67,7 +72,8 @@ def erase(places: list[Place]) -> bool:
         if place.remove is None:
             continue
         try:
-            place.remove()
+            removed = place.remove()
+            place.count = place.count if removed is None else removed
             place.erased = True
         except Exception as error:  # a remote that does not answer, storage that is written once: the others go on
             place.note = f"not erased: {error}"
@@ -96,7 +102,7 @@ def _data(root: Path, digest: str) -> Iterator[Place]:
         everything = (file for folder in class_folders(data) for file in files_in(folder))
         files = [file for file in everything if lineage.sha256(file) == digest]
     if files:
-        contents = {hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest() for path in files}
+        contents = {_md5(path) for path in files}
         yield Place("files of data/, a new version without it", len(files), lambda: _drop(root, digest))
         yield from _objects(root, digest, contents)
     elif rows:
@@ -123,14 +129,24 @@ def _objects(root: Path, digest: str, contents: set[str]) -> Iterator[Place]:
     """Objects of DVC's cache and of its remotes: the file's own, and shards of prepared sets that hold it."""
     if not (root / ".dvc").is_dir():
         return
-    kept = dvc.objects(root).items()
-    held = {name: path for name, path in kept if name in contents or _is_shard_with(path, digest)}
-    names = held.keys() | contents
+    shards = {name for name, path in dvc.objects(root).items() if _is_shard_with(path, digest)}
+    note = "versions of the data and of prepared sets that had it cannot be restored whole any more"
+    yield from _stored(root, contents | shards, "", note)
+
+
+def _stored(root: Path, names: Collection[str], of: str, note: str) -> Iterator[Place]:
+    """Objects with these MD5 in DVC's cache and in its remotes."""
+    held = [path for name, path in dvc.objects(root).items() if name in names]
     if held:
-        note = "versions of the data and of prepared sets that had it cannot be restored whole any more"
-        yield Place("objects of DVC's cache", len(held), _deleting(*held.values()), note)
+        yield Place(f"objects of DVC's cache{of}", len(held), _deleting(*held), note)
     for name in dvc.remotes(root):
-        yield Place(f"objects of the remote `{name}`", len(names), partial(dvc.delete, root, name, names))
+        try:
+            there, problem = dvc.stored(root, name, names), ""
+        except Exception as error:  # it is tried again, and said, when it is to be erased
+            there, problem = list(names), f"it does not answer: {error}"
+        if there:
+            remove = partial(dvc.delete, root, name, there)
+            yield Place(f"objects of the remote `{name}`{of}", len(there), remove, problem)
 
 
 def _is_shard_with(path: Path, digest: str) -> bool:
@@ -189,34 +205,73 @@ def _logs(digest: str, logs: Iterable[Path]) -> Iterator[Place]:
 
 
 def _segments(digest: str, shipped: str) -> Iterator[Place]:
-    if shipped and (held := segments.holding(shipped, digest)):
-        note = "older versions in a bucket that keeps them go by its own rules; rows not shipped yet lie in the pods"
+    if not shipped:
+        return
+    note = "older versions in a bucket that keeps them go by its own rules; rows not shipped yet lie in the pods"
+    if held := segments.holding(shipped, digest):
         rows = f"rows of {len(held):,} traffic segments in {shipped}"
         yield Place(rows, sum(held.values()), lambda: segments.erase(shipped, held, digest), note)
+    store = segments.Pictures(Path(), shipped)
+    if there := [one for one in {digest, *segments.kept(shipped, held, digest)} if store.read(one)]:
+        yield Place(f"pictures kept in {shipped}", len(there), lambda: sum(map(store.remove, there)), note)
 
 
 def _models(root: Path, digest: str) -> Iterator[Place]:
-    """What learned from it: its weights, bank and self-test cannot be told apart from the model."""
+    """What learned from it, and what shows it as a test photograph."""
     tracker = Tracker(root)
-    versions = []
+    remedy = (
+        "`pawprint run` trains without it; when another version is champion (where the gate keeps this one, move the "
+        "alias in MLflow), erase again"
+    )
+    serves, gone = {Champion.read(root).model_digest} if (root / "champion.json").exists() else set(), set()
     for version in tracker.registry.versions():
         names = tracker.artifact(version.run_id, f"{FOLDER}/photographs.txt")
-        if names and digest in names.read_text(encoding="ascii").split():
-            versions.append(version)
-    remedy = "`pawprint run` trains without it; then delete the version, its run and its Bentos"
-    for version in versions:
-        bentos = ", ".join(tracker.registry.bentos(version)) or "none"
-        aliases = "".join(f" @{alias}" for alias in tracker.registry.aliases(version))
-        name = f"{version.model}/{version.version}{aliases}, run {version.run_id[:8]}, Bentos: {bentos}"
-        yield Place(f"model that learned from it: {name}", 1, None, remedy)
-    folders = [*(root / "models").glob("*"), *(root / "cache" / "champions").glob("*"), root / "champion",
-               root / "challenger"]  # fmt: skip
-    holding = [folder.relative_to(root).as_posix() for folder in folders if digest in lineage.claimed(folder)]
-    if holding:
-        yield Place(f"model folders that learned from it: {', '.join(holding)}", len(holding), None, remedy)
-    if tracker.registry.versions():
-        note = "a run's report and plots may show it: look, and delete the run"
-        yield Place("MLflow's runs, whose pictures are not searched", 1, None, note)
+        if not names or digest not in names.read_text(encoding="ascii").split():
+            continue
+        bentos, aliases = tracker.registry.bentos(version), tracker.registry.aliases(version)
+        shown = f"{version.model}/{version.version}{''.join(f' @{one}' for one in aliases)}, run {version.run_id[:8]}"
+        what = f"model that learned from it: {shown}, Bentos: {', '.join(bentos) or 'none'}"
+        if CHAMPION in aliases or version.model_digest in serves:
+            serves.add(version.model_digest)
+            yield Place(what, 1, None, remedy)
+        else:
+            gone.add(version.run_id)
+            yield Place(what, 1, partial(_remove_version, tracker, version, list(bentos)))
+    yield from _folders(root, digest, serves, remedy)
+    for run_id in tracker.search_runs(""):
+        tested = tracker.artifact(run_id, "evaluation/test.csv") if run_id not in gone else None
+        if tested and digest.encode() in tested.read_bytes() and (plots := tracker.pictures(run_id)):
+            remove = partial(tracker.remove_artifacts, run_id, plots)
+            yield Place(f"plots of the run {run_id[:8]}, which may show it", len(plots), remove)
+
+
+def _remove_version(tracker: Tracker, version: Champion, bentos: list[str]) -> None:
+    for tag in bentos:
+        bento.delete(tag)
+    tracker.remove_version(version)
+
+
+def _folders(root: Path, digest: str, serves: Collection[str], remedy: str) -> Iterator[Place]:
+    """Model folders, and the objects that DVC has of them."""
+    caches = [root / "models", root / "cache" / "champions", root / "cache" / "registry"]
+    folders = [*(path for cache in caches for path in cache.glob("*")), root / "champion", root / "challenger"]
+    holding = [folder for folder in folders if digest in lineage.claimed(folder)]
+    stay = [folder for folder in holding if folder.name == "champion" or ModelInfo.read(folder).model_digest in serves]
+    what = "model folders that learned from it: {}"
+    if going := [folder for folder in holding if folder not in stay]:
+        names = ", ".join(folder.relative_to(root).as_posix() for folder in going)
+        objects = {_md5(path) for folder in going for path in folder.rglob("*") if path.is_file()}
+        objects -= {_md5(path) for folder in stay for path in folder.rglob("*") if path.is_file()}
+        if (root / ".dvc").is_dir():
+            yield from _stored(root, objects, " with these models", "")
+        yield Place(what.format(names), len(going), _deleting(*going), "`pawprint run` trains without it")
+    if stay:
+        names = ", ".join(folder.relative_to(root).as_posix() for folder in stay)
+        yield Place(what.format(names), len(stay), None, remedy)
+
+
+def _md5(path: Path) -> str:
+    return hashlib.md5(path.read_bytes(), usedforsecurity=False).hexdigest()
 
 
 def _deleting(*paths: Path) -> Callable[[], None]:

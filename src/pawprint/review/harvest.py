@@ -52,7 +52,8 @@ def harvest_logs(root: Path, mix: Mix, days: float, log: str = "") -> Counter[st
         PawprintError: there is no log.
     """
     beside = Path(log).parent if log.endswith(".db") else traffic.folder()
-    store = PictureStore(beside / FOLDER)
+    shipped = "" if log.endswith(".db") else log or traffic.segments()
+    store = segments.Pictures(beside / FOLDER, shipped)
     with contextlib.ExitStack() as stack:
         if log or traffic.segments():
             logs = [stack.enter_context(segments.log_of(registered_model(root / "champion"), log))]

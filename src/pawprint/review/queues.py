@@ -6,6 +6,7 @@
 A queue lists its photographs in order, with a reason each, and what a model says of them. No pixel is read.
 """
 
+import base64
 import csv
 from collections import Counter
 from collections.abc import Iterable
@@ -24,9 +25,10 @@ from pawprint.data.labels import Labels
 from pawprint.data.manifest import REJECTED, ManifestRow
 from pawprint.data.splits import split_of
 from pawprint.errors import PawprintError
-from pawprint.files import new_file, read_json
+from pawprint.files import new_file, read_json, read_range, render
 from pawprint.inference.classifier import FOLDS_FILE, ModelInfo
 
+_SHOWN = 300  # photographs on a page, 20 kB each
 _LARGEST = 100_000_000  # bytes of folds.csv that are read: of a thousand classes it takes minutes
 CACHE = Path("cache") / "review"  # below the project
 
@@ -64,6 +66,7 @@ class Queue:
     says: dict[str, Says] = field(default_factory=dict)  # by hash
     incoming: dict[str, Incoming] = field(default_factory=dict)  # by hash
     model: str = ""  # whose words these are, in words
+    before: dict[str, Says] = field(default_factory=dict)  # by hash: what the other model says, of `changed`
 
 
 def everything(root: Path) -> Queue:
@@ -115,7 +118,34 @@ def changed(root: Path, first: str, second: str) -> Queue:
         if one in says and says[one].label != now[one].label
     ]
     found = _some(root, "changed", f"Validation photographs on which {first} and {second} differ", rows)
-    return replace(found, says=now, model=name)
+    return replace(found, says=now, model=name, before=says)
+
+
+def changed_page(root: Path, first: str, second: str) -> tuple[str, dict[str, float]]:
+    """(a page with the photographs on whose class two models differ, its figures)."""
+    queue = changed(root, first, second)
+    right = [[says[item.hash].label == item.label for item in queue.items] for says in (queue.before, queue.says)]
+    only = [sum(one and not other for one, other in zip(*both, strict=True)) for both in (right, right[::-1])]
+    figures = {
+        "validation": len(queue.says), "changed": len(queue.items), "right_first_only": only[0],
+        "right_second_only": only[1], "neither_right": len(queue.items) - sum(only),
+    }  # fmt: skip
+    surest = sorted(queue.items, key=lambda item: -queue.says[item.hash].confidence)[:_SHOWN]
+    shown = [
+        {"item": item, "before": queue.before[item.hash], "now": queue.says[item.hash], "picture": _picture(root, item)}
+        for item in surest
+    ]
+    page = render(
+        "pawprint.review", "changed.html", first=first, second=second, count=len(queue.items), tested=len(queue.says),
+        right=only, neither=figures["neither_right"], shown=shown,
+    )  # fmt: skip
+    return page, {name: float(value) for name, value in figures.items()}
+
+
+def _picture(root: Path, item: Item) -> str:
+    """Its prepared JPEG as a data URL."""
+    packed = read_range(root / "prepared" / "shards" / item.shard, item.offset, item.length)
+    return f"data:image/jpeg;base64,{base64.b64encode(packed).decode()}"
 
 
 def duplicates(root: Path) -> Queue:

@@ -136,7 +136,7 @@ class AppState:
     async def answer(self, data: bytes) -> tuple[Engine, Result]:
         """(the model that answered, its answer). Raises BadImage."""
         engine, challenger = self.engine, self.challenger
-        if challenger and challenger.takes(data):
+        if challenger and await challenger.takes(data):
             try:
                 result = await challenger.engine.predict(data)
             except (BadImage, RequestError):
@@ -145,8 +145,10 @@ class AppState:
                 challenger.failed(error)
             else:
                 challenger.answered(result)
+                _count("canary", result)
                 return challenger.engine, result
         result = await engine.predict(data)
+        _count("champion", result)
         if challenger:
             challenger.champion_answered(result)
         return engine, result
@@ -176,6 +178,10 @@ class AppState:
         finally:
             self._in_flight -= pictures
             metrics.IN_FLIGHT.dec(pictures)
+
+
+def _count(role: str, result: Result) -> None:
+    metrics.answered(role, result.prediction.label, result.prediction.milliseconds.inference)
 
 
 def _state(request: Request) -> AppState:

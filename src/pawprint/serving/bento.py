@@ -86,6 +86,12 @@ def folder(tag: str) -> Path | None:
     return Path(bentoml.get(tag).path) if exists(tag) else None
 
 
+def delete(tag: str) -> None:
+    """Remove exactly this Bento from BentoML's store, where it is there."""
+    if exists(tag):
+        bentoml.delete(tag)
+
+
 def _stage(context: Path, model: Path, champion: Mapping[str, Any], root: Path) -> None:
     """Fill `context` with what the Bento holds, and a bentofile.yaml that says how to build it."""
     source, package = root / "src" / "pawprint", context / "pawprint"

@@ -51,6 +51,23 @@ CHALLENGER_ANSWERS = Counter(
 )
 CHALLENGER_ERRORS = Counter("pawprint_challenger_errors_total", "Errors of the challenger; the champion answered")
 CHALLENGER_SKIPPED = Counter("pawprint_challenger_skipped_total", "Pictures that the shadow had no room for")
+MODEL_ANSWERS = Counter(
+    "pawprint_model_answers_total",
+    "Predictions by model (champion; shadow or canary of a challenger) and label",
+    ["role", "label"],
+)
+MODEL_SECONDS = Histogram(
+    "pawprint_model_seconds",
+    "Inference by model",
+    ["role"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1),
+)
 MODEL = Gauge(
     "pawprint_model_info", "1 for the model in service", ["name", "version", "digest"], multiprocess_mode="livemax"
 )
+
+
+def answered(role: str, label: str, milliseconds: float) -> None:
+    """Count a prediction of champion, shadow or canary, so that they can be shown side by side."""
+    MODEL_ANSWERS.labels(role, label).inc()
+    MODEL_SECONDS.labels(role).observe(milliseconds / 1000)

@@ -16,7 +16,7 @@ import logging
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -32,6 +32,7 @@ from pawprint import files
 from pawprint.errors import PawprintError
 from pawprint.progress import say
 from pawprint.serving import traffic
+from pawprint.serving.kept import FOLDER, PictureStore
 
 ROWS = 50_000  # of a segment, at most
 READERS = 16  # segments that are read at a time
@@ -72,6 +73,7 @@ def ship(log: Path, to: str, host: str, most: int = ROWS) -> int:
         if not rows and not later:
             return 0
         first, last = (rows[0]["number"], rows[-1]["number"]) if rows else (0, 0)
+        _ship_pictures(log, to, {row["picture"] for row in rows})
         data = _parquet(dict(row) for row in (*rows, *later))
         when = max(row["time"] if rows else row["feedback_time"] for row in rows or later)
         day, digest = f"{datetime.fromtimestamp(when, UTC):%Y-%m-%d}", hashlib.sha256(data).hexdigest()[:12]
@@ -88,6 +90,51 @@ def ship(log: Path, to: str, host: str, most: int = ROWS) -> int:
         connection.executemany("DELETE FROM later WHERE id = :id AND time = :feedback_time", map(dict, later))
         connection.execute("COMMIT")
         return len(rows) + len(later)
+
+
+def _ship_pictures(log: Path, to: str, digests: Collection[Any]) -> None:
+    """Copy kept pictures of a log to pictures/ below `to`, before the segment that names them."""
+    store, shipped = PictureStore(log.parent / FOLDER), Pictures(Path(), to)
+    for digest in digests:
+        if isinstance(digest, str) and (picture := store.read(digest)) is not None:
+            shipped.put(digest, picture)
+
+
+class Pictures(PictureStore):
+    """Kept pictures: those in `folder`, and those that were shipped below `where` ("": none)."""
+
+    def __init__(self, folder: Path, where: str) -> None:
+        super().__init__(folder)
+        self._where = where.rstrip("/")
+
+    def put(self, digest: str, picture: bytes) -> None:
+        """Copy a picture there, where it is not there yet."""
+        system, path = _system(self._url(digest))
+        if not system.exists(path):
+            _write(self._url(digest), picture)
+
+    def read(self, digest: str) -> bytes | None:
+        """A picture's bytes; None where they are not there, or are others."""
+        found = super().read(digest)
+        if found is not None or not self._where:
+            return found
+        system, path = _system(self._url(digest))
+        try:
+            data = bytes(system.cat_file(path))
+        except FileNotFoundError:
+            return None
+        return data if hashlib.sha256(data).hexdigest() == digest else None
+
+    def remove(self, digest: str) -> bool:
+        """Delete a picture that was shipped; whether it was there."""
+        system, path = _system(self._url(digest))
+        there = bool(system.exists(path))
+        if there:
+            system.rm_file(path)
+        return there
+
+    def _url(self, digest: str) -> str:
+        return f"{self._where}/{FOLDER}/{digest[:2]}/{digest}"
 
 
 @contextmanager
@@ -144,6 +191,13 @@ def holding(where: str, digest: str) -> dict[str, int]:
                 path: sum(_is_on(row, digest) for row in table) for path, table in zip(found, tables, strict=True)
             }
     return {path: count for path, count in counts.items() if count}
+
+
+def kept(where: str, paths: Iterable[str], digest: str) -> set[str]:
+    """The hashes under which these segments say that the picture is kept."""
+    system, _ = _system(where)
+    rows = (row for path in paths for row in _table(system, path, ["picture_sha256", "picture"]))
+    return {row["picture"] for row in rows if row["picture"] and _is_on(row, digest)}
 
 
 def erase(where: str, paths: Iterable[str], digest: str) -> None:

@@ -13,10 +13,11 @@ import contextlib
 import json
 import os
 import platform
+import shutil
 import sys
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property
 from importlib.metadata import version
 from importlib.resources import files as resources
@@ -25,6 +26,7 @@ from typing import Any
 
 import mlflow
 from mlflow.exceptions import MlflowException
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
 from pawprint import files
@@ -33,7 +35,7 @@ from pawprint.data import manifest as manifests
 from pawprint.dvc import main_workspace
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
-from pawprint.lineage import Lineage
+from pawprint.lineage import Champion, Lineage
 from pawprint.progress import say
 from pawprint.tracking import server
 from pawprint.tracking.journal import Journal, JournaledRun
@@ -277,6 +279,32 @@ class Tracker:
         except (MlflowException, OSError):
             return None
 
+    def pictures(self, run_id: str) -> list[str]:
+        """The paths of a run's plots of its evaluation."""
+        found = self.client.list_artifacts(run_id, "evaluation")
+        return [entry.path for entry in found if entry.path.endswith(".png")]
+
+    def remove_artifacts(self, run_id: str, paths: Sequence[str] = ()) -> int:
+        """Delete artifacts of a run, all of them where none is named; how many paths."""
+        repository = get_artifact_repository(self.client.get_run(run_id).info.artifact_uri)
+        for path in paths:
+            repository.delete_artifacts(path)
+        if not paths:
+            repository.delete_artifacts()
+        shutil.rmtree(self.workspace / "cache" / "runs" / run_id, ignore_errors=True)
+        return len(paths)
+
+    def remove_version(self, version: Champion) -> None:
+        """Delete a registered version, the models that MLflow logged for it, and its run with all artifacts."""
+        run = self.client.get_run(version.run_id)
+        self.client.delete_model_version(version.model, version.version)
+        for model in self.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{version.run_id}'"):
+            get_artifact_repository(model.artifact_location).delete_artifacts()
+            self.client.delete_logged_model(model.model_id)
+        self.remove_artifacts(version.run_id)
+        self.client.delete_run(version.run_id)
+        shutil.rmtree(self.workspace / "cache" / "registry" / version.model_digest, ignore_errors=True)
+
     def manifest(self, run_id: str) -> Path | None:
         """The manifest that a run keeps; manifest.csv of a run of before."""
         return self.artifact(run_id, MANIFEST) or self.artifact(run_id, "data/manifest.csv")
@@ -371,12 +399,18 @@ class Tracker:
         except Unreachable:
             return ""
 
-    def log_traffic_report(
-        self, dataset: str, params: Mapping[str, str], figures: Mapping[str, float], page: Path, description: str
+    def log_page(
+        self,
+        home: str,
+        name: str,
+        params: Mapping[str, str],
+        figures: Mapping[str, float],
+        page: Path,
+        description: str,
     ) -> str:
-        """Log a traffic report as a run of the experiment `<dataset> traffic`; the run's id."""
-        home = self.experiment(f"{dataset} traffic", note="")
-        run = self.run(str(self.client.create_run(home, run_name=f"traffic of {params['model']}").info.run_id))
+        """Log a report as the run `name` of the experiment `home`, such as `<dataset> traffic`; the run's id."""
+        experiment = self.experiment(home, note="")
+        run = self.run(str(self.client.create_run(experiment, run_name=name).info.run_id))
         run.params(params)
         run.metrics(figures)
         run.artifact(page)

@@ -19,9 +19,11 @@ from pawprint.config import load_params
 from pawprint.data import ingest, origins
 from pawprint.data.build import prepare
 from pawprint.errors import PawprintError
+from pawprint.inference.classifier import ModelInfo
 from pawprint.provenance import erase as erasing
 from pawprint.serving.kept import PictureStore
 from pawprint.serving.traffic import Record, TrafficLog
+from pawprint.tracking.tracker import Tracker
 from prepared_set import ROOT
 from toy import build_toy_model, prediction
 
@@ -98,7 +100,8 @@ def test_nothing_of_it_is_left_and_the_others_are(project: Path, tmp_path: Path)
         "traffic log pets.db",
     ):
         assert what in told
-    assert "NOT ERASED  model folders that learned from it: models/toy" in told
+    assert "ERASED      model folders that learned from it: models/toy" in told
+    assert not (project / "models" / "toy").exists()
     assert holding(tmp_path, photograph, packed) == []
     assert digest.encode() not in b"".join(path.read_bytes() for path in (tmp_path / "traffic").glob("pets.db*"))
     assert [path.name for path in (project / "reports").rglob("*") if path.is_file()] == ["card.md"]
@@ -114,6 +117,50 @@ def test_nothing_of_it_is_left_and_the_others_are(project: Path, tmp_path: Path)
     assert result.dropped == 1 and holding(project, photograph) == []
     with pytest.raises(PawprintError, match="is nowhere here"):
         erasing.find(project, "0" * 64, logs)
+
+
+def test_versions_that_learned_from_it_go_but_for_the_champion_and_plots_that_show_it(
+    project: Path, tmp_path: Path
+) -> None:
+    digest = hashlib.sha256((project / "data" / FILE).read_bytes()).hexdigest()
+    tracker = Tracker(project)
+    client, names = tracker.client, []
+    experiment = client.create_experiment("pets", artifact_location=str(tmp_path / "artifacts"))
+    client.create_registered_model("pawprint-pets")
+    for number in (1, 2, 3):
+        model = build_toy_model(tmp_path / f"toy{number}", version=str(number), scale=50 + number)
+        learned = "f" * 64 if number == 3 else digest
+        (model / "photographs.txt").write_text(f"{learned}\n")
+        run_id = client.create_run(experiment).info.run_id
+        client.log_artifacts(run_id, str(model), "folder")
+        (tmp_path / "test.csv").write_text(f"hash\n{digest}\n")
+        (tmp_path / "mistakes.png").write_bytes(b"its pixels")
+        for name in ("test.csv", "mistakes.png"):
+            client.log_artifact(run_id, str(tmp_path / name), "evaluation")
+        tags = {"model_digest": ModelInfo.read(model).model_digest, "bento.pawprint/none": "0"}
+        client.create_model_version("pawprint-pets", source=str(model), run_id=run_id, tags=tags)
+        names.append(run_id)
+    client.set_registered_model_alias("pawprint-pets", "champion", "2")
+
+    def left(run_id: str) -> set[str]:
+        return {str(path.relative_to(tmp_path / "artifacts" / run_id / "artifacts")) for path in (
+            tmp_path / "artifacts" / run_id).rglob("*") if path.is_file()}  # fmt: skip
+
+    places = erasing.find(project, digest, [])
+    assert len(left(names[0])) > 5  # a dry run
+    assert erasing.erase(places), erasing.report(digest, places)
+    told = erasing.report(digest, places)
+    assert f"ERASED      model that learned from it: pawprint-pets/1, run {names[0][:8]}" in told
+    assert f"NOT ERASED  model that learned from it: pawprint-pets/2 @champion, run {names[1][:8]}" in told
+    assert "`pawprint run` trains without it; when another version is champion" in told
+    assert [one.version for one in tracker.registry.versions()] == ["3", "2"]
+    assert left(names[0]) == set() and client.get_run(names[0]).info.lifecycle_stage == "deleted"
+    assert "folder/model.onnx" in left(names[1])
+    for run_id in names[1:]:  # what shows it is gone, what is known of it stays
+        assert not any(name.endswith(".png") for name in left(run_id)) and "evaluation/test.csv" in left(run_id)
+    client.set_registered_model_alias("pawprint-pets", "champion", "3")
+    assert erasing.erase(erasing.find(project, digest, []))
+    assert [one.version for one in tracker.registry.versions()] == ["3"]
 
 
 def test_what_cannot_be_erased_is_said_and_the_others_go_on(project: Path, tmp_path: Path) -> None:

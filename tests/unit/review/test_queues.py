@@ -60,6 +60,13 @@ def test_changed_is_where_two_models_differ(root: Path) -> None:
     assert {item.hash for item in queue.items} == {item.hash for item in validation}
     assert {item.reason for item in queue.items} == {"red by good, blue by bad", "blue by good, red by bad"}
     assert queues.changed(root, "good", "good").items == []
+    page, figures = queues.changed_page(root, "good", "bad")
+    labels = [queue.before[item.hash].label == item.label for item in queue.items]
+    assert figures == {
+        "validation": len(validation), "changed": len(validation), "right_first_only": sum(labels),
+        "right_second_only": labels.count(False), "neither_right": 0,
+    }  # fmt: skip
+    assert page.count("data:image/jpeg;base64,") == len(validation) and all(item.file in page for item in validation)
 
 
 def test_the_audit_s_list_in_its_order(root: Path) -> None:
