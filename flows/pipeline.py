@@ -6,14 +6,11 @@ python -m flows.pipeline repair                               package the versio
 """
 
 import argparse
-import importlib
 import os
-import subprocess
 import sys
 import threading
 import uuid
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 # On the terminal DVC's and the stages' own lines suffice; the server has the whole log.
@@ -84,7 +81,7 @@ def reproduce() -> None:
         environment["PREFECT_API_URL"] = str(server.api_url)
     terminal = sys.stdout.isatty() and sys.stderr.isatty() and not as_json()
     verbose = os.environ.get("PAWPRINT_VERBOSE") == "1"
-    _import_tracker()  # else `_end_parent` would after Ctrl-C
+    _start_mlflow()  # else `_end_parent` would after Ctrl-C
     outcome = "KILLED"
     try:
         for line in dvc.repro(ROOT, environment=environment, terminal=terminal, verbose=verbose):
@@ -118,9 +115,22 @@ def _log_stages(server: "SyncPrefectClient", tag: str) -> None:
         get_run_logger().info("stage %s: %.1f s", stage.name, stage.total_run_time.total_seconds())
 
 
-def _import_tracker() -> None:
-    """MLflow takes seconds to import: beside what DVC does in its own process."""
-    threading.Thread(target=importlib.import_module, args=("pawprint.tracking.tracker",), daemon=True).start()
+def _start_mlflow(prepare: bool = False) -> None:
+    """MLflow takes seconds to import, and to create the tables of a new mlflow.db (it locks out concurrent users).
+
+    Both happen beside what DVC and Prefect's server do in processes of their own.
+    """
+
+    def start() -> None:
+        from pawprint.tracking import server, tracker
+
+        _ = tracker
+        if prepare:
+            with suppress(Exception):  # the stages report a failure
+                server.prepare(ROOT)
+
+    # Waited for at exit where it prepares, so that no database is left half made.
+    threading.Thread(target=start, daemon=not prepare).start()
 
 
 def _end_parent(pipeline: str, outcome: str) -> None:
@@ -169,15 +179,6 @@ def push() -> None:
         dvc.push(ROOT)
 
 
-@contextmanager
-def prepared_runs() -> Iterator[None]:
-    """Create the tables of a new mlflow.db while Prefect's server starts; MLflow locks out concurrent users."""
-    code = "import pathlib; from pawprint.tracking import server; server.prepare(pathlib.Path.cwd())"
-    environment = os.environ | {"PYTHONPATH": str(ROOT / "src")}
-    with subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, env=environment, stderr=subprocess.DEVNULL):
-        yield  # the stages report a failure
-
-
 def main() -> None:
     """Read the command line and run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -201,8 +202,10 @@ def main() -> None:
         if options.photos is not None:
             ingest.check(options.photos, options.name)  # before Prefect's server starts
         if os.environ.get("MLFLOW_TRACKING_URI") or "?" in str(ROOT):  # what no run can be kept at, before the imports
-            importlib.import_module("pawprint.tracking.server").uri(ROOT)
-        _import_tracker()
+            from pawprint.tracking import server
+
+            server.uri(ROOT)
+        _start_mlflow(prepare=True)
         if options.verb == "repair":
             repair()
             return
@@ -210,8 +213,7 @@ def main() -> None:
             live.follow()
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
         else:
-            with prepared_runs():
-                run(pipeline, options.photos, options.name, own_server=True)
+            run(pipeline, options.photos, options.name, own_server=True)
         summary.show(ROOT)
         page = run_report.write(ROOT)
         say(f"\nReport of the run: {page}", report=str(page))

@@ -5,6 +5,7 @@ serve(root, "/")       # the MLflow UI over the same runs
 """
 
 import contextlib
+import logging
 import os
 import re
 import socket
@@ -32,6 +33,7 @@ os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # By default MLflow's client tries for four minutes, and a training would stand still for as long.
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
 os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "30")
+logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)  # it says that it creates tables
 UI = "http://127.0.0.1:5000"  # where `make ui` listens, unless another port is asked for
 ARTIFACTS = "mlartifacts"  # the folder beside mlflow.db
 ADDRESSES = (  # the columns of mlflow.db with addresses of artifacts
