@@ -41,6 +41,7 @@ sys.stdout = open(os.devnull, "w")
 from dvc import progress
 from dvc.cli import main
 from dvc.stage.exceptions import StageCmdFailedError
+from dvc_data import callbacks
 transfers = []
 def is_of_dvc(record):
     if record.getMessage().startswith("failed to transfer"):  # a line a file: the first says why
@@ -49,7 +50,8 @@ def is_of_dvc(record):
             return False
     error = record.exc_info and record.exc_info[1]
     return record.levelno >= logging.ERROR and not isinstance(getattr(error, "__cause__", None), StageCmdFailedError)
-progress.logger.setLevel(logging.CRITICAL)  # no bars between the stages' own lines
+for bars in (progress, callbacks):  # none between the stages' own lines
+    bars.logger.setLevel(logging.CRITICAL)
 for handler in logging.getLogger("dvc").handlers:
     handler.addFilter(is_of_dvc)
 sys.exit(main(sys.argv[1:]))

@@ -43,6 +43,13 @@ def test_repro_streams_what_stages_say_and_then_nothing_is_stale(root: Path) -> 
     assert "Running stage 'copy':" in list(dvc.repro(root, verbose=True))
 
 
+def test_dvc_draws_no_bars_where_a_terminal_would_show_them(root: Path) -> None:
+    list(dvc.repro(root))
+    (root / "out").unlink()  # comes out of DVC's cache
+    assert list(dvc.repro(root, environment={"DVC_IGNORE_ISATTY": "1"})) == []
+    assert (root / "out").read_text() == "1"
+
+
 def test_the_index_is_where_nobody_else_can_write(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
     index = root / ".dvc" / "tmp" / "site"
