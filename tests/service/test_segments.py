@@ -165,18 +165,25 @@ from pathlib import Path
 import numpy as np
 
 sys.path.insert(0, {TESTS!r})
+from pawprint.serving.problems import RequestError
 from pawprint.serving.traffic import Record, TrafficLog
 from toy import prediction
 
 log, mine = TrafficLog(Path(sys.argv[1]), 100_000), []
+
+def judge(id, label):
+    try:
+        asyncio.run(log.feedback(id, label))
+    except RequestError:  # 503: it is not acknowledged
+        return
+    print(id, label, flush=True)
+
 while True:
     mine.append(uuid.uuid4().hex)
     log.add(Record.of(prediction(mine[-1]), time.time(), "0" * 64, np.ones(4, np.float32)))
-    asyncio.run(log.feedback(mine[-1], "dog"))
-    print(mine[-1], "dog", flush=True)          # acknowledged
-    if len(mine) % 3 == 0:                      # on an earlier one, which may be in a segment by now
-        asyncio.run(log.feedback(mine[-3], "cat"))
-        print(mine[-3], "cat", flush=True)
+    judge(mine[-1], "dog")
+    if len(mine) % 3 == 0:
+        judge(mine[-3], "cat")  # it may be in a segment by now
 """
 
 
@@ -221,7 +228,8 @@ def test_kills_of_service_and_shipper_lose_nothing_acknowledged(tmp_path: Path, 
     assert shipped  # some of it, while it went on
     found = right_labels(bucket, *spools)
     assert len(said) > 20
-    assert {id: found.get(id) for id in said} == said
+    for id, label in said.items():  # a later word may be on disk, and its writer killed before it could say so
+        assert found.get(id) in ({"dog": ("dog", "cat"), "cat": ("cat",)})[label]
     for path in spools:
         segments.ship(path, bucket, "pod")
         with closing(sqlite3.connect(path)) as connection:
