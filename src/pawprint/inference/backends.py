@@ -155,7 +155,7 @@ class OpenVino:
 def _add_cosine(graph: openvino.Model, bank: Bank) -> None:
     """Give the graph an output `cosine` [1, m], as Bank.cosine computes it.
 
-    Its matrices are read anew for each picture, 6 MB for an ImageNet head and 278 directions. In the graph they have
+    Its matrices are read anew for each picture, 7 MB for an ImageNet head and 278 directions. In the graph they have
     16 bits, as their file has them; NumPy has no product with those.
     """
     ops = openvino.opset13
