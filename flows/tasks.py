@@ -16,6 +16,7 @@ import re
 import socket
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     import prefect
 
 SERVER_STARTS = 180.0  # seconds that Prefect's temporary server may take, on a busy machine with a new database
+_interrupted = threading.Event()
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -214,7 +216,8 @@ def _await_server(server: "subprocess.Popen[bytes]", url: str) -> None:
 
 
 def _stop_server(server: "subprocess.Popen[bytes]") -> None:
-    server.terminate()
+    """End it, after Prefect's own exit handlers. Who typed Ctrl-C does not wait: what it was told is committed."""
+    (server.kill if _interrupted.is_set() else server.terminate)()
     try:
         server.wait(timeout=5)
     except subprocess.TimeoutExpired:
@@ -250,6 +253,7 @@ def explained() -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt as error:
+        _interrupted.set()
         if not os.environ.get("PAWPRINT_PIPELINE_RUN"):  # else the pipeline reports it
             progress.say(str(error) or "Stopped. The same command resumes.", stopped=True)
         sys.exit(130)
