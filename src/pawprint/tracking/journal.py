@@ -85,17 +85,21 @@ class Journal:
         """
         if not self.waiting():
             return
-        with files.lock(self.folder / "lock", timeout=-1), tracker.reachable():
-            run: Run | None = None
-            for number, call in enumerate(self.waiting(), start=self._uploaded() + 1):
-                try:
-                    run = run or tracker.run_of_journal(self.folder.name, call)
-                    call.make(run)
-                except (MlflowException, PawprintError, OSError) as error:
-                    if is_outage(error):
-                        raise
-                    print(f"MLflow refuses {call.method} of run {self.folder.name}: {error}", flush=True)
-                files.write_text(self.folder / "uploaded", str(number))
+        try:
+            with files.lock(self.folder / "lock", timeout=-1), tracker.reachable():
+                run: Run | None = None
+                for number, call in enumerate(self.waiting(), start=self._uploaded() + 1):
+                    try:
+                        run = run or tracker.run_of_journal(self.folder.name, call)
+                        call.make(run)
+                    except (MlflowException, PawprintError, OSError) as error:
+                        if is_outage(error):
+                            raise
+                        print(f"MLflow refuses {call.method} of run {self.folder.name}: {error}", flush=True)
+                    files.write_text(self.folder / "uploaded", str(number))
+        except FileNotFoundError:  # another process has uploaded the journal and removed it meanwhile
+            if self.waiting():
+                raise
 
     def remove(self) -> None:
         """Delete the journal."""
