@@ -3,7 +3,6 @@
 python -m flows.sweep                                  # what `sweep` in params.yaml says
 python -m flows.sweep --candidate deep_cnn --trials 30
 python -m flows.sweep --jobs 2                         # two processes, on one journal
-PAWPRINT_ENGINE=ray python -m flows.sweep              # a task of the cluster a trial (docs/cluster.md)
 """
 
 import argparse
@@ -11,7 +10,6 @@ import os
 import subprocess
 import sys
 import threading
-from functools import partial
 
 import optuna
 import torch
@@ -22,13 +20,13 @@ from rich.table import Table
 
 from flows import ROOT
 from flows.tasks import flow, run, step
-from pawprint import files, parallel
+from pawprint import files
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.tracking.journal import JournaledRun
 from pawprint.tracking.tracker import PARENT, Tracker
-from pawprint.training import devices, tune
+from pawprint.training import tune
 from pawprint.training.train import warm
 
 FOLDER = ROOT / "cache" / "sweeps"
@@ -57,11 +55,7 @@ def search(name: str, trials: int, jobs: int) -> None:
 
         # 4. the trials
         before = tune.done(study)
-        if parallel.on_ray():
-            gpus = int(devices.resolve(params.training).type == "cuda")
-            missing = range(before + 1, trials + 1)
-            list(parallel.map(partial(_Trials, name), missing, gpus))
-        elif jobs == 1:
+        if jobs == 1:
             work(name, trials, worker=0)
         elif before < trials:
             run_workers(name, trials, jobs)
@@ -82,8 +76,8 @@ def begin_parent(study: optuna.Study, name: str, data: PreparedDataset) -> None:
     study.set_user_attr(RUN, parent.id)
 
 
-def work(name: str, trials: int, worker: int, alone: bool = False) -> None:
-    """Run trials until there are enough in all, or a trial `alone`."""
+def work(name: str, trials: int, worker: int) -> None:
+    """Run trials until there are enough in all."""
     params = load_params(ROOT / "params.yaml")
     data = PreparedDataset.open(ROOT / "prepared")
     study = tune.open_study(FOLDER, name, params, data, worker)
@@ -108,18 +102,6 @@ def work(name: str, trials: int, worker: int, alone: bool = False) -> None:
 
     while tune.done(study) < trials:
         study.optimize(one, n_trials=1)
-        if alone:
-            return
-
-
-class _Trials:
-    """Trials in a process of a cluster, each by a seed of its own."""
-
-    def __init__(self, name: str) -> None:
-        self.name = name
-
-    def __call__(self, number: int) -> None:
-        work(self.name, sys.maxsize, number, alone=True)
 
 
 def run_workers(name: str, trials: int, jobs: int) -> None:

@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -18,7 +17,6 @@ from pawprint.config import Params, Range, Sweep
 from pawprint.data.dataset import PreparedDataset
 from pawprint.training import tune
 from prepared_set import ADAM, Memory, drawings, params
-from ray_cluster import cluster
 from workspace import Workspace
 
 RANGES = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "batch_size": {"choices": [16, 64]}}
@@ -130,19 +128,3 @@ def test_two_processes_and_a_kill_lose_no_trial(data: PreparedDataset, tmp_path:
     killed = workspace.query("select count(*) from runs where status = 'KILLED'")[0][0]
     assert 1 <= killed <= 2
     assert "0 trials now" in workspace(*command)
-
-
-@pytest.mark.slow
-@pytest.mark.skipif(find_spec("ray") is None, reason="the extra `cluster` is not installed")
-def test_on_a_cluster_each_trial_is_a_task(data: PreparedDataset, tmp_path: Path, workspace: Workspace) -> None:
-    shutil.copytree(data.folder, workspace.root / "prepared")
-    workspace.params(lambda values: values["sweep"].update(ranges=RANGES))
-    workspace.params(lambda values: values["candidates"]["efficientnet_lite0"].update(ADAM, epochs=20))
-    with cluster(2, tmp_path):
-        there = {name: os.environ[name] for name in ("PAWPRINT_ENGINE", "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")}
-        command = [sys.executable, "-m", "flows.sweep", "--trials", "4"]
-        assert "4 trials now, 4 in all" in workspace(*command, **there)
-        assert "0 trials now" in workspace(*command, **there)
-    children = "select count(*) from tags where key = 'mlflow.parentRunId'"
-    assert workspace.query(children)[0][0] == 4
-    assert workspace.query("select count(*) from runs where status != 'FINISHED'")[0][0] == 0
