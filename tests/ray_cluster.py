@@ -1,11 +1,15 @@
 """A Ray cluster of processes of this machine, by `pawprint cluster up`."""
 
+import atexit
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 
 import psutil
@@ -14,9 +18,18 @@ import pytest
 PAWPRINT = Path(sys.executable).with_name("pawprint")
 
 
+@cache
+def _home() -> Path:
+    """A home with one token for all clusters of this process: Ray reads the token once."""
+    home = Path(tempfile.mkdtemp(prefix="ray-home-"))
+    atexit.register(shutil.rmtree, home, ignore_errors=True)
+    return home
+
+
 @contextmanager
-def cluster(nodes: int, home: Path) -> Iterator[list[psutil.Process]]:
+def cluster(nodes: int) -> Iterator[list[psutil.Process]]:
     """`pawprint cluster up`, and this process on it; the process of each node."""
+    home = _home()
     command = [str(PAWPRINT), "cluster", "up", "--local", str(nodes)]
     environment = {**os.environ, "HOME": str(home)}
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as started:

@@ -40,16 +40,14 @@ _made: dict[str, Callable[[Any], Any]] = {}  # in a process of Ray: what `make` 
 _in_task = False  # is this a process of Ray that runs tasks?
 
 
-def map(
-    make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], gpus: int = 0
-) -> Iterator[Result]:  # fmt: skip
+def map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
     """`make()(item)` of every item, in order; an exception of one is raised here.
 
     `make` is called once here, or once in each process of a cluster, where paths must lead to the same files: it loads
-    what all items need. On Ray it, the items and the results are pickled, and each item has a core and `gpus`.
+    what all items need. On Ray it, the items and the results are pickled.
     """
     if on_ray():
-        yield from _on_ray(make, items, gpus)
+        yield from _on_ray(make, items)
     else:
         yield from in_order(ThreadPoolExecutor(cores()), make(), items, AHEAD * cores())
 
@@ -126,12 +124,10 @@ def _limit(group: Path) -> float | None:
     return None if quota == "max" or int(quota) < 0 else int(quota) / int(period)
 
 
-def _on_ray(
-    make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], gpus: int
-) -> Iterator[Result]:  # fmt: skip
+def _on_ray(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
     ray = _connected()
     # Not actors: a task goes to any node that is there, an actor to as many as there were.
-    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1, scheduling_strategy="SPREAD")(_work)
+    task = ray.remote(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")(_work)
     shared, about = ray.put(make), (uuid.uuid4().hex, _here())
     items, pending = iter(items), deque[Any]()
     try:
@@ -169,9 +165,12 @@ class _Messages:
 
 
 def together(
-    work: Callable[[Callable[[Any], None]], Result], processes: int, folder: Path, received: Callable[[Any], None],
+    work: Callable[[Callable[[Any], None]], Result],
+    processes: int,
+    folder: Path,
+    received: Callable[[Any], None],
     gpus: bool = False,
-) -> Result:  # fmt: skip
+) -> Result:
     """`work(send)` in several processes of the cluster at once, by Ray's TorchTrainer: the result of the first.
 
     Each has a core, or a GPU; they are one group of torch.distributed, with torchrun's variables in the environment.
@@ -201,10 +200,8 @@ def together(
         _one_of_several,
         train_loop_config={"work": work, "about": _here(), "messages": messages},
         scaling_config=ScalingConfig(num_workers=processes, use_gpu=gpus, resources_per_worker=each),
-        run_config=RunConfig(
-            storage_path=str(folder.absolute()), failure_config=FailureConfig(max_failures=RESTARTS)
-        ),
-    )  # fmt: skip
+        run_config=RunConfig(storage_path=str(folder.absolute()), failure_config=FailureConfig(max_failures=RESTARTS)),
+    )
     folder.mkdir(parents=True, exist_ok=True)
     try:
         # A thread that does not keep the command from ending: Ctrl-C is for the loop below.

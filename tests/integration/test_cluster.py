@@ -63,7 +63,7 @@ def test_two_nodes_one_of_them_killed_prepare_and_predict_the_same_bytes(
     monkeypatch.setattr(build, "BATCH", 4)
     monkeypatch.setattr(batch, "CHUNK", 16)
     batch.run(str(data), str(tmp_path / "predicted"), Classifier(toy_model))
-    with cluster(2, tmp_path) as nodes:
+    with cluster(2) as nodes:
         for process in nodes:
             listening = [one.laddr.ip for one in process.net_connections("tcp") if one.status == psutil.CONN_LISTEN]
             assert listening
@@ -94,7 +94,7 @@ def test_three_nodes_two_of_them_killed_compute_the_same_features_and_prediction
 
     alone = features(tmp_path / "local")
     batch.run(str(tmp_path / "data"), str(tmp_path / "predicted"), Classifier(toy_model))
-    with cluster(3, tmp_path) as nodes:
+    with cluster(3) as nodes:
         killing = killed_when(lambda: any((tmp_path / "shared").rglob("*.safetensors")), nodes[1])
         assert features(tmp_path / "shared") == alone
         assert not killing.is_alive()
@@ -124,7 +124,7 @@ def test_two_processes_on_two_of_three_nodes_train_as_one_does_also_where_a_node
         except (OSError, SafetensorError):
             return [0, 0]
 
-    with cluster(3, tmp_path) as nodes, pytest.MonkeyPatch.context() as patch:
+    with cluster(3) as nodes, pytest.MonkeyPatch.context() as patch:
         patch.setenv("PAWPRINT_PROCESSES", "2")
         killed: list[list[int]] = []
 
@@ -149,7 +149,7 @@ def test_two_processes_on_two_of_three_nodes_train_as_one_does_also_where_a_node
 @pytest.mark.slow
 def test_an_error_of_a_training_on_the_cluster_is_a_sentence(tmp_path: Path) -> None:
     data, given = drawings(tmp_path, 20), params("article_cnn", epochs=1, batch_size=2)
-    with cluster(3, tmp_path), pytest.MonkeyPatch.context() as patch:
+    with cluster(3), pytest.MonkeyPatch.context() as patch:
         checkpoints = CheckpointManager(tmp_path / "checkpoints", "article_cnn", given, data)
         for processes, sentence in (("3", "3 processes share batches of 2"), ("9", "the cluster has 3 cores")):
             patch.setenv("PAWPRINT_PROCESSES", processes)
@@ -161,7 +161,7 @@ def test_an_error_of_a_training_on_the_cluster_is_a_sentence(tmp_path: Path) -> 
 def test_a_cluster_is_refused_without_its_token(tmp_path: Path) -> None:
     (tmp_path / "other").write_text("0" * 64)
     script = "from pawprint import parallel\nprint(list(parallel.map(lambda: abs, [-1])))"
-    with cluster(1, tmp_path):
+    with cluster(1):
         environment = dict(os.environ)
         asked = [sys.executable, "-c", script]
         assert subprocess.run(asked, env=environment, capture_output=True, text=True, check=True).stdout == "[1]\n"
