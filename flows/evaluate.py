@@ -42,7 +42,7 @@ def evaluate() -> None:
             )
 
     # 2. the test photographs, the same ones corrupted, and clutter
-    evaluator = step()(Evaluator.of)(test, ROOT / "data", params)
+    evaluator = step()(Evaluator.of)(test, ROOT / "data", params, data.drawn)
 
     # 3. measure and plot
     tuned, reports = {}, {}

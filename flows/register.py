@@ -206,7 +206,7 @@ def compare(
             folds = Scores.out_of_fold(registry.folder(version) / FOLDS_FILE)
             test, own = as_trained(classifier.info, data.split("test").only(left), params)
             if (how := own.preprocess.model_dump_json()) not in evaluators:
-                evaluators[how] = Evaluator.of(test, ROOT / "data", own)
+                evaluators[how] = Evaluator.of(test, ROOT / "data", own, data.drawn)
             found[version.model_digest] = Contender(*evaluators[how].evaluate(classifier), folds)
     quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
     both = found[entry.model_digest], found[champion.model_digest]

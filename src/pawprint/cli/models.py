@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from pawprint import image
 from pawprint.cli.common import HERE, ROOT, console
 
 app = typer.Typer(no_args_is_help=True, help="The networks that a candidate can name in `architecture`.")
@@ -38,6 +37,7 @@ def describe(
     classes: Annotated[int, typer.Option(min=2, help="number of classes")] = 2,
 ) -> None:
     """Layer by layer: output shape and parameters."""
+    from pawprint import image
     from pawprint.config import load_params
     from pawprint.models import registry
 

@@ -84,14 +84,14 @@ class Evaluator:
     dropped: int  # photographs of the test side that people dropped
 
     @classmethod
-    def of(cls, test: Split, data: Path, params: Params) -> "Evaluator":
-        """`data` holds the originals, whose headers give their sizes."""
+    def of(cls, test: Split, data: Path, params: Params, drawn: bool = False) -> "Evaluator":
+        """`data` holds the originals, whose headers give their sizes; of a `drawn` set drawn shapes tell nothing."""
         evaluation, preprocess, folder = params.evaluation, params.preprocess, params.refusal.strangers
         if folder:
             half: strangers.Half = "untouched" if params.refusal.stranger_costs else "all"
             others = strangers.read(Path(folder), preprocess, half)
         else:
-            others = ood.clutter(evaluation.clutter, params.seed, preprocess.size)
+            others = ood.clutter(0 if drawn else evaluation.clutter, params.seed, preprocess.size)
         before, dropped = corrections(test, data, params)
         return cls(
             test,

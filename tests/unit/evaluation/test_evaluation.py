@@ -391,12 +391,12 @@ def test_every_picture_is_drawn_and_the_same_figures_give_the_same_bytes(test_si
 
 def test_heat_of_one_plane_speaks_for_the_second_class_and_turned_round_for_the_first() -> None:
     plane = np.array([[[4.0, -4.0]]], np.float32)
-    first, second = cam.heat_map(plane, 0), cam.heat_map(plane, 1)
+    first, second = cam.heat_map(plane, 0, 300), cam.heat_map(plane, 1, 300)
     assert first.shape == second.shape == (300, 300)
     assert second[0, 0] == pytest.approx(1)
     assert second[0, -1] == 0
     assert first[0, -1] == pytest.approx(1)
-    assert cam.heat_map(np.zeros((2, 1, 1), np.float32), 1).max() == 0
+    assert cam.heat_map(np.zeros((2, 1, 1), np.float32), 1, 300).max() == 0
 
 
 # the comparison
