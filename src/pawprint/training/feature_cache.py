@@ -205,7 +205,7 @@ class FrozenPart(nn.Module):
 class Engine:
     """Pixels to features by the fastest engine whose bits repeat: OpenVINO on the CPU, torch elsewhere.
 
-    Engines of one named `part` (weights and blocks) share what OpenVINO compiles, which takes seconds.
+    Engines of one named `part` (weights and blocks) and size share what OpenVINO compiles, which takes seconds.
     """
 
     _compiled: ClassVar[dict[object, Any]] = {}  # of the last part: a head's folds open its cache again
@@ -214,7 +214,7 @@ class Engine:
         self.params, self.training, self.device = params, params.training, devices.resolve(params.training)
         self.frozen, self.shape = frozen.eval(), shape
         self.precision: Precision = "bf16" if params.training.precision == "bfloat16" else "f32"
-        self.name, self.part = part, (part, self.precision) if part else object()
+        self.name, self.part = part, (part, frozen.network.size, self.precision) if part else object()
         if self.device.type == "cpu":
             self.execution = backends.execution(self.precision)
         else:
