@@ -265,7 +265,8 @@ def test_turning_all_of_it_back_trains_nothing(workspace: Workspace) -> None:
     consistent_champion(workspace)
 
 
-@pytest.mark.parametrize("kind", ["hardlink", pytest.param("symlink", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["hardlink", "symlink"])
 def test_outputs_that_are_links_into_dvc_s_cache_are_written_beside_it(workspace: Workspace, kind: str) -> None:
     def digests(names: set[Path]) -> dict[Path, str]:
         return {name: sha256(name) for name in names}

@@ -31,6 +31,7 @@ def test_each_rule_keeps_its_level(n: int) -> None:
         assert found["accuracy not worse, though it is"] > 0.01
 
 
+@pytest.mark.slow
 def test_out_of_the_fold_a_gain_is_found_and_a_challenger_that_is_only_surer_is_not_promoted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:

@@ -47,7 +47,7 @@ if memory.steps:
 """
 
 
-@pytest.mark.parametrize("last", [0, 1])
+@pytest.mark.parametrize("last", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_two_processes_have_the_curve_of_one(last: int, data: PreparedDataset, tmp_path: Path) -> None:
     """Also where one photograph is left for the last batch: fewer than there are processes."""
     count = len(data.split("train"))

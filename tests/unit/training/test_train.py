@@ -88,6 +88,7 @@ for name in sys.argv[4:]:
 FILES = ("model.onnx", "model.safetensors", "ood.safetensors", "photographs.txt", "model.json")
 
 
+@pytest.mark.slow  # test_distributed has the curves
 def test_two_processes_give_the_same_bytes(data: PreparedDataset, tmp_path: Path) -> None:
     names = ["efficientnet_lite0"]  # article_cnn: test_pipeline, where one of the two is killed
     tests, source = (str(Path(__file__).resolve().parents[3] / name) for name in ("tests", "src"))
