@@ -24,6 +24,15 @@ def answered(entry: Champion, over: str) -> list[live.Beside]:
     return [one for one in found if one.digest == entry.model_digest]
 
 
+def count(entry: Champion, over: str) -> int:
+    """How many answers that is; the champion's own, with their embeddings, are not read for it."""
+    from pawprint.serving import segments, traffic
+
+    with segments.log_of(entry.model) as log:
+        both = traffic.beside(log, over)
+    return max(sum(1 for row in rows if row["digest"] == entry.model_digest) for rows in both)
+
+
 @step()
 def follow() -> None:
     """Decide on the challenger that waits, where its answers are there."""

@@ -208,7 +208,7 @@ def poll_traffic(settings: git_sync.Settings, started: str) -> str:
             return started
         entry, verdict = found
         wanted = load_params(settings.root / "params.yaml").gate.live_answers
-        if max((one.answers for one in live.answered(entry, verdict.over)), default=0) < wanted:
+        if live.count(entry, verdict.over) < wanted:
             return started
         key = f"live {entry.model_digest} over {verdict.over}"
         run = asyncio.run(arun_deployment(NAME, timeout=0, idempotency_key=key, as_subflow=False))

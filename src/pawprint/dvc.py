@@ -230,16 +230,20 @@ def remotes(root: Path) -> list[str]:
 def stored(root: Path, name: str, hashes: Iterable[str]) -> list[str]:
     """Those of the objects (by their MD5) that a remote has."""
     system, base = _store(root, name)
-    return [one for one in hashes if system.exists(f"{base}/files/md5/{one[:2]}/{one[2:]}")]
+    return [one for one in hashes if system.exists(_place(base, one))]
 
 
 def delete(root: Path, name: str, hashes: Iterable[str]) -> int:
     """Delete objects of a remote, by their MD5; how many were there."""
     system, base = _store(root, name)
-    there = stored(root, name, hashes)
-    for one in there:
-        system.rm(f"{base}/files/md5/{one[:2]}/{one[2:]}")
+    there = [place for one in hashes if system.exists(place := _place(base, one))]
+    for place in there:
+        system.rm(place)
     return len(there)
+
+
+def _place(base: str, digest: str) -> str:
+    return f"{base}/files/md5/{digest[:2]}/{digest[2:]}"
 
 
 def _store(root: Path, name: str) -> tuple[Any, str]:

@@ -23,7 +23,8 @@ from typing import Any
 import httpx
 import pytest
 
-from pawprint.lineage import sha256
+from flows import live
+from pawprint.lineage import Champion, sha256
 from pawprint.serving.traffic import Record, TrafficLog
 from service_process import free_port
 from workspace import PROJECT, Workspace, consistent_champion
@@ -304,7 +305,7 @@ def test_an_alias_moved_by_hand_is_packaged_by_the_next_run(workspace: Workspace
 
 
 def test_a_challenger_waits_for_live_answers_and_is_promoted_when_they_are_there(
-    workspace: Workspace, tmp_path: Path
+    workspace: Workspace, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     champion = workspace.json("champion.json")
 
@@ -336,6 +337,8 @@ def test_a_challenger_waits_for_live_answers_and_is_promoted_when_they_are_there
     assert "waiting for live traffic" in printed and "4 are missing" in printed
     assert consistent_champion(workspace) == champion["version"] != challenger["version"]
     beside(range(3))
+    monkeypatch.setenv("PAWPRINT_TRAFFIC", str(tmp_path))
+    assert live.count(Champion.read(workspace.root / "challenger"), champion["model_digest"]) == 3
     assert "1 are missing" in workspace("pawprint", "traffic", "report", "--no-mlflow", PAWPRINT_TRAFFIC=str(tmp_path))
     beside(range(3, 5))
     printed = workspace.run(PAWPRINT_TRAFFIC=str(tmp_path))

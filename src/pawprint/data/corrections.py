@@ -206,8 +206,10 @@ class _Work:
     def changes(self, one: Decision) -> bool:
         """Would the decision change data/?"""
         files = self.files.get(one.hash, [])
-        if one.decision in ("drop", "unsure"):
-            return one.decision == "drop" and bool(files)
+        if one.decision == "unsure":
+            return False
+        if one.decision == "drop":
+            return bool(files)
         return any(file.split("/")[0] != one.label for file in files) or (not files and one.hash in self.inbox)
 
     def decide(self, one: Decision) -> None:

@@ -203,7 +203,7 @@ def write(source: str, data: Path, name: str | None, write_once: bool) -> int:
 
 
 def remember(data: Path, hashes: Iterable[tuple[str, str]], out: Path) -> None:
-    """Write the inventory of data/ with the hash of each photograph: (path below data/, SHA-256). See `Seen`."""
+    """Write the inventory of data/ with the hash of each photograph: (path below data/, SHA-256)."""
     known = dict(hashes)
     table = pq.read_table(data / INVENTORY, columns=SCHEMA.names)
     names = zip(table["label"].to_pylist(), table["key"].to_pylist(), strict=True)

@@ -73,7 +73,7 @@ class Packer:
     def _read_before(self, now: Entry) -> str:
         """The hash of an object that an earlier run read, and that is the same still; "" of another."""
         before = self._seen.find(now.label, now.key) if self._seen else None
-        return before.hash if before and before[: len(now) - 1] == now[:-1] else ""
+        return before.hash if before and before._replace(hash="") == now else ""
 
     def _reused(self, digest: str, label: str, origin: str, path: Path, split: str, group: str) -> Packed | None:
         """The member of the earlier run, if it is intact. A changed suffix may be a wrong one: its flags differ."""
