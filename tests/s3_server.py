@@ -32,6 +32,7 @@ def s3(root: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
     try:
         for _ in range(200):
+            assert process.poll() is None, "rclone has ended: somebody else may have its port"
             with socket.socket() as probe:
                 if probe.connect_ex(("127.0.0.1", port)) == 0:
                     break

@@ -1,5 +1,6 @@
 """A real `bentoml serve` as a process on a free port, ended by its process id."""
 
+import json
 import os
 import shutil
 import signal
@@ -92,3 +93,15 @@ def metric(url: str, name: str) -> float:
     """The sum of a metric over its labels."""
     lines = httpx.get(f"{url}/metrics").text.splitlines()
     return sum(float(line.rpartition(" ")[2]) for line in lines if line.split("{")[0].split(" ")[0] == name)
+
+
+def line_of(log: Path, request_id: str) -> dict:
+    """The line of a request; it may be written a moment after the answer."""
+    deadline = time.monotonic() + 5
+    while True:
+        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
+        found = [line for line in lines if line["request_id"] == request_id]
+        if found:
+            return found[0]
+        assert time.monotonic() < deadline, lines
+        time.sleep(0.05)

@@ -3,7 +3,6 @@
 import json
 import re
 import socket
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 
-from service_process import serving
+from service_process import line_of, serving
 
 PICTURE_NAME = "my-secret-cat.jpg"
 
@@ -23,18 +22,6 @@ def logged(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     env = {"PAWPRINT_MODEL": str(toy_model), "PAWPRINT_TRAFFIC": str(folder / "traffic")}
     with serving(folder / "log", env) as (url, _):
         yield url, folder / "log"
-
-
-def line_of(log: Path, request_id: str) -> dict:
-    """The line of a request; it may be written a moment after the answer."""
-    deadline = time.monotonic() + 5
-    while True:
-        lines = [json.loads(line) for line in log.read_text().splitlines() if line.startswith("{")]
-        found = [line for line in lines if line["request_id"] == request_id]
-        if found:
-            return found[0]
-        assert time.monotonic() < deadline, lines
-        time.sleep(0.05)
 
 
 def figures(url: str) -> dict[str, float]:

@@ -2,7 +2,6 @@
 
 import contextlib
 import hashlib
-import json
 import socket
 import threading
 import time
@@ -16,7 +15,7 @@ import pytest
 
 from pawprint.errors import PawprintError
 from pawprint.serving.client import predict
-from service_process import checkout, metric, serving
+from service_process import checkout, line_of, metric, serving
 
 READ, ADMIN = "read-token", "admin-token"
 FRIEND = "https://friend.example"  # the page of another site that may use the service
@@ -210,8 +209,7 @@ def test_a_page_that_is_allowed_may_ask_and_no_other(small: str, pictures: dict[
 def test_a_trusted_proxy_names_the_client(small: str, small_log: Path) -> None:
     headers = {"X-Forwarded-For": "203.0.113.7", "X-Request-Id": "through-a-proxy"}
     httpx.get(f"{small}/model", headers=headers)
-    (line,) = [line for line in small_log.read_text().splitlines() if "through-a-proxy" in line]
-    assert json.loads(line)["client"] == "203.0.113.7"
+    assert line_of(small_log, "through-a-proxy")["client"] == "203.0.113.7"
 
 
 def test_a_client_that_hangs_up_harms_nobody(small: str, pictures: dict[str, bytes]) -> None:

@@ -117,10 +117,13 @@ def test_wrong_tokens_are_paced_and_the_right_one_goes_on(url: str) -> None:
         for number in range(60)
     ]
     assert set(seen) == {401, 429} and seen[-1] == 429
+    started = time.monotonic()  # from here on a guess is given back every two seconds
     assert httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30).status_code == 200
     # X-Forwarded-For of a caller that is no trusted proxy makes no new address
-    headers = {"Authorization": "Bearer guess", "X-Forwarded-For": "1.2.3.4"}
-    assert httpx.post(f"{url}/admin/reload", headers=headers).status_code == 429
+    guess = {"Authorization": "Bearer guess"}
+    others = [{**guess, "X-Forwarded-For": f"1.2.3.{number}"} for number in range(60)]
+    heard = [httpx.post(f"{url}/admin/reload", headers=headers).status_code for headers in others]
+    assert heard.count(401) <= 1 + (time.monotonic() - started) / 2
 
 
 def test_only_the_admin_may(url: str, service: str) -> None:
