@@ -34,7 +34,7 @@ MOST_IGNORED = 0.1  # of the pictures; more stop the import
 _SPLIT_WORDS = {
     "train": "train", "training": "train", "dev": "validation", "val": "validation", "valid": "validation",
     "validation": "validation", "test": "test", "testing": "test", "eval": "test", "evaluation": "test",
-    "holdout": "test", "pred": "test",
+    "holdout": "test", "pred": "test", "trainval": "train",
 }  # fmt: skip
 _PLAIN_WORDS = {
     "data", "image", "images", "img", "imgs", "jpeg", "jpegimages", "jpg", "photo", "photos", "pic", "pics", "picture",
@@ -173,7 +173,7 @@ def split_of(folder: str) -> str:
 
 
 def _words(folder: str) -> list[str]:
-    return re.findall("[^\\W\\d_]+", folder.lower())
+    return re.findall("[^\\W\\d_]+", re.sub("(?<=[a-z])(?=[A-Z])", " ", folder).lower())
 
 
 def _is_plain(folder: str) -> bool:
@@ -195,7 +195,22 @@ def _folders(pictures: _Pictures, source: str, tables: Sequence[str]) -> list[Fo
 
 
 def _top(pictures: _Pictures) -> list[Found]:
-    return [Found(str(path), parts[0], split=_split(path)) for path, parts in _reduced(pictures).items() if parts]
+    reduced = {path: parts for path, parts in _reduced(pictures).items() if parts}
+    divided = _divided({parts[0] for parts in reduced.values()})
+    return [Found(str(path), *divided.get(parts[0], (parts[0], "", _split(path)))) for path, parts in reduced.items()]
+
+
+def _divided(folders: Collection[str]) -> dict[str, tuple[str, str, str]]:
+    """(class, breed, split) of folders that name class and split (`train_cat` and `test_cat`, `trainA` and `testA`).
+
+    One class must have two splits: `train_station` beside `harbour` is a class.
+    """
+    word = f"(?i:{'|'.join(sorted(_SPLIT_WORDS, reverse=True))})"  # `training` before `train`
+    first, last = f"(?P<split>{word})([\\W_]+|(?=[A-Z]))(?P<of>.+)", f"(?P<of>.+?)([\\W_]+|(?=[A-Z]))(?P<split>{word})"
+    matches = {name: re.fullmatch(first, name) or re.fullmatch(last, name) for name in folders}
+    found = {name: (match["of"], "", _SPLIT_WORDS[match["split"].lower()]) for name, match in matches.items() if match}
+    splits = Counter(label for label, _, _ in set(found.values()))
+    return found if max(splits.values(), default=0) > 1 else {}
 
 
 def _parent(pictures: _Pictures) -> list[Found]:

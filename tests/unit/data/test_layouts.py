@@ -179,6 +179,10 @@ RIGHT: dict[str, tuple[list[str], set[str]]] = {
     ),
     "a class of masks": (paths("mask/*.jpg", "no_mask/*.jpg"), {"mask", "no_mask"}),
     "a class that is called like its set": (paths("cat/cat/*.jpg", "cat/dog/*.jpg"), PETS),
+    "class and split in one name": (paths("x/train_cat/*.jpg", "x/test_cat/*.jpg", "x/training dog/*.jpg"), PETS),
+    "the split behind the class": (paths("cat-Train/*.jpg", "cat-Val/*.jpg", "dogTrain/*.jpg"), PETS),
+    "CycleGAN's": (paths("zoo/trainA/*.jpg", "zoo/trainB/*.jpg", "zoo/testA/*.jpg", "zoo/testB/*.jpg"), {"A", "B"}),
+    "classes that begin like a split": (paths("train_station/*.jpg", "harbour/*.jpg"), {"train_station", "harbour"}),
     "two layouts side by side": (paths(*both("train2017", "val2017"), "test2017/*.jpg"), PETS),
 }  # fmt: skip
 
@@ -198,6 +202,7 @@ ASKED: dict[str, tuple[list[str], str]] = {
                         r"(?s)--layout top: 2 classes \(cats.*--layout parent: 2 classes \(beagle"),
     "a third lies beside the splits": (paths(*both("train"), "extra/*.jpg"), "5 of 15 photographs are of no class"),
     "splits without classes": (paths("images/train/*.jpg", "images/val/*.jpg", "labels/train/*.txt"), "of no class"),
+    "splits without classes, in capitals": (paths("TrainImages/*.jpg", "TestImages/*.jpg"), "of no class"),
     "a table of labels": (paths("images/a*.jpg", "labels.csv"), "--labels labels.csv"),
     "a train among vehicles": (paths("train/*.jpg", "bus/*.jpg", "car/*.jpg"), "--layout parent: 3 classes"),
 }  # fmt: skip
@@ -261,6 +266,9 @@ def test_a_source_s_own_splits_are_kept_with_the_origins(tmp_path: Path) -> None
         assert {row["name"].split("/")[0]: row["split"] for row in csv.DictReader(file)} == {
             "train": "train", "test_set": "test",
         }  # fmt: skip
+    names = [f"{split}_{kind}/1.jpg" for split in ("train", "test") for kind in ("a", "b")]
+    halves = {name: small(n) for n, name in enumerate(names)}
+    assert "test 2" in ingest(zipped(tmp_path / "h.zip", halves), data).summary()
     ingest(unpacked(tmp_path / "test", pets()), data)  # one folder that is called `test` is no split
     assert ",test\n" not in (data / "origins.csv").read_text()
 
