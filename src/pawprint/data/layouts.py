@@ -143,22 +143,27 @@ def recognise(
 def read_labels(table: bytes, source: str) -> dict[str, str]:
     """A table of labels (CSV or TSV with a header) as file -> class: its column of file names or ids is the first of
     `image`, `file`, `filename`, `name`, `path`, `id` (or the first of all), its class `label`, `class`, `breed`,
-    `category` or `species` (or the second)."""
+    `category` or `species` (or the other one of two)."""
     try:
-        rows = list(
-            csv.reader(io.StringIO(table.decode("utf-8-sig")), csv.Sniffer().sniff(table[:4096].decode(), ",;\t"))
-        )
+        text = table.decode("utf-8-sig")
+        rows = list(csv.reader(io.StringIO(text), csv.Sniffer().sniff(text[:4096], ",;\t")))
         header = [cell.strip().lower() for cell in rows[0]]
         file = next((header.index(name) for name in _FILE_COLUMNS if name in header), 0)
-        label = next((header.index(name) for name in _LABEL_COLUMNS if name in header), 1)
-        found = {row[file].strip(): row[label].strip() for row in rows[1:] if len(row) > max(file, label)}
-        if not found or file == label:
+        other = [1 - file] if len(header) == 2 else []  # of several any may be the class, and one-hot columns are none
+        label = next(iter([header.index(name) for name in _LABEL_COLUMNS if name in header] + other))
+        pairs = {(row[file].strip(), row[label].strip()) for row in rows[1:] if len(row) > max(file, label)}
+        found = {file: label for file, label in pairs if label}
+        if not found:
             raise ValueError("no rows")
-    except (ValueError, IndexError, csv.Error):
+    except (ValueError, IndexError, StopIteration, csv.Error):
         raise PawprintError(
-            f"{source} is no table of labels: it needs a header and two columns, file and label (as CSV)."
+            f"{source} is no table of labels: it needs a header with a column `file` and a column `label` (as CSV)."
         ) from None
-    return {file: label for file, label in found.items() if label}
+    if several := sorted(file for file, label in pairs if label and found[file] != label):
+        raise PawprintError(
+            f"{source} gives more than one class to `{several[0]}` ({len(several):,} in all). Remove such rows from it."
+        )
+    return found
 
 
 _FILE_COLUMNS = ("image", "file", "filename", "file_name", "image_id", "name", "path", "id")
@@ -223,12 +228,16 @@ def _names(pictures: _Pictures) -> list[Found]:
 
 
 def _labelled(pictures: _Pictures, labels: dict[str, str]) -> list[Found]:
-    found = []
+    found: dict[str, Found] = {}
     for path in pictures:
         keys = (str(path), *(str(PurePosixPath(*path.parts[start:])) for start in range(1, len(path.parts))), path.stem)
-        if label := next((labels[key] for key in keys if key in labels), ""):
-            found.append(Found(str(path), label, split=_split(path)))
-    return found
+        if key := next((key for key in keys if key in labels), ""):
+            if key in found:  # train/1.png and test/1.png: only one of them is meant
+                raise PawprintError(
+                    f"`{key}` in the table of labels is `{found[key].name}` or `{path}`. Write paths, or move one away."
+                )
+            found[key] = Found(str(path), labels[key], split=_split(path))
+    return list(found.values())
 
 
 def _split(path: PurePosixPath) -> str:

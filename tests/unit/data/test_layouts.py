@@ -253,6 +253,17 @@ def test_a_table_of_labels_gives_the_classes(tmp_path: Path) -> None:
     own.write_bytes(table.replace(b",", b"\t"))
     with pytest.raises(PawprintError, match=r"a class 'b/w', which has .* a slash"):
         ingest(source, tmp_path / "data", labels=str(own))
+    for content, output in (
+        (b"image,MEL,NV\np1,0.0,1.0\np2,1.0,0.0\n", "no table of labels.* a column `label`"),  # ISIC's, one-hot
+        (b"file,class,x\np1.jpg,cat,0\np1.jpg,dog,9\np2.jpg,cat,1\n", r"more than one class to `p1\.jpg` \(1 in all"),
+        (b"id,label\np1,cat\np2,dog\n", r"`p1` in the table of labels is `test/p1.jpg` or `train/p1.jpg`"),
+    ):
+        own.write_bytes(content)
+        doubled = zipped(tmp_path / "doubled.zip", pictures | {"test/p1.jpg": small(9)})
+        with pytest.raises(PawprintError, match=output):
+            ingest(doubled, tmp_path / "data", labels=str(own))
+    own.write_bytes(b"id,label\n" + b"".join(b"p%d,%s\n" % (n, ("猫", "狗狗")[n % 2].encode()) for n in range(900)))
+    assert ingest(source, tmp_path / "data", labels=str(own)).dataset.classes == ("狗狗", "猫")
     with pytest.raises(PawprintError, match="no table of labels"):
         ingest(source, tmp_path / "data", labels="p1.jpg")
 
