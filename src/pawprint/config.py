@@ -356,7 +356,7 @@ class Params(_Closed):
 
 def load_params(path: Path = Path("params.yaml")) -> Params:
     """Read and check params.yaml; PawprintError names the key, what is wrong and what was expected."""
-    raw = _load_yaml(path)
+    raw = load_yaml(path)
     if isinstance(raw, dict) and raw.get("schema_version") != SCHEMA_VERSION:
         raise PawprintError(
             f"{path} has schema_version {raw.get('schema_version', 1)}; this version of pawprint reads "
@@ -368,12 +368,18 @@ def load_params(path: Path = Path("params.yaml")) -> Params:
 
 def load_serving(path: Path) -> Serving:
     """The `serving` section alone, which is all that a Bento carries of params.yaml."""
-    raw = _load_yaml(path)
+    raw = load_yaml(path)
     return _check(Serving, raw.get("serving", {}) if isinstance(raw, dict) else raw, path)
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML 1.1, with numbers as people and DVC write them: 3e-4 is one, and 1e6 a whole one."""
+    """YAML 1.2's plain values, as DVC reads and writes them: `off` is a word, 3e-4 a number, and 1e6 a whole one."""
+
+    yaml_implicit_resolvers = {}  # noqa: RUF012
+
+
+def _integer(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> int:
+    return int(node.value)
 
 
 def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
@@ -381,12 +387,25 @@ def _number(loader: yaml.SafeLoader, node: yaml.ScalarNode) -> float:
     return int(value) if "e" in node.value.lower() and value.is_integer() else value
 
 
-_FLOAT = "tag:yaml.org,2002:float"
-_Loader.add_constructor(_FLOAT, _number)
-_Loader.add_implicit_resolver(_FLOAT, re.compile(r"[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789"))
+_TAG = "tag:yaml.org,2002:"
+_Loader.add_constructor(f"{_TAG}int", _integer)
+_Loader.add_constructor(f"{_TAG}float", _number)
+for _name, _pattern, _firsts in (
+    ("null", r"(~|null|Null|NULL|)$", ["~", "n", "N", ""]),
+    ("bool", r"(true|True|TRUE|false|False|FALSE)$", list("tTfF")),
+    ("int", r"[-+]?\d[\d_]*$", list("-+0123456789")),
+    ("float", r"[-+]?((\d+\.\d*|\.\d+)([eE][-+]?\d+)?|\d+[eE][-+]?\d+|\.(inf|nan))$", list("-+.0123456789")),
+    ("merge", r"<<$", ["<"]),
+):
+    _Loader.add_implicit_resolver(f"{_TAG}{_name}", re.compile(_pattern), _firsts)
 
 
-def _load_yaml(path: Path) -> Any:
+def load_yaml(path: Path) -> Any:
+    """The content of a file of parameters.
+
+    Raises:
+        PawprintError: It is missing, or not valid YAML.
+    """
     try:
         return yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except FileNotFoundError:

@@ -110,6 +110,19 @@ def test_a_broken_champion_is_not_taken_over(url: str, folder: Path, pictures: d
     assert httpx.post(f"{url}/predict", content=pictures["red"]).json()["label"] == "red"
 
 
+def test_a_model_that_fails_its_selftest_ends_the_service_with_a_sentence(folder: Path, tmp_path: Path) -> None:
+    answers = folder / "selftest/answers.json"
+    known = json.loads(answers.read_text())
+    answers.write_text(json.dumps(known | {"red.jpg": known["blue.jpg"]}))
+    with (
+        pytest.raises(AssertionError, match="the service ended"),
+        serving(tmp_path / "log", {"PAWPRINT_MODEL": str(folder), "PAWPRINT_TRAFFIC": str(tmp_path / "traffic")}),
+    ):
+        pass
+    log = (tmp_path / "log").read_text()
+    assert log.count("The self-test failed: red.jpg should give") == 1 and "Traceback" not in log
+
+
 def test_wrong_tokens_are_paced_and_the_right_one_goes_on(url: str) -> None:
     assert httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30).status_code == 200
     seen = [

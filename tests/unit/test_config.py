@@ -78,6 +78,14 @@ def test_a_whole_number_may_have_an_exponent(tmp_path: Path, written: str, read:
     assert params.preprocess.max_pixels == read
 
 
+def test_a_word_that_dvc_writes_without_quotes_stays_a_word(tmp_path: Path) -> None:
+    """`dvc exp run -S` writes the whole file as YAML 1.2; in YAML 1.1 `off` is false, and 010 is eight."""
+    params = load_params(edited(tmp_path, 'mode: "off"', "mode: off"))
+    assert params.serving.challenger.mode == "off"
+    assert load_params(edited(tmp_path, "seed: 2017", "seed: 010")).seed == 10
+    assert load_params(edited(tmp_path, "quantized: {}", "quantized: {on: article_cnn}")).models[-1] == "on"
+
+
 @pytest.mark.parametrize("written", ["0,001", "'3e-4'", "3e-", "1e-3x", "a lot"])
 def test_what_is_no_number_is_refused_with_an_example(tmp_path: Path, written: str) -> None:
     with pytest.raises(PawprintError, match="learning_rate`: a number is expected, such as"):

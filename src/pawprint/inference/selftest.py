@@ -20,7 +20,9 @@ from pawprint.inference.classifier import Classifier
 FOLDER = "selftest"
 MOST = 8  # pictures of a training's self-test
 _Answers = TypeAdapter(dict[str, dict[str, float]])  # of a picture, by class
-_TOLERANCE = 0.1  # of a probability: bf16 against f32, one CPU against another
+# Of a probability, as the mean over the pictures: bf16 against f32, one CPU against another. A picture that the model
+# is not sure of may move by more (0.34 of 37 classes); one of eight that is wrong altogether is seen.
+_TOLERANCE = 0.1
 
 
 def write(folder: Path, pictures: Mapping[str, bytes]) -> None:
@@ -56,12 +58,17 @@ def check(classifier: Classifier) -> None:
         known = {name: image.unpack((kept / name).read_bytes()) for name in answers}
     except Exception as error:  # simplejpeg's errors have no common class
         raise PawprintError(f"The self-test in {kept} is damaged ({error}). Package the model again.") from None
+    moved: dict[str, tuple[float, str]] = {}
     for name, expected in answers.items():
-        predictions = classifier.predict(known[name][None])
-        found = classifier.decide(predictions)[0].probabilities
-        if found.keys() != expected.keys() or any(not abs(found[k] - expected[k]) <= _TOLERANCE for k in found):
-            rounded = {label: round(value, 3) for label, value in found.items()}
-            raise PawprintError(
-                f"The self-test failed: {name} should give {expected} and gives {rounded} "
-                f"in {classifier.precision}. Do not serve this model here; try serving.precision: f32."
-            )
+        found = classifier.decide(classifier.predict(known[name][None]))[0].probabilities
+        if found.keys() != expected.keys():
+            raise PawprintError(f"The self-test in {kept} is of other classes than the model. Package the model again.")
+        by = {label: abs(found[label] - expected[label]) for label in found}
+        label = max(by, key=lambda label: by[label] if by[label] == by[label] else np.inf)
+        moved[name] = by[label], f"{name} should give {label} {expected[label]:.3f} and gives {found[label]:.3f}"
+    if not np.mean([difference for difference, _ in moved.values()]) <= _TOLERANCE:  # NaN is not
+        worst = max(moved.values())[1]
+        raise PawprintError(
+            f"The self-test failed: {worst} in {classifier.precision}. Do not serve this model here; "
+            "try serving.precision: f32."
+        )

@@ -20,6 +20,7 @@ import yaml
 from bentoml.bentos import build_bentofile
 from bentoml.exceptions import BentoMLException, NotFound
 
+from pawprint.config import load_yaml
 from pawprint.errors import PawprintError
 from pawprint.files import write_json, write_text
 from pawprint.image import IMAGE_SUFFIXES
@@ -107,7 +108,7 @@ def _stage(context: Path, model: Path, champion: Mapping[str, Any], root: Path) 
     own = (context / "champion" / selftest.FOLDER).is_dir()  # models of before have none
     if not own and (known := _one_of_each_class(root / "data")):
         selftest.write(context / "champion", known)
-    params = yaml.safe_load((root / "params.yaml").read_text(encoding="utf-8"))
+    params = load_yaml(root / "params.yaml")
     write_text(context / "params.yaml", yaml.safe_dump({"serving": params["serving"]}))
     options = yaml.safe_load((root / "bentofile.yaml").read_text(encoding="utf-8"))
     del options["include"], options["exclude"]  # here all is staged already

@@ -5,8 +5,10 @@ bentoml serve pawprint:latest     # the Bento that was built last
 curl -F image=@cat.jpg http://localhost:3000/predict
 """
 
+import logging
 import os
 import shutil
+import signal
 import socket
 import tempfile
 from typing import Any
@@ -96,7 +98,15 @@ class Pawprint:
             return engine, load_challenger(params.challenger, engine, log)
 
         state.load = load
-        state.install(*load())
+        try:
+            state.install(*load())
+        except (
+            PawprintError
+        ) as error:  # another start would meet it again: the supervisor, which would try for ever, ends
+            logging.getLogger("pawprint").error("%s", error)
+            logging.getLogger("uvicorn.error").disabled = True  # it would add two tracebacks
+            os.kill(os.getppid(), signal.SIGTERM)
+            raise SystemExit(1) from None
 
     @bentoml.on_shutdown  # type: ignore[untyped-decorator]
     def close(self) -> None:

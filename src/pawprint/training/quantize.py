@@ -59,7 +59,7 @@ def make(source: Path, data: PreparedDataset, lineage: Lineage, name: str, out: 
             }
         )
         files.write_text(folder / "model.json", info.model_dump_json(indent=2) + "\n")
-        selftest.write(folder, known_pictures(validation if len(validation) else train))
+        selftest.write(folder, known_pictures(validation, probabilities))
     return info
 
 

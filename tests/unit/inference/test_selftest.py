@@ -1,5 +1,6 @@
 """Known pictures with known probabilities in the model folder."""
 
+import contextlib
 import json
 from pathlib import Path
 
@@ -22,3 +23,21 @@ def test_the_selftest_knows_its_pictures(pictures: dict[str, bytes], tmp_path: P
     (folder / "selftest/answers.json").write_text(json.dumps({"red.jpg": {"blue": 1.0, "red": 0.0}}))
     with pytest.raises(PawprintError, match=r"red\.jpg should give"):
         selftest.check(Classifier(folder))
+
+
+def test_what_rounding_moves_is_no_fault_and_one_wrong_picture_of_eight_is(
+    pictures: dict[str, bytes], tmp_path: Path
+) -> None:
+    """bf16 moves the probability of a picture that the model is not sure of by a third; it shall serve all the same."""
+    folder = build_toy_model(tmp_path / "model")
+    selftest.write(folder, {f"{number}.jpg": pictures["red"] for number in range(8)})
+    classifier, path = Classifier(folder), folder / "selftest/answers.json"
+    known = json.loads(path.read_text())
+    for difference, fails in ((0.34, False), (1.0, True)):
+        wrong = {"blue": known["0.jpg"]["blue"] + difference, "red": known["0.jpg"]["red"] - difference}
+        path.write_text(json.dumps(known | {"0.jpg": wrong}))
+        with pytest.raises(PawprintError, match=r"0\.jpg should give") if fails else contextlib.nullcontext():
+            selftest.check(classifier)
+    path.write_text(json.dumps({"0.jpg": {"blue": 0.0, "red": 0.5, "green": 0.5}}))
+    with pytest.raises(PawprintError, match="of other classes"):
+        selftest.check(classifier)
