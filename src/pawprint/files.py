@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from pawprint.errors import PawprintError
 
@@ -200,3 +200,22 @@ def refuse_link(data: Path) -> None:
             f"`pawprint run --photos {data.resolve()}` takes the photographs. To keep them on a larger disk, "
             "keep DVC's files there: `dvc cache dir FOLDER` and `dvc config cache.type symlink`."
         )
+
+
+def hidden(name: str) -> bool:
+    """Whether a system put a file or folder of this name there, and no person."""
+    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
+
+
+def files_in(folder: Path) -> list[Path]:
+    """All files below a folder, good or bad; hidden ones are none. PawprintError where a folder cannot be read."""
+    found = []
+    for parent, inside, files in os.walk(folder, onerror=unreadable):
+        inside[:] = [name for name in inside if not hidden(name)]
+        found += [path for name in files if not hidden(name) and (path := Path(parent, name)).is_file()]
+    return sorted(found)
+
+
+def unreadable(error: OSError) -> NoReturn:
+    """PawprintError for a folder or file that may not be read."""
+    raise PawprintError(f"{error.filename} cannot be read ({error.strerror}). Change its permissions, or remove it.")

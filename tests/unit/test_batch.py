@@ -167,6 +167,14 @@ def test_the_command_sums_up(folder: Path, toy_model: Path, tmp_path: Path) -> N
     assert re.search(r"red +4 +36.4%", done.output)
     assert re.search(r"error +1 +9.1%", done.output)
     assert "11 predictions in" in done.output
+    odd, model = tmp_path / "pictures" / "[old]", tmp_path / "[model]"
+    shutil.copytree(folder / "a", odd)
+    shutil.copytree(toy_model, model)
+    about = model / "model.json"
+    about.write_text(about.read_text().replace('"red"', '"red [x]"'))
+    done = CliRunner().invoke(app, ["batch", str(odd.parent), str(tmp_path / "odd"), "--model", str(model)])
+    assert re.search(r"red \[x\] +\d", done.output), done.output
+    assert re.search(r"  red \[x\]  \[old\]/\d\d\.jpg", done.output), done.output
 
 
 def test_what_cannot_be_done_is_a_sentence(folder: Path, classifier: Classifier, tmp_path: Path) -> None:

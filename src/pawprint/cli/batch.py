@@ -21,6 +21,7 @@ def batch(
     limit: Annotated[int | None, typer.Option(min=1, help="the first photographs only")] = None,
 ) -> None:
     """Classify any number of pictures. A run that was stopped or killed goes on when it is called again."""
+    from rich.markup import escape
     from rich.table import Table
 
     from pawprint import batch, image
@@ -37,10 +38,10 @@ def batch(
         table.add_column(name, justify="right")
     counts = done.labels | ({"error": done.errors} if done.errors else {})
     for label, count in counts.items():
-        table.add_row(label, f"{count:,}", f"{count / done.pictures:.1%}")
+        table.add_row(escape(label), f"{count:,}", f"{count / done.pictures:.1%}")
     terminal.print(table)
     if done.least_sure:
         terminal.print("\nleast sure:")
         for key, label, score in done.least_sure:
-            terminal.print(f"  {score:.3f}  {label}  {key}", highlight=False)
-    terminal.print(f"\n{done.pictures:,} predictions in {out}")
+            terminal.print(f"  {score:.3f}  {label}  {key}", markup=False)
+    terminal.print(f"\n{done.pictures:,} predictions in {out}", markup=False)

@@ -78,6 +78,7 @@ def compare(
     if pictures:
         _compare_pictures(words or [], out)
         return
+    from rich.markup import escape
     from rich.table import Table
 
     from pawprint.config import load_params
@@ -98,9 +99,9 @@ def compare(
     parameters, metrics = zip(*(tracker.params_and_metrics(run_id) for run_id in ids), strict=True)
     tested = [tracker.artifact(run_id, "evaluation/test.csv") for run_id in ids]
     names = [(tracker.run_tags(run_id) or {}).get("mlflow.runName", "") for run_id in ids]
-    table = Table("", *(f"{run_id[:8]}\n{name}" for run_id, name in zip(ids, names, strict=True)))
+    table = Table("", *(f"{run_id[:8]}\n{escape(name)}" for run_id, name in zip(ids, names, strict=True)))
     for name, values in comparison.differences(parameters):
-        table.add_row(name, *values)
+        table.add_row(name, *map(escape, values))
     table.add_section()
     for name, values in comparison.figures(metrics):
         column = {"test_accuracy": "accuracy", "test_log_loss": "log_loss"}.get(name)

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import IO
 
-from pawprint.data.class_folders import unreadable
 from pawprint.errors import PawprintError
+from pawprint.files import unreadable
 from pawprint.progress import Progress
 
 MAX_FILES = 5_000_000  # members of an archive

@@ -4,16 +4,15 @@ dataset(Path("data"))            # its name, its classes, its photographs
 """
 
 import json
-import os
 import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
-from pawprint.files import recover, refuse_link
+from pawprint.files import files_in, hidden, recover, refuse_link
 
 DATASET, ORIGINS, INVENTORY = "dataset.json", "origins.csv", "inventory.parquet"
 NAME = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
@@ -105,25 +104,6 @@ def has_control(name: str) -> bool:
 def is_utf8(name: str) -> bool:
     """Whether a name on disk was UTF-8; Python marks the bytes of one that was not."""
     return not any("\ud800" <= character <= "\udfff" for character in name)
-
-
-def hidden(name: str) -> bool:
-    """Whether a system put a file or folder of this name there, and no person."""
-    return name.startswith(".") or name in ("__MACOSX", "@eaDir")
-
-
-def files_in(folder: Path) -> list[Path]:
-    """All files below a folder, good or bad; hidden ones are none. PawprintError where a folder cannot be read."""
-    found = []
-    for parent, inside, files in os.walk(folder, onerror=unreadable):
-        inside[:] = [name for name in inside if not hidden(name)]
-        found += [path for name in files if not hidden(name) and (path := Path(parent, name)).is_file()]
-    return sorted(found)
-
-
-def unreadable(error: OSError) -> NoReturn:
-    """PawprintError for a folder or file that may not be read."""
-    raise PawprintError(f"{error.filename} cannot be read ({error.strerror}). Change its permissions, or remove it.")
 
 
 def description(data: Path) -> dict[str, Any]:

@@ -17,23 +17,21 @@ from pathlib import Path, PurePosixPath
 
 from pawprint.config import Params
 from pawprint.data import origins
-from pawprint.data.class_folders import (
-    DATASET,
-    NAME,
-    ORIGINS,
-    class_folders,
-    dataset,
-    description,
-    files_in,
-    refuse_name,
-)  # fmt: skip
+from pawprint.data.class_folders import DATASET, NAME, ORIGINS, class_folders, dataset, description, refuse_name
 from pawprint.data.inbox import Inbox, Incoming
 from pawprint.data.ingest import free_name, known_origins, link
 from pawprint.data.labels import Decision, Labels
 from pawprint.data.origins import Origin, Origins
 from pawprint.data.splits import split_of
 from pawprint.errors import PawprintError
-from pawprint.files import recover, refuse_link, replace_folder, write_bytes, write_json
+from pawprint.files import (
+    files_in,  # fmt: skip
+    recover,
+    refuse_link,
+    replace_folder,
+    write_bytes,
+    write_json,
+)
 
 TEST_SIDE = "test_side"  # of dataset.json: how many times people have corrected the test side
 

@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from pawprint import image
-from pawprint.data.class_folders import files_in, has_control, is_utf8
+from pawprint.data.class_folders import has_control, is_utf8
 from pawprint.errors import PawprintError
-from pawprint.files import new_file, write_bytes
+from pawprint.files import files_in, new_file, write_bytes
 from pawprint.progress import Progress
 
 FOLDER = "inbox"

@@ -29,15 +29,13 @@ from pawprint.data.class_folders import (
     class_folders,
     dataset,
     description,
-    files_in,
     has_control,
-    hidden,
     is_utf8,
     refuse_name,
-)  # fmt: skip
+)
 from pawprint.data.origins import Origin, Origins
 from pawprint.errors import PawprintError
-from pawprint.files import recover, refuse_link, replace_folder, write_json
+from pawprint.files import files_in, hidden, recover, refuse_link, replace_folder, write_json  # fmt: skip
 from pawprint.progress import Progress
 
 PIECE = 2**20  # bytes copied at a time

@@ -19,9 +19,9 @@ import tenacity
 
 from pawprint import image
 from pawprint.data import class_folders
-from pawprint.data.class_folders import DATASET, INVENTORY, NAME, Dataset, description, hidden, refuse_name
+from pawprint.data.class_folders import DATASET, INVENTORY, NAME, Dataset, description, refuse_name
 from pawprint.errors import PawprintError
-from pawprint.files import recover, replace_folder, write_json
+from pawprint.files import hidden, recover, replace_folder, write_json
 
 SCHEMA = pa.schema(
     [

@@ -20,8 +20,8 @@ from pathlib import PurePosixPath
 from typing import Literal, NoReturn
 
 from pawprint import image
-from pawprint.data.class_folders import hidden
 from pawprint.errors import PawprintError
+from pawprint.files import hidden
 
 Layout = Literal["auto", "top", "parent", "names"]
 LAYOUTS = (

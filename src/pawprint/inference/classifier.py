@@ -26,6 +26,7 @@ from safetensors.numpy import load as load_tensors
 from pawprint import image
 from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
+from pawprint.files import files_in
 from pawprint.inference import backends, ood
 from pawprint.inference.backends import Device, Precision
 from pawprint.lineage import Lineage
@@ -310,11 +311,7 @@ def find_pictures(paths: Iterable[Path]) -> list[Path]:
     found: list[Path] = []
     for path in paths:
         if path.is_dir():
-            inside = sorted(
-                file
-                for file in path.rglob("*")
-                if file.suffix.lower() in image.IMAGE_SUFFIXES and not file.name.startswith(".") and file.is_file()
-            )
+            inside = [file for file in files_in(path) if file.suffix.lower() in image.IMAGE_SUFFIXES]
             if not inside:
                 suffixes = ", ".join(sorted(image.IMAGE_SUFFIXES))
                 raise PawprintError(f"{path} holds no photographs ({suffixes}). Name a file or another folder.")

@@ -23,10 +23,11 @@ from pathlib import Path
 
 from pawprint import dvc, lineage
 from pawprint.data import corrections, origins
-from pawprint.data.class_folders import class_folders, files_in
+from pawprint.data.class_folders import class_folders
 from pawprint.data.inbox import FOLDER as INBOX
 from pawprint.data.inbox import Inbox
 from pawprint.errors import PawprintError
+from pawprint.files import files_in
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
 from pawprint.serving import bento, segments, traffic

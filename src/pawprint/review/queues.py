@@ -18,14 +18,14 @@ import numpy as np
 
 from pawprint.config import load_params
 from pawprint.data import inbox, manifest, origins, quality
-from pawprint.data.class_folders import ORIGINS, class_folders, dataset, files_in
+from pawprint.data.class_folders import ORIGINS, class_folders, dataset
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.inbox import Inbox, Incoming
 from pawprint.data.labels import Labels
 from pawprint.data.manifest import REJECTED, ManifestRow
 from pawprint.data.splits import split_of
 from pawprint.errors import PawprintError
-from pawprint.files import new_file, read_json, read_range, render
+from pawprint.files import files_in, new_file, read_json, read_range, render
 from pawprint.inference.classifier import FOLDS_FILE, ModelInfo
 
 _SHOWN = 300  # photographs on a page, 20 kB each

@@ -1,6 +1,7 @@
 """Classifier: the folder it accepts, the numbers it gives, the sentences it says."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -212,6 +213,8 @@ def test_folders_give_their_pictures_sorted(tmp_path: Path) -> None:
         (tmp_path / name).touch()
     for name in ("b/._a.PNG", "b/.hidden.jpg"):  # macOS's notes beside a picture, on other disks
         (tmp_path / name).write_bytes(b"x")
+    (tmp_path / ".thumbnails").mkdir()
+    (tmp_path / ".thumbnails" / "z.jpg").touch()
     for name in ("b/c.avif", "b/d.jfif", "b/e.jpe", "b/f.HEIC", "b/g.eps", "b/h.jp2"):
         (tmp_path / name).write_bytes(b"x")
     kept = [tmp_path / "b" / name for name in ("a.PNG", "c.avif", "d.jfif", "e.jpe", "f.HEIC")]
@@ -223,6 +226,13 @@ def test_an_empty_folder_is_said_and_a_missing_file_is_left_to_its_answer(tmp_pa
     with pytest.raises(PawprintError, match="holds no photographs"):
         find_pictures([tmp_path])
     assert find_pictures([tmp_path / "gone.jpg"]) == [tmp_path / "gone.jpg"]
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root reads everything")
+def test_a_folder_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cats").mkdir(mode=0)
+    with pytest.raises(PawprintError, match="cats cannot be read"):
+        find_pictures([tmp_path])
 
 
 def test_a_model_s_identity_is_all_that_it_answers_with_and_not_its_run(toy_model: Path) -> None:
