@@ -1,7 +1,7 @@
 """Answers a second of a model folder in 8-bit integers against the same in floating point.
 
     python -m flows.train --candidate efficientnet_lite0
-    python -m flows.quantize --candidate efficientnet_lite0         # with `int8: [efficientnet_lite0]` in params.yaml
+    python -m flows.quantize --model efficientnet_lite0_int8    # which is under `quantized` in params.yaml
     python benchmarks/train_int8.py models/efficientnet_lite0 models/efficientnet_lite0_int8
 
 OpenVINO as the service runs it (pawprint.inference.classifier), ONNX Runtime with one session a core, one

@@ -8,6 +8,7 @@ import json
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from rich import box
@@ -23,7 +24,7 @@ from pawprint.data.manifest import ManifestRow
 from pawprint.data.originals import prepared_as
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, model_card, release
-from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
+from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving, speed
 from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.evaluation.metrics import Scores, score
 from pawprint.files import replace_folder, write_text
@@ -43,7 +44,7 @@ def register() -> None:
     params = load_params(ROOT / "params.yaml")
     data = PreparedDataset.open(ROOT / "prepared")
     tracker = Tracker(ROOT)
-    name, why_quantized = choose_challenger(params)
+    name, why_quantized = choose_challenger(params, data.split("test"))
 
     # 2. every model becomes a registered version, known by its digest; an experiment's does not
     tracker.sync()
@@ -75,12 +76,19 @@ def is_experiment() -> bool:
     return "DVC_EXP_BASELINE_REV" in os.environ and os.environ.get("PAWPRINT_PROMOTE") != "1"
 
 
-def choose_challenger(params: Params) -> tuple[str, str]:
-    """The model to put forward, and why a quantized one is put forward in place of its source ("" where it is not)."""
+def choose_challenger(params: Params, test: Split) -> tuple[str, str]:
+    """The model to put forward, and why a quantized one is put forward in place of its source ("" where it is not).
+
+    Speeds are measured here and now: the evaluation may come from another machine, with other instructions.
+    """
     figures: dict[str, Any] = json.loads((ROOT / "reports" / "metrics.json").read_text(encoding="utf-8"))
     best = min(params.candidates, key=lambda name: float(figures[name]["validation"]["log_loss"]["value"]))
     for name, source in params.quantized.items():
-        if source == best and (why := gate.prefer_quantized(figures[name], figures[source], params.gate)):
+        if source != best:
+            continue
+        for each in (name, source):
+            figures[each]["speed"] = speed(load_serving(ROOT / "models" / each, params), test).model_dump()
+        if why := gate.prefer_quantized(figures[name], figures[source], params.gate):
             return name, why
     return best, ""
 
@@ -209,6 +217,11 @@ def compare(
                 evaluators[how] = Evaluator.of(test, ROOT / "data", own, data.drawn)
             found[version.model_digest] = Contender(*evaluators[how].evaluate(classifier), folds)
     quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
+    if quantized:  # see choose_challenger
+        for each in (entry, champion):
+            now = speed(load_serving(registry.folder(each), params), data.split("test"))
+            report = found[each.model_digest].report.model_copy(update={"speed": now})
+            found[each.model_digest] = replace(found[each.model_digest], report=report)
     both = found[entry.model_digest], found[champion.model_digest]
     if ours.weights_digest == theirs.weights_digest and ours.quantized_from == theirs.quantized_from:
         refusals = [(info.ood_digest, info.ood_threshold, info.min_confidence) for info in (ours, theirs)]

@@ -36,7 +36,10 @@ def as_json() -> bool:
 def say(text: str, **values: Any) -> None:
     """Print a line for a person, or `values` as a line of JSON. Nobody need read it: a closed pipe is no error."""
     try:
-        print(json.dumps(values or {"message": text}) if as_json() else text, flush=True)
+        if sys.stdout.isatty() and not as_json():  # line breaks between words
+            (_live.console if _live else Console()).print(text, markup=False, emoji=False, highlight=False)
+        else:
+            print(json.dumps(values or {"message": text}) if as_json() else text, flush=True)
     except OSError:  # `| head` or a closed terminal; the work goes on
         sys.stdout = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115  from now on
 

@@ -1,5 +1,7 @@
 """A quantized INT8 model, from params.yaml to the champion."""
 
+import json
+import re
 import shutil
 import subprocess
 import sys
@@ -8,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows import register
+from prepared_set import drawings, params
 from workspace import PROJECT, Workspace
 
 
@@ -27,6 +31,25 @@ def test_each_entry_under_quantized_is_a_stage_of_dvc(quantized: dict[str, str],
     graph = dvc("dag", "--dot")
     for name, source in quantized.items():
         assert f'"train@{source}" -> "quantize@{name}"' in graph
+
+
+def test_the_speed_of_a_quantized_model_is_measured_where_the_gate_runs(
+    toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """reports/metrics.json may come from DVC's cache, and from a machine with other instructions."""
+    monkeypatch.setattr(register, "ROOT", tmp_path)
+    figures = {}
+    for name, speed in (("article_cnn", 1.0), ("small", 1e9)):
+        shutil.copytree(toy_model, tmp_path / "models" / name)
+        right = {"accuracy": {"value": 0.9}, "log_loss": {"value": 0.3}}
+        figures[name] = {"validation": right, "speed": {"throughput_per_second": speed}}
+    (tmp_path / "reports").mkdir()
+    (tmp_path / "reports" / "metrics.json").write_text(json.dumps(figures))
+    given = params("article_cnn").model_copy(update={"quantized": {"small": "article_cnn"}})
+    test = drawings(tmp_path, per_class=10).split("test")
+    name, why = register.choose_challenger(given, test)
+    assert name == ("small" if why else "article_cnn")  # the same model twice: which is quicker is chance
+    assert not why or float(re.findall(r"([\d.]+) times", why)[0]) < 1000
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ import pytest
 from pawprint.config import load_params
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
-from pawprint.provenance.reproduce import reproduce
+from pawprint.provenance.reproduce import differences, reproduce
 from pawprint.tracking.tracker import Tracker
 from workspace import Workspace
 
@@ -40,6 +40,23 @@ def test_a_run_whose_code_is_not_on_record_is_refused(
             reproduce(tmp_path, name)
     with pytest.raises(PawprintError, match="There is no run 'never'"):
         reproduce(tmp_path, "never")
+
+
+def test_what_was_executed_differently_is_named_in_both_directions(toy_model: Path) -> None:
+    """The limit is on record only where one was set."""
+    info = ModelInfo.read(toy_model)
+
+    def executed(**found: str) -> ModelInfo:
+        return info.model_copy(update={"lineage": info.lineage.model_copy(update={"execution": found})})
+
+    free = executed(precision="bfloat16", instruction_set="AVX512", threads="2")
+    limited = executed(precision="float32", instruction_set="AVX2", threads="1", instruction_limit="AVX2")
+    same = "precision", "instruction_set", "threads", "instruction_limit"
+    for first, again in ((free, limited), (limited, free)):
+        found = list(differences(first, again, ""))
+        assert [line.partition(" was ")[0] for line in sorted(found)] == sorted(same)
+        assert any("not on record" in line for line in found if line.startswith("instruction_limit"))
+    assert not list(differences(free, free, ""))
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ from pawprint import progress
 progress.PATIENCE = 0
 with progress.stage("train mlp"):
     for epoch in (1, 2):
-        with progress.Progress(f"a rather long candidate name epoch {epoch}/2", 30_000, unit="images") as bar:
+        with progress.Progress(f"a rather long candidate name epoch {epoch}/2", 30_000, unit="photographs") as bar:
             for _ in range(6):
                 bar.advance(5_000, "a note that does not fit beside all the other things that are shown")
                 time.sleep(0.15)
@@ -26,11 +26,11 @@ with progress.stage("train mlp"):
 """
 
 
-def on_a_terminal(columns: int) -> str:
-    """All that WORK writes to a terminal of so many columns."""
+def on_a_terminal(columns: int, work: str = WORK) -> str:
+    """All that `work` writes to a terminal of so many columns."""
     ours, theirs = pty.openpty()
     environment = os.environ | {"COLUMNS": str(columns), "TERM": "xterm"}
-    with subprocess.Popen([sys.executable, "-c", WORK], stdout=theirs, stderr=theirs, env=environment) as process:
+    with subprocess.Popen([sys.executable, "-c", work], stdout=theirs, stderr=theirs, env=environment) as process:
         os.close(theirs)
         output = b""
         while True:
@@ -52,6 +52,14 @@ def test_a_stage_is_one_live_line_that_fits_the_window() -> None:
     assert not re.search(r"\x1b\[1A\x1b\[2K\x1b\[1A", output)  # never more than one line is drawn again
     assert [line.split() for line in shown if line.startswith(("epoch", "✓"))][:2] == [["epoch", "1"], ["epoch", "2"]]
     assert re.search(r"✓ train mlp +\d+\.\d s", shown[-2])
+
+
+def test_a_long_sentence_breaks_between_words_and_stays_as_it_is() -> None:
+    """Also with no stage at work; what looks like rich's markup or its emoji is a class's name."""
+    sentence = "pets: 200 files in 2 classes (200 new). The source has 2 classes ([red] 100, :cat: 100)."
+    shown = on_a_terminal(80, f"from pawprint import progress; progress.say({sentence!r})").splitlines()
+    assert max(map(len, shown)) <= 80
+    assert " ".join(line.strip() for line in shown) == sentence
 
 
 def test_elsewhere_it_is_a_few_plain_lines() -> None:

@@ -1,7 +1,10 @@
 """The locks: every package by hash, one version a name, and nothing that breaks what is installed."""
 
+import platform
 import re
+import sys
 import tomllib
+from importlib import metadata
 from pathlib import Path
 
 import pytest
@@ -80,3 +83,21 @@ def test_the_locks_are_for_every_python_of_the_project() -> None:
     assert "sys_platform != 'win32'" in rests["uvloop"]
     for package in ("numpy", "onnxruntime", "openvino"):
         assert rests[package].count("--hash=") > 9, f"{package} is locked for one Python or system only"
+
+
+@pytest.mark.skipif(
+    (sys.platform, platform.machine(), sys.version_info[:2]) != ("linux", "x86_64", (3, 11)),
+    reason="wheels for another system have other sizes",
+)
+def test_the_sizes_on_the_page_are_those_of_what_is_installed() -> None:
+    page = (ROOT / "docs" / "decisions" / "dependencies.md").read_text()
+    rows = re.findall(r"^\| ([\w, -]+) \| (\d+) \| [^|]+ \|$", page, re.MULTILINE)
+    assert len(rows) > 12
+    stale = []
+    for words, shown in rows:
+        names = [f"mlflow{name}" if name[0] == "-" else name for name in re.split(r", with |, | with ", words)]
+        files = [file for name in names for file in metadata.files(name) or ()]
+        megabytes = sum(file.size or 0 for file in files) / 1e6
+        if abs(megabytes - int(shown)) > 1 and not (words == "torch" and megabytes > 800):  # CUDA's build
+            stale.append(f"{words}: {shown} MB on the page, {megabytes:.0f} installed")
+    assert not stale

@@ -11,7 +11,7 @@ from typing import Annotated
 
 import typer
 
-from pawprint import __version__, project
+from pawprint import __version__, progress, project
 from pawprint.cli.common import ROOT, examples
 from pawprint.errors import PawprintError
 from pawprint.project import RECORD
@@ -40,7 +40,7 @@ def init(
         if photos:
             from pawprint.data import ingest
 
-            print(ingest.ingest(photos, folder / "data", name or None).summary(), flush=True)
+            progress.say(ingest.ingest(photos, folder / "data", name or None).summary())
             dvc.add(folder)
     except BaseException:
         _undo(folder, before)

@@ -113,7 +113,7 @@ class Evaluator:
             slices=slices.slices(scores, self.traits, evaluation.min_slice),
             corruptions=self.corruptions.measure(classifier),
             ood=ood.measure(classifier, self.others, real=bool(self.params.refusal.strangers)),
-            speed=latency.measure(classifier, self.test.images(range(min(metrics.BATCH, len(self.test))))),
+            speed=speed(classifier, self.test),
             corrected=self._corrected(scores),
         )
         return report, scores
@@ -147,3 +147,8 @@ def corrections(test: Split, data: Path, params: Params) -> tuple[dict[str, str]
 def load_serving(folder: Path, params: Params) -> Classifier:
     """The model on the device and in the precision that serve it: what is evaluated is what is served."""
     return Classifier(folder, params.serving.precision, params.serving.device)
+
+
+def speed(classifier: Classifier, test: Split) -> Speed:
+    """How fast a model is on this machine."""
+    return latency.measure(classifier, test.images(range(min(metrics.BATCH, len(test)))))

@@ -23,6 +23,7 @@ from pawprint.files import read_json, replace_section
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import commit_in_words, processor, uncommitted_record
 from pawprint.progress import as_json, say
+from pawprint.project import RECORD
 
 DRAWN = "These cats and dogs are DRAWN: the sample tests the pipeline, its figures mean nothing for photographs."
 
@@ -57,10 +58,12 @@ def show(root: Path) -> None:
     facts, following = Table.grid(padding=(0, 2)), Table.grid(padding=(0, 2))
     for name, value in found["facts"].items():
         facts.add_row(name, escape(value))
+    made = (root / RECORD).exists()  # by `pawprint init`: the command is in PATH, and make may be missing
+    how, given = ("pawprint", "--photos ") if made else ("make", "PHOTOS=")
     for command, what in (
-        ("make serve", "classify photographs on http://127.0.0.1:3000"),
-        ("make ui", "compare the runs on http://127.0.0.1:5000"),
-        ("make run PHOTOS=FILE", "the same on photographs: a zip, or a folder with a folder a class"),
+        (f"{how} serve", "classify photographs on http://127.0.0.1:3000"),
+        (f"{how} ui", "compare the runs on http://127.0.0.1:5000"),
+        (f"{how} run {given}FILE", "the same on photographs: a zip, or a folder with a folder a class"),
     ):
         following.add_row("", escape(command), what)
     if changed := uncommitted_record(root):

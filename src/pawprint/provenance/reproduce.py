@@ -76,7 +76,7 @@ def reproduce(root: Path, word: str) -> Outcome:
     # 4. compare
     if again.weights_digest == first.weights_digest:
         return Outcome(True, f"run {run_id[:8]}: trained again, the weights are the same ({first.weights_digest[:12]})")
-    reasons = "; ".join(_differences(first, again, (tracker.run_tags(run_id) or {}).get("packages", "")))
+    reasons = "; ".join(differences(first, again, (tracker.run_tags(run_id) or {}).get("packages", "")))
     return Outcome(
         False,
         f"run {run_id[:8]}: trained again, the weights are {again.weights_digest[:12]} and not "
@@ -111,13 +111,15 @@ def _run(there: Path, module: str, *words: str) -> None:
         raise PawprintError(f"`python -m {module}` of that commit failed; the lines above say why.")
 
 
-def _differences(first: ModelInfo, again: ModelInfo, packages: str) -> Iterator[str]:
+def differences(first: ModelInfo, again: ModelInfo, packages: str) -> Iterator[str]:
+    """What two records of a training say differently. `packages`: `name==version` of those that the first ran with."""
     fields = ("manifest_digest", "params_digest", "lock_digest")
     then, today = ({name: str(getattr(one.lineage, name)) for name in fields} for one in (first, again))
     then, today = then | first.lineage.execution, today | again.lineage.execution
-    for name in then:
-        if then[name] != today.get(name, ""):
-            yield f"{name} was {then[name]} and is {today.get(name, 'not on record')}"
+    for name in then | today:
+        before, now = (one.get(name, "not on record") for one in (then, today))
+        if before != now:
+            yield f"{name} was {before} and is {now}"
     for package in packages.split():
         name, _, before = package.partition("==")
         now = metadata.version(name)

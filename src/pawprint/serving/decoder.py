@@ -38,7 +38,7 @@ from pawprint.serving.problems import RequestError
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 _LIGHT = 192 * 2**20  # bytes that a picture of ordinary size takes at most: 8 megapixels with alpha, 12 without
-_WARM = 2  # processes that are kept
+_WARM = 2  # processes that are kept: one, and one for when a picture ends it; a rush has as many as cores
 _IDLE, _TIDY = 10.0, 5.0  # seconds: until a process that is not used ends, and between two looks
 _STEADY, _PER_BYTE, _LONGEST = 0.5, 1 / 150e6, 3.0  # seconds of a core: always, a byte of memory, at most
 

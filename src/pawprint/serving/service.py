@@ -50,7 +50,7 @@ limit_connections(params.body_seconds)
 # The workers inherit these. A picture has a core: threads of BLAS beside it double the CPU time that it takes.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # glibc raises both thresholds to the largest block that was freed, a body of 20 MB say, and each arena keeps as much.
-for _name, _value in (("ARENA_MAX", 4), ("MMAP_THRESHOLD_", 4 * 2**20), ("TRIM_THRESHOLD_", 4 * 2**20)):
+for _name, _value in (("ARENA_MAX", 2 * cores()), ("MMAP_THRESHOLD_", 4 * 2**20), ("TRIM_THRESHOLD_", 4 * 2**20)):
     os.environ.setdefault(f"MALLOC_{_name}", str(_value))
 os.environ["FORWARDED_ALLOW_IPS"] = ",".join(params.trusted_proxies)  # uvicorn's setting; its default is 127.0.0.1
 app = create_app(params)

@@ -75,7 +75,7 @@ class HeadSolver:
         self.network.eval()
         if self.logger:
             self.logger.metrics({"weight_decay_chosen": strength})
-            say(f"L2 {strength:g}, solved in {time.monotonic() - began:.1f} s", weight_decay=strength)
+            say(f"  L2 {strength:g}, solved in {time.monotonic() - began:.1f} s", weight_decay=strength)
 
     def _solve(
         self,

@@ -116,7 +116,7 @@ class Trainer:
         began, waited, seen = time.monotonic(), 0.0, 0
         self.step.module.train()
         label, whole = f"{self.name} epoch {self.epoch}/{self.candidate.epochs}", len(self.data.splits["train"])
-        with Progress(label, whole, unit="images") as progress:
+        with Progress(label, whole, unit="photographs") as progress:
             for batch, seconds in _timed(self.data.train(self.epoch, self.batch)):
                 losses, correct = self.step(batch, self.epoch, self.batch)
                 self.sums.add(losses, correct)

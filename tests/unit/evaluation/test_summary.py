@@ -70,6 +70,16 @@ def test_no_line_is_wider_than_the_window(
     assert lines.index(next(line for line in lines if "accuracy" in line)) < lines.index("Next:")
 
 
+def test_next_is_what_can_be_typed_there(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    summary.show(root)
+    assert "make run PHOTOS=FILE" in capsys.readouterr().out
+    (root / ".pawprint.json").write_text("{}")  # a project of `pawprint init`, where make may be missing
+    summary.show(root)
+    shown = capsys.readouterr().out
+    assert "pawprint run --photos FILE" in shown
+    assert "make" not in shown
+
+
 def test_for_a_program_it_is_an_object(
     root: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
