@@ -189,12 +189,15 @@ def main() -> None:
     once.add_argument("--local", action="store_true", help="without Prefect: no server, no history of the run")
     once.add_argument("--json", action="store_true", help="what is reported as JSON, an object a line")
     once.add_argument("-v", "--verbose", action="store_true", help="DVC's own messages too")
-    verbs.add_parser("repair", help="package the registry's current champion, after a rollback or a move by hand")
+    repairs = verbs.add_parser(
+        "repair", help="package the registry's current champion, after a rollback or a move by hand"
+    )
+    repairs.set_defaults(**vars(once.parse_args([])))
     options = parser.parse_args()
-    for name, given in (("LOCAL", "local"), ("VERBOSE", "verbose")):
-        if getattr(options, given, False):
+    for name, given in (("LOCAL", options.local), ("VERBOSE", options.verbose)):
+        if given:
             os.environ[f"PAWPRINT_{name}"] = "1"
-    if getattr(options, "json", False):
+    if options.json:
         os.environ["PAWPRINT_OUTPUT"] = "json"
     interrupt_once()
     with explained(), dvc.lock(ROOT):

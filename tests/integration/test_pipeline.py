@@ -302,6 +302,7 @@ def test_an_alias_moved_by_hand_is_packaged_by_the_next_run(workspace: Workspace
     assert f"version {other[0]}" in printed
     assert consistent_champion(workspace) == str(other[0])
     assert "up to date" in workspace("dvc", "status")
+    workspace(sys.executable, "-m", "flows.pipeline", "repair")  # as `pawprint rollback` does
 
 
 def test_a_challenger_waits_for_live_answers_and_is_promoted_when_they_are_there(
