@@ -93,14 +93,14 @@ def render(package: str, template: str, **values: Any) -> str:
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader(package),
         autoescape=jinja2.select_autoescape(),
-        finalize=_in_markdown if template.endswith(".md") else None,
+        finalize=in_markdown if template.endswith(".md") else None,
         trim_blocks=True,
         keep_trailing_newline=True,
     )
     return environment.get_template(template).render(values)
 
 
-def _in_markdown(value: Any) -> Any:
+def in_markdown(value: Any) -> Any:
     """A text whose characters stand for themselves in a table of Markdown, and are no HTML."""
     return re.sub(r"([\\|<*`])", r"\\\1", value) if isinstance(value, str) else value
 

@@ -22,7 +22,7 @@ from pawprint.evaluation import intervals, slices
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.live import Beside, mcnemar
 from pawprint.evaluation.metrics import Figure, Scores, discordant, paired_losses
-from pawprint.files import read_json
+from pawprint.files import in_markdown, read_json
 
 Outcome = Literal["promoted", "kept", "tie", "waiting"]  # all but the first keep the champion
 OUTCOMES = {  # for a person
@@ -68,9 +68,11 @@ class Verdict(BaseModel):
 
     def markdown(self, challenger: str, champion: str) -> str:
         """The table for reports/gate.md."""
-        lines = [f"# Gate: {OUTCOMES[self.outcome]}", "", self.reason, ""]
+        lines = [f"# Gate: {OUTCOMES[self.outcome]}", "", in_markdown(self.reason), ""]
         lines += [f"| rule | challenger: {challenger} | champion: {champion} | |", "|---|---|---|---|"]
-        lines += [f"| {r.rule} | {r.challenger} | {r.champion} | {MARKS[r.passed]} |" for r in self.rules]
+        for one in self.rules:
+            cells = *map(in_markdown, (one.rule, one.challenger, one.champion)), MARKS[one.passed]
+            lines.append(f"| {' | '.join(cells)} |")
         return "\n".join(lines) + "\n"
 
 

@@ -12,7 +12,7 @@ from pawprint.data import manifest as manifests
 from pawprint.data.manifest import ManifestRow
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, live
-from pawprint.evaluation.gate import Contender
+from pawprint.evaluation.gate import Contender, Rule
 from pawprint.evaluation.metrics import Scores, measure
 from pawprint.lineage import Lineage
 
@@ -143,6 +143,9 @@ def test_the_verdict_is_the_same_on_every_run_and_prints_every_rule() -> None:
     table = one.markdown("a", "b")
     for rule in one.rules:
         assert f"| {rule.rule} | {rule.challenger} | {rule.champion} |" in table
+    named = Rule(rule="every slice", challenger="0.5 (class: a|b <b>)", champion="none", passed=True)
+    table = one.model_copy(update={"rules": [named]}).markdown("a", "b")
+    assert r"| every slice | 0.5 (class: a\|b \<b>) | none | pass |" in table
 
 
 def folds(sure: float, wrong: int, n: int = 4000) -> Scores:
