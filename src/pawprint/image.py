@@ -316,9 +316,14 @@ def _is_deep(picture: Image.Image) -> bool:
 
 
 def _levels(picture: Image.Image, data: bytes) -> NDArray[np.float32]:
-    """Levels [height, width] or [height, width, 3 or 4] of a deep picture."""
+    """Levels [height, width] or [height, width, 3 or 4] of a deep picture, the lowest one at 0 where some are below."""
     if picture.mode.startswith("I") or picture.mode == "F":
-        return np.nan_to_num(np.asarray(picture, np.float32), posinf=0.0)
+        levels = np.nan_to_num(np.asarray(picture, np.float32), posinf=0.0, neginf=0.0)
+        levels[levels < -1e30] = 0  # where a map has no data
+        if (low := float(levels.min(initial=0))) < 0:  # degrees, Hounsfield units
+            levels -= low
+            levels /= float(levels.max()) or 1.0 if picture.mode == "F" else 1.0
+        return levels
     levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow reads 8 of the 16 bits
     if levels is None:
         raise ValueError("its 16-bit data cannot be read")

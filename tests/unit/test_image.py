@@ -144,9 +144,9 @@ def test_grey_keeps_its_level_in_8_and_16_bits() -> None:
         assert close(pixels[150, 150], (120, 120, 120), by=1)
 
 
-def deep(top: int, format: str, dtype: type[np.generic], channels: int = 1) -> bytes:
-    """A ramp from 0 to `top` down the picture, in the other channels its half."""
-    ramp = np.linspace(0, top, 200)[:, None].repeat(300, 1)
+def deep(top: int, format: str, dtype: type[np.generic], channels: int = 1, low: float = 0) -> bytes:
+    """A ramp from `low` to `top` down the picture, in the other channels its half."""
+    ramp = np.linspace(low, top, 200)[:, None].repeat(300, 1)
     levels = np.stack([ramp, *[ramp / 2] * (channels - 1)], -1).astype(dtype)
     if channels == 1:
         return saved(Image.fromarray(levels[..., 0]), format)
@@ -164,6 +164,9 @@ DEEP = {
     "more than 16 bits in a TIFF of 32": (deep(2**24, "TIFF", np.int32), 32),
     "floating point up to 1": (deep(1, "TIFF", np.float32), 8),
     "floating point up to 4000": (deep(4000, "TIFF", np.float32), 12),
+    "floating point from -1 to 1": (deep(1, "TIFF", np.float32, low=-1), 8),
+    "degrees of a cold day": (deep(-5, "TIFF", np.float32, low=-30), 8),
+    "Hounsfield units in a TIFF of 32": (deep(3071, "TIFF", np.int32, low=-1024), 12),
 }
 
 
@@ -174,8 +177,16 @@ def test_deep_pictures_are_scaled_by_the_bits_that_they_use(name: str) -> None:
     assert image.inspect(data).deep
     assert image.bits_used(data) == bits
     assert (pixels[0, 150, 0], int(pixels[-1, 150, 0]) >= 248) == (0, True)
+    assert abs(int(pixels[100, 150, 0]) - 127) <= 4
     if "three" in name:
         assert abs(int(pixels[-1, 150, 2]) - 127) <= 2
+
+
+def test_what_a_map_has_no_data_for_is_black_and_leaves_the_rest_its_range() -> None:
+    levels = np.full((300, 400), 1000, np.float32)
+    levels[:10], levels[10:20] = np.finfo(np.float32).min, np.nan
+    pixels = image.decode(saved(Image.fromarray(levels), "TIFF"))
+    assert (pixels[5, 0, 0], pixels[15, 0, 0], pixels[50, 0, 0]) == (0, 0, 249)
 
 
 def test_a_16_bit_file_of_5_bits_a_colour_is_not_deep() -> None:
