@@ -414,13 +414,17 @@ def load_yaml(path: Path) -> Any:
         raise PawprintError(f"{path} is not valid YAML: {error}. Correct that line.") from None
 
 
+_KIND = re.compile(r"literal\[|constrained-|(int|float)$")  # of what a field may be, in pydantic's place of a mistake
+
+
 def _check(model: type[_Model], raw: Any, path: Path) -> _Model:
     try:
         return model.model_validate(raw)
     except ValidationError as error:
+        fields = [[part for part in map(str, one["loc"]) if not _KIND.match(part)] for one in error.errors()]
         problems = "; ".join(
-            (f"`{'.'.join(str(part) for part in problem['loc'])}`: " if problem["loc"] else "") + _explain(problem)
-            for problem in error.errors()
+            (f"`{'.'.join(field)}`: " if field else "") + _explain(problem)
+            for field, problem in zip(fields, error.errors(), strict=True)
         )
         raise PawprintError(f"{path}: {problems}.") from None
 

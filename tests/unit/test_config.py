@@ -90,6 +90,8 @@ def test_a_word_that_dvc_writes_without_quotes_stays_a_word(tmp_path: Path) -> N
 def test_what_is_no_number_is_refused_with_an_example(tmp_path: Path, written: str) -> None:
     with pytest.raises(PawprintError, match="learning_rate`: a number is expected, such as"):
         load_params(edited(tmp_path, "learning_rate: 0.001", f"learning_rate: {written}"))
+    with pytest.raises(PawprintError, match=r"lite0.weight_decay`: (a number|Input should be 'auto')"):
+        load_params(edited(tmp_path, "weight_decay: auto", f"weight_decay: {written}"))
 
 
 def test_a_quantized_model_has_the_parameters_of_its_source(tmp_path: Path) -> None:
