@@ -41,7 +41,7 @@ def test_the_worker_takes_new_photographs_from_s3_to_a_champion_that_is_served(t
     assert "s3://dvc/store" in secret
     assert not any(word in secret for word in ("secret", "key", "password"))
     assert list(team.folder.glob("buckets/dvc/store/files/md5/*/*"))
-    reason = [one for one in team.notifications if "is champion" in one["title"]]
+    reason = team.until(lambda: [one for one in team.notifications if "is champion" in one["title"]], "worker")
     assert len(reason) == 1
     assert "the first model of this data set" in reason[0]["message"]
     assert not any(word in team.log("worker") for word in ("mlflow-password", "prefect-password", "admin-token"))
