@@ -128,6 +128,8 @@ class AppState:
         for each, serves in ((before, 0), (engine, 1)):
             if each:
                 metrics.MODEL.labels(each.name.name, each.name.version, each.name.digest).set(serves)
+                for label, share in each.held_out.items():
+                    metrics.HELD_OUT.labels(label).set(serves * share)
         # What is there now stays; without it a search for cycles is quick, and what an attack leaves goes soon.
         gc.unfreeze()
         gc.collect()

@@ -11,12 +11,13 @@ from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
+from safetensors.numpy import load_file
 
 from pawprint import image
 from pawprint.config import Serving
 from pawprint.image import BadImage, Pixels
 from pawprint.inference import cam, selftest
-from pawprint.inference.classifier import Classifier, Predictions
+from pawprint.inference.classifier import OOD_FILE, Classifier, Predictions
 from pawprint.serving import metrics, structure
 from pawprint.serving.champion import read_champion
 from pawprint.serving.decoder import Decoders, FairPool, too_late
@@ -65,6 +66,8 @@ class Engine:
         selftest.check(self.classifier)
         self._threads = FairPool(self.classifier.streams, "picture")
         self.champion, info = read_champion(folder), self.classifier.info
+        counts = load_file(folder / OOD_FILE).get("held_out_predicted", np.zeros(len(info.classes)))
+        self.held_out = dict(zip(info.classes, counts / max(1, counts.sum()), strict=True))
         self.name = ModelName(
             name=self.champion.model if self.champion else "",
             version=self.champion.version if self.champion else "",

@@ -65,6 +65,12 @@ MODEL_SECONDS = Histogram(
 MODEL = Gauge(
     "pawprint_model_info", "1 for the model in service", ["name", "version", "digest"], multiprocess_mode="livemax"
 )
+HELD_OUT = Gauge(
+    "pawprint_held_out_share",
+    "Share of each class in the model's predictions of held-out photographs",
+    ["label"],
+    multiprocess_mode="livemax",
+)
 
 
 def answered(role: str, label: str, milliseconds: float) -> None:
