@@ -22,7 +22,7 @@ from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
 from pawprint.progress import say
 from pawprint.serving import bento, sbom
-from pawprint.serving.schema import About, Example, Interval
+from pawprint.serving.schema import ABOUT, About, Example, Interval
 from pawprint.tracking.tracker import Tracker
 
 
@@ -56,7 +56,7 @@ def fetch(tracker: Tracker, champion: Champion, examples: int) -> Path:
     with replace_folder(out) as fresh:
         shutil.copytree(tracker.registry.folder(champion), fresh, dirs_exist_ok=True)
         write_text(fresh / "champion.json", champion.model_dump_json(indent=1) + "\n")
-        write_text(fresh / "about.json", describe(tracker, champion, fresh, examples).model_dump_json(indent=1) + "\n")
+        write_text(fresh / ABOUT, describe(tracker, champion, fresh, examples).model_dump_json(indent=1) + "\n")
     return out
 
 
@@ -95,6 +95,7 @@ def pick_examples(info: ModelInfo, learned: frozenset[str], count: int) -> list[
     return [
         Example(
             label=test.classes[test.labels[index]],
+            sha256=test.hashes[index],
             picture="data:image/jpeg;base64," + base64.b64encode(image.encode(test.images([index])[0], 90)).decode(),
         )
         for index in chosen

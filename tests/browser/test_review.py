@@ -177,6 +177,69 @@ def test_of_a_test_photograph_the_model_s_word_is_hidden(page: Page) -> None:
     expect(item).not_to_contain_text(TESTED)
 
 
+def test_from_nothing_a_folder_of_pictures_becomes_a_data_set_and_the_model_suggests(
+    browser: Browser, tmp_path: Path
+) -> None:
+    """Names that say nothing; 20 of each class are named by a person, then K takes what the page shows."""
+    root, pile, truth = tmp_path / "project", tmp_path / "pile", {}
+    root.mkdir()
+    pile.mkdir()
+    for name in ("params.yaml", "dvc.yaml"):
+        shutil.copy(PROJECT / name, root)
+    for words in (["git", "init", "-q"], [sys.executable, "-m", "dvc", "init", "-q"]):
+        subprocess.run(words, cwd=root, check=True)
+    make_sample.write(tmp_path / "drawn", per_class=32)
+    drawn = sorted((tmp_path / "drawn").glob("*/*.jpg"), key=lambda path: (path.name, path.parent.name))
+    for number, path in enumerate(drawn):
+        shutil.copy(path, pile / f"IMG_{number:04}.jpg")
+        truth[f"IMG_{number:04}.jpg"] = path.parent.name
+    page = browser.new_page(viewport={"width": 1100, "height": 900})
+    with reviewing(root, str(pile), "--as", "Ann") as (url, _):
+        page.goto(url)
+        expect(page.locator(".item").first).to_be_focused()
+        expect(page.locator("#suggestions")).to_have_text("The model suggests after 20 photographs of each class.")
+        for name in ("cat", "dog"):  # a class has a key once it has a name
+            page.keyboard.press("t")
+            expect(page.get_by_label("Name", exact=True)).to_be_focused()
+            page.keyboard.type(name)
+            page.keyboard.press("Enter")
+            expect(page.get_by_role("button", name=name)).to_be_visible()
+        expect(page.locator(".item:focus")).to_contain_text("IMG_0002")
+        for number in range(2, 40):
+            page.keyboard.press("1" if truth[focused(page)] == "cat" else "2")
+            expect(page.locator("#count")).to_have_text(f"{number + 1} of 64, {number + 1} changed")
+        decided = 40
+        while "learned from" not in page.locator("#suggestions").inner_text() and decided < 50:
+            page.wait_for_timeout(500)  # what it learns comes with the next decision
+            page.keyboard.press("1" if truth[focused(page)] == "cat" else "2")
+            decided += 1
+            expect(page.locator("#count")).to_have_text(f"{decided} of 64, {decided} changed")
+        # photographs that are on the page already say so, those on the next one too
+        kept = 0
+        while decided < 64:
+            said = page.locator(".item:focus .facts").inner_text()
+            if "hidden" in said:  # of a test photograph nothing is suggested, and K takes nothing
+                page.keyboard.press("k")
+                expect(page.locator("#problem")).to_contain_text("name a class")
+                page.keyboard.press("1" if truth[focused(page)] == "cat" else "2")
+            else:
+                suggested = re.match(r"model: (cat|dog) [\d.]+ %", said)
+                assert suggested, said
+                right = suggested[1] == truth[focused(page)]
+                page.keyboard.press("k" if right else "1" if suggested[1] == "dog" else "2")
+                kept += right
+            decided += 1
+            expect(page.locator("#count")).to_have_text(f"{decided} of 64, {decided} changed")
+        assert kept >= 8
+        page.close()
+    command = [sys.executable, "-c", "from pawprint.cli.main import main; main()", "photos", "apply"]
+    environment = os.environ | {"PYTHONPATH": str(PROJECT / "src")}
+    done = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0 and "32 new cat, 32 new dog." in done.stdout, done.stdout + done.stderr
+    assert {file.name: file.parent.name for file in (root / "data").glob("*/*.jpg")} == truth
+    prepare(ingest.dataset(root / "data"), root / "data", root / "prepared", load_params(PROJECT / "params.yaml"))
+
+
 def test_without_the_token_nothing_is_shown_until_it_is_given(browser: Browser, root: Path) -> None:
     with reviewing(root) as (url, _):
         address, _, token = url.partition("#token=")

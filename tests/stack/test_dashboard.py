@@ -110,6 +110,7 @@ def questions() -> dict[str, list[str]]:
 
 
 def test_every_panel_shows_something_and_champion_and_challenger_stand_side_by_side(tmp_path: Path) -> None:
+    (tmp_path / "clone").mkdir()
     limits = {"mode": "shadow", "share": 1.0, "max_errors": 1.0, "max_slowdown": 1000.0}
     env = checkout(tmp_path / "clone", challenger=limits)
     models = champion(tmp_path / "champion"), build_toy_model(tmp_path / "challenger", version="4", scale=-50)

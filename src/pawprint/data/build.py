@@ -12,6 +12,7 @@ time, because DVC may have put another version there. The new set is complete be
 """
 
 import base64
+import contextlib
 import hashlib
 import inspect
 import json
@@ -259,19 +260,19 @@ def _page(report: Report, data: Path) -> str:
     """report.json as a page: what was rejected, with thumbnails. One file, nothing fetched."""
     found = inventory.Inventory.of(data)
     read = found.read if found else Path.read_bytes
-    shown = [one | {"picture": _thumbnail(read(data / one["path"]))} for one in report["rejected"][:SHOWN]]
+    shown = [one | _shown(read(data / one["path"])) for one in report["rejected"][:SHOWN]]
     reasons = Counter(one["reason"] for one in report["rejected"]).most_common()
     return render("pawprint.data", "report.html", report=report, reasons=reasons, shown=shown)
 
 
-def _thumbnail(content: bytes) -> str:
-    """A data URL, or "" where the file is no picture."""
-    try:
+def _shown(content: bytes) -> dict[str, str]:
+    """Its hash, by which `photos erase` finds the page, and a thumbnail as a data URL, "" where it is no picture."""
+    shown = {"hash": hashlib.sha256(content).hexdigest(), "picture": ""}
+    with contextlib.suppress(image.BadImage):
         pixels = image.resize(image.decode(content), "letterbox")
-    except image.BadImage:
-        return ""
-    jpeg = image.encode(cv2.resize(pixels, (96, 96), interpolation=cv2.INTER_AREA), 80)
-    return f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        jpeg = image.encode(cv2.resize(pixels, (96, 96), interpolation=cv2.INTER_AREA), 80)
+        shown["picture"] = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+    return shown
 
 
 def _recipe(params: Params) -> str:

@@ -5,10 +5,10 @@
     print(report("9f86d0...", found))
 
 What is deleted: the file, its versions in DVC's cache and remotes, the prepared set and features that hold it, its
-thumbnails, rows and kept pictures of the traffic log, plots in MLflow that may show it. What learned from it cannot
-unlearn: its weights, bank of embeddings and self-test go whole, with version, run and Bentos. The champion stays until
-another one serves; it is listed, with the command that trains without it. What cannot be deleted, as in write-once
-storage, is reported as not erased.
+thumbnails, rows and kept pictures of the traffic log, plots and pages in MLflow that may show it, examples of the
+service's page. What learned from it cannot unlearn: its weights, bank of embeddings and self-test go whole, with
+version, run and Bentos. The champion stays until another one serves; it is listed, with the command that trains without
+it. What cannot be deleted, as in write-once storage, is reported as not erased.
 """
 
 import contextlib
@@ -22,17 +22,18 @@ from functools import partial
 from pathlib import Path
 
 from pawprint import dvc, lineage
-from pawprint.data import corrections, origins
+from pawprint.data import corrections, manifest, origins
 from pawprint.data.class_folders import class_folders
 from pawprint.data.inbox import FOLDER as INBOX
 from pawprint.data.inbox import Inbox
 from pawprint.errors import PawprintError
-from pawprint.files import files_in
+from pawprint.files import files_in, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
 from pawprint.serving import bento, segments, traffic
 from pawprint.serving.kept import FOLDER as PICTURES
 from pawprint.serving.kept import PictureStore
+from pawprint.serving.schema import ABOUT, About
 from pawprint.tracking.registry import CHAMPION
 from pawprint.tracking.run import FOLDER
 from pawprint.tracking.tracker import Tracker
@@ -166,22 +167,25 @@ def _is_shard_with(path: Path, digest: str) -> bool:
 def _caches(root: Path, digest: str) -> Iterator[Place]:
     prepared = root / "prepared"
     shards = [path for path in (prepared / "shards").glob("*.tar") if _is_shard_with(path, digest)]
-    if shards:
-        yield Place("prepared/, which `pawprint run` makes anew", len(shards), lambda: shutil.rmtree(prepared))
+    listed = prepared / manifest.FILE
+    known = bool(shards) or (listed.exists() and any(row.hash == digest for row in manifest.read(listed)))
+    if known:  # a rejected one is in no shard, and its thumbnail is in report.html
+        what = "prepared/, which `pawprint run` makes anew"
+        yield Place(what, max(1, len(shards)), lambda: shutil.rmtree(prepared))
     row = bytes.fromhex(digest)
     features = [path for path in (root / "cache" / "features").rglob("*.safetensors") if row in path.read_bytes()]
     if features:
         yield Place("files of cache/features/, computed anew", len(features), _deleting(*features))
     pages = [path for path in (root / "reports").glob("*") if path.name != "releases"]
-    if any(
-        digest.encode() in path.read_bytes() for page in pages for path in (page, *page.rglob("*")) if path.is_file()
-    ):
+    if pages and (known or any(_names(path, digest) for page in pages for path in (page, *page.rglob("*")))):
         yield Place("reports/ (not its releases), which `pawprint run` makes anew", len(pages), _deleting(*pages))
+    if pages := [path for path in root.glob("*.html") if _names(path, digest)]:
+        yield Place("pages of `pawprint compare --pictures`", len(pages), _deleting(*pages))
     review = root / "cache" / "review"
     thumbnail = review / "thumbnails" / digest[:2] / f"{digest}.jpg"
     if thumbnail.exists():
         yield Place("thumbnail of the review page", 1, _deleting(thumbnail))
-    said = [path for path in review.glob("*.csv") if digest.encode() in path.read_bytes()]
+    said = [path for path in review.glob("*.csv") if _names(path, digest)]
     if said:
         yield Place("predictions kept for the review page", len(said), _deleting(*said))
 
@@ -227,7 +231,7 @@ def _models(root: Path, digest: str) -> Iterator[Place]:
     serves, gone = {Champion.read(root).model_digest} if (root / "champion.json").exists() else set(), set()
     for version in tracker.registry.versions():
         names = tracker.artifact(version.run_id, f"{FOLDER}/photographs.txt")
-        if not names or digest not in names.read_text(encoding="ascii").split():
+        if not names or not _names(names, digest):
             continue
         bentos, aliases = tracker.registry.bentos(version), tracker.registry.aliases(version)
         shown = f"{version.model}/{version.version}{''.join(f' @{one}' for one in aliases)}, run {version.run_id[:8]}"
@@ -239,16 +243,46 @@ def _models(root: Path, digest: str) -> Iterator[Place]:
             gone.add(version.run_id)
             yield Place(what, 1, partial(_remove_version, tracker, version, list(bentos)))
     yield from _folders(root, digest, serves, remedy)
+    contents = set()
     for run_id in tracker.search_runs(""):
-        tested = tracker.artifact(run_id, "evaluation/test.csv") if run_id not in gone else None
-        if tested and digest.encode() in tested.read_bytes() and (plots := tracker.pictures(run_id)):
-            remove = partial(tracker.remove_artifacts, run_id, plots)
-            yield Place(f"plots of the run {run_id[:8]}, which may show it", len(plots), remove)
+        tested = tracker.artifact(run_id, "evaluation/test.csv")
+        plots = tracker.artifacts(run_id, "evaluation", ".png") if tested and _names(tested, digest) else {}
+        pages = tracker.artifacts(run_id, "", ".html") | tracker.artifacts(run_id, "photographs", ".html")
+        shown = plots | {name: path for name, path in pages.items() if _names(path, digest)}
+        contents |= {_md5(path) for path in shown.values()}
+        if shown and run_id not in gone:
+            remove = partial(tracker.remove_artifacts, run_id, list(shown))
+            yield Place(f"plots and pages of the run {run_id[:8]}, which may show it", len(shown), remove)
+    yield from _examples(root, digest, contents)
+
+
+def _examples(root: Path, digest: str, contents: set[str]) -> Iterator[Place]:
+    """An example on the service's page; DVC's objects of it, and of plots and pages with these MD5."""
+    about = root / "champion" / ABOUT
+    if _names(about, digest):
+        contents = contents | {_md5(about)}
+        note = "a service that runs shows it until it loads the model again; `pawprint run` packages another one"
+        yield Place(f"example in champion/{ABOUT}", 1, lambda: _drop_example(about, digest), note)
+    if tags := [tag for tag, folder in bento.folders().items() if _names(folder / "src" / "champion" / ABOUT, digest)]:
+        what = f"Bentos that show it as an example: {', '.join(tags)}"
+        yield Place(what, len(tags), partial(bento.delete, *tags))
+    if contents and (root / ".dvc").is_dir():
+        yield from _stored(root, contents, " with plots and pages that may show it", "")
+
+
+def _drop_example(path: Path, digest: str) -> None:
+    about = About.model_validate_json(path.read_bytes())
+    kept = [one for one in about.examples if one.sha256 != digest]
+    write_text(path, about.model_copy(update={"examples": kept}).model_dump_json(indent=1) + "\n")
+
+
+def _names(path: Path, digest: str) -> bool:
+    """Is it a file with this hash in it?"""
+    return path.is_file() and digest.encode() in path.read_bytes()
 
 
 def _remove_version(tracker: Tracker, version: Champion, bentos: list[str]) -> None:
-    for tag in bentos:
-        bento.delete(tag)
+    bento.delete(*bentos)
     tracker.remove_version(version)
 
 

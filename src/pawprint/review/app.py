@@ -86,6 +86,7 @@ class Review:
         self._view: tuple[View, list[Item]] | None = None
         self._decided: dict[str, Decision] = {}  # of this queue
         self._seen: dict[str, list[str]] = {}  # hash -> ids of the decisions that the page has shown
+        self._said: dict[str, Says | None] = {}  # hash -> what the page has shown of a model's words
         self._changed = 0
         self._read_labels()
 
@@ -155,13 +156,13 @@ class Review:
 
     def shown(self, item: Item) -> dict[str, Any]:
         """A photograph as the page gets it: of the test side nothing that a model said, until it is decided."""
-        decided, says = self._decided.get(item.hash), self._says(item.hash)
+        decided, hidden = self._decided.get(item.hash), self._is_hidden(item)
         self._seen[item.hash] = self.labels.open_ids(item.hash)
-        hidden = self._is_hidden(item)
+        says = self._said[item.hash] = None if hidden else self._says(item.hash)
         return {
             "hash": item.hash, "label": item.label, "split": item.split, "file": item.file, "source": item.source,
             "flags": item.flags, "reason": TESTED if hidden else item.reason, "hidden": hidden,
-            "says": None if hidden or not says else {"label": says.label, "confidence": says.confidence},
+            "says": says and {"label": says.label, "confidence": says.confidence},
             "decision": decided and {"decision": decided.decision, "label": decided.label, "who": decided.who},
         }  # fmt: skip
 
@@ -246,10 +247,10 @@ class Review:
             self.item(digest)
 
     def _write(self, hashes: list[str], verb: Verb, label: str) -> None:
-        """On disk when it returns. To keep a label is to confirm it; of what has none, what the model says."""
+        """On disk when it returns. To keep a label is to confirm it; of what has none, the model's word on the page."""
         groups: dict[tuple[str, str], list[str]] = {}
         for digest in hashes:
-            says = self._says(digest)
+            says = self._said.get(digest)
             named = label or (self._items[digest].label or (says.label if says else "")) if verb == "keep" else label
             if verb in ("keep", "class") and not named:
                 raise RequestError(422, "no_class", "it has no label yet: name a class")

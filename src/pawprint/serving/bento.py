@@ -87,9 +87,14 @@ def folder(tag: str) -> Path | None:
     return Path(bentoml.get(tag).path) if exists(tag) else None
 
 
-def delete(tag: str) -> None:
-    """Remove exactly this Bento from BentoML's store, where it is there."""
-    if exists(tag):
+def folders() -> dict[str, Path]:
+    """Every Bento of the service in BentoML's store: tag -> its folder."""
+    return {str(one.tag): Path(one.path) for one in bentoml.list(NAME)}
+
+
+def delete(*tags: str) -> None:
+    """Remove exactly these Bentos from BentoML's store, where they are there."""
+    for tag in filter(exists, tags):
         bentoml.delete(tag)
 
 

@@ -130,11 +130,15 @@ class Interval(_Schema):
     high: float
 
 
+ABOUT = "about.json"  # in a model folder that was packaged
+
+
 class Example(_Schema):
     """A picture to try."""
 
     label: str = Field(description="its class")
     picture: str = Field(description="a JPEG as a data URL")
+    sha256: str = Field(default="", description="of the photograph's own bytes")
 
 
 class About(_Schema):
@@ -150,7 +154,7 @@ class About(_Schema):
     @classmethod
     def read(cls, folder: Path) -> Self:
         """about.json of a model folder; PawprintError where it is damaged."""
-        path = folder / "about.json"
+        path = folder / ABOUT
         try:
             return cls.model_validate_json(path.read_bytes())
         except FileNotFoundError:

@@ -279,10 +279,11 @@ class Tracker:
         except (MlflowException, OSError):
             return None
 
-    def pictures(self, run_id: str) -> list[str]:
-        """The paths of a run's plots of its evaluation."""
-        found = self.client.list_artifacts(run_id, "evaluation")
-        return [entry.path for entry in found if entry.path.endswith(".png")]
+    def artifacts(self, run_id: str, folder: str, suffix: str) -> dict[str, Path]:
+        """Files that a run keeps in a folder ("": the top), by their paths there; fetched as `artifact` does."""
+        listed = [entry.path for entry in self.client.list_artifacts(run_id, folder or None)]
+        files = {path: self.artifact(run_id, path) for path in listed if path.endswith(suffix)}
+        return {path: file for path, file in files.items() if file}
 
     def remove_artifacts(self, run_id: str, paths: Sequence[str] = ()) -> int:
         """Delete artifacts of a run, all of them where none is named; how many paths."""

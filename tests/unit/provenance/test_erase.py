@@ -21,7 +21,9 @@ from pawprint.data.build import prepare
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.provenance import erase as erasing
+from pawprint.serving import bento
 from pawprint.serving.kept import PictureStore
+from pawprint.serving.schema import ABOUT, About, Example
 from pawprint.serving.traffic import Record, TrafficLog
 from pawprint.tracking.tracker import Tracker
 from prepared_set import ROOT
@@ -173,3 +175,52 @@ def test_what_cannot_be_erased_is_said_and_the_others_go_on(project: Path, tmp_p
     told = erasing.report(digest, places)
     assert "NOT ERASED  objects of the remote `away`" in told and "not erased:" in told
     assert "ERASED      objects of the remote `team`" in told
+
+
+def test_pages_that_show_it_and_bentos_with_it_as_an_example_go(project: Path, tmp_path: Path) -> None:
+    """A photograph that no model learned from: rejected ones have thumbnails, test ones are examples of the service."""
+    (project / "data/cat/small.jpg").write_bytes(image.encode(np.full((10, 10, 3), 200, np.uint8)))
+    shutil.rmtree(project / "prepared")
+    prepare(ingest.dataset(project / "data"), project / "data", project / "prepared", load_params(ROOT / "params.yaml"))
+    digest = hashlib.sha256((project / "data/cat/small.jpg").read_bytes()).hexdigest()
+    rejected = (project / "prepared" / "report.html").read_bytes()
+    assert digest.encode() in rejected and not erasing._is_shard_with(project / "prepared", digest)
+    (project / "reports" / "report.html").write_text("strips of samples, without a hash")
+    (project / "changed.html").write_text(f'<li id="{digest}">')
+    md5 = hashlib.md5(rejected, usedforsecurity=False).hexdigest()
+    for store in (project / ".dvc" / "cache", tmp_path / "remote"):  # as a push of prepared/ leaves it
+        (store / "files" / "md5" / md5[:2]).mkdir(parents=True, exist_ok=True)
+        (store / "files" / "md5" / md5[:2] / md5[2:]).write_bytes(rejected)
+    model = build_toy_model(project / "champion")
+    examples = [Example(label="cat", picture="data:its pixels", sha256=digest)]
+    examples.append(Example(label="dog", picture="data:another", sha256="f" * 64))
+    (model / ABOUT).write_text(About(examples=examples).model_dump_json())
+    tag = bento.build(model, {"model": "pawprint-erased", "version": "1"}, ROOT)
+    (model / ABOUT).write_text(About(examples=examples[1:]).model_dump_json())
+    other = bento.build(model, {"model": "pawprint-erased", "version": "1"}, ROOT)
+    (model / ABOUT).write_text(About(examples=examples).model_dump_json())
+    tracker = Tracker(project)
+    client = tracker.client
+    experiment = client.create_experiment("comparisons", artifact_location=str(tmp_path / "artifacts"))
+    run_id = client.create_run(experiment).info.run_id
+    client.log_artifact(run_id, str(project / "changed.html"))
+    client.log_artifact(run_id, str(project / "prepared" / "report.html"), "photographs")
+    client.log_artifact(run_id, str(project / "params.yaml"), "photographs")
+
+    places = erasing.find(project, digest, [])
+    assert "data:its pixels" in (model / ABOUT).read_text() and bento.exists(tag)  # a dry run
+    assert erasing.erase(places), erasing.report(digest, places)
+    told = erasing.report(digest, places)
+    for what in (
+        "prepared/", "reports/", "pages of `pawprint compare --pictures`", f"pages of the run {run_id[:8]}",
+        f"example in champion/{ABOUT}", f"Bentos that show it as an example: {tag}",
+        "objects of the remote `team` with plots and pages", "objects of DVC's cache with plots and pages",
+    ):  # fmt: skip
+        assert what in told
+    assert "NOT ERASED" not in told
+    assert not bento.exists(tag) and bento.exists(other)
+    bento.delete(other)
+    assert [one.label for one in About.read(model).examples] == ["dog"]
+    kept = [path for path in (tmp_path / "artifacts").rglob("*") if path.is_file()]
+    assert [path.name for path in kept if path.parent.name == "photographs"] == ["params.yaml"]
+    assert holding(tmp_path, rejected, b"its pixels", f'id="{digest}"'.encode()) == []

@@ -237,7 +237,11 @@ def test_pictures_of_the_inbox_with_what_was_said_of_them(root: Path, tmp_path: 
         shown = of(page)
         new = next(one for one in shown if one["split"] == "new")
         assert new["says"] == {"label": "dog", "confidence": 0.8} and "feedback: cat" in new["reason"]
-        assert all(one["says"] is None and one["reason"] == TESTED for one in shown if one["split"] == "test")
+        tested = [one for one in shown if one["split"] == "test"]
+        assert tested and all(one["says"] is None and one["reason"] == TESTED for one in tested)
+        # nobody has seen what the model says of it: that is no label of a test photograph
+        blind = page.post("/decisions", json={"hashes": [tested[0]["hash"]], "decision": "keep"})
+        assert blind.status_code == 422 and "name a class" in blind.json()["error"]
         assert page.get(f"/picture/{new['hash']}").content.startswith(b"\xff\xd8")
         page.post("/decisions", json={"hashes": [new["hash"]], "decision": "class", "label": "cat"})
         two = [one for one in shown if one["split"] == "new"][1:3]  # together, and each with its own answer

@@ -70,10 +70,14 @@ function options(id, values) {
   byId(id).parentElement.hidden = values.length < 2;
 }
 
+function read(from) {
+  const view = Object.fromEntries(FILTERS.map((id) => [id, byId(id).value]));
+  return post(`items?offset=${from}&limit=${AT_ONCE}`, { ...view, version });
+}
+
 async function show(from, fresh = false, at = 0) {
   if (fresh) version += 1;
-  const view = Object.fromEntries(FILTERS.map((id) => [id, byId(id).value]));
-  const found = await post(`items?offset=${from}&limit=${AT_ONCE}`, { ...view, version });
+  const found = await read(from);
   for (const url of pictures) URL.revokeObjectURL(url);
   pictures = [];
   ({ items, total } = found);
@@ -230,8 +234,10 @@ async function decide(decision, label = "") {
   const chosen = selected();
   if (!chosen.length) return;
   const hashes = chosen.map((index) => items[index].hash);
+  const before = byId("suggestions").textContent;
   const found = await post("decisions", { hashes, decision, label });
   update(found);
+  if (found.suggestions !== before) update(await read(offset)); // the model has learned more of these
   for (const option of tiles()) option.setAttribute("aria-selected", "false");
   const first = items[chosen[0]];
   const what = chosen.length > 1 ? `${chosen.length} photographs` : first.file;
