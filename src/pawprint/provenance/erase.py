@@ -248,11 +248,11 @@ def _models(root: Path, digest: str) -> Iterator[Place]:
         tested = tracker.artifact(run_id, "evaluation/test.csv")
         plots = tracker.artifacts(run_id, "evaluation", ".png") if tested and _names(tested, digest) else {}
         pages = tracker.artifacts(run_id, "", ".html") | tracker.artifacts(run_id, "photographs", ".html")
-        shown = plots | {name: path for name, path in pages.items() if _names(path, digest)}
-        contents |= {_md5(path) for path in shown.values()}
-        if shown and run_id not in gone:
-            remove = partial(tracker.remove_artifacts, run_id, list(shown))
-            yield Place(f"plots and pages of the run {run_id[:8]}, which may show it", len(shown), remove)
+        showing = plots | {name: path for name, path in pages.items() if _names(path, digest)}
+        contents |= {_md5(path) for path in showing.values()}
+        if showing and run_id not in gone:
+            remove = partial(tracker.remove_artifacts, run_id, list(showing))
+            yield Place(f"plots and pages of the run {run_id[:8]}, which may show it", len(showing), remove)
     yield from _examples(root, digest, contents)
 
 
