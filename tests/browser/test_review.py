@@ -225,6 +225,7 @@ def test_from_nothing_a_folder_of_pictures_becomes_a_data_set_and_the_model_sugg
         # photographs that are on the page already say so, those on the next one too
         kept = 0
         while decided < 64:
+            expect(page.locator(".item:focus .decided")).to_be_hidden()
             said = page.locator(".item:focus .facts").inner_text()
             if "hidden" in said:  # of a test photograph nothing is suggested, and K takes nothing
                 page.keyboard.press("k")

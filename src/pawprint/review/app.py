@@ -106,10 +106,10 @@ class Review:
 
     def progress(self) -> dict[str, Any]:
         """How much is decided, and the classes there are now."""
-        said = self.suggester.state() if self.suggester else ""
+        said, learned = (self.suggester.state(), self.suggester.learned) if self.suggester else ("", 0)
         return {
             "queue": len(self._items), "decided": len(self._decided), "changed": self._changed,
-            "classes": self.classes, "suggestions": said,
+            "classes": self.classes, "suggestions": said, "learned": learned,
         }  # fmt: skip
 
     def facts(self) -> dict[str, Any]:

@@ -31,6 +31,7 @@ class Suggester:
 
     def __init__(self, files: Mapping[str, Path], params: Params, backbone: str) -> None:
         self.says: dict[str, Says] = {}
+        self.learned = 0  # how often `says` has become another
         self._files, self._params, self._backbone = files, params, backbone
         self._features: dict[str, NDArray[np.float32]] = {}
         self._labels: dict[str, str] = {}
@@ -116,7 +117,7 @@ class Suggester:
             digest: Says(str(names[index]), float(row[index]))
             for digest, index, row in zip(hashes, best, probabilities, strict=True)
         }
-        self._learned = len(labels)
+        self._learned, self.learned = len(labels), self.learned + 1
         self._state = f"Suggestions learned from {len(labels):,} decisions" + (
             "." if done else f", for {len(hashes):,} of {len(self._files):,} photographs so far."
         )

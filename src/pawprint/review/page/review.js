@@ -17,6 +17,7 @@ let current = 0;
 let pictures = []; // object URLs to give back
 let work = Promise.resolve(); // keys are worked off one by one: a decision is on disk before the next one begins
 let heated = false;
+let learned = 0; // how often the model has, as what is shown here knows it
 
 for (const id of FILTERS) byId(id).addEventListener(id === "text" ? "change" : "input", () => queue(() => show(0, true)));
 byId("filters").addEventListener("submit", (event) => event.preventDefault());
@@ -80,7 +81,7 @@ async function show(from, fresh = false, at = 0) {
   const found = await read(from);
   for (const url of pictures) URL.revokeObjectURL(url);
   pictures = [];
-  ({ items, total } = found);
+  ({ items, total, learned } = found);
   offset = from;
   progress(found);
   grid.replaceChildren(...items.map(tile));
@@ -234,10 +235,9 @@ async function decide(decision, label = "") {
   const chosen = selected();
   if (!chosen.length) return;
   const hashes = chosen.map((index) => items[index].hash);
-  const before = byId("suggestions").textContent;
   const found = await post("decisions", { hashes, decision, label });
+  if (found.learned !== learned) found.items = (await read(offset)).items; // the model says more of all of these
   update(found);
-  if (found.suggestions !== before) update(await read(offset)); // the model has learned more of these
   for (const option of tiles()) option.setAttribute("aria-selected", "false");
   const first = items[chosen[0]];
   const what = chosen.length > 1 ? `${chosen.length} photographs` : first.file;
@@ -258,6 +258,7 @@ async function undo() {
 }
 
 function update(found) {
+  learned = found.learned;
   progress(found);
   for (const item of found.items) {
     const place = items.findIndex((other) => other.hash === item.hash);
