@@ -299,7 +299,7 @@ class Review:
 
 
 def _changes(item: Item, one: Decision) -> bool:
-    return one.decision == "drop" or (one.decision == "class" and one.label != item.label)
+    return one.decision == "drop" or one.label not in ("", item.label)
 
 
 def _shrunk(pixels: image.Pixels, side: int) -> image.Pixels:
