@@ -25,10 +25,7 @@ from toy import build_toy_model
 
 PROMETHEUS = ROOT / "deploy" / "prometheus"
 DASHBOARD = json.loads((ROOT / "deploy/grafana/dashboards/service.json").read_text())
-pytestmark = [
-    pytest.mark.slow,
-    pytest.mark.skipif(not shutil.which("prometheus"), reason="not installed: prometheus (Debian's package)"),
-]
+pytestmark = pytest.mark.skipif(not shutil.which("prometheus"), reason="not installed: prometheus (Debian's package)")
 
 
 @contextmanager
