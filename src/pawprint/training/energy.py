@@ -45,10 +45,10 @@ class Meter:
         self._gpus = [f"GPU-{torch.cuda.get_device_properties(device).uuid}"] if device.type == "cuda" else []
 
     def __enter__(self) -> Self:
-        logging.getLogger("codecarbon").setLevel(logging.CRITICAL)
         with contextlib.suppress(Exception):  # its errors are no training's
             from codecarbon import OfflineEmissionsTracker  # here: it takes half a second
 
+            logging.getLogger("codecarbon").setLevel(logging.CRITICAL)  # it speaks before it reads log_level
             self._tracker = OfflineEmissionsTracker(
                 country_iso_code="USA",  # it asks for one, for grams of CO2; energy does not depend on it
                 tracking_mode="process",

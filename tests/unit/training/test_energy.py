@@ -44,7 +44,7 @@ def test_energy_grows_with_what_is_computed_and_the_method_is_named() -> None:
 def test_nothing_is_sent_and_no_file_is_written(tmp_path: Path) -> None:
     done = subprocess.run([sys.executable, "-c", WATCHED], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert done.returncode == 0 and "CodeCarbon" in done.stdout, done.stdout + done.stderr
-    assert list(tmp_path.iterdir()) == []
+    assert list(tmp_path.iterdir()) == [] and "codecarbon" not in done.stderr
 
 
 def test_an_error_of_its_own_stops_no_training(monkeypatch: pytest.MonkeyPatch) -> None:
