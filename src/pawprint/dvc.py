@@ -303,6 +303,8 @@ def lock(root: Path, patience: float = 0.0) -> Iterator[None]:
         try:
             _remove_stale_rwlock(root)
             repair_lockfile(root)
+            if (root / ".dvc" / "config").exists():
+                keep_index_private(root)
             yield
         finally:
             del _held[root]
@@ -459,8 +461,11 @@ def keep_index_private(root: Path) -> None:
 
     DVC reads its index by pickle, and its own place for it, /var/tmp/dvc, is writable for everybody. The setting is in
     `.dvc/config.local`: it has to be an absolute path, because DVC takes a relative one from wherever `dvc` is typed.
+    A clone has no such file, and a copy one that names another place, so each run of the pipeline looks.
     """
-    _dvc(root, "config", "--local", "core.site_cache_dir", str(_private_index(root)))
+    index, settings = str(_private_index(root)), root / ".dvc" / "config.local"
+    if not settings.exists() or index not in settings.read_text(encoding="utf-8"):
+        _dvc(root, "config", "--local", "core.site_cache_dir", index)
 
 
 def link_code(root: Path) -> None:

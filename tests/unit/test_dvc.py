@@ -65,6 +65,22 @@ def test_the_index_is_where_nobody_else_can_write(root: Path, monkeypatch: pytes
     assert dvc.index_is_private(root)
 
 
+def test_a_run_keeps_the_index_of_a_clone_and_of_a_copy_private(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """.dvc/config.local is in no commit, and names an absolute path."""
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
+    with dvc.lock(root):
+        pass
+    copy = root.parent / "copy"
+    shutil.copytree(root, copy)
+    for project in (root, copy):
+        with dvc.lock(project):
+            pass
+        settings = (project / ".dvc" / "config.local").read_text()
+        assert settings.count("site_cache_dir") == 1
+        assert str(project / ".dvc" / "tmp" / "site") in settings
+        assert dvc.index_is_private(project)
+
+
 def test_a_project_without_git_is_named_with_the_remedy(root: Path) -> None:
     config = root / ".dvc" / "config"
     config.write_text(config.read_text().replace("no_scm = True", ""))
