@@ -53,11 +53,10 @@ def main() -> None:
     print(f"{info.candidate}, {len(split)} photographs of {options.split}, {backends.execution('auto')}")
     print("| weights | kernels | mistakes | log loss | other answers | 1 - cosine (95th percentile) |")
     print("|---|---|---|---|---|---|")
-    static = quantize.quantize_static
     for name, reduced in (("float", None), ("8 bits", False), ("7 bits", True)):
         onnx, found = original, floats
         if reduced is not None:
-            quantize.quantize_static = functools.partial(static, reduce_range=reduced)
+            quantize.saturates = functools.partial(bool, reduced)
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, "model.onnx")
                 path.write_bytes(original)

@@ -1,6 +1,7 @@
 """The model folder: whole or not at all, right against torch, calibrated, deterministic."""
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -92,6 +93,21 @@ def test_a_quantized_model_is_a_folder_like_any_other(trained: Trained, data: Pr
 
     again = quantize.make(tmp_path / "plain", data, LINEAGE, "plain_int8", tmp_path / "int8", asked)
     assert again == info
+
+
+def test_weights_have_7_bits_where_products_of_8_saturate(
+    trained: Trained, data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    export(trained, data, LINEAGE, tmp_path / "plain", Memory())
+    largest = {}
+    for limit in ("AVX2", "AVX512_CORE_VNNI"):
+        monkeypatch.setenv("ONEDNN_MAX_CPU_ISA", limit)
+        path = shutil.copy(tmp_path / "plain" / "model.onnx", tmp_path / f"{limit}.onnx")
+        quantize.quantize(path, data.split("train"))
+        arrays = [onnx.numpy_helper.to_array(one) for one in onnx.load(path).graph.initializer]
+        largest[limit] = max(np.abs(one.astype(int)).max() for one in arrays if one.dtype == np.int8 and one.ndim == 4)
+        assert (largest[limit] <= 64) == quantize.saturates()
+    assert largest["AVX2"] <= 64
 
 
 def test_the_weights_file_alone_gives_the_network_back(trained: Trained, data: PreparedDataset, tmp_path: Path) -> None:
