@@ -35,7 +35,7 @@ from pawprint.data.class_folders import (
 )
 from pawprint.data.origins import Origin, Origins
 from pawprint.errors import PawprintError
-from pawprint.files import files_in, hidden, recover, refuse_link, replace_folder, write_json  # fmt: skip
+from pawprint.files import files_in, hidden, recover, refuse_link, replace_folder, write_json
 from pawprint.progress import Progress
 
 PIECE = 2**20  # bytes copied at a time
@@ -309,9 +309,10 @@ def _refuse_classes(found: layouts.Recognised, archive: archives.Source, source:
     for label in sorted(labels):
         name = unicodedata.normalize("NFC", label)
         refuse_name(name, source)
-        if (other := spelled.setdefault(name, label)) != label:
+        shown = " ".join(re.sub("[\u200b\ufeff]", "", name).split())  # a space behind it, a character of no width
+        if (other := spelled.setdefault(shown, label)) != label:
             raise PawprintError(
-                f"{source} has two classes `{name}` that look alike and are encoded differently ({other!a} and "
+                f"{source} has two classes `{shown}` that look alike and are encoded differently ({other!a} and "
                 f"{label!a}). Rename one, or put their photographs into one folder."
             )
     if found.set_name:
