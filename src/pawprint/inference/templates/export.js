@@ -5,9 +5,11 @@
 
 const clamp = (value, top) => Math.min(Math.max(value, 0), top);
 
+// Of the cosine transform of n values.
+const cosine = (n, u, x) => Math.cos((2 * x + 1) * u * Math.PI / (2 * n)) * Math.sqrt((u ? 2 : 1) / n);
+
 // libjpeg's scaled decoding: of the eight frequencies of a block of 8 pixels the lowest `k` become k pixels.
 function blockLines(size, k) {
-    const cosine = (n, u, x) => Math.cos((2 * x + 1) * u * Math.PI / (2 * n)) * Math.sqrt((u ? 2 : 1) / n);
     const rows = Array.from({length: k}, (_, y) => Array.from({length: 8}, (_, x) => {
         let sum = 0;
         for (let u = 0; u < k; u++) sum += cosine(k, u, y) * cosine(8, u, x);
@@ -33,14 +35,6 @@ function areaLines(size, out) {
     });
 }
 
-// OpenCV's INTER_LINEAR.
-function linearLines(size, out) {
-    return Array.from({length: out}, (_, line) => {
-        const place = clamp((line + 0.5) * size / out - 0.5, size - 1), first = Math.min(Math.floor(place), size - 1);
-        return first === size - 1 ? [first, [1]] : [first, [1 - (place - first), place - first]];
-    });
-}
-
 // (1, 2, 1) / 4, mirrored at the edge without repeating it.
 function blurLines(size) {
     return Array.from({length: size}, (_, line) =>
@@ -48,7 +42,7 @@ function blurLines(size) {
 }
 
 // A picture is {width, height, data}: RGB, row by row. Lines of x, then of y; null leaves an axis as it is.
-function reshape({width, height, data}, across, down) {
+function reshape({width, height, data}, across, down, halfUp = false) {
     if (across) {
         const out = new Float32Array(across.length * height * 3);
         for (let y = 0, to = 0; y < height; y++) {
@@ -76,7 +70,29 @@ function reshape({width, height, data}, across, down) {
         data = out;
         height = down.length;
     }
-    return {width, height, data: Uint8ClampedArray.from(data)};  // which rounds
+    if (halfUp) data = data.map(value => Math.floor(value + 0.5));
+    return {width, height, data: Uint8ClampedArray.from(data)};  // which rounds, half to the even neighbour
+}
+
+// OpenCV's INTER_LINEAR in its integers.
+function linear({width, height, data}, wide, high) {
+    const lines = (size, out) => Array.from({length: out}, (_, line) => {
+        const place = clamp((line + 0.5) * size / out - 0.5, size - 1), first = Math.floor(place);
+        const share = Math.round(2048 * (place - first));
+        return [first, Math.min(first + 1, size - 1), 2048 - share, share];
+    });
+    const half = new Int32Array(wide * height * 3), out = new Uint8ClampedArray(wide * high * 3);
+    lines(width, wide).forEach(([left, right, most, rest], x) => {
+        for (let from = 0, to = 3 * x; to < half.length; from += 3 * width, to += 3 * wide) {
+            for (let c = 0; c < 3; c++) half[to + c] = most * data[from + 3 * left + c] + rest * data[from + 3 * right + c] >> 4;
+        }
+    });
+    lines(height, high).forEach(([above, below, most, rest], y) => {
+        for (let x = 0, row = 3 * wide; x < row; x++) {
+            out[y * row + x] = (most * half[above * row + x] >> 16) + (rest * half[below * row + x] >> 16) + 2 >> 2;
+        }
+    });
+    return {width: wide, height: high, data: out};
 }
 
 // --- image.resize
@@ -88,13 +104,14 @@ function scale(picture, width, height) {
             picture,
             halved[0] ? areaLines(picture.width, width) : null,
             halved[1] ? areaLines(picture.height, height) : null,
+            picture.width === 2 * width && picture.height === 2 * height,
         );
     }
     const across = 3 * picture.width > 4 * width, down = 3 * picture.height > 4 * height;
-    if (across) picture = reshape(picture, blurLines(picture.width), null);
-    if (down) picture = reshape(picture, null, blurLines(picture.height));
+    if (across) picture = reshape(picture, blurLines(picture.width), null, true);
+    if (down) picture = reshape(picture, null, blurLines(picture.height), true);
     if (picture.width === width && picture.height === height) return picture;
-    return reshape(picture, linearLines(picture.width, width), linearLines(picture.height, height));
+    return linear(picture, width, height);
 }
 
 // Half goes to the even neighbour, as Python's round does.
@@ -172,20 +189,114 @@ function withoutAlpha(rgba) {
     return data;
 }
 
-// A prepared photograph is a JPEG; what that changes the model has learned with.
-async function recode(picture, quality) {
-    const {width, height} = picture, [canvas, context] = canvasOf(width, height);
-    const pixels = context.createImageData(width, height);
-    for (let from = 0, to = 0; to < pixels.data.length;) {
-        pixels.data[to++] = picture.data[from++];
-        pixels.data[to++] = picture.data[from++];
-        pixels.data[to++] = picture.data[from++];
-        pixels.data[to++] = 255;
+// A prepared photograph is a JPEG; what that changes the model has learned with. Browsers' encoders give other pixels, so
+// here is what libjpeg-turbo does, but for the bits: 4:2:0, its cosines (its quick ones below 96), multiples of steps.
+const LUMA = [
+    16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87,
+    80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92,
+    95, 98, 112, 100, 103, 99,
+];
+const CHROMA = [17, 18, 24, 47, 18, 21, 26, 66, 24, 26, 56, 99, 47, 66, 99, 99];  // of the lowest frequencies, else 99
+const SCALES = Array.from({length: 8}, (_, u) => u ? Math.SQRT2 * Math.cos(u * Math.PI / 16) : 1);
+const COSINES = Array.from({length: 64}, (_, place) => cosine(8, place >> 3, place & 7));
+
+// jfdctfst.c: frequency u comes 8 ** 0.5 * SCALES[u] times too large.
+function transform(d, from, step) {
+    const at = n => from + n * step, [a, b, c, e] = [0, 1, 2, 3].map(n => d[at(n)] + d[at(7 - n)]);
+    const [t7, t6, t5, t4] = [0, 1, 2, 3].map(n => d[at(n)] - d[at(7 - n)]);
+    const even = a - e, z1 = (b - c + even) * 181 >> 8;
+    d[at(0)] = a + e + b + c;
+    d[at(4)] = a + e - b - c;
+    d[at(2)] = even + z1;
+    d[at(6)] = even - z1;
+    const z5 = (t4 + t5 - t6 - t7) * 98 >> 8, z3 = (t5 + t6) * 181 >> 8;
+    const z2 = ((t4 + t5) * 139 >> 8) + z5, z4 = ((t6 + t7) * 334 >> 8) + z5;
+    d[at(5)] = t7 - z3 + z2;
+    d[at(3)] = t7 - z3 - z2;
+    d[at(1)] = t7 + z3 + z4;
+    d[at(7)] = t7 + z3 - z4;
+}
+
+// out = a b, of 8x8; the strides of a and b say which is turned
+function product(out, a, aRow, aColumn, b, bRow, bColumn) {
+    for (let i = 0; i < 64; i++) {
+        let sum = 0;
+        for (let k = 0; k < 8; k++) sum += a[(i >> 3) * aRow + k * aColumn] * b[k * bRow + (i & 7) * bColumn];
+        out[i] = sum;
     }
-    context.putImageData(pixels, 0, 0);
-    const blob = await canvas.convertToBlob({type: "image/jpeg", quality: quality / 100});
-    context.drawImage(await createImageBitmap(blob), 0, 0);
-    return withoutAlpha(context.getImageData(0, 0, width, height).data);
+}
+
+// A plane as it comes back from blocks of 8x8 frequencies, each a multiple of its step.
+function quantized(data, width, height, steps, quick) {
+    const out = new Uint8ClampedArray(data.length), block = new Float64Array(64), half = new Float64Array(64);
+    const divisors = steps.map((step, i) => quick ? Math.round(8 * step * SCALES[i >> 3] * SCALES[i & 7]) : step);
+    for (let top = 0; top < height; top += 8) {
+        for (let left = 0; left < width; left += 8) {
+            for (let i = 0; i < 64; i++) {  // the last line stands for those that are missing
+                const y = Math.min(top + (i >> 3), height - 1), x = Math.min(left + (i & 7), width - 1);
+                block[i] = data[y * width + x] - 128;
+            }
+            if (quick) {
+                for (let i = 0; i < 8; i++) transform(block, 8 * i, 1);
+                for (let i = 0; i < 8; i++) transform(block, i, 8);
+            } else {
+                product(half, COSINES, 8, 1, block, 8, 1);
+                product(block, half, 8, 1, COSINES, 1, 8);
+            }
+            for (let i = 0; i < 64; i++) {
+                block[i] = Math.sign(block[i]) * Math.floor(Math.abs(block[i]) / divisors[i] + 0.5) * steps[i];
+            }
+            product(half, COSINES, 1, 8, block, 8, 1);
+            product(block, half, 8, 1, COSINES, 8, 1);
+            for (let y = top; y < Math.min(top + 8, height); y++) {
+                for (let x = left; x < Math.min(left + 8, width); x++) {
+                    out[y * width + x] = block[8 * (y - top) + x - left] + 128;
+                }
+            }
+        }
+    }
+    return out;
+}
+
+function recode({width, height, data}, quality) {
+    const quick = quality < 96;
+    const percents = quality < 50 ? Math.floor(5000 / quality) : 200 - 2 * quality;
+    const step = entry => Math.min(Math.max(Math.floor((entry * percents + 50) / 100), 1), 255);
+    const chroma = Array.from({length: 64}, (_, i) => step((i & 7) < 4 && i < 32 ? CHROMA[(i >> 1 & 12) + (i & 7)] : 99));
+    const luma = new Uint8Array(width * height), full = [new Uint8Array(width * height), new Uint8Array(width * height)];
+    for (let i = 0; i < width * height; i++) {
+        const r = data[3 * i], g = data[3 * i + 1], b = data[3 * i + 2];
+        luma[i] = 19595 * r + 38470 * g + 7471 * b + 32768 >> 16;
+        full[0][i] = -11059 * r - 21709 * g + 32768 * b + 8421375 >> 16;
+        full[1][i] = 32768 * r - 27439 * g - 5329 * b + 8421375 >> 16;
+    }
+    const wide = Math.ceil(width / 2), high = Math.ceil(height / 2);
+    const [cb, cr] = full.map(plane => {
+        const small = new Uint8Array(wide * high);
+        for (let y = 0; y < high; y++) {
+            for (let x = 0; x < wide; x++) {
+                const row = 2 * y * width, below = Math.min(2 * y + 1, height - 1) * width;
+                const left = 2 * x, right = Math.min(left + 1, width - 1);
+                const sum = plane[row + left] + plane[row + right] + plane[below + left] + plane[below + right];
+                small[y * wide + x] = sum + 1 + x % 2 >> 2;
+            }
+        }
+        return quantized(small, wide, high, chroma, quick);
+    });
+    const out = new Uint8ClampedArray(data.length), bright = quantized(luma, width, height, LUMA.map(step), quick);
+    for (let y = 0, to = 0; y < height; y++) {
+        const near = (y >> 1) * wide, far = clamp((y >> 1) + (y % 2 ? 1 : -1), high - 1) * wide;
+        for (let x = 0; x < width; x++) {
+            const here = x >> 1, beside = clamp(here + (x % 2 ? 1 : -1), wide - 1), share = 8 - x % 2;
+            const smooth = plane => (9 * plane[near + here] + 3 * (plane[far + here] + plane[near + beside]) +
+                plane[far + beside] + share >> 4) - 128;
+            const b = smooth(cb), r = smooth(cr), light = bright[y * width + x];
+            out[to++] = light + (91881 * r + 32768 >> 16);
+            out[to++] = light + (-22554 * b - 46802 * r + 32768 >> 16);
+            out[to++] = light + (116130 * b + 32768 >> 16);
+        }
+    }
+    return out;
 }
 
 // --- The model
