@@ -63,13 +63,14 @@ def share(name: str, what: str) -> float:
     return int(hashlib.sha256(f"{what}:{name}".encode()).hexdigest()[:12], 16) / 16**12
 
 
-def fold(data: PreparedDataset, number: int) -> PreparedDataset:
-    """The set with other splits: fold `number` is tested, of the rest some validate."""
+def fold(data: PreparedDataset, number: int, seed: int = 0) -> PreparedDataset:
+    """The set with other splits: fold `number` is tested, of the rest some validate. Each seed has other folds."""
+    mark = f" {seed}" if seed else ""
 
     def split(name: str) -> str:
-        if int(share(name, "fold") * FOLDS) == number:
+        if int(share(name, f"fold{mark}") * FOLDS) == number:
             return "test"
-        return "validation" if share(name, "validation") < VALIDATION else "train"
+        return "validation" if share(name, f"validation{mark}") < VALIDATION else "train"
 
     rows = tuple(row._replace(split=split(row.hash)) for row in data.rows)
     return replace(data, rows=rows)
@@ -88,15 +89,15 @@ def logits(trained: Trained, data: PreparedDataset, params: Params) -> NDArray[n
     return source.predictions("validation").logits
 
 
-def tested(name: str, data: PreparedDataset, number: int) -> dict[str, Any]:
+def tested(name: str, data: PreparedDataset, number: int, seed: int = 0, results: Path = RESULTS) -> dict[str, Any]:
     """Of one fold: `said` on the test split, hash -> (class, probabilities), and the log loss on `validation`."""
     base, _, changes = name.partition(" ")
     candidate = Candidate.model_validate(VARIANTS[base] | json.loads(changes or "{}"))
     params = load_params().model_copy(update={"candidates": {base: candidate}})
     key = hashlib.sha256((candidate.model_dump_json() + str(params.training)).encode()).hexdigest()[:12]
-    path = RESULTS / "folds" / f"{base}-{key}-{number}.json"
+    path = results / "folds" / f"{base}-{key}-{f'{seed}-' if seed else ''}{number}.json"
     if not path.exists():
-        splits = fold(data, number)
+        splits = fold(data, number, seed)
         trained = fit(base, params, splits, NullLogger())
         validation, test = splits.split("validation"), splits.split("test")
         temperature = fit_temperature(trained.validation.logits, validation.labels)
@@ -128,6 +129,32 @@ def scores(found: dict[str, tuple[int, list[float]]], hashes: list[str], classes
     return Scores(tuple(hashes), tuple(hashes), labels, output, classes, np.ones(len(hashes)))
 
 
+def row(name: str, one: Scores, first: Scores) -> tuple[str, ...]:
+    """The cells of COLUMNS."""
+    figures = measure(one)
+    low, high = (-end for end in reversed(paired_losses(one, first)))
+    better, worse = discordant(one, first)
+    p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0  # McNemar's exact test
+    shown = (str(figures.accuracy), str(figures.log_loss), str(figures.calibration_error))
+    paired = f"[{low:+.4f}, {high:+.4f}]", f"{p:.3f} ({better}:{worse})"
+    return (name.replace("|", "\\|"), str(figures.mistakes), *shown, *paired)
+
+
+def show(
+    rows: list[tuple[str, ...]], title: str, section: str, dataset: str, about: list[str], out: Path | None
+) -> None:
+    """Print the table; with `out` write it there, over an earlier one of its section."""
+    table = Table(*rows[0], title=f"{title}; {machine()}")
+    for cells in rows[1:]:
+        table.add_row(*cells)
+    Console(width=180).print(table)
+    if out:
+        lines = ["| " + " | ".join(cells) + " |" for cells in rows]
+        lines.insert(1, "|" + "---|" * len(rows[0]))
+        lines = [f"## {dataset}: {title}", "", *lines, "", *(f"- {line}" for line in (f"machine: {machine()}", *about))]
+        files.replace_section(out, section, "\n".join(lines), "# Results\n")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("prepared", type=Path)
@@ -139,28 +166,12 @@ def main() -> None:
     asked = {name: predictions(name, data, arguments.folds) for name in arguments.variants}
     hashes = sorted(set.intersection(*(set(found) for found in asked.values())))
     printed = {name: scores(found, hashes, data.classes) for name, found in asked.items()}
-    rows, first = [COLUMNS], printed[arguments.variants[0]]
-    for name, one in printed.items():
-        figures = measure(one)
-        low, high = (-end for end in reversed(paired_losses(one, first)))
-        better, worse = discordant(one, first)
-        p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0  # McNemar's exact test
-        shown = (str(figures.accuracy), str(figures.log_loss), str(figures.calibration_error))
-        paired = f"[{low:+.4f}, {high:+.4f}]", f"{p:.3f} ({better}:{worse})"
-        rows.append((name.replace("|", "\\|"), str(figures.mistakes), *shown, *paired))
+    rows = [COLUMNS, *(row(name, one, printed[arguments.variants[0]]) for name, one in printed.items())]
     title = f"{len(hashes)} photographs, each tested once ({arguments.folds} of {FOLDS} folds)"
-    table = Table(*COLUMNS, title=f"{title}; {machine()}")
-    for row in rows[1:]:
-        table.add_row(*row)
-    Console(width=180).print(table)
-    if arguments.out:
-        lines = ["| " + " | ".join(row) + " |" for row in rows]
-        lines.insert(1, "|" + "---|" * len(COLUMNS))
-        about = [f"## {data.dataset}: {title}", "", *lines, "", f"- machine: {machine()}"]
-        about.append(
-            "- written by: `python benchmarks/folds.py`; the last columns compare with the first row (McNemar)"
-        )
-        files.replace_section(arguments.out, f"folds {data.dataset}", "\n".join(about), "# Results\n")
+    about = [
+        "written by: `python benchmarks/folds.py`; the last columns compare with the first row (McNemar)",
+    ]
+    show(rows, title, f"folds {data.dataset}", data.dataset, about, arguments.out)
 
 
 if __name__ == "__main__":

@@ -28,6 +28,16 @@ def transparent() -> Image.Image:
     return picture
 
 
+def grain(seed: int, width: int, height: int) -> bytes:
+    """With the noise and the edges of a photograph: what an encoder's rounding changes most."""
+    rng = np.random.default_rng(seed)
+    cells = Image.fromarray(rng.integers(0, 256, (height // 12, width // 12), np.uint8)).resize((width, height), 0)
+    noisy = np.asarray(Image.blend(cells.convert("RGB"), scene(seed, width, height), 0.7)) + rng.normal(
+        0, 9, (height, width, 1)
+    )
+    return saved(Image.fromarray(noisy.clip(0, 255).astype(np.uint8)), quality=92)
+
+
 PICTURES = {
     "a little larger": saved(scene(2017, 450, 375), quality=90),
     "smaller": saved(scene(2017, 120, 90), quality=90),
@@ -40,6 +50,10 @@ PICTURES = {
     "PNG": saved(scene(2017, 1000, 700), "PNG"),
     "transparent PNG": saved(transparent(), "PNG"),
     "WebP": saved(scene(2017, 500, 400), "WEBP", lossless=True),
+    "grain": grain(1, 500, 374),
+    "grain, reduced to a half": grain(2, 1000, 700),
+    "grain, reduced to three eighths": grain(3, 1200, 900),
+    "grain, smaller": grain(4, 280, 210),
     "a strip": saved(scene(2017, 900, 40), quality=90),
 }  # fmt: skip
 
@@ -106,7 +120,8 @@ def test_pixels_are_prepared_by_the_same_rules(page: Page, name: str, fit: image
     )
     theirs = np.frombuffer(base64.b64decode(found), np.uint8).astype(np.int16).reshape(image.SIZE, image.SIZE, 3)
     difference = np.abs(theirs - image.load(PICTURES[name], fit))
-    assert difference.mean() < 1.5, difference.mean()  # grey levels
+    # grey levels; a picture that shrinks and is not turned comes from its planes, the others from a canvas
+    assert difference.mean() < (0.3 if name.startswith("grain") else 1.5), difference.mean()
 
 
 def test_answers_are_the_models(page: Page, toy_model: Path) -> None:

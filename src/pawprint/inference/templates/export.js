@@ -8,10 +8,11 @@ const clamp = (value, top) => Math.min(Math.max(value, 0), top);
 // Of the cosine transform of n values.
 const cosine = (n, u, x) => Math.cos((2 * x + 1) * u * Math.PI / (2 * n)) * Math.sqrt((u ? 2 : 1) / n);
 
-// libjpeg's scaled decoding: of the eight frequencies of a block of 8 pixels the lowest `k` become k pixels.
+// libjpeg's scaled decoding of a block of 8 pixels: k means, or where k does not divide 8 the k lowest frequencies.
 function blockLines(size, k) {
     const rows = Array.from({length: k}, (_, y) => Array.from({length: 8}, (_, x) => {
         let sum = 0;
+        if (8 % k === 0) return Math.floor(x * k / 8) === y ? k / 8 : 0;
         for (let u = 0; u < k; u++) sum += cosine(k, u, y) * cosine(8, u, x);
         return sum * Math.sqrt(k / 8);
     }));
@@ -42,27 +43,24 @@ function blurLines(size) {
 }
 
 // A picture is {width, height, data}: RGB, row by row. Lines of x, then of y; null leaves an axis as it is.
-function reshape({width, height, data}, across, down, halfUp = false) {
+function reshape({width, height, data}, across, down, halfUp = false, depth = 3) {
     if (across) {
-        const out = new Float32Array(across.length * height * 3);
+        const out = new Float32Array(across.length * height * depth);
         for (let y = 0, to = 0; y < height; y++) {
             for (const [first, weights] of across) {
-                let from = (y * width + first) * 3, r = 0, g = 0, b = 0;
-                for (const weight of weights) {
-                    r += weight * data[from++];
-                    g += weight * data[from++];
-                    b += weight * data[from++];
+                const from = (y * width + first) * depth;
+                for (let c = 0; c < depth; c++) {
+                    let sum = 0;
+                    for (let x = 0; x < weights.length; x++) sum += weights[x] * data[from + x * depth + c];
+                    out[to++] = sum;
                 }
-                out[to++] = r;
-                out[to++] = g;
-                out[to++] = b;
             }
         }
         data = out;
         width = across.length;
     }
     if (down) {
-        const row = width * 3, out = new Float32Array(row * down.length);
+        const row = width * depth, out = new Float32Array(row * down.length);
         down.forEach(([first, weights], y) => weights.forEach((weight, place) => {
             const from = (first + place) * row;
             for (let x = 0; x < row; x++) out[y * row + x] += weight * data[from + x];
@@ -152,6 +150,44 @@ function canvasOf(width, height) {
 // In strips: a canvas of a telephone's photograph would be too large for some browsers.
 const STRIP = 256;
 
+function colour(out, to, light, blue, red) {
+    blue -= 128;
+    red -= 128;
+    out[to] = light + (91881 * red + 32768 >> 16);
+    out[to + 1] = light + (-22554 * blue - 46802 * red + 32768 >> 16);
+    out[to + 2] = light + (116130 * blue + 32768 >> 16);
+}
+
+// A JPEG with `k` of 8 pixels left, its colours not interpolated, as image.decode has a photograph that will shrink; null
+// where the browser does not hand out what is stored, or its colours are of another profile, which a canvas converts.
+async function fromPlanes(blob, k) {
+    const head = new TextDecoder("latin1").decode(await blob.slice(0, 2 ** 18).arrayBuffer());
+    if (!globalThis.ImageDecoder || head.includes("ICC_PROFILE\0")) return null;
+    const {image} = await new ImageDecoder({data: await blob.arrayBuffer(), type: "image/jpeg"}).decode();
+    const shares = {I420: [2, 2], I422: [2, 1], I444: [1, 1]}[image.format], turn = image.rotation;
+    if (!shares || turn === undefined) return null;
+    const {width, height} = image.visibleRect, data = new Uint8Array(image.allocationSize());
+    const planes = (await image.copyTo(data)).map(({offset, stride}, place) => {
+        const [a, b] = place ? shares : [1, 1], left = a * b === 4 ? Math.min(2 * k, 8) : k;
+        const own = {width: stride, height: Math.ceil(height / b), data: data.subarray(offset)};
+        const lines = size => left < 8 ? blockLines(size, left) : null;
+        const small = reshape(own, lines(Math.ceil(width / a)), lines(own.height), false, 1);
+        return (x, y) => small.data[Math.floor(y * left / (b * k)) * small.width + Math.floor(x * left / (a * k))];
+    });
+    const wide = Math.ceil(width * k / 8), high = Math.ceil(height * k / 8), out = new Uint8ClampedArray(wide * high * 3);
+    const [across, down] = turn % 180 ? [high, wide] : [wide, high];
+    for (let row = 0, to = 0; row < down; row++) {
+        for (let column = 0; column < across; column++, to += 3) {
+            const seen = image.flip ? across - 1 - column : column;
+            const x = {0: seen, 90: row, 180: wide - 1 - seen, 270: wide - 1 - row}[turn];
+            const y = {0: row, 90: high - 1 - seen, 180: high - 1 - row, 270: seen}[turn];
+            colour(out, to, ...planes.map(plane => plane(x, y)));
+        }
+    }
+    image.close();
+    return {width: across, height: down, data: out};
+}
+
 async function decode(blob, size) {
     const head = new Uint8Array(await blob.slice(0, 3).arrayBuffer());
     const jpeg = head[0] === 0xff && head[1] === 0xd8 && head[2] === 0xff;
@@ -162,6 +198,8 @@ async function decode(blob, size) {
         k = 1;  // the fewest eighths that leave `size` pixels a side
         while (k < 4 && Math.min(Math.ceil(width * k / 8), Math.ceil(height * k / 8)) < size) k++;
     }
+    const stored = jpeg && Math.min(width, height) > size ? await fromPlanes(blob, k) : null;
+    if (stored) return stored;
     const across = k < 8 ? blockLines(width, k) : null;
     const wide = Math.ceil(width * k / 8), high = Math.ceil(height * k / 8);
     const data = new Uint8ClampedArray(wide * high * 3);
@@ -289,11 +327,9 @@ function recode({width, height, data}, quality) {
         for (let x = 0; x < width; x++) {
             const here = x >> 1, beside = clamp(here + (x % 2 ? 1 : -1), wide - 1), share = 8 - x % 2;
             const smooth = plane => (9 * plane[near + here] + 3 * (plane[far + here] + plane[near + beside]) +
-                plane[far + beside] + share >> 4) - 128;
-            const b = smooth(cb), r = smooth(cr), light = bright[y * width + x];
-            out[to++] = light + (91881 * r + 32768 >> 16);
-            out[to++] = light + (-22554 * b - 46802 * r + 32768 >> 16);
-            out[to++] = light + (116130 * b + 32768 >> 16);
+                plane[far + beside] + share >> 4);
+            colour(out, to, bright[y * width + x], smooth(cb), smooth(cr));
+            to += 3;
         }
     }
     return out;
