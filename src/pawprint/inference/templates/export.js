@@ -228,7 +228,7 @@ function withoutAlpha(rgba) {
 }
 
 // A prepared photograph is a JPEG; what that changes the model has learned with. Browsers' encoders give other pixels, so
-// here is what libjpeg-turbo does, but for the bits: 4:2:0, its cosines (its quick ones below 96), multiples of steps.
+// here is what libjpeg-turbo does, but for the bits: 4:2:0, its cosines (quick ones below 96), multiples of steps.
 const LUMA = [
     16, 11, 10, 16, 24, 40, 51, 61, 12, 12, 14, 19, 26, 58, 60, 55, 14, 13, 16, 24, 40, 57, 69, 56, 14, 17, 22, 29, 51, 87,
     80, 62, 18, 22, 37, 56, 68, 109, 103, 77, 24, 35, 55, 64, 81, 104, 113, 92, 49, 64, 78, 87, 103, 121, 120, 101, 72, 92,
@@ -236,7 +236,11 @@ const LUMA = [
 ];
 const CHROMA = [17, 18, 24, 47, 18, 21, 26, 66, 24, 26, 56, 99, 47, 66, 99, 99];  // of the lowest frequencies, else 99
 const SCALES = Array.from({length: 8}, (_, u) => u ? Math.SQRT2 * Math.cos(u * Math.PI / 16) : 1);
-const COSINES = Array.from({length: 64}, (_, place) => cosine(8, place >> 3, place & 7));
+const EXACT = [  // jidctint.c, jfdctint.c: 8192 times the cosines of the first four lines
+    [8192, 11363, 10703, 9633, 8192, 6437, 4433, 2260], [8192, 9633, 4433, -2259, -8192, -11362, -10704, -6436],
+    [8192, 6437, -4433, -11362, -8192, 2261, 10704, 9633], [8192, 2260, -10703, -6436, 8192, 9633, -4433, -11363],
+];
+const COSINES = [...EXACT, ...EXACT.toReversed().map(line => line.map((value, u) => u % 2 ? -value : value))].flat();
 
 // jfdctfst.c: frequency u comes 8 ** 0.5 * SCALES[u] times too large.
 function transform(d, from, step) {
@@ -255,19 +259,19 @@ function transform(d, from, step) {
     d[at(7)] = t7 + z3 - z4;
 }
 
-// out = a b, of 8x8; the strides of a and b say which is turned
-function product(out, a, aRow, aColumn, b, bRow, bColumn) {
+// out = a b / 2 ** bits, of 8x8; the strides of a and b say which is turned
+function product(out, a, aRow, aColumn, b, bRow, bColumn, bits) {
     for (let i = 0; i < 64; i++) {
-        let sum = 0;
+        let sum = 1 << bits - 1;
         for (let k = 0; k < 8; k++) sum += a[(i >> 3) * aRow + k * aColumn] * b[k * bRow + (i & 7) * bColumn];
-        out[i] = sum;
+        out[i] = sum >> bits;
     }
 }
 
 // A plane as it comes back from blocks of 8x8 frequencies, each a multiple of its step.
 function quantized(data, width, height, steps, quick) {
-    const out = new Uint8ClampedArray(data.length), block = new Float64Array(64), half = new Float64Array(64);
-    const divisors = steps.map((step, i) => quick ? Math.round(8 * step * SCALES[i >> 3] * SCALES[i & 7]) : step);
+    const out = new Uint8ClampedArray(data.length), block = new Int32Array(64), half = new Int32Array(64);
+    const divisors = steps.map((step, i) => Math.round(8 * step * (quick ? SCALES[i >> 3] * SCALES[i & 7] : 1)));
     for (let top = 0; top < height; top += 8) {
         for (let left = 0; left < width; left += 8) {
             for (let i = 0; i < 64; i++) {  // the last line stands for those that are missing
@@ -278,14 +282,14 @@ function quantized(data, width, height, steps, quick) {
                 for (let i = 0; i < 8; i++) transform(block, 8 * i, 1);
                 for (let i = 0; i < 8; i++) transform(block, i, 8);
             } else {
-                product(half, COSINES, 8, 1, block, 8, 1);
-                product(block, half, 8, 1, COSINES, 1, 8);
+                product(half, block, 8, 1, COSINES, 8, 1, 11);
+                product(block, COSINES, 1, 8, half, 8, 1, 15);
             }
             for (let i = 0; i < 64; i++) {
                 block[i] = Math.sign(block[i]) * Math.floor(Math.abs(block[i]) / divisors[i] + 0.5) * steps[i];
             }
-            product(half, COSINES, 1, 8, block, 8, 1);
-            product(block, half, 8, 1, COSINES, 8, 1);
+            product(half, COSINES, 8, 1, block, 8, 1, 11);
+            product(block, half, 8, 1, COSINES, 1, 8, 18);
             for (let y = top; y < Math.min(top + 8, height); y++) {
                 for (let x = left; x < Math.min(left + 8, width); x++) {
                     out[y * width + x] = block[8 * (y - top) + x - left] + 128;
@@ -308,22 +312,22 @@ function recode({width, height, data}, quality) {
         full[0][i] = -11059 * r - 21709 * g + 32768 * b + 8421375 >> 16;
         full[1][i] = 32768 * r - 27439 * g - 5329 * b + 8421375 >> 16;
     }
-    const wide = Math.ceil(width / 2), high = Math.ceil(height / 2);
+    const wide = Math.ceil(width / 2), high = Math.ceil(height / 2), stride = 8 * Math.ceil(wide / 8);  // of whole blocks
     const [cb, cr] = full.map(plane => {
-        const small = new Uint8Array(wide * high);
+        const small = new Uint8Array(stride * high);
         for (let y = 0; y < high; y++) {
-            for (let x = 0; x < wide; x++) {
+            for (let x = 0; x < stride; x++) {
                 const row = 2 * y * width, below = Math.min(2 * y + 1, height - 1) * width;
-                const left = 2 * x, right = Math.min(left + 1, width - 1);
+                const left = Math.min(2 * x, width - 1), right = Math.min(2 * x + 1, width - 1);
                 const sum = plane[row + left] + plane[row + right] + plane[below + left] + plane[below + right];
-                small[y * wide + x] = sum + 1 + x % 2 >> 2;
+                small[y * stride + x] = sum + 1 + x % 2 >> 2;
             }
         }
-        return quantized(small, wide, high, chroma, quick);
+        return quantized(small, stride, high, chroma, quick);
     });
     const out = new Uint8ClampedArray(data.length), bright = quantized(luma, width, height, LUMA.map(step), quick);
     for (let y = 0, to = 0; y < height; y++) {
-        const near = (y >> 1) * wide, far = clamp((y >> 1) + (y % 2 ? 1 : -1), high - 1) * wide;
+        const near = (y >> 1) * stride, far = clamp((y >> 1) + (y % 2 ? 1 : -1), high - 1) * stride;
         for (let x = 0; x < width; x++) {
             const here = x >> 1, beside = clamp(here + (x % 2 ? 1 : -1), wide - 1), share = 8 - x % 2;
             const smooth = plane => (9 * plane[near + here] + 3 * (plane[far + here] + plane[near + beside]) +
