@@ -120,8 +120,9 @@ def test_pixels_are_prepared_by_the_same_rules(page: Page, name: str, fit: image
     )
     theirs = np.frombuffer(base64.b64decode(found), np.uint8).astype(np.int16).reshape(image.SIZE, image.SIZE, 3)
     difference = np.abs(theirs - image.load(PICTURES[name], fit))
-    # grey levels; a picture that shrinks and is not turned comes from its planes, the others from a canvas
-    assert difference.mean() < (0.3 if name.startswith("grain") else 1.5), difference.mean()
+    # grey levels; a JPEG that libjpeg reduces while it decodes is rounded elsewhere, a PNG is not a JPEG's planes
+    exact = name in ("a little larger", "larger by half", "smaller", "mirrored", "grain", "grain, smaller")
+    assert difference.mean() < (0.1 if exact else 1.5), difference.mean()
 
 
 def test_answers_are_the_models(page: Page, toy_model: Path) -> None:

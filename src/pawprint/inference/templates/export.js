@@ -75,9 +75,8 @@ function reshape({width, height, data}, across, down, halfUp = false, depth = 3)
 // OpenCV's INTER_LINEAR in its integers.
 function linear({width, height, data}, wide, high) {
     const lines = (size, out) => Array.from({length: out}, (_, line) => {
-        const place = clamp((line + 0.5) * size / out - 0.5, size - 1), first = Math.floor(place);
-        const share = Math.round(2048 * (place - first));
-        return [first, Math.min(first + 1, size - 1), 2048 - share, share];
+        const place = clamp(Math.fround((line + 0.5) * (size / out) - 0.5), size - 1), first = Math.floor(place);
+        return [first, Math.min(first + 1, size - 1), round(2048 * (1 - place + first)), round(2048 * (place - first))];
     });
     const half = new Int32Array(wide * height * 3), out = new Uint8ClampedArray(wide * high * 3);
     lines(width, wide).forEach(([left, right, most, rest], x) => {
