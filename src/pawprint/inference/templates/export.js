@@ -164,7 +164,10 @@ async function fromPlanes(blob, k) {
     if (!globalThis.ImageDecoder || head.includes("ICC_PROFILE\0")) return null;
     const {image} = await new ImageDecoder({data: await blob.arrayBuffer(), type: "image/jpeg"}).decode();
     const shares = {I420: [2, 2], I422: [2, 1], I444: [1, 1]}[image.format], turn = image.rotation;
-    if (!shares || turn === undefined) return null;
+    if (!shares || turn === undefined) {
+        image.close();
+        return null;
+    }
     const {width, height} = image.visibleRect, data = new Uint8Array(image.allocationSize());
     const planes = (await image.copyTo(data)).map(({offset, stride}, place) => {
         const [a, b] = place ? shares : [1, 1], left = a * b === 4 ? Math.min(2 * k, 8) : k;
