@@ -141,7 +141,7 @@ def _stored(root: Path, names: Collection[str], of: str, note: str) -> Iterator[
     held = [path for name, path in dvc.objects(root).items() if name in names]
     if held:
         yield Place(f"objects of DVC's cache{of}", len(held), _deleting(*held), note)
-    for name in dvc.remotes(root):
+    for name in dvc.remotes(root) if names else ():
         try:
             there, problem = dvc.stored(root, name, names), ""
         except Exception as error:  # it is tried again, and said, when it is to be erased
@@ -260,14 +260,20 @@ def _examples(root: Path, digest: str, contents: set[str]) -> Iterator[Place]:
     """An example on the service's page; DVC's objects of it, and of plots and pages with these MD5."""
     about = root / "champion" / ABOUT
     if _names(about, digest):
-        contents = contents | {_md5(about)}
         note = "a service that runs shows it until it loads the model again; `pawprint run` packages another one"
         yield Place(f"example in champion/{ABOUT}", 1, lambda: _drop_example(about, digest), note)
     if tags := [tag for tag, folder in bento.folders().items() if _names(folder / "src" / "champion" / ABOUT, digest)]:
         what = f"Bentos that show it as an example: {', '.join(tags)}"
         yield Place(what, len(tags), partial(bento.delete, *tags))
-    if contents and (root / ".dvc").is_dir():
+    if (root / ".dvc").is_dir():
+        contents = contents | {name for name, path in dvc.objects(root).items() if _is_page_with(path, digest)}
         yield from _stored(root, contents, " with plots and pages that may show it", "")
+
+
+def _is_page_with(path: Path, digest: str) -> bool:
+    """Is it a page, or an about.json, with this hash in it?"""
+    with path.open("rb") as file:
+        return file.read(1) in (b"<", b"{") and digest.encode() in file.read()
 
 
 def _drop_example(path: Path, digest: str) -> None:

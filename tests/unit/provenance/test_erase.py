@@ -187,12 +187,14 @@ def test_pages_that_show_it_and_bentos_with_it_as_an_example_go(project: Path, t
     assert digest.encode() in rejected and not erasing._is_shard_with(project / "prepared", digest)
     (project / "reports" / "report.html").write_text("strips of samples, without a hash")
     (project / "changed.html").write_text(f'<li id="{digest}">')
-    md5 = hashlib.md5(rejected, usedforsecurity=False).hexdigest()
-    for store in (project / ".dvc" / "cache", tmp_path / "remote"):  # as a push of prepared/ leaves it
-        (store / "files" / "md5" / md5[:2]).mkdir(parents=True, exist_ok=True)
-        (store / "files" / "md5" / md5[:2] / md5[2:]).write_bytes(rejected)
     model = build_toy_model(project / "champion")
     examples = [Example(label="cat", picture="data:its pixels", sha256=digest)]
+    older = About(photographs=7, examples=examples).model_dump_json().encode()
+    for content in (rejected, older):  # as pushes of prepared/ and of a champion of before leave them
+        md5 = hashlib.md5(content, usedforsecurity=False).hexdigest()
+        for store in (project / ".dvc" / "cache", tmp_path / "remote"):
+            (store / "files" / "md5" / md5[:2]).mkdir(parents=True, exist_ok=True)
+            (store / "files" / "md5" / md5[:2] / md5[2:]).write_bytes(content)
     examples.append(Example(label="dog", picture="data:another", sha256="f" * 64))
     (model / ABOUT).write_text(About(examples=examples).model_dump_json())
     tag = bento.build(model, {"model": "pawprint-erased", "version": "1"}, ROOT)
