@@ -15,7 +15,7 @@ from pawprint.inference.classifier import load_verified
 from pawprint.lineage import Champion
 
 _HERE = Path(__file__).resolve()
-_HOMES = _HERE.parents[2], _HERE.parents[3], Path.cwd()  # a Bento's src, a checkout's root, a project
+_HOMES = _HERE.parents[2], Path.cwd(), _HERE.parents[3]  # a Bento's src, a project, the checkout of the code
 
 
 def read_champion(folder: Path) -> Champion | None:

@@ -1,12 +1,16 @@
 """What a service takes from its environment: where the model lies, and which tokens open it."""
 
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from pawprint.errors import PawprintError
 from pawprint.serving.champion import challenger_folder, model_folder, serving_params
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_the_first_model_folder_that_exists_is_served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -39,3 +43,12 @@ def test_the_environment_adds_tokens_and_a_token_itself_is_refused(monkeypatch: 
     monkeypatch.setenv("PAWPRINT_READ_SHA256", "the token, not its digest")
     with pytest.raises(PawprintError, match="PAWPRINT_READ_SHA256 is not a SHA-256"):
         serving_params()
+
+
+def test_a_project_is_served_as_its_own_params_say_wherever_the_code_lies(tmp_path: Path) -> None:
+    """Not as the checkout says from which the code was installed."""
+    (tmp_path / "champion").mkdir()
+    (tmp_path / "params.yaml").write_text((ROOT / "params.yaml").read_text().replace("keep_days: 30", "keep_days: 7"))
+    code = "from pawprint.serving import champion as c; print(c.serving_params().keep_days, c.model_folder())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["7.0", str(tmp_path / "champion")]
