@@ -324,11 +324,11 @@ def _levels(picture: Image.Image, data: bytes) -> NDArray[np.float32]:
             levels -= low
             levels /= float(levels.max()) or 1.0 if picture.mode == "F" else 1.0
         return levels
-    levels = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow reads 8 of the 16 bits
-    if levels is None:
+    decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow reads 8 of the 16 bits
+    if decoded is None:
         raise ValueError("its 16-bit data cannot be read")
-    order = cv2.COLOR_BGRA2RGBA if levels.shape[-1] == 4 else cv2.COLOR_BGR2RGB
-    return np.asarray(cv2.cvtColor(levels, order), np.float32)
+    order = cv2.COLOR_BGRA2RGBA if decoded.shape[-1] == 4 else cv2.COLOR_BGR2RGB
+    return np.asarray(cv2.cvtColor(decoded, order), np.float32)
 
 
 def _from_levels(levels: NDArray[np.float32], largest: tuple[int, ...]) -> Pixels:
