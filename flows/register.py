@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -23,7 +23,7 @@ from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.data.manifest import ManifestRow
 from pawprint.data.originals import prepared_as
 from pawprint.errors import PawprintError
-from pawprint.evaluation import gate, model_card, release
+from pawprint.evaluation import gate, model_card, release, slices
 from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving, speed
 from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.evaluation.metrics import Scores, score
@@ -175,8 +175,34 @@ def compare(
     champion: Champion | None,
     evaluated: Mapping[str, Contender],
 ) -> Verdict:
-    """The gate's verdict; a champion of an earlier pipeline is evaluated again on today's photographs."""
-    registry, rules, challenger = tracker.registry, params.gate, evaluated[entry.model_digest]
+    """The gate's verdict; a champion of before is evaluated again by today's rules, whatever the verdict."""
+    found = dict(evaluated)
+    verdict = judge(tracker, params, data, entry, champion, found)
+    stays = champion and (verdict.outcome != "promoted" or params.gate.live_answers or is_experiment())
+    if champion and (stays or champion.model_digest in found) and is_of_before(tracker, champion):
+        if champion.model_digest not in found:
+            known = ModelInfo.read(tracker.registry.folder(champion)).classes
+            rows = [row for row in data.split("test").rows if row.label in known]
+            left = unseen(tracker, champion, rows, params.gate.min_photographs, "the champion")
+            if not left:
+                return verdict
+            found |= evaluate_now(tracker, params, data, [champion], left)
+        report = found[champion.model_digest].report.model_dump_json(indent=1) + "\n"
+        tracker.run(champion.run_id).text(report, f"release/{release.EVALUATION}")
+        return verdict.because("the champion was evaluated again by today's rules")
+    return verdict
+
+
+def judge(
+    tracker: Tracker,
+    params: Params,
+    data: PreparedDataset,
+    entry: Champion,
+    champion: Champion | None,
+    found: dict[str, Contender],
+) -> Verdict:
+    """The gate's verdict; `found` takes what had to be evaluated on today's photographs for it."""
+    registry, rules, challenger = tracker.registry, params.gate, found[entry.model_digest]
     if entry.version and (when_and_why := registry.rolled_back(entry)):
         reason = (
             f"version {entry.version} was rolled back ({when_and_why}) and is not promoted again by itself; "
@@ -187,35 +213,33 @@ def compare(
         return gate.first(challenger, rules)
     if champion.model_digest == entry.model_digest:
         reason = "the best candidate is the champion itself, byte for byte"
-        again = evaluate_again(tracker, champion, challenger.report)
-        return gate.uncompared("kept", reason, challenger, challenger, rules).because(again)
+        return gate.uncompared("kept", reason, challenger, challenger, rules)
     theirs, ours = (ModelInfo.read(registry.folder(version)) for version in (champion, entry))
     tested = challenger.scores.hashes
     who = f"the champion {champion.model} version {champion.version}"
+    shared = [name for name in ours.classes if name in theirs.classes]
+    if theirs.classes != ours.classes and len(shared) < 2:
+        names = ", ".join(ours.classes), ", ".join(theirs.classes)
+        reason = f"the classes are now {names[0]} (the champion knew {names[1]}): nothing to compare on"
+        return gate.first(challenger, rules, reason)
+    # A side is what is drawn into it, so that one more photograph is no fresh one.
+    side = hashlib.sha256(f"{params.seed} {params.split.model_dump_json()}".encode()).hexdigest()
+    looks = registry.count_look(entry, side)  # an experiment's too: it is looked at
     if theirs.classes != ours.classes:
-        shared = [name for name in ours.classes if name in theirs.classes]
-        if len(shared) < 2:
-            names = ", ".join(ours.classes), ", ".join(theirs.classes)
-            reason = f"the classes are now {names[0]} (the champion knew {names[1]}): nothing to compare on"
-            return gate.uncompared("promoted", reason, challenger, None, rules)
         of_both = challenger.scores.among(shared)
         rows = data.split("test").only(of_both.hashes).rows
         left = unseen(tracker, champion, rows, rules.min_photographs, who)
         test, _ = as_trained(theirs, data.split("test").only(left), params)
         before = score(load_serving(registry.folder(champion), params), test).among(shared)
-        return gate.decide_on_shared(challenger, of_both.only(left), before, rules, theirs.classes)
+        verdict = gate.decide_on_shared(challenger, of_both.only(left), before, rules, theirs.classes)
+        return gate.count_looks(verdict, looks, rules.looks)
     left = unseen(tracker, champion, data.split("test").rows, rules.min_photographs, who)
     # Where seed, split or photographs were others, both are evaluated again, on what neither has seen.
-    found = dict(evaluated) if left == tested else {}
-    if missing := [version for version in (entry, champion) if version.model_digest not in found]:
-        evaluators: dict[str, Evaluator] = {}
-        for version in missing:
-            classifier = load_serving(registry.folder(version), params)
-            folds = Scores.out_of_fold(registry.folder(version) / FOLDS_FILE)
-            test, own = as_trained(classifier.info, data.split("test").only(left), params)
-            if (how := own.preprocess.model_dump_json()) not in evaluators:
-                evaluators[how] = Evaluator.of(test, ROOT / "data", own, data.drawn)
-            found[version.model_digest] = Contender(*evaluators[how].evaluate(classifier), folds)
+    if left != tested:
+        found.clear()
+    found |= evaluate_now(
+        tracker, params, data, [each for each in (entry, champion) if each.model_digest not in found], left
+    )
     quantized = bool(ours.quantized_from) and not theirs.quantized_from and ours.weights_digest == theirs.weights_digest
     if quantized:  # see choose_challenger
         for each in (entry, champion):
@@ -226,12 +250,28 @@ def compare(
     if ours.weights_digest == theirs.weights_digest and ours.quantized_from == theirs.quantized_from:
         refusals = [(info.ood_digest, info.ood_threshold, info.min_confidence) for info in (ours, theirs)]
         if refusals[0] != refusals[1]:
-            return gate.decide_on_refusals(*both, rules)
-    side = hashlib.sha256("".join(tested).encode()).hexdigest()
-    looks = registry.count_look(entry, side)  # an experiment's too: it is looked at
+            return gate.count_looks(gate.decide_on_refusals(*both, rules), looks, rules.looks)
     verdict = gate.decide(*both, rules, quantized, gate.error_at(looks, rules.looks))
-    verdict = gate.on_subset(gate.count_looks(verdict, looks, rules.looks), len(left), len(tested))
-    return verdict.because(evaluate_again(tracker, champion, both[1].report))
+    return gate.on_subset(gate.count_looks(verdict, looks, rules.looks), len(left), len(tested))
+
+
+def evaluate_now(
+    tracker: Tracker, params: Params, data: PreparedDataset, versions: Sequence[Champion], left: Collection[str]
+) -> dict[str, Contender]:
+    """Versions by their digest, evaluated on the test photographs `left`, which all are cut into slices alike."""
+    found: dict[str, Contender] = {}
+    today, evaluators = data.split("test").only(left), dict[str, Evaluator]()
+    traits = slices.traits(today, ROOT / "data") if versions else {}
+    for version in versions:
+        folder = tracker.registry.folder(version)
+        classifier = load_serving(folder, params)
+        test, own = as_trained(classifier.info, today, params)
+        if (how := own.preprocess.model_dump_json()) not in evaluators:
+            evaluators[how] = Evaluator.of(test, ROOT / "data", own, data.drawn, traits)
+        found[version.model_digest] = Contender(
+            *evaluators[how].evaluate(classifier), Scores.out_of_fold(folder / FOLDS_FILE)
+        )
+    return found
 
 
 def as_trained(info: ModelInfo, test: Split, params: Params) -> tuple[Split, Params]:
@@ -243,24 +283,16 @@ def as_trained(info: ModelInfo, test: Split, params: Params) -> tuple[Split, Par
     return prepared_as(test, own, ROOT / "data"), params.model_copy(update={"preprocess": own})
 
 
-def evaluate_again(tracker: Tracker, champion: Champion, report: EvaluationReport) -> str:
-    """Keep today's evaluation with a champion whose own was made by an earlier version; what was done, in words."""
-    kept = next(
-        (
-            path
-            for place in ("release", "gate")
-            if (path := tracker.artifact(champion.run_id, f"{place}/{release.EVALUATION}"))
-        ),
-        None,
-    )
-    try:
-        if kept is None:
-            return ""
-        EvaluationReport.model_validate_json(kept.read_bytes())
-        return ""
-    except ValueError:
-        tracker.run(champion.run_id).text(report.model_dump_json(indent=1) + "\n", f"release/{release.EVALUATION}")
-        return "the champion was evaluated again by today's rules"
+def is_of_before(tracker: Tracker, champion: Champion) -> bool:
+    """Was the evaluation that is kept with it made by an earlier version?"""
+    for place in ("release", "gate"):
+        if kept := tracker.artifact(champion.run_id, f"{place}/{release.EVALUATION}"):
+            try:
+                EvaluationReport.model_validate_json(kept.read_bytes())
+            except ValueError:
+                return True
+            return False
+    return False
 
 
 def show(entry: Champion, champion: Champion | None, verdict: Verdict) -> None:

@@ -84,8 +84,16 @@ class Evaluator:
     dropped: int  # photographs of the test side that people dropped
 
     @classmethod
-    def of(cls, test: Split, data: Path, params: Params, drawn: bool = False) -> "Evaluator":
-        """`data` holds the originals, whose headers give their sizes; of a `drawn` set drawn shapes tell nothing."""
+    def of(
+        cls,
+        test: Split,
+        data: Path,
+        params: Params,
+        drawn: bool = False,
+        traits: Mapping[str, Sequence[str]] | None = None,
+    ) -> "Evaluator":
+        """`data` holds the originals, whose headers give their sizes; of a `drawn` set drawn shapes tell nothing.
+        `traits` of the same photographs, where they are prepared otherwise: slices are compared one by one."""
         evaluation, preprocess, folder = params.evaluation, params.preprocess, params.refusal.strangers
         if folder:
             half: strangers.Half = "untouched" if params.refusal.stranger_costs else "all"
@@ -95,7 +103,7 @@ class Evaluator:
         before, dropped = corrections(test, data, params)
         return cls(
             test,
-            slices.traits(test, data),
+            traits or slices.traits(test, data),
             Corruptions(test, evaluation.corruptions, params.seed),
             others,
             params,

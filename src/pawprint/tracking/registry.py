@@ -98,7 +98,7 @@ class Registry:
         self._tag(version, {f"{METRIC}{name}": f"{value:.6g}" for name, value in metrics.items()})
 
     def count_look(self, version: Champion, side: str) -> int:
-        """How many models have been compared on the test side `side` (a digest of its photographs), this one too."""
+        """How many models have been compared on the test side `side` (a digest of how it is drawn), this one too."""
         with self._lock(version.model):
             begins = f"{LOOK}{side[:12]}."
             name = f"{begins}{version.model_digest[:12]}"

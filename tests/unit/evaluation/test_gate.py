@@ -13,7 +13,7 @@ from pawprint.data.manifest import ManifestRow
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, live
 from pawprint.evaluation.gate import Contender, Rule
-from pawprint.evaluation.metrics import Scores, measure
+from pawprint.evaluation.metrics import Figure, Scores, measure
 from pawprint.lineage import Lineage
 
 RULES = Gate()
@@ -114,6 +114,21 @@ def test_a_limit_that_the_champion_misses_more_does_not_protect_it() -> None:
     assert (row.rule, row.passed) == ("one prediction (median) within 500 ms", False)
 
 
+def test_noise_under_a_corruption_misses_no_limit_and_a_shown_loss_does() -> None:
+    whole = contender(0.97, 4)
+
+    def asked(value: float, low: float) -> Rule:
+        lost = {"blur": Figure(value=value, low=low, high=value + 0.1)}
+        corruptions = whole.report.corruptions.model_copy(update={"lost": lost})
+        one = Contender(whole.report.model_copy(update={"corruptions": corruptions}), whole.scores)
+        (rule,) = [rule for rule in gate.first(one, RULES).rules if "corruption" in rule.rule]
+        return rule
+
+    assert asked(0.27, 0.15).passed is True
+    assert asked(0.40, 0.26).passed is False
+    assert asked(0.27, 0.15).challenger == "0.2700 [0.1500, 0.3700] (blur)"
+
+
 def test_a_limit_on_what_was_not_measured_is_not_passed() -> None:
     whole = contender(0.97, 4)
     without = Contender(whole.report.model_copy(update={"slices": []}), whole.scores)
@@ -173,6 +188,43 @@ def test_the_test_split_is_the_last_check_of_what_the_folds_say() -> None:
     verdict = decide(ours, replace(contender(0.97, 4), folds=folds(0.95, 60)))
     assert verdict.outcome == "kept"
     assert "neither log loss nor accuracy shown to be worse" in verdict.reason
+
+
+def test_a_model_that_the_last_check_keeps_out_is_kept_out_after_any_number_of_looks() -> None:
+    """A smaller error widens the interval in which "worse" has to be shown."""
+    ours = replace(contender(0.97, 13), folds=folds(0.99, 10))
+    theirs = replace(contender(0.97, 4), folds=folds(0.9, 200))
+    for look in (1, 21, 40, 100, 400):
+        verdict = gate.decide(ours, theirs, RULES, error=gate.error_at(look, 20))
+        assert verdict.outcome == "kept", look
+        assert "test photographs: neither log loss nor accuracy shown to be worse" in verdict.reason
+
+
+def test_one_photograph_that_was_relabelled_does_not_switch_the_folds_off() -> None:
+    ours, theirs = (replace(contender(0.97, 4), folds=folds(*one)) for one in ((0.97, 38), (0.96, 40)))
+    assert ours.folds is not None
+    ours.folds.labels[2000] = 1 - ours.folds.labels[2000]
+    verdict = decide(ours, theirs)
+    assert "3,999 photographs out of the fold judge the recipe" in verdict.reason
+
+
+@pytest.mark.parametrize("how", ["first", "decide", "faster", "shared", "refusals"])
+def test_every_table_of_the_gate_shows_what_is_served_and_tells_two_refusals_apart(how: str) -> None:
+    plain = contender(0.97, 4)
+    scores = replace(plain.scores, refusals=("unlike",) * 3 + ("unsure",) + ("",) * (N - 4))
+    ours = Contender(plain.report.model_copy(update={"test": measure(scores)}), scores)
+    verdict = {
+        "first": lambda: gate.first(ours, RULES),
+        "decide": lambda: decide(ours, plain),
+        "faster": lambda: gate.decide(ours, plain, RULES, quantized=True),
+        "shared": lambda: gate.decide_on_shared(ours, scores, plain.scores, RULES, ("cat", "fox")),
+        "refusals": lambda: gate.decide_on_refusals(ours, plain, RULES),
+    }[how]()
+    shown = {rule.rule: (rule.challenger[:6], rule.champion[:6]) for rule in verdict.rules if rule.passed is None}
+    names = ("served accuracy", "coverage", "refused as unlike", "refused as unsure")
+    assert [shown[name][0] for name in names] == ["0.9900", "0.9900", "0.0075", "0.0025"]
+    if how in ("decide", "faster", "refusals"):
+        assert [shown[name][1] for name in names] == ["0.9900", "1.0000", "0.0000", "0.0000"]
 
 
 def test_a_new_class_is_no_way_around_the_comparison() -> None:

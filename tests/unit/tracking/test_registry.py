@@ -133,3 +133,10 @@ def test_versions_are_found_by_number_and_alias(registry: Registry) -> None:
         assert registry.find(word) is None, word
     assert registry.aliases(version(registry, 1)) == ["champion"]
     assert {entry.version for entry in registry.versions()} == {"1", "2", "3"}
+
+
+def test_each_model_that_is_compared_on_a_test_side_is_one_look_at_it(registry: Registry) -> None:
+    side, fresh = "a" * 64, "b" * 64
+    assert [registry.count_look(version(registry, number), side) for number in (2, 3, 2)] == [1, 2, 2]
+    assert registry.count_look(version(registry, 2), fresh) == 1
+    assert registry.count_look(version(registry, 1), side) == 3

@@ -3,7 +3,9 @@
 import json
 import shutil
 import stat
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import mlflow
@@ -12,16 +14,17 @@ import pytest
 from PIL import Image
 
 from flows import register
-from pawprint.config import Evaluation, Params, load_params
+from pawprint.config import Evaluation, Gate, Params, load_params
 from pawprint.data import ingest
 from pawprint.data.build import prepare
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.evaluation.evaluator import EvaluationReport, Evaluator, load_serving
-from pawprint.evaluation.gate import Contender
+from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.inference.classifier import ModelInfo
-from pawprint.lineage import Champion
+from pawprint.lineage import Champion, sha256
 from pawprint.tracking import server
+from pawprint.tracking.registry import LOOK
 from pawprint.tracking.run import EVALUATED, Call, Evaluated, RunRecord, metric_key
 from pawprint.tracking.tracker import VIEW, Tracker
 from toy import build_toy_model
@@ -296,49 +299,133 @@ def test_a_champion_s_folder_comes_back_byte_for_byte_and_tampering_is_loud(
     assert not (tracker.root / "cache" / "registry" / ("0" * 64)).exists()
 
 
-def test_a_champion_of_before_is_scored_again_by_the_rules_of_today_and_stays(
-    tracker: Tracker, params: Params, root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Its bank is an older one, its folder holds no folds, and its evaluation has other figures than today's."""
+def with_green(graph: Path) -> str:
+    """The toy model's graph with a third class between its two; its digest."""
+    import onnx
+    from onnx import numpy_helper
+
+    model = onnx.load(graph)
+    for one in model.graph.initializer:
+        if one.name in ("weights", "filters"):
+            wider = np.insert(numpy_helper.to_array(one), 1, 0, axis=one.name == "weights")
+            one.CopyFrom(numpy_helper.from_array(wider, one.name))
+    for place in (0, 2):
+        model.graph.output[place].type.tensor_type.shape.dim[1].dim_value = 3
+    onnx.save(model, graph)
+    return sha256(graph)
+
+
+@dataclass(frozen=True)
+class Before:
+    """A champion of before, whose evaluation has other figures than today's, and today's photographs."""
+
+    tracker: Tracker
+    params: Params
+    data: PreparedDataset
+    root: Path
+    name: str  # of the registered model
+
+    def registered(self, name: str, scale: float, champion: bool = False, **changes: Any) -> Champion:
+        folder = build_toy_model(self.root / name, scale=scale, size=changes.get("size", 300))
+        known = sorted({*self.data.split("train").hashes, *self.data.split("validation").hashes})
+        (folder / "photographs.txt").write_text("".join(f"{one}\n" for one in known))
+        info = ModelInfo.read(folder)
+        lineage = info.lineage.model_copy(update={"manifest_digest": self.data.digest})
+        if len(changes.get("classes", ())) == 3:
+            changes["onnx_digest"] = with_green(folder / "model.onnx")
+        info = info.model_copy(update={"lineage": lineage, **changes})
+        (folder / "model.json").write_text(info.model_dump_json())
+        with self.tracker.start_training("article_cnn", self.params, lineage, name, {"train": 7, "test": 3}) as run:
+            run.model(folder)
+            (folder / "run.json").write_text(run.record().model_dump_json())
+        entry = self.tracker.registry.register(self.name, self.tracker.restore_run(folder), info)
+        if champion:
+            self.tracker.run(entry.run_id).text('{"model_digest": "x", "test": {}}', "release/evaluation.json")
+            assert self.tracker.registry.promote(entry, "the first", over=None)
+        return entry
+
+    def compare(self, new: Champion, old: Champion, data: PreparedDataset | None = None) -> tuple[Verdict, Contender]:
+        """The verdict, and the challenger's own evaluation; its folder has its candidate's name."""
+        data = data or self.data
+        evaluator = Evaluator.of(data.split("test"), self.root / "data", self.params)
+        ours = Contender(*evaluator.evaluate(load_serving(self.tracker.registry.folder(new), self.params)))
+        return register.compare(self.tracker, self.params, data, new, old, {new.model_digest: ours}), ours
+
+    def kept(self, old: Champion) -> EvaluationReport:
+        return EvaluationReport.model_validate_json(
+            self.tracker.artifact(old.run_id, "release/evaluation.json").read_bytes()
+        )
+
+    def looks(self) -> list[str]:
+        """The test sides that were looked at, once for each model."""
+        tags = self.tracker.client.get_registered_model(self.name).tags
+        return sorted(tag.split(".")[1] for tag in tags if tag.startswith(LOOK))
+
+
+@pytest.fixture
+def before(tracker: Tracker, params: Params, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Before:
     photographs, rng = tmp_path / "data", np.random.default_rng(3)
     for number in range(120):
         colour = (200, 40, 40) if number % 2 else (40, 40, 200)
         path = photographs / ("red" if number % 2 else "blue") / f"{number}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
-        spots = rng.integers(-90, 90, (8, 8, 3)).repeat(20, axis=0).repeat(20, axis=1)
+        spots = rng.integers(-90, 90, (8, 12, 3)).repeat(20, axis=0).repeat(20, axis=1)
         pixels = np.clip(np.array(colour) + spots, 0, 255)
         Image.fromarray(pixels.astype(np.uint8)).save(path)
-    small = params.model_copy(update={"evaluation": Evaluation(min_slice=5, corruptions=4, clutter=4)})
+    small = params.model_copy(update={"evaluation": Evaluation(min_slice=3, corruptions=4, clutter=4)})
     prepare(ingest.dataset(photographs), photographs, tmp_path / "prepared", small)
-    data = PreparedDataset.open(tmp_path / "prepared")
     monkeypatch.setattr(register, "ROOT", tmp_path)
+    return Before(tracker, small, PreparedDataset.open(tmp_path / "prepared"), tmp_path, f"pawprint-{tmp_path.name}")
 
-    def registered(name: str, scale: float) -> Champion:
-        folder = build_toy_model(tmp_path / name, scale=scale)
-        known = sorted({*data.split("train").hashes, *data.split("validation").hashes})
-        (folder / "photographs.txt").write_text("".join(f"{one}\n" for one in known))
-        info = ModelInfo.read(folder)
-        lineage = info.lineage.model_copy(update={"manifest_digest": data.digest})
-        info = info.model_copy(update={"lineage": lineage})
-        (folder / "model.json").write_text(info.model_dump_json())
-        with tracker.start_training("article_cnn", small, lineage, name, {"train": 7, "test": 3}) as run:
-            run.model(folder)
-            (folder / "run.json").write_text(run.record().model_dump_json())
-        return tracker.registry.register("pawprint-before", tracker.restore_run(folder), info)
 
-    old, new = registered("old", 5000), registered("new", 50)
-    tracker.run(old.run_id).text('{"model_digest": "x", "test": {"accuracy": 0.99}}', "release/evaluation.json")
-    assert tracker.registry.promote(old, "the first", over=None)
-    evaluator = Evaluator.of(data.split("test"), photographs, small)
-    ours = Contender(*evaluator.evaluate(load_serving(tmp_path / "new", small)))
-    verdict = register.compare(tracker, small, data, new, old, {new.model_digest: ours})
-    assert verdict.reason.endswith("the champion was evaluated again by today's rules")
+AGAIN = "the champion was evaluated again by today's rules"
+
+
+def test_a_champion_of_before_is_scored_again_by_the_rules_of_today_and_stays(before: Before) -> None:
+    """Its bank is an older one, its folder holds no folds, and its evaluation has other figures than today's."""
+    old, new = before.registered("old", 5000, champion=True), before.registered("new", 50)
+    verdict, _ = before.compare(new, old)
+    assert verdict.reason.endswith(AGAIN)
     assert any(rule.rule.startswith("log loss better") for rule in verdict.rules)
-    kept = tracker.artifact(old.run_id, "release/evaluation.json")
-    assert EvaluationReport.model_validate_json(kept.read_bytes()).model_digest == old.model_digest
-    assert tracker.registry.current_champion("pawprint-before") == old
-    again = register.compare(tracker, small, data, new, old, {new.model_digest: ours})
-    assert "evaluated again" not in again.reason and again.outcome == verdict.outcome
+    assert before.kept(old).model_digest == old.model_digest
+    assert before.tracker.registry.current_champion(before.name) == old
+    fewer = replace(before.data, rows=[row for row in before.data.rows if row.hash != max(
+        before.data.split("test").hashes)])  # fmt: skip
+    again, _ = before.compare(new, old, fewer)
+    assert "evaluated again" not in again.reason
+    assert len(before.looks()) == 1  # another photograph makes no fresh side, and the same model is no second look
+
+
+@pytest.mark.parametrize("how", ["other refusals", "other classes", "rolled back"])
+def test_a_champion_of_before_is_scored_again_whatever_it_is_kept_for(before: Before, how: str) -> None:
+    old = before.registered("old", 50, champion=True)
+    changes = {"other refusals": {"ood_threshold": 1.0}, "other classes": {"classes": ("blue", "green", "red")}}
+    new = before.registered("new", -60 if how == "other classes" else 50, candidate=how, **changes.get(how, {}))
+    if how == "rolled back":
+        assert before.tracker.registry.promote(new, "better", over=old)
+        assert before.tracker.registry.roll_back(before.name, "it is wrong")[1] == old
+    verdict, _ = before.compare(new, old)
+    assert verdict.outcome == "kept" and verdict.reason.endswith(AGAIN)
+    assert before.kept(old).model_digest == old.model_digest
+    assert len(before.looks()) == (how in changes)  # and what was compared was a look at the test side
+
+
+def test_without_two_shared_classes_the_limits_that_are_missed_are_named(before: Before) -> None:
+    old, new = before.registered("old", 50, champion=True, classes=("cat", "red")), before.registered("new", 50)
+    small = Gate(max_size_mb=1e-6)
+    verdict, _ = replace(before, params=before.params.model_copy(update={"gate": small})).compare(new, old)
+    assert verdict.outcome == "promoted"
+    assert "nothing to compare on; outside its limits: " in verdict.reason
+    assert verdict.reason.endswith("model at most 1e-06 MB")
+
+
+def test_a_champion_of_another_size_is_compared_on_the_same_slices(before: Before) -> None:
+    """Both are wrong on every photograph, so the mistakes of a slice are what is in it."""
+    old = before.registered("old", -50, champion=True, size=240, fit="crop")
+    _, ours = before.compare(before.registered("new", -60), old)
+    theirs = {part.name: part.mistakes for part in before.kept(old).slices}
+    assert {part.name: part.mistakes for part in ours.report.slices} == theirs
+    assert any(name.startswith("sharpness") for name in theirs)
 
 
 def test_experiments_of_dvc_keep_their_runs_in_the_main_workspace(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
