@@ -168,6 +168,7 @@ def main() -> None:
     printed = {name: scores(found, hashes, data.classes) for name, found in asked.items()}
     rows = [COLUMNS, *(row(name, one, printed[arguments.variants[0]]) for name, one in printed.items())]
     title = f"{len(hashes)} photographs, each tested once ({arguments.folds} of {FOLDS} folds)"
+    print("On the set of docs/decisions these are the folds on which the smoothing of the temperature was chosen.")
     about = [
         "written by: `python benchmarks/folds.py`; the last columns compare with the first row (McNemar)",
     ]

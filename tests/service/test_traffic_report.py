@@ -21,9 +21,10 @@ from pawprint import image
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.lineage import sha256
-from pawprint.serving import report
-from pawprint.serving.report import summarize
+from pawprint.serving import report, traffic
+from pawprint.serving.report import summarize, verdict
 from service_process import serving
+from toy import prediction
 
 RNG = np.random.default_rng(11)
 
@@ -115,6 +116,19 @@ def test_reports_while_the_service_runs(place: Place) -> None:
     output = place.report(*log, "--no-mlflow", "--days", "1")
     assert "Drift: the photographs differ from the held-out photographs (120 photographs" in output
     assert 'class="alarm"' in (place.root / "traffic.html").read_text()
+
+
+def test_a_model_of_before_is_said_to_be_compared_with_training_photographs(toy_model: Path, tmp_path: Path) -> None:
+    """It kept no held-out embeddings."""
+    digest, rng = ModelInfo.read(toy_model).model_digest, np.random.default_rng(5)
+    log = traffic.TrafficLog(tmp_path / "log.db", rows=100)
+    for number in range(30):
+        one = prediction(f"{number:032x}", "red", digest)
+        log.add(traffic.Record.of(one, number, f"{number:064x}", rng.normal(size=3).astype(np.float32)))
+    log.close()
+    found = summarize(tmp_path / "log.db", toy_model, 0, 1)
+    assert found.drift is not None and "30 photographs against 2 training photographs" in verdict(found)
+    assert "held-out" not in verdict(found)
 
 
 def test_no_log_is_one_sentence(toy_model: Path, tmp_path: Path) -> None:

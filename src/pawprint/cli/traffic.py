@@ -21,7 +21,10 @@ def report(
     days: Annotated[float, typer.Option(min=0, help="how far back to look; 0 is all")] = 0,
     mlflow: Annotated[bool, typer.Option(help="keep it as an MLflow run too")] = True,
 ) -> None:
-    """Volumes, classes, confidence, drift against the training photographs, accuracy where people gave feedback."""
+    """Volumes, classes, confidence, drift, accuracy where people gave feedback.
+
+    Drift is against held-out photographs; a model of before kept only training photographs to compare with.
+    """
     import time
 
     from pawprint.config import load_params
@@ -37,7 +40,7 @@ def report(
     with segments.log_of(name, log or "", since) as rows:
         found = report.summarize(rows, model, since, seed)
         besides = live.compare(*traffic.beside(rows, found.digest, since), traffic.read(rows, found.digest, since)[0])
-    verdict = report.verdict(found.drift, found.label_shift)
+    verdict = report.verdict(found)
     sentences = [one.sentence() for one in besides]
     if (waits := gate.waiting(ROOT)) and waits[1].over == found.digest:
         entry, so_far = waits

@@ -179,5 +179,6 @@ def write(found: list[LabelIssue], out: Path) -> None:
         rows = csv.writer(file, lineterminator="\n")
         rows.writerow(COLUMNS)
         for rank, one in enumerate(found, 1):
-            scores = (f"{one.label_issue_score:.4f}", f"{one.outlier_score:.4f}")
+            issue = "" if one.split == "test" else f"{one.label_issue_score:.4f}"  # of two classes it tells the guess
+            scores = (issue, f"{one.outlier_score:.4f}")
             rows.writerow((rank, one.file, one.label, one.split, one.guess, one.reason, *scores, one.hash))

@@ -24,10 +24,12 @@ def read(folder: Path, how: Preprocess, half: Half) -> NDArray[np.uint8]:
     out.
 
     Raises:
-        PawprintError: it holds no picture, or none in that half.
+        PawprintError: it is in data/, or holds no picture, or none in that half.
     """
     if not folder.is_dir():
         raise PawprintError(f"`refusal.strangers` names {folder}, which is no folder. Name one, or leave it empty.")
+    if folder.resolve().is_relative_to(Path("data").resolve()):
+        raise PawprintError(f"`refusal.strangers` names {folder}, which is in data/. Name one outside of it.")
     contents = {
         hashlib.sha256(content).digest(): content for content in (one.read_bytes() for one in find_pictures([folder]))
     }

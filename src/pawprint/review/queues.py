@@ -19,11 +19,11 @@ import numpy as np
 from pawprint.config import load_params
 from pawprint.data import inbox, manifest, origins, quality
 from pawprint.data.class_folders import ORIGINS, class_folders, dataset
+from pawprint.data.corrections import on_test_side
 from pawprint.data.dataset import PreparedDataset
 from pawprint.data.inbox import Inbox, Incoming
 from pawprint.data.labels import Labels
 from pawprint.data.manifest import REJECTED, ManifestRow
-from pawprint.data.splits import split_of
 from pawprint.errors import PawprintError
 from pawprint.files import files_in, new_file, read_json, read_range, render
 from pawprint.inference.classifier import FOLDS_FILE, ModelInfo
@@ -168,14 +168,13 @@ def duplicates(root: Path) -> Queue:
 def waiting(root: Path, source: str = "") -> Queue:
     """Pictures of the inbox: harvested from the service's traffic, or a folder (`source`) without labels."""
     params, kept = load_params(root / "params.yaml"), Inbox(root / inbox.FOLDER)
-    own_test = origins.own_test(root / "data")
+    is_test = on_test_side(root / "data", params)
     incoming = {one.hash: one for one in kept if not source or one.source == source}
     items, says = [], {}
     for one in incoming.values():
-        test = split_of(one.hash, params.seed, params.split, own_test) == "test"
         hint = f"feedback: {one.feedback}" if one.feedback else ""
         reason = ", ".join(filter(None, (one.why, hint)))
-        items.append(Item(one.hash, "", "test" if test else "new", one.name, reason, source=one.source))
+        items.append(Item(one.hash, "", "test" if is_test(one.hash) else "new", one.name, reason, source=one.source))
         if one.answer:
             says[one.hash] = Says(one.answer, float(one.score or 0))
     counts = Counter(one.why for one in incoming.values() if one.why)

@@ -27,7 +27,7 @@ _WIDTHS = (0.03, 0.1, 0.3, 1.0, 3.0)  # near and far differences
 class Drift:
     """The result of the test."""
 
-    training: int  # embeddings of training photographs that were compared
+    training: int  # embeddings of photographs of ours that were compared
     traffic: int  # embeddings of pictures that people sent
     mmd: float  # squared maximum mean discrepancy; 0 is the same
     p: float  # how often chance alone gives as much

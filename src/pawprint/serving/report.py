@@ -41,6 +41,7 @@ class Report:
     pictures: int  # different ones
     others: int  # predictions of other models in the log, which are not counted
     drift: Drift | None  # None where there are too few pictures to say
+    against: str  # what was compared with: "held-out photographs", of a model of before "training photographs"
     label_shift: LabelShift | None  # likewise, and for a model of before that kept no predictions
     judged: list[tuple[str, str]]  # (predicted, right label) where there is feedback
 
@@ -72,10 +73,11 @@ def summarize(log: Path, folder: Path, since: float, seed: int) -> Report:
     info, champion = ModelInfo.read(folder), read_champion(folder)
     rows, others = traffic.read(log, info.model_digest, since)
     embeddings = {row["picture_sha256"]: np.frombuffer(row["embedding"], "<f2") for row in rows if row["embedding"]}
-    drift = shift = None
+    drift, shift, against = None, None, "held-out photographs"
     if len(embeddings) >= FEWEST:
         kept = load_file(folder / OOD_FILE)
-        held_out = kept.get("held_out", kept.get("embeddings"))  # models of before kept training embeddings
+        held_out = kept.get("held_out", kept.get("embeddings"))
+        against = against if "held_out" in kept else "training photographs"  # models of before kept only these
         if held_out is not None and len(held_out) >= 2:
             drift = compare(held_out, np.stack(list(embeddings.values())), seed)
         if (before := kept.get("held_out_predicted")) is not None and before.any():
@@ -93,20 +95,22 @@ def summarize(log: Path, folder: Path, since: float, seed: int) -> Report:
         pictures=len(embeddings),
         others=others,
         drift=drift,
+        against=against,
         label_shift=shift,
         judged=[(row["label"], row["right_label"]) for row in rows if row["right_label"] is not None],
     )
 
 
-def verdict(drift: Drift | None, shift: LabelShift | None) -> str:
+def verdict(report: Report) -> str:
     """Both tests in a sentence each."""
+    drift, shift = report.drift, report.label_shift
     if drift is None:
         return f"Fewer than {FEWEST} different photographs came: too few to test for drift."
     compared = (
-        f"{drift.traffic:,} photographs against {drift.training:,} held-out photographs, p = {drift.p:.3f}, told "
+        f"{drift.traffic:,} photographs against {drift.training:,} {report.against}, p = {drift.p:.3f}, told "
         f"apart in {drift.separation:.0%} of all pairs; 50 % is by chance"
     )
-    differ = "Drift: the photographs differ from the held-out photographs" if drift.p < ALARM else "No drift was found"
+    differ = f"Drift: the photographs differ from the {report.against}" if drift.p < ALARM else "No drift was found"
     if shift is None:
         return f"{differ} ({compared})."
     changed = f"{shift.distance:.0%} of the predictions would have to be of another class, p = {shift.p:.3f}"
@@ -127,7 +131,7 @@ def page(report: Report, beside: Sequence[str] = ()) -> str:
         beside=beside,
         figures=report.figures(),
         span=span,
-        verdict=verdict(report.drift, report.label_shift),
+        verdict=verdict(report),
         plot=_plots(report),
         alarm=any(one and one.p < ALARM for one in (report.drift, report.label_shift)),
         right=sum(label == true for label, true in report.judged),

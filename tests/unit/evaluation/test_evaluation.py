@@ -271,6 +271,16 @@ def test_a_folder_of_strangers_is_read_whatever_lies_in_it(tmp_path: Path) -> No
         strangers.read(tmp_path / "empty", Preprocess(), "all")
 
 
+def test_a_folder_of_strangers_in_data_is_refused_for_it_would_be_a_class(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "data" / "wolf").mkdir(parents=True)
+    for folder in (Path("data/wolf"), tmp_path / "data" / "wolf"):
+        with pytest.raises(PawprintError, match=r"names .*data/wolf, which is in data/"):
+            strangers.read(folder, Preprocess(), "all")
+
+
 def test_drawn_shapes_are_the_same_from_the_same_seed_and_no_two_are_alike() -> None:
     one, two = ood.clutter(6, seed=4), ood.clutter(8, seed=4)
     assert np.array_equal(one, two[:6])

@@ -41,6 +41,8 @@ def test_a_wrong_label_and_a_picture_of_something_else_stand_first(
         rows = list(csv.DictReader(file))
     assert tuple(rows[0]) == label_audit.COLUMNS
     assert [row["file"] for row in rows] == [one.file for one in found]
+    assert {row["split"] for row in rows} >= {"test", "train"}
+    assert all((row["label_issue_score"] == "") == (row["split"] == "test") for row in rows)
 
 
 def test_ranks_are_taken_in_turns_and_each_photograph_once() -> None:

@@ -8,8 +8,10 @@ import pytest
 
 from pawprint import image
 from pawprint.config import load_params
-from pawprint.data import ingest
+from pawprint.data import ingest, origins
 from pawprint.data.build import prepare
+from pawprint.data.inbox import Inbox, Incoming
+from pawprint.data.splits import split_of
 from pawprint.errors import PawprintError
 from pawprint.evaluation import label_audit
 from pawprint.evaluation.label_audit import LabelIssue
@@ -52,6 +54,20 @@ def test_mistakes_are_the_validation_photographs_of_another_class(root: Path) ->
     (root / "models" / "good" / "model.onnx").rename(root / "aside")
     assert queues.mistakes(root, "good").items == queue.items
     (root / "aside").rename(root / "models" / "good" / "model.onnx")
+
+
+def test_a_waiting_picture_of_a_test_animal_is_a_test_photograph(root: Path, tmp_path: Path) -> None:
+    """Its own hash draws it into training, its group into the test split."""
+    shutil.copytree(root / "data", tmp_path / "data")
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    params, digest = load_params(ROOT / "params.yaml"), "1" * 64
+    names = [f"animal {number}" for number in range(99)]
+    group = next(one for one in names if split_of(digest, params.seed, params.split, group=one) == "test")
+    assert split_of(digest, params.seed, params.split) != "test"
+    row = origins.Origin("", "red", digest, "here", "1.jpg", group=group)
+    origins.write(origins.Origins([row]), tmp_path / "data")
+    Inbox(tmp_path / "inbox").add([Incoming(digest, "1.jpg", "here", "1.jpg")])
+    assert [item.split for item in queues.waiting(tmp_path).items] == ["test"]
 
 
 def test_changed_is_where_two_models_differ(root: Path) -> None:
