@@ -317,6 +317,7 @@ def _is_deep(picture: Image.Image) -> bool:
 
 def _levels(picture: Image.Image, data: bytes) -> NDArray[np.float32]:
     """Levels [height, width] or [height, width, 3 or 4] of a deep picture, the lowest one at 0 where some are below."""
+    levels: NDArray[np.float32] | None
     if picture.mode.startswith("I") or picture.mode == "F":
         levels = np.nan_to_num(np.asarray(picture, np.float32), posinf=0.0, neginf=0.0)
         levels[levels < -1e30] = 0  # where a map has no data
