@@ -5,9 +5,10 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.table import Table
+from rich.table import Column, Table
 
 from pawprint.cli.common import HERE, ROOT, console
+from pawprint.errors import PawprintError
 
 app = typer.Typer(no_args_is_help=True, help="The networks that a candidate can name in `architecture`.")
 SHOWN = 40  # names of a search
@@ -49,16 +50,15 @@ def describe(
 @app.command(epilog="Examples: pawprint models search convnext | pawprint models search 'vit_tiny*'")
 def search(word: Annotated[str, typer.Argument(help="a part of the name; * stands for anything")]) -> None:
     """Networks with pretrained weights, as timm names them: no network connection is needed."""
-    from rich.table import Table
-
     from pawprint.models import timm_backbone
 
     found = timm_backbone.search(word)
-    table = Table("name", "input", "licence", box=None, pad_edge=False)
+    if not found:
+        raise PawprintError(f"No network of timm's with pretrained weights has `{word}` in its name.")
+    table = Table(Column("name", overflow="fold"), "input", "licence", box=None, pad_edge=False)
     for name, size, licence in found[:SHOWN]:
         table.add_row(name, f"{size}x{size}", licence or "unknown")
-    if found:
-        console().print(table, highlight=False)
+    console().print(table, highlight=False)
     left = f"; {len(found) - SHOWN} more are not shown, write more of the name" if len(found) > SHOWN else ""
     print(f"{len(found)} found{left}. `pawprint models add NAME` fetches one.")
 
