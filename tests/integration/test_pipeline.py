@@ -378,13 +378,13 @@ def test_an_experiment_in_dvc_s_temporary_copy_runs_its_own_code_and_keeps_its_r
         "select count(*), (select group_concat(alias || version) from registered_model_aliases) from model_versions"
     )
     versions = workspace.query(registered)
-    printed = workspace("dvc", "exp", "run", "--temp", "-S", "candidates.article_cnn.epochs=1", "-n", "shorter")
+    printed = workspace("dvc", "exp", "run", "--temp", "-S", "candidates.article_cnn.epochs=2", "-n", "shorter")
     assert "this is the copy" in printed
     assert workspace.query("select count(*) from runs")[0][0] == before + 1
     assert workspace.query(registered) == versions  # an experiment registers nothing and moves no alias
     (latest,) = workspace.query("select run_uuid from runs order by start_time desc limit 1")
     given = dict(workspace.query(f"select key, value from params where run_uuid = '{latest[0]}'"))
-    assert given["epochs"] == "1"
+    assert given["epochs"] == "2"
     workspace("git", "checkout", "-q", "flows/evaluate.py")
 
 
