@@ -139,6 +139,7 @@ def end_children(study: optuna.Study) -> None:
     """A trial that was killed leaves a run that says it is running."""
     below = f"tags.`{PARENT}` = '{study.user_attrs.get(RUN)}' and attributes.status = 'RUNNING'"
     tracker = Tracker(ROOT)
+    tracker.sync()  # the tag of one that was killed at once waits in its journal
     for run_id in tracker.search_runs(below):
         tracker.run(run_id).status("KILLED")
 
