@@ -117,6 +117,6 @@ def test_killed_at_random_moments_again_and_again(work: Path) -> None:
 
 
 def test_a_text_in_markdown_stands_for_itself() -> None:
-    assert files._in_markdown("a|b <i> *x* `y` \\ 99 % [97, 99] # _z_") == (
+    assert files.in_markdown("a|b <i> *x* `y` \\ 99 % [97, 99] # _z_") == (
         "a\\|b \\<i> \\*x\\* \\`y\\` \\\\ 99 % [97, 99] # _z_"
     )
