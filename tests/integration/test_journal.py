@@ -106,6 +106,23 @@ def test_a_training_that_goes_on_logs_no_epoch_twice(root: Path, params: Params,
     assert history(first.id, "train_loss") == [(1, 1.0), (2, 2.0), (3, 3.0), (4, 4.0)]
 
 
+def test_a_journal_that_its_own_process_removes_meanwhile_is_passed_over(
+    root: Path, params: Params, toy_model: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Workers of a sweep bring each other's runs level."""
+    with monkeypatch.context() as away:
+        away.setenv("MLFLOW_TRACKING_URI", AWAY)
+        Tracker(root).begin("offline", "toy").status("FINISHED")
+    upload = Journal.upload
+
+    def by_both(journal: Journal, tracker: Tracker) -> None:
+        upload(journal, tracker)
+        journal.remove()
+
+    monkeypatch.setattr(Journal, "upload", by_both)
+    assert Tracker(root).sync() == (1, 0)
+
+
 def test_what_mlflow_refuses_is_reported_and_the_rest_goes_out(
     root: Path, params: Params, toy_model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -182,7 +182,8 @@ class Tracker:
             except Unreachable:
                 left += 1
                 continue
-            if journal.calls()[-1] == Call(method="status", arguments={"status": FINISHED}):
+            last = journal.calls()[-1:]  # none where its own process has removed it meanwhile
+            if last == [Call(method="status", arguments={"status": FINISHED})]:
                 journal.remove()
         return len(waiting) - left, left
 
