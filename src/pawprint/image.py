@@ -323,7 +323,8 @@ def _levels(picture: Image.Image, data: bytes) -> NDArray[np.float32]:
         levels[levels < -1e30] = 0  # where a map has no data
         if (low := float(levels.min(initial=0))) < 0:  # degrees, Hounsfield units
             levels -= low
-            levels /= float(levels.max()) or 1.0 if picture.mode == "F" else 1.0
+            if picture.mode == "F":
+                levels /= float(levels.max()) or 1.0
         return levels
     decoded = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)  # Pillow reads 8 of the 16 bits
     if decoded is None:

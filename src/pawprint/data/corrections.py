@@ -24,14 +24,7 @@ from pawprint.data.labels import Decision, Labels
 from pawprint.data.origins import Origin, Origins
 from pawprint.data.splits import split_of
 from pawprint.errors import PawprintError
-from pawprint.files import (
-    files_in,  # fmt: skip
-    recover,
-    refuse_link,
-    replace_folder,
-    write_bytes,
-    write_json,
-)
+from pawprint.files import files_in, recover, refuse_link, replace_folder, write_bytes, write_json
 
 TEST_SIDE = "test_side"  # of dataset.json: how many times people have corrected the test side
 

@@ -100,9 +100,8 @@ class Pawprint:
         state.load = load
         try:
             state.install(*load())
-        except (
-            PawprintError
-        ) as error:  # another start would meet it again: the supervisor, which would try for ever, ends
+        except PawprintError as error:
+            # Another start would meet it again: the supervisor, which would try for ever, ends.
             logging.getLogger("pawprint").error("%s", error)
             logging.getLogger("uvicorn.error").disabled = True  # it would add two tracebacks
             os.kill(os.getppid(), signal.SIGTERM)

@@ -2,13 +2,16 @@
 
 import contextlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from pawprint.errors import PawprintError
 from pawprint.inference import selftest
-from pawprint.inference.classifier import Classifier
+from pawprint.inference.classifier import Classifier, Predictions
 from toy import build_toy_model
 
 
@@ -26,7 +29,7 @@ def test_the_selftest_knows_its_pictures(pictures: dict[str, bytes], tmp_path: P
 
 
 def test_what_rounding_moves_is_no_fault_and_one_wrong_picture_of_eight_is(
-    pictures: dict[str, bytes], tmp_path: Path
+    pictures: dict[str, bytes], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """bf16 moves the probability of a picture that the model is not sure of by a third; it shall serve all the same."""
     folder = build_toy_model(tmp_path / "model")
@@ -38,6 +41,20 @@ def test_what_rounding_moves_is_no_fault_and_one_wrong_picture_of_eight_is(
         path.write_text(json.dumps(known | {"0.jpg": wrong}))
         with pytest.raises(PawprintError, match=r"0\.jpg should give") if fails else contextlib.nullcontext():
             selftest.check(classifier)
+    predict = classifier.predict
+
+    def nowhere(pixels: NDArray[np.uint8]) -> Predictions:
+        found = predict(pixels)
+        return replace(found, probabilities=found.probabilities * np.float32("nan"))
+
+    path.write_text(json.dumps(known))
+    monkeypatch.setattr(classifier, "predict", nowhere)
+    with pytest.raises(PawprintError, match="should give"):
+        selftest.check(classifier)
+    monkeypatch.undo()
     path.write_text(json.dumps({"0.jpg": {"blue": 0.0, "red": 0.5, "green": 0.5}}))
     with pytest.raises(PawprintError, match="of other classes"):
+        selftest.check(classifier)
+    path.write_text("{}")
+    with pytest.raises(PawprintError, match="is damaged"):
         selftest.check(classifier)
