@@ -89,7 +89,7 @@ def folder(tag: str) -> Path | None:
 
 def folders() -> dict[str, Path]:
     """Every Bento of the service in BentoML's store: tag -> its folder."""
-    return {str(one.tag): Path(one.path) for one in bentoml.list(NAME)}
+    return {str(one.tag): Path(one.path) for one in bentoml.list() if one.tag.name == NAME}
 
 
 def delete(*tags: str) -> None:
