@@ -55,6 +55,12 @@ def home(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Pat
     )
 
 
+def test_the_store_is_listed_also_where_nothing_was_ever_built(home: tuple[Path, list[str]], tmp_path: Path) -> None:
+    code = "import json; from pawprint.serving import bento; print(json.dumps(sorted(bento.folders())))"
+    assert run_python(code, env={"BENTOML_HOME": str(tmp_path)}) == []
+    assert run_python(code, env={"BENTOML_HOME": str(home[0])}) == sorted({*home[1]})
+
+
 def requirements(home: Path, tag: str) -> list[str]:
     """What the Bento's image installs, a package a line."""
     listed = home / "bentos" / tag.replace(":", "/") / "env/python/requirements.txt"
