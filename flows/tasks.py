@@ -26,7 +26,7 @@ import tenacity
 
 from flows import ROOT
 from pawprint import progress
-from pawprint.errors import DISK_FULL, PawprintError
+from pawprint.errors import PawprintError, explain
 
 if TYPE_CHECKING:
     import prefect
@@ -263,18 +263,6 @@ def explained() -> Iterator[None]:
             raise
         progress.error(sentence)
         sys.exit(1)
-
-
-def explain(error: BaseException) -> str | None:
-    """The one-sentence message of an error, or None where only a traceback explains it."""
-    if isinstance(error, PawprintError):
-        return str(error)
-    name = getattr(error, "filename", None) or "the project"
-    if DISK_FULL.search(str(error)):  # also of SQLite and safetensors, which raise errors of their own
-        return f"No space left on the disk of {name}. Free some, then run again."
-    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        return f"{name} cannot be read or written ({error.strerror}). Change its rights or owner, then run again."
-    return explain(error.__cause__) if error.__cause__ else None
 
 
 def _is_for_a_person(state: Any) -> bool:

@@ -1,5 +1,6 @@
 """The error that a person can cause and mend, and the end that a person asks for."""
 
+import errno
 import re
 import signal
 import time
@@ -24,6 +25,18 @@ class DivergedError(PawprintError):
 
 class Stopped(KeyboardInterrupt):
     """A signal requested a stop, and what was done until then is kept; the message says how to go on."""
+
+
+def explain(error: BaseException) -> str | None:
+    """The one-sentence message of an error, or None where only a traceback explains it."""
+    if isinstance(error, PawprintError):
+        return str(error)
+    name = getattr(error, "filename", None) or "the project"
+    if DISK_FULL.search(str(error)):  # also of SQLite and safetensors, which raise errors of their own
+        return f"No space left on the disk of {name}. Free some, then run again."
+    if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        return f"{name} cannot be read or written ({error.strerror}). Change its rights or owner, then run again."
+    return explain(error.__cause__) if error.__cause__ else None
 
 
 def interrupt_once() -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows.tasks import explain
+from pawprint.errors import explain
 
 ROOT = Path(__file__).parents[2]
 

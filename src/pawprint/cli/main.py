@@ -9,7 +9,7 @@ from typer.core import TyperGroup
 
 from pawprint import __version__, progress
 from pawprint.cli import batch, cluster, doctor, export, init, models, photos, predict, project, review, runs, traffic
-from pawprint.errors import PawprintError, interrupt_once
+from pawprint.errors import explain, interrupt_once
 
 
 class _Commands(TyperGroup):
@@ -67,12 +67,13 @@ for name, group, panel in (
 
 
 def main() -> None:
-    """Entry point: a PawprintError is one sentence and exit code 1; a traceback with PAWPRINT_DEBUG=1."""
+    """Entry point: what a person can mend is one sentence and exit code 1; a traceback with PAWPRINT_DEBUG=1."""
     interrupt_once()
     try:
         app()
-    except PawprintError as error:
-        if os.environ.get("PAWPRINT_DEBUG") == "1":
+    except Exception as error:
+        sentence = explain(error)
+        if sentence is None or os.environ.get("PAWPRINT_DEBUG") == "1":
             raise
-        progress.error(str(error))
+        progress.error(sentence)
         sys.exit(1)

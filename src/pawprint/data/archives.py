@@ -21,7 +21,7 @@ from pathlib import Path, PurePosixPath
 from typing import IO
 
 from pawprint.errors import PawprintError
-from pawprint.files import unreadable
+from pawprint.files import hidden, unreadable
 from pawprint.progress import Progress
 
 MAX_FILES = 5_000_000  # members of an archive
@@ -95,16 +95,22 @@ def _folder(root: Path) -> Source:
     for folder, inside, files in os.walk(home, onerror=unreadable):
         for name in (*inside, *files):
             path = Path(folder, name)
-            if path.is_symlink() and path.exists() and not path.resolve().is_relative_to(home):
-                raise PawprintError(
-                    f"{path} is a link that leads out of {root}/. Copy what it points at (`cp -rL`), or remove it."
-                )
+            if path.is_symlink() and not hidden(name) and (problem := _problem_of_link(path, home)):
+                raise PawprintError(f"{path} is a link {problem}. Copy what it points at (`cp -rL`), or remove it.")
         folders += [PurePosixPath(top, Path(folder, name).relative_to(home)).as_posix() for name in inside]
         for path in (Path(folder, name) for name in files):
             if path.is_file():
                 found[PurePosixPath(top, path.relative_to(home)).as_posix()] = path
     sizes = {name: found[name].stat().st_size for name in sorted(found)}
     return Source(sizes, tuple(folders), lambda name: _open_file(found[name]))
+
+
+def _problem_of_link(link: Path, home: Path) -> str:
+    if not link.exists():
+        return "to nothing"
+    if not link.resolve().is_relative_to(home):
+        return f"that leads out of {home}/"
+    return "to a folder, which is not followed" if link.is_dir() else ""
 
 
 def _open_file(path: Path) -> IO[bytes]:

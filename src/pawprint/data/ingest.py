@@ -287,8 +287,9 @@ def _labels(archive: archives.Source, table: str) -> dict[str, str]:
         return next(layouts.read_labels(stream.read(), table) for _, stream in archive.streams(inside[:1]))
     try:
         return layouts.read_labels(Path(table).read_bytes(), table)
-    except OSError:
-        raise PawprintError(f"{table} is no file of the source, nor one here. Name the table of labels.") from None
+    except OSError as error:
+        problem = f"{table} is no file of the source, nor one here that can be read ({error.strerror})"
+        raise PawprintError(f"{problem}. Name the table of labels.") from None
 
 
 def _refuse_files(archive: archives.Source, source: str) -> None:

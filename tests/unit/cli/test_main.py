@@ -1,5 +1,6 @@
 """The command line: a table of contents, an example for each command, errors in one sentence."""
 
+import errno
 import os
 import shutil
 import signal
@@ -12,6 +13,7 @@ from typer.main import get_command
 from typer.testing import CliRunner
 
 from pawprint import __version__
+from pawprint.cli import main
 from pawprint.cli.main import app
 
 PROJECT = Path(__file__).parents[3]
@@ -130,6 +132,19 @@ def test_a_proxy_is_not_used_for_servers_on_this_machine(tmp_path: Path) -> None
             capture_output=True, text=True, timeout=60, check=False,
         )  # fmt: skip
         assert "Connection refused" in done.stderr  # by the machine itself, not a wait for the proxy
+
+
+def test_what_the_disk_refuses_is_one_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refuse() -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", "photos.zip")
+
+    monkeypatch.setattr(main, "app", refuse)
+    monkeypatch.setattr(main, "interrupt_once", lambda: None)
+    with pytest.raises(SystemExit):
+        main.main()
+    assert capsys.readouterr().err.startswith("error: photos.zip cannot be read or written (Permission denied). ")
 
 
 def test_every_architecture_says_what_it_is() -> None:

@@ -173,7 +173,7 @@ def test_damaged_origins_are_named_where_they_are_needed(tmp_path: Path) -> None
 
 def test_a_folder_s_links_and_hidden_files_do_no_harm(tmp_path: Path) -> None:
     source = unpacked(tmp_path / "pets", pets() | {"cat/.hidden.jpg": b"x", ".git/x/1.jpg": b"x", "cat/a.jpg.txt": b""})
-    (source / "cat" / "gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
+    (source / "cat" / ".#gone.jpg").symlink_to(tmp_path / "nowhere.jpg")
     (source / "dog" / "linked.jpg").symlink_to(unpacked(source, {"cat/else.JPG": small(42)}) / "cat" / "else.JPG")
     taken = ingest(source, tmp_path / "data")
     names = {file.name for _, file in taken.dataset.photographs}
@@ -183,11 +183,14 @@ def test_a_folder_s_links_and_hidden_files_do_no_harm(tmp_path: Path) -> None:
     assert taken.ignored == ("pets/cat/a.jpg.txt",)
 
 
-def test_a_link_out_of_the_source_is_refused_and_so_is_a_folder_that_is_a_link(tmp_path: Path, data: Path) -> None:
+def test_a_link_that_is_no_photograph_of_the_source_is_refused_by_name(tmp_path: Path, data: Path) -> None:
     before = contents(data)
     for place, target in (
         ("cat/p.jpg", Path("/etc/passwd")),
         ("fox", unpacked(tmp_path / "foxes", {"1.jpg": small(3)})),
+        ("chat", Path("cat")),  # its photographs are there, under another name
+        ("bear", Path("/media/disk-that-is-missing/bear")),
+        ("cat/up", Path("..")),
     ):
         source = unpacked(tmp_path / place.replace("/", "-"), pets())
         (source / place).symlink_to(target)
