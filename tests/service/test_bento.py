@@ -46,6 +46,15 @@ print(json.dumps(seen))
 """
 
 
+NO_UV = """
+import importlib.metadata, shutil
+found, version_of = shutil.which, importlib.metadata.version
+shutil.which = lambda name, *rest, **more: None if name == "uv" else found(name, *rest, **more)
+importlib.metadata.version = lambda name: version_of("no-such-package" if name == "uv" else name)
+sys.executable = "/no/python"  # which would install it
+"""
+
+
 @pytest.fixture(scope="module")
 def home(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[str]]:
     """(BENTOML_HOME, tags built there): version 3, then 4, then 3 again."""
@@ -72,6 +81,11 @@ def test_the_same_again_is_the_same_bento_and_latest_again(home: tuple[Path, lis
     assert third == again != fourth
     assert third.startswith("pawprint:colours-v3-")
     assert (folder / "bentos/pawprint/latest").read_text() == third.partition(":")[2]
+
+
+def test_uv_is_not_installed_for_a_build_that_does_without(toy_model: Path, tmp_path: Path) -> None:
+    environment = {"BENTOML_HOME": str(tmp_path)}
+    assert run_python(f"import sys{NO_UV}{BUILD}", str(toy_model), json.dumps(CHAMPION), "3", env=environment)
 
 
 def test_a_half_written_bento_is_built_again(home: tuple[Path, list[str]], toy_model: Path, tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def search(word: Annotated[str, typer.Argument(help="a part of the name; * stand
     found = timm_backbone.search(word)
     if not found:
         raise PawprintError(f"No network of timm's with pretrained weights has `{word}` in its name.")
-    table = Table(Column("name", overflow="fold"), "input", "licence", box=None, pad_edge=False)
+    table = Table(Column("name", no_wrap=True), "input", Column("licence", overflow="fold"), box=None, pad_edge=False)
     for name, size, licence in found[:SHOWN]:
         table.add_row(name, f"{size}x{size}", licence or "unknown")
     console().print(table, highlight=False)

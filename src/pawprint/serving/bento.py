@@ -17,6 +17,7 @@ from typing import Any
 
 import bentoml
 import yaml
+from bentoml._internal import configuration
 from bentoml.bentos import build_bentofile
 from bentoml.exceptions import BentoMLException, NotFound
 
@@ -42,6 +43,8 @@ _MODULES = (
     "serving",
     "telemetry.py",
 )
+# BentoML installs uv from PyPI where there is none, also for `lock_packages: false`, which does without
+configuration.get_uv_command = lambda: ["uv"]
 _ENTRY = "pawprint_bento"  # bento_entry.py under a name that no installed package has
 
 

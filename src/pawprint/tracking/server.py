@@ -26,6 +26,7 @@ from mlflow.exceptions import MlflowException
 from mlflow.utils.credentials import get_default_host_creds
 from mlflow.utils.rest_utils import http_request
 
+from pawprint import files
 from pawprint.dvc import main_workspace
 from pawprint.errors import PawprintError
 
@@ -105,9 +106,8 @@ def connect(root: Path) -> None:
     if address.startswith(("http://", "https://")):
         check_auth(address)
     elif address == _beside(root):
+        _make_tables(main_workspace(root) / "mlflow.db")
         follow_move(main_workspace(root))
-        with contextlib.suppress(OSError):  # it is there; what else is wrong MLflow reports
-            os.close(os.open(main_workspace(root) / "mlflow.db", os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
     elif not address.startswith("sqlite:"):
         try:
             sqlalchemy.create_engine(address).connect().close()
@@ -118,6 +118,27 @@ def connect(root: Path) -> None:
             ) from None
     mlflow.set_tracking_uri(address)
     mlflow.set_registry_uri(address)
+
+
+def _make_tables(database: Path) -> None:
+    """A new mlflow.db appears whole: MLflow makes its tables step by step, and two processes at once, or one that is
+    killed, leave a database that it refuses from then on.
+    """
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # here, for it takes long
+
+    def is_there() -> bool:
+        return database.exists() and database.stat().st_size > 0
+
+    new = database.with_name("mlflow.db.partial")
+    if is_there() or not os.access(database.parent, os.W_OK):  # what else is wrong MLflow reports
+        return
+    with files.lock(database.with_name(".mlflow.db.lock"), timeout=-1):
+        if is_there():
+            return
+        new.unlink(missing_ok=True)
+        os.close(os.open(new, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600))
+        SqlAlchemyStore(f"sqlite:///{new}", (database.parent / ARTIFACTS).as_uri()).engine.dispose()
+        new.replace(database)
 
 
 def follow_move(workspace: Path) -> None:

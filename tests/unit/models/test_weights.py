@@ -9,8 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import save, save_file
+from typer.testing import CliRunner
 
 from hub_server import REVISION, Hub, serve
+from pawprint.cli.models import app
 from pawprint.errors import PawprintError
 from pawprint.models import registry, timm_backbone, weights
 
@@ -168,3 +170,9 @@ def test_without_a_network_the_sentence_says_what_to_do() -> None:
     done = add(None)
     assert done.returncode == 1 and done.stderr.count("\n") == 1
     assert "could not be fetched from http://127.0.0.1:9" in done.stderr and "--file" in done.stderr
+
+
+def test_names_that_are_found_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = CliRunner().invoke(app, ["search", "vit_tiny"]).output.splitlines()
+    assert "timm/vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m" in [line.split()[0] for line in lines]

@@ -3,6 +3,8 @@
 import json
 import shutil
 import stat
+import subprocess
+import sys
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -116,6 +118,25 @@ def test_the_runs_are_their_owners(tracker: Tracker, tmp_path: Path, monkeypatch
     assert stat.S_IMODE((tmp_path / "mlflow.db").stat().st_mode) == 0o660
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)  # MLflow sets it to the database before
     server.connect(tracker.root)  # where MLflow logs is the whole process's
+
+
+def test_two_processes_make_one_database(tmp_path: Path) -> None:
+    """As a run does, whose first stage may start while the tables are being made; and where one was killed before."""
+    (tmp_path / "mlflow.db.partial").write_bytes(b"half")
+    code = "import sys; from pathlib import Path; from pawprint.tracking.tracker import Tracker\n"
+    code += "print('ready', flush=True); input(); print(len(Tracker(Path(sys.argv[1])).client.search_experiments()))"
+    command, pipe = [sys.executable, "-c", code, str(tmp_path)], subprocess.PIPE
+    both = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    for one in both:
+        assert one.stdout is not None and one.stdin is not None
+        assert one.stdout.readline() == "ready\n"
+    for one in both:
+        assert one.stdin is not None
+        one.stdin.write("\n")
+        one.stdin.flush()
+    said = [one.communicate(timeout=300) for one in both]
+    assert [(out.strip(), error) for out, error in said] == [("1", "")] * 2
+    assert [path.name for path in tmp_path.glob("*mlflow.db*")] == ["mlflow.db"]
 
 
 def test_a_thousand_classes_are_logged_and_described(
