@@ -120,9 +120,11 @@ def decode(data: bytes, max_pixels: int = MAX_PIXELS, size: int = SIZE) -> Pixel
                 smallest = size if min(height, width) >= 2 * size else 0
                 # Colours are stored at half the size and need no interpolation where the picture shrinks anyway.
                 plain = min(height, width) > size
-                pixels = simplejpeg.decode_jpeg(
+                pixels: Pixels = simplejpeg.decode_jpeg(
                     data, "RGB", fastupsample=plain, min_height=smallest, min_width=smallest, min_factor=2
                 )
+                if not any(marker in (0xE1, 0xE2) for marker, *_ in segments(data)):  # no EXIF, no colour profile
+                    return pixels
                 return _upright(_to_srgb(pixels, _profile(data)), _orientation(data))
         except BadImage:
             raise
@@ -209,9 +211,9 @@ def segments(data: bytes, most: int = _SEGMENTS, place: int = 2) -> Iterator[tup
         if data[place : place + 2] == b"\xff\xff":  # fill bytes
             found = _NOT_FILL.search(data, place)
             place = found.start() - 1 if found else len(data)
-        if data[place : place + 1] != b"\xff" or len(data) < place + 4 or data[place + 1] == 0xD9:
+        if len(data) < place + 4 or data[place] != 0xFF or data[place + 1] == 0xD9:
             return
-        marker, end = data[place + 1], place + 2 + int.from_bytes(data[place + 2 : place + 4], "big")
+        marker, end = data[place + 1], place + 2 + (data[place + 2] << 8 | data[place + 3])
         yield marker, place + 4, end
         if marker == 0xDA or end < place + 4:
             return

@@ -97,8 +97,8 @@ class AccessLogMiddleware:
         path = scope["path"]
         known = path if path in _PATHS else "other"  # unknown paths make no time series
         method = scope["method"] if scope["method"] in ("GET", "POST", "HEAD", "OPTIONS") else "other"
-        metrics.REQUESTS.labels(method, known, str(status)).inc()
-        metrics.SECONDS.labels(known).observe(seconds)
+        metrics.labelled(metrics.REQUESTS, method, known, str(status)).inc()
+        metrics.labelled(metrics.SECONDS, known).observe(seconds)
         client = scope.get("client")
         fields = {"status": status, "ms": round(1000 * seconds, 1), "client": client[0] if client else ""}
         level = logging.DEBUG if known in _QUIET else logging.INFO

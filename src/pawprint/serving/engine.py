@@ -112,10 +112,10 @@ class Engine:
         """A picture's bytes -> its prediction, counted and logged. Raises BadImage."""
         result = await self._run(data)
         prediction = result.prediction
-        metrics.ANSWERS.labels(prediction.label).inc()
+        metrics.labelled(metrics.ANSWERS, prediction.label).inc()
         metrics.CONFIDENCE.observe(max(prediction.probabilities.values()))
         for part, milliseconds in prediction.milliseconds:
-            metrics.PARTS.labels(part).observe(milliseconds / 1000)
+            metrics.labelled(metrics.PARTS, part).observe(milliseconds / 1000)
         record = Record.of(prediction, time.time(), result.sha256, result.outputs.embedding[0])
         self.traffic.add(record, result.picture)
         return result

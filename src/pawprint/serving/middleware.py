@@ -1,6 +1,7 @@
 """Limits on the size and the time of every request body, and who may send one from where."""
 
 import asyncio
+import functools
 import ipaddress
 import time
 from urllib.parse import urlsplit
@@ -122,12 +123,15 @@ class OriginMiddleware:
 
     def _is_ours(self, host: str) -> bool:
         name = host.rpartition("]")[0].lstrip("[") if host.startswith("[") else host.rpartition(":")[0] or host
-        if name.lower() in self.hosts:
-            return True
-        try:
-            return bool(ipaddress.ip_address(name))
-        except ValueError:
-            return False
+        return name.lower() in self.hosts or _is_address(name)
+
+
+@functools.lru_cache(1024)
+def _is_address(name: str) -> bool:
+    try:
+        return bool(ipaddress.ip_address(name))
+    except ValueError:
+        return False
 
 
 _LOOKED_AT = (b"host", b"origin", b"sec-fetch-site")

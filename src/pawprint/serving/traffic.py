@@ -21,7 +21,7 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Lock, Thread
@@ -215,7 +215,7 @@ class TrafficLog:
         try:
             kept = [self._keep(*record) for record in records]
             with self._open() as transaction:
-                transaction.executemany(_ADD, map(asdict, kept))
+                transaction.executemany(_ADD, map(vars, kept))
                 self._since_trim += len(records)
                 if self._since_trim >= _TRIM_EVERY:
                     trimmed = transaction.execute(_TRIM, (self._rows,)).rowcount
