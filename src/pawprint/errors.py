@@ -33,7 +33,8 @@ def explain(error: BaseException) -> str | None:
         return str(error)
     name = getattr(error, "filename", None) or "the project"
     if DISK_FULL.search(str(error)):  # also of SQLite and safetensors, which raise errors of their own
-        return f"No space left on the disk of {name}. Free some, then run again."
+        full = getattr(error, "filename2", None) or name  # of a copy: where to
+        return f"No space left on the disk of {full}. Free some, then run again."
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{name} cannot be read or written ({error.strerror}). Change its rights or owner, then run again."
     return explain(error.__cause__) if error.__cause__ else None

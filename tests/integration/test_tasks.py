@@ -137,6 +137,7 @@ def test_with_a_server_a_failure_is_one_sentence_and_a_failed_run(prefect_server
             OSError(errno.ENOSPC, "No space left on device", "cache/x"),
             "No space left on the disk of cache/x. Free some",
         ),
+        (OSError(errno.ENOSPC, "No space left on device", "a", None, "b/a"), "No space left on the disk of b/a. "),
         (sqlite3.OperationalError("database or disk is full"), "No space left on the disk of the project. Free some"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "No space left on the disk"),
         (OSError(errno.EROFS, "Read-only file system", "champion"), "champion cannot be read or written (Read-only"),
