@@ -100,7 +100,7 @@ def default(params: Params, data: PreparedDataset) -> list[str]:
         try:
             check(name, params)
         except PawprintError as error:
-            say(f"left out: {name}. {error}")
+            say(f"skipped: {name}. {error}")
         else:
             found.append(name)
     return found

@@ -32,7 +32,10 @@ from pawprint.progress import say
 mpl.use("Agg")
 mpl.rcParams["text.parse_math"] = False  # a class may have a `$` in its name
 # what matplotlib's own font lacks, where this machine has a font for it
-_OTHER_SCRIPTS = ("Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "Noto Sans Devanagari")
+_OTHER_SCRIPTS = (
+    "Noto Sans CJK SC", "Noto Sans CJK JP", "Hiragino Sans", "Microsoft YaHei", "Droid Sans Fallback",
+    "Noto Sans Devanagari",
+)  # fmt: skip
 _INSTALLED = set(font_manager.get_font_names())
 mpl.rcParams["font.family"] = ["DejaVu Sans", *(name for name in _OTHER_SCRIPTS if name in _INSTALLED)]
 

@@ -1,1 +1,1 @@
-"""The best model as a service: the only room that knows BentoML."""
+"""The best model as a service: the only package that imports BentoML."""

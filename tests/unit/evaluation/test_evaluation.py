@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from matplotlib import font_manager
 from PIL import Image
 from scipy import stats
 
@@ -515,3 +516,12 @@ def test_letters_that_no_font_has_are_one_sentence(
         plots.confusion(measure(found), found.classes, tmp_path / name)
     assert capsys.readouterr().out.count("plots show boxes") == 1
     assert not [one for one in recwarn if "Glyph" in str(one.message)]
+
+
+def test_a_font_of_this_machine_shows_japanese_names(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    if not {"Droid Sans Fallback", "Noto Sans CJK JP"} & set(font_manager.get_font_names()):
+        pytest.skip("no font with Japanese letters here")
+    found = replace(scores([True, False] * 10), classes=("猫", "その他 #1"))
+    plots._say_boxes.cache_clear()
+    plots.confusion(measure(found), found.classes, tmp_path / "one.png")
+    assert capsys.readouterr().out == ""
