@@ -142,7 +142,7 @@ def git_state(root: Path) -> tuple[str, bool]:
 
 def uncommitted_record(root: Path) -> list[str]:
     """The files that tell of the last run and are in no commit yet as they are: what it used, and what it wrote."""
-    status = _git(root, "status", "--porcelain", "--", "data.dvc", "params.yaml", *RECORDS).decode()
+    status = _git(root, "status", "--porcelain", "--", "data.dvc", "labels.csv", "params.yaml", *RECORDS).decode()
     return [line[3:] for line in status.splitlines()]
 
 
