@@ -14,6 +14,8 @@ import pytest
 from safetensors.numpy import save
 
 from pawprint.inference import selftest
+from pawprint.inference.classifier import ModelInfo
+from pawprint.serving import traffic
 from service_process import checkout, serving
 from toy import build_toy_model
 
@@ -77,6 +79,27 @@ def test_a_new_champion_is_taken_over_with_no_failed_request(
     assert {served for _, served in seen} == {"3", "4"}
     text = httpx.get(f"{url}/metrics").text
     assert [line[-3:] for line in text.splitlines() if line.startswith("pawprint_model_info{")] == ["0.0", "1.0"]
+
+
+def test_another_data_set_s_champion_has_its_own_traffic_log(
+    url: str, folder: Path, tmp_path: Path, pictures: dict[str, bytes]
+) -> None:
+    def ask() -> str:
+        return str(httpx.post(f"{url}/predict", content=pictures["red"]).json()["id"])
+
+    def right(id: str) -> int:
+        return httpx.post(f"{url}/feedback", json={"id": id, "label": "blue"}).status_code
+
+    first = ask()
+    champion = folder / "champion.json"
+    champion.write_text(champion.read_text().replace("pawprint-colours", "pawprint-shades"))
+    assert httpx.post(f"{url}/admin/reload", headers=ADMIN, timeout=30).status_code == 200
+    second = ask()
+    assert [right(first), right(second), right("0" * 32)] == [200, 200, 404]
+    logs = tmp_path / "checkout" / "traffic"
+    for name, id in (("colours", first), ("shades", second)):
+        rows, _ = traffic.read(logs / f"pawprint-{name}.db", ModelInfo.read(folder).model_digest, 0)
+        assert [(row["id"], row["right_label"]) for row in rows] == [(id, "blue")]
 
 
 def test_a_broken_champion_is_not_taken_over(url: str, folder: Path, pictures: dict[str, bytes]) -> None:

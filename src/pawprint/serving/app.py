@@ -122,6 +122,7 @@ class AppState:
     def install(self, engine: Engine, challenger: Challenger | None = None) -> None:
         """`engine` serves from now on; the one before, and its threads, end with the last request that holds it."""
         before, self._engine = self._engine, engine
+        engine.traffic.turn_to(engine.name.name)
         earlier, self.challenger = self.challenger, challenger
         if earlier:
             earlier.close()

@@ -24,6 +24,7 @@ from pawprint.image import Pixels
 FOLDER = "pictures"  # below the folder of the logs
 _MARKER = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # ends a scan's data
 _DAY = 86_400.0
+TRIM_SECONDS = 3600.0  # between two looks for what is too old, at most
 _JFIF, _ADOBE, _ICC, _SCAN, _END = 0xE0, 0xEE, 0xE2, 0xDA, b"\xff\xd9"
 
 
@@ -75,7 +76,7 @@ class PictureStore:
 
     def __init__(self, folder: Path, days: float = 0, mb: float = 0) -> None:
         self.folder, self._seconds, self._most = folder, days * _DAY, int(mb * 2**20)
-        self._new = self._most  # bytes since `trim`: what an earlier process left is trimmed with the first picture
+        self._new, self._trimmed = 0, float("-inf")  # bytes since `trim`, and when that was
 
     def keep(self, picture: bytes) -> str:
         """Its SHA-256, under which it is kept."""
@@ -89,9 +90,8 @@ class PictureStore:
             write_bytes(path, picture)
             path.chmod(0o600)
             self._new += len(picture)
-            if self._new > self._most / 20:
-                self.trim()
-                self._new = 0
+        if self._new > self._most / 20 or time.monotonic() > self._trimmed + TRIM_SECONDS:
+            self.trim()
         return digest
 
     def read(self, digest: str) -> bytes | None:
@@ -111,6 +111,7 @@ class PictureStore:
 
     def trim(self) -> None:
         """Delete what is too old, then the oldest until the others fit."""
+        self._new, self._trimmed = 0, time.monotonic()
         found = []
         for path in self.folder.glob("??/*"):
             with contextlib.suppress(FileNotFoundError):  # another worker was faster

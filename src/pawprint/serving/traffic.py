@@ -32,7 +32,7 @@ from numpy.typing import NDArray
 
 from pawprint.errors import PawprintError
 from pawprint.serving import metrics
-from pawprint.serving.kept import PictureStore
+from pawprint.serving.kept import TRIM_SECONDS, PictureStore
 from pawprint.serving.problems import RequestError
 from pawprint.serving.schema import Prediction
 
@@ -98,7 +98,6 @@ _KNOWN = "SELECT label FROM predictions WHERE id = ?"
 _TRIM_EVERY = 256  # rows
 _WAITING = 64 * 2**20  # bytes of records that may wait while the log cannot be written; the oldest are lost
 _ROW = 3000  # bytes of a record without its picture, about
-_TRIM_SECONDS = 3600.0
 _GATHER, _RETRY, _BUSY, _FEEDBACK_SECONDS, _CLOSING = 0.1, 1.0, 2.0, 4.0, 5.0  # seconds
 
 logger = logging.getLogger(__name__)
@@ -117,9 +116,9 @@ def segments() -> str:
     return os.environ.get("PAWPRINT_SEGMENTS", "")
 
 
-def path(model: str) -> Path:
+def path(model: str, logs: Path | None = None) -> Path:
     """The log of the registered model `model`."""
-    return folder() / f"{model or 'unregistered'}.db"
+    return (logs or folder()) / f"{model or 'unregistered'}.db"
 
 
 class TrafficLog:
@@ -130,7 +129,8 @@ class TrafficLog:
     """
 
     def __init__(self, path: Path, rows: int, pictures: PictureStore | None = None) -> None:
-        self.path = path
+        self.path = self._next = path
+        self._earlier: set[Path] = set()  # logs of models that were served before; feedback on them still comes
         self._rows, self._pictures = rows, pictures
         self._shared = bool(segments())  # then others take the rows, and answer for some of the clients
         self._records: deque[tuple[Record, bytes | None]] = deque()  # with the picture, where it is to be kept
@@ -155,6 +155,12 @@ class TrafficLog:
                     self._bytes -= _size(self._records.popleft()[1])
                     metrics.LOST.inc()
             self._wake.set()
+
+    def turn_to(self, model: str) -> None:
+        """Another registered model is served from now on; what waits is of the one before, and goes into its log."""
+        self._next = path(model, self.path.parent)
+        self._at_once.set()
+        self._wake.set()
 
     async def feedback(self, id: str, label: str) -> str | None:
         """Log the right label of a prediction; the last one counts, "" takes it back.
@@ -190,7 +196,7 @@ class TrafficLog:
     def _run(self) -> None:
         """The thread: whatever happens to one write, the next one is tried."""
         while not self._closing or self._records or self._feedback:
-            if not self._wake.wait(_TRIM_SECONDS) and self._pictures:
+            if not self._wake.wait(TRIM_SECONDS) and self._pictures:
                 with contextlib.suppress(OSError):
                     self._pictures.trim()  # what is too old goes also where nothing comes
                 continue
@@ -210,6 +216,7 @@ class TrafficLog:
 
     def _write(self) -> None:
         """All that waits, in one transaction. It waits on where that fails; feedback is told."""
+        turned = self._next
         records = [self._records.popleft() for _ in range(len(self._records))]
         feedback = [self._feedback.popleft() for _ in range(len(self._feedback))]
         try:
@@ -236,6 +243,9 @@ class TrafficLog:
             self._bytes -= sum(_size(picture) for _, picture in records)
         for (*_, written), result in zip(feedback, known, strict=True):
             _tell(written, result)
+        if turned != self.path:
+            self._earlier.add(self.path)
+            self.path = turned
 
     def _note(self, transaction: sqlite3.Connection, id: str, label: str) -> str | None:
         """Note the right label of a prediction, and find what was predicted."""
@@ -243,6 +253,16 @@ class TrafficLog:
         if known:
             transaction.execute(_FEEDBACK, (time.time(), label, id))
             return str(known[0])
+        for log in self._earlier:
+            there = f"{log.resolve().as_uri()}?mode=rw"
+            with (
+                contextlib.suppress(sqlite3.Error),
+                contextlib.closing(sqlite3.connect(there, uri=True, timeout=_BUSY)) as before,
+            ):
+                if known := before.execute(_KNOWN, (id,)).fetchone():
+                    with before:
+                        before.execute(_FEEDBACK, (time.time(), label, id))
+                    return str(known[0])
         if self._shared and _ID.fullmatch(id):
             transaction.execute(_LATER, (time.time(), label, id))
             return ""

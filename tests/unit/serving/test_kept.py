@@ -80,6 +80,19 @@ def test_what_is_old_goes_and_then_the_oldest_until_the_others_fit(tmp_path: Pat
     assert store.remove(others[0]) and not store.remove(others[0])
 
 
+def test_what_is_old_goes_within_the_hour_also_where_few_come(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("pawprint.serving.kept.time.monotonic", lambda: clock[0])
+    store = PictureStore(tmp_path, days=10, mb=1000)
+    old, again = store.keep(b"old"), store.keep(b"again")
+    os.utime(tmp_path / old[:2] / old, (time.time() - 11 * 86_400,) * 2)
+    store.keep(b"again")
+    assert store.read(old)  # it was looked at with the first one
+    clock[0] = 3601
+    assert store.keep(b"again") == again
+    assert store.read(old) is None and store.read(again)
+
+
 def test_a_picture_that_was_changed_on_disk_is_not_given_out(tmp_path: Path) -> None:
     store = PictureStore(tmp_path, days=1, mb=1)
     digest = store.keep(b"a picture")
