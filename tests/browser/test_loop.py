@@ -104,7 +104,8 @@ def test_what_people_correct_becomes_the_next_version_of_the_data(
             page.close()
         finally:
             review.send_signal(signal.SIGINT)
-            review.communicate(timeout=30)
+            ended, _ = review.communicate(timeout=30)
+        assert f"{count} of {count} decided, " in ended and "Next: pawprint photos apply" in ended
         decided = Labels(root / "labels.csv").standing()
         assert len(decided) == count and {one.who for one in decided.values()} == {"Ann"}
 

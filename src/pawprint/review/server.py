@@ -1,5 +1,6 @@
 """The review page on a port of 127.0.0.1, until Ctrl-C."""
 
+import contextlib
 import secrets
 import socket
 import webbrowser
@@ -31,7 +32,8 @@ def serve(review: Review, port: int, browser: bool, say: Callable[[str], None]) 
         webbrowser.open(url)
     config = uvicorn.Config(create_app(review, token), log_level="warning", access_log=False, server_header=False)
     try:
-        uvicorn.Server(config).run(sockets=[listening])
+        with contextlib.suppress(KeyboardInterrupt):  # uvicorn raises it again after its end
+            uvicorn.Server(config).run(sockets=[listening])
     finally:
         if review.suggester:
             review.suggester.close()
