@@ -18,7 +18,9 @@ from pawprint import dvc, files, lineage
 from pawprint.data import labels
 from pawprint.errors import PawprintError
 
+WORKER = "pawprint"  # who commits what the worker makes
 KEPT = (*lineage.RECORDS, labels.FILE)  # what is written in the clone, and survives an update
+PUBLISHING = Path(".dvc") / "tmp" / "publishing"  # there while a data version is made here and not pushed yet
 SYNCED = "refs/pawprint/synced"  # the branch's head that the clone was last brought to: no commit of anybody's here
 
 
@@ -64,7 +66,13 @@ def prepare(settings: Settings) -> str:
         _clone(settings, root)
     _recover(root)
     fetch(settings)
-    head, ahead = _git(root, "rev-parse", "HEAD"), _git(root, "rev-parse", settings.upstream)
+    ahead = _git(root, "rev-parse", settings.upstream)
+    if (root / PUBLISHING).exists():  # a worker was killed meanwhile: back, so that it begins again
+        _move(root, ahead)
+        files.recover(root / "data")
+        shutil.rmtree(root / "data", ignore_errors=True)
+        (root / PUBLISHING).unlink()
+    head = _git(root, "rev-parse", "HEAD")
     _refuse_to_lose(root, head, settings)
     if head != ahead:
         _move(root, ahead)
@@ -86,6 +94,13 @@ def data_commit(settings: Settings) -> str:
     return _git(settings.root, "log", "-1", "--format=%H", settings.upstream, "--", "data.dvc")
 
 
+def data_reason(settings: Settings) -> str:
+    """Why the worker made the newest data version; "" where a person did."""
+    shown = _git(settings.root, "log", "-1", "--format=%an%n%s", settings.upstream, "--", "data.dvc")
+    who, _, reason = shown.partition("\n")
+    return reason if who == WORKER else ""
+
+
 def publish(settings: Settings, names: Sequence[str], message: str) -> None:
     """Commit files of the clone and push them to the branch.
 
@@ -94,7 +109,7 @@ def publish(settings: Settings, names: Sequence[str], message: str) -> None:
             but for labels.csv.
     """
     root = settings.root
-    who = ("-c", "user.name=pawprint", "-c", "user.email=pawprint@localhost")
+    who = ("-c", f"user.name={WORKER}", "-c", "user.email=pawprint@localhost")
     _git(root, "add", "--", *names)
     _git(root, *who, "commit", "--quiet", "--message", message, "--", *names)
     try:

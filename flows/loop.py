@@ -21,6 +21,7 @@ from pawprint.data.labels import FILE, Labels
 from pawprint.errors import PawprintError
 from pawprint.files import read_json, write_json, write_text
 from pawprint.inference.classifier import ModelInfo
+from pawprint.review import queues
 from pawprint.review.harvest import Mix, harvest_logs
 from pawprint.serving import report, segments, traffic
 from pawprint.serving.champion import registered_model
@@ -28,6 +29,7 @@ from pawprint.serving.report import Report
 from pawprint.tracking.tracker import Tracker
 
 ASKED = ROOT / "cache" / "asked_for_review.json"  # when drift last started a review, and of which champion
+TRAINED = ROOT / "cache" / "trained.txt"  # the commit of the data version that the last whole run trained on
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,10 @@ class Drifted:
 
 
 def look(settings: git_sync.Settings) -> str:
-    """Harvest, then start what the rule says; why this run trains, "" where the rule does not ask for it."""
+    """Harvest, then start what the rule says; why this run trains, "" where the rule does not ask for it.
+
+    A run that goes on for one that was cut off has its reason: that of the data version, until one run was whole.
+    """
     params, drift = load_params(ROOT / "params.yaml"), None
     try:
         take()
@@ -48,11 +53,17 @@ def look(settings: git_sync.Settings) -> str:
         get_run_logger().warning("the traffic was not looked at: %s", error)
     count, who = decided(params)
     if params.loop.decisions and count >= (1 if drift else params.loop.decisions):
-        reason = f"{count:,} decisions of {who}" + (f"; {drift.words}" if drift else "")
+        reason = f"{count:,} decision{'s' * (count != 1)} of {who}" + (f"; {drift.words}" if drift else "")
         return reason if apply(settings, params, reason) else ""
     if drift:
         ask_for_review(params, drift)
-    return ""
+    known = TRAINED.read_text("utf-8") if TRAINED.exists() else ""
+    return git_sync.data_reason(settings) if git_sync.data_commit(settings) != known else ""
+
+
+def trained(settings: git_sync.Settings) -> None:
+    """The newest data version was trained on; what trains on it later has another reason."""
+    write_text(TRAINED, git_sync.data_commit(settings))
 
 
 @step(retries=1, delay=5)
@@ -64,24 +75,31 @@ def take() -> None:
 
 
 def drifted(params: Params) -> Drifted | None:
-    """Does the traffic of the last days differ from the held-out photographs by what the rule says?"""
-    folder, rule = ROOT / "champion", params.loop
+    """Does the traffic of the last days differ from the held-out photographs by what the rule says? The log says it."""
+    folder, rule, say = ROOT / "champion", params.loop, get_run_logger().info
     if not folder.is_dir():
         return None
     since = time.time() - 86_400 * rule.days
     with segments.log_of(registered_model(folder), since=since) as log:
         if not log.is_file():
+            say("no drift was looked for: there is no traffic log %s", log)
             return None
         found = report.summarize(log, folder, since, params.seed)
+    seen = f"{found.pictures:,} photographs of {rule.days:g} days"
     if found.pictures < rule.photographs:
+        say("no drift was looked for: the champion saw %s, and loop.photographs is %s", seen, rule.photographs)
         return None
     parts = []
     if found.drift and found.drift.p < report.ALARM and found.drift.separation >= rule.drift:
         parts.append(f"told apart in {found.drift.separation:.0%} of pairs (p = {found.drift.p:.3f})")
     if (shift := found.label_shift) and shift.p < report.ALARM and shift.distance >= rule.label_shift:
         parts.append(f"{shift.distance:.0%} of predictions of other classes (p = {shift.p:.3f})")
-    words = f"drift: {' and '.join(parts)} on {found.pictures:,} photographs of {rule.days:g} days"
-    return Drifted(found, words) if parts else None
+    if not parts:
+        say("no drift by the rule (loop in params.yaml) on %s: %s", seen, report.verdict(found))
+        return None
+    words = f"drift: {' and '.join(parts)} on {seen}"
+    say("%s", words)
+    return Drifted(found, words)
 
 
 def decided(params: Params) -> tuple[int, str]:
@@ -96,6 +114,7 @@ def decided(params: Params) -> tuple[int, str]:
 def apply(settings: git_sync.Settings, params: Params, reason: str) -> bool:
     """The decisions as the next data version, committed and pushed; False, and people know, where that cannot be."""
     is_test = corrections.on_test_side(ROOT / "data", params)
+    write_text(ROOT / git_sync.PUBLISHING, reason)
     applied = corrections.apply(Labels(ROOT / FILE), ROOT / "data", Inbox(ROOT / inbox.FOLDER), is_test)
     dvc.add(ROOT)
     get_run_logger().info("%s: %s", reason, applied.summary())
@@ -105,9 +124,11 @@ def apply(settings: git_sync.Settings, params: Params, reason: str) -> bool:
         git_sync.publish(settings, [FILE, "data.dvc"], f"{reason}\n\n{applied.summary()}")
     except PawprintError as error:
         dvc.pull(ROOT, "data.dvc")
+        (ROOT / git_sync.PUBLISHING).unlink()
         text = f"{reason} wait: `pawprint photos apply`, commit and push. The worker cannot: {error}"
         notifications.send("pawprint: decisions wait to be applied", text)
         return False
+    (ROOT / git_sync.PUBLISHING).unlink()
     return True
 
 
@@ -123,7 +144,7 @@ def ask_for_review(params: Params, drift: Drifted) -> None:
     tracker = Tracker(ROOT)
     name = f"traffic of {drift.found.model}"
     run_id = tracker.log_page(f"{dataset} traffic", name, given, drift.found.figures(), page, drift.words)
-    waits = len(list(Inbox(ROOT / inbox.FOLDER)))
+    waits = len(queues.waiting(ROOT).items)
     notifications.send(
         f"pawprint: review what {drift.found.model} was sent",
         f"{drift.words}. {waits:,} photographs wait in {ROOT / inbox.FOLDER}: `pawprint review harvest` there. "

@@ -62,13 +62,13 @@ def scheduled() -> None:
         # 2. photographs of the service's traffic; enough decisions, or drift, start a training or a review
         from flows import loop
 
-        if reason := loop.look(git_sync.Settings()):  # of an earlier try it stays
-            os.environ["PAWPRINT_REASON"] = reason
+        os.environ["PAWPRINT_REASON"] = loop.look(git_sync.Settings())
 
         # 3. stale stages, registry, the team's remote
         from flows.pipeline import pipeline
 
         pipeline.fn()
+        loop.trained(git_sync.Settings())
 
         # 4. the champion into service; a notification of a new one
         deliver()

@@ -81,6 +81,7 @@ def settings(tmp_path: Path, empty_runs: Path, monkeypatch: pytest.MonkeyPatch) 
     (model / "model.json").write_text(info.model_dump_json())
     monkeypatch.setattr(loop, "ROOT", found.root)
     monkeypatch.setattr(loop, "ASKED", found.root / "cache" / "asked.json")
+    monkeypatch.setattr(loop, "TRAINED", found.root / "cache" / "trained.txt")
     with disable_run_logger():
         yield found
 
@@ -129,6 +130,56 @@ def test_traffic_is_harvested_and_drift_starts_a_review_once_whose_reason_stands
     assert found.data.metrics["drift_separation"] > 0.7
 
 
+def harvested(settings: git_sync.Settings, count: int) -> list[str]:
+    """Of so many photographs that the worker harvested Ann says that they are dogs; their hashes."""
+    serve(settings, shift=0)
+    loop.take()
+    is_test = loop.corrections.on_test_side(settings.root / "data", loop.load_params(settings.root / "params.yaml"))
+    found = [one.hash for one in Inbox(settings.root / "inbox") if not is_test(one.hash)][:count]
+    Labels(settings.root / "labels.csv").add(found, "class", "dog", "Ann", "harvest")
+    return found
+
+
+def test_photographs_of_the_traffic_outlive_a_push_that_is_refused_and_a_worker_that_is_killed(
+    settings: git_sync.Settings, notified: list[dict[str, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    found = set(harvested(settings, 3))
+    hook = Path(settings.repository) / "hooks" / "pre-receive"
+    hook.write_text("#!/bin/sh\nexit 1\n")
+    hook.chmod(0o755)
+    assert loop.look(settings) == ""
+    hook.unlink()
+
+    class Killed(BaseException):
+        pass
+
+    def kill(*_: object) -> None:
+        raise Killed
+
+    for where, what in ((dvc, "add"), (dvc, "push"), (git_sync, "publish")):
+        with monkeypatch.context() as patch, pytest.raises(Killed):
+            patch.setattr(where, what, kill)
+            loop.look(settings)
+        git_sync.prepare(settings)
+        dvc.pull(settings.root, "data.dvc")
+    publish = git_sync.publish
+
+    def published(*given: object) -> None:
+        publish(*given)  # type: ignore[arg-type]
+        raise Killed
+
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(git_sync, "publish", published)
+        loop.look(settings)
+    git_sync.prepare(settings)
+    dvc.pull(settings.root, "data.dvc")
+    assert loop.look(settings) == "3 decisions of Ann"  # the run that goes on has the reason of the one that was killed
+    with (settings.root / "data" / "origins.csv").open(newline="") as file:
+        assert found <= {row["hash"] for row in csv.DictReader(file) if row["file"].startswith("dog/")}
+    loop.trained(settings)
+    assert loop.look(settings) == ""
+
+
 def test_enough_decisions_become_the_branch_s_next_version_or_people_are_told(
     settings: git_sync.Settings, notified: list[dict[str, str]], tmp_path: Path
 ) -> None:
@@ -157,9 +208,11 @@ def test_enough_decisions_become_the_branch_s_next_version_or_people_are_told(
     assert (settings.root / "data.dvc").read_text() != before
     git_sync.prepare(settings)  # nothing in the clone is in the way of the next night
     assert "are in sync" in run(settings.root, sys.executable, "-m", "dvc", "status", "-c")
+    assert loop.look(settings) == "3 decisions of Ann, Bob"  # a run that goes on for this one has its reason
+    loop.trained(settings)
     assert loop.look(settings) == ""
 
     serve(settings, shift=3)  # with drift fewer are enough
     decide(settings, 1)
-    assert loop.look(settings).startswith("1 decisions of Ann, Bob; drift: told apart in")
+    assert loop.look(settings).startswith("1 decision of Ann, Bob; drift: told apart in")
     assert notified == []

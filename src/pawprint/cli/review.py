@@ -119,11 +119,11 @@ def harvest(
     Each comes with its provenance: answer, model, feedback. What is in data/ already, or was decided before, is not
     taken again; of photographs of one scene one is.
     """
-    from pawprint.data import inbox
+    from pawprint.review import queues
     from pawprint.review.harvest import Mix, harvest_logs
 
     counts = harvest_logs(ROOT, Mix(feedback, refused, unsure, novel, random), days, log or "")
-    waiting = inbox.Inbox(ROOT / inbox.FOLDER)
+    waiting = len(queues.waiting(ROOT).items)
     parts = ", ".join(f"{count:,} {kind}" for kind, count in counts.items() if count)
-    print(f"{counts.total():,} photographs taken{f' ({parts})' * bool(parts)}; {len(list(waiting)):,} wait.")
-    print("Next: pawprint review harvest" if list(waiting) else "Is serving.keep_pictures on?")
+    print(f"{counts.total():,} photographs taken{f' ({parts})' * bool(parts)}; {waiting:,} wait.")
+    print("Next: pawprint review harvest" if waiting else "Is serving.keep_pictures on?")

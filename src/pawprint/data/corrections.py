@@ -109,6 +109,7 @@ def apply(
     with replace_folder(data) as fresh:
         known = known_origins(data) if data.is_dir() and not replace else Origins()
         work = _Work(data, fresh, inbox, known, applied)
+        before = set(work.hashes.values())
         both = {True: {}, False: {}}  # type: dict[bool, dict[str, Decision]]
         for digest, one in labels.standing().items():
             if one.decision == "unsure":
@@ -129,7 +130,8 @@ def apply(
             write_json(fresh / DATASET, (described or _new(inbox, applied)) | corrected)
         else:
             shutil.rmtree(fresh)  # not even a file's time changes, for which DVC would hash it again
-    inbox.remove(applied.added)
+    if applied.changed:  # pictures of this version stay in the inbox until the next one: it may be undone
+        inbox.remove(before)
     return applied
 
 

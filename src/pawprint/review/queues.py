@@ -169,7 +169,8 @@ def waiting(root: Path, source: str = "") -> Queue:
     """Pictures of the inbox: harvested from the service's traffic, or a folder (`source`) without labels."""
     params, kept = load_params(root / "params.yaml"), Inbox(root / inbox.FOLDER)
     is_test = on_test_side(root / "data", params)
-    incoming = {one.hash: one for one in kept if not source or one.source == source}
+    here = {row.hash for row in origins.read_rows(root / "data") if row.file}
+    incoming = {one.hash: one for one in kept if one.hash not in here and (not source or one.source == source)}
     items, says = [], {}
     for one in incoming.values():
         hint = f"feedback: {one.feedback}" if one.feedback else ""
