@@ -1,6 +1,7 @@
 """Shared fixtures: a model folder that is real but tiny, and pictures for it."""
 
 import contextlib
+import shutil
 import signal
 import sqlite3
 from collections.abc import Iterator
@@ -9,12 +10,19 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from playwright.sync_api import Browser, sync_playwright
 
 from pawprint import image
 from pawprint.tracking import server
 from service_process import serving
 from toy import build_toy_model
 from workspace import Workspace, clone
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+FLAGS = [
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+]  # fmt: skip
 
 # Where the tests are started as a shell's background job, Ctrl-C is ignored, also by every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -65,6 +73,17 @@ def service(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     }
     with serving(folder / "log", env) as (url, _):
         yield url
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """The browser of this machine; tests of pages are skipped where there is none."""
+    if CHROMIUM is None:
+        pytest.skip("no chromium here (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="module")

@@ -47,8 +47,9 @@ UNSET = ("MLFLOW_TRACKING_URI", "PREFECT_API_URL", "PAWPRINT_DEBUG", "AWS_ACCESS
 class Team:
     """The processes, their ports and their passwords."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, change: Callable[[Any], None] = lambda params: None) -> None:
+        """`change` is made to params.yaml of the project and of the service."""
+        self.folder, self.change = folder, change
         self.ports = {name: free_port() for name in ("postgres", "s3", "mlflow", "prefect", "service")}
         self.processes: dict[str, subprocess.Popen[bytes]] = {}
         self.s3_port = self.ports["s3"]  # what clients of S3 are told; a proxy may stand there
@@ -60,7 +61,7 @@ class Team:
             "PREFECT_WORKER_PREFETCH_SECONDS": "1",
         }
         self.repository, self.workspace = folder / "repository", folder / "workspace"
-        self.deliver = folder / "deliver"
+        self.deliver, self.traffic = folder / "deliver", folder / "service" / "traffic"
         self.notifications: list[dict[str, str]] = []  # what people were told
         self.ear = listening(self.notifications)
 
@@ -97,6 +98,7 @@ class Team:
                 "PAWPRINT_WORKSPACE": str(self.workspace),
                 "PAWPRINT_REMOTE": "s3://dvc/store",
                 "PAWPRINT_DELIVER": str(self.deliver),
+                "PAWPRINT_TRAFFIC": str(self.traffic),
                 "PAWPRINT_SERVICE": f"http://127.0.0.1:{self.ports['service']}",
                 "PAWPRINT_SERVICE_TOKEN": "admin-token",
                 "PAWPRINT_LOOK_SECONDS": "2",
@@ -212,6 +214,7 @@ class Team:
             home.mkdir()
             params = yaml.safe_load((ROOT / "params.yaml").read_text())
             params["serving"]["tokens"]["admin"] = [hashlib.sha256(b"admin-token").hexdigest()]
+            self.change(params)
             (home / "params.yaml").write_text(yaml.safe_dump(params))
             shutil.copy(ROOT / "bentofile.yaml", home)
             shutil.copytree(ROOT / "src/pawprint", home / "src/pawprint")
@@ -220,7 +223,7 @@ class Team:
         environment = self.clean | {
             "PYTHONPATH": str(home / "src"),
             "PAWPRINT_MODEL": str(self.deliver / "champion"),
-            "PAWPRINT_TRAFFIC": str(home / "traffic"),
+            "PAWPRINT_TRAFFIC": str(self.traffic),
             "BENTOML_HOME": str(home / "bentoml"),
         }
         command = [sys.executable, "-m", "bentoml", "serve", ".", "--host", "127.0.0.1"]
@@ -311,6 +314,7 @@ class Team:
         small = params["candidates"]["article_cnn"] | {"epochs": epochs, "batch_size": 16, "accumulate": 1}
         params["candidates"] = {"article_cnn": small}
         params["evaluation"] |= {"corruptions": 0, "clutter": 0}
+        self.change(params)
         (self.repository / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
         (self.repository / "data" / "dataset.json").write_text('{"name": "toys"}\n')
         self.version("first photographs")
@@ -373,16 +377,18 @@ def _children(pid: int) -> list[psutil.Process]:
 
 
 @contextmanager
-def started(folder: Path, epochs: int = 1) -> Iterator[Team]:
+def started(
+    folder: Path, epochs: int = 1, change: Callable[[Any], None] = lambda params: None, photographs: int = 30
+) -> Iterator[Team]:
     """All servers but the worker, and a project to work on; everything ended by process id."""
-    team = Team(folder)
+    team = Team(folder, change)
     try:
         for name in ("s3", "service"):
             team.start(name)
         team.start("postgres")
         for name in ("mlflow", "prefect"):
             team.start(name)
-        team.author(epochs=epochs)  # while they start
+        team.author(photographs, epochs)  # while they start
         for name in ("mlflow", "prefect", "service"):
             team.until(lambda name=name: team.healthy(name), name)
         yield team
