@@ -29,6 +29,8 @@ def predict(
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="photographs on their way to the service")] = 8,
 ) -> None:
     """Classify pictures. Exit code 1 when one of them has no prediction."""
+    from pawprint import image
+    from pawprint.config import load_params
     from pawprint.inference.classifier import Classifier, FileResult, find_pictures
 
     pictures = find_pictures(paths)
@@ -43,7 +45,9 @@ def predict(
             "folder with --model, or a running service with --url."
         )
     else:
-        results = Classifier(model).classify_files(pictures)
+        params = HERE / "params.yaml"
+        most = load_params(params).preprocess.max_pixels if params.exists() else image.MAX_PIXELS
+        results = Classifier(model, max_pixels=most).classify_files(pictures)
     if len(pictures) > 50 and sys.stderr.isatty():
         from rich.progress import track
 

@@ -148,13 +148,20 @@ class Classifier:
         precision: of the arithmetic. `auto` is bf16 where the CPU computes in it natively, f32 elsewhere; a GPU
             computes in f32. `self.precision` is what is executed.
         device: `auto` is the GPU where there is one (see backends.py).
+        max_pixels: a picture whose header claims more is refused.
 
     Raises:
         PawprintError: a file is missing, damaged, or not the one that model.json was written for.
     """
 
-    def __init__(self, folder: Path, precision: Precision = "auto", device: Device = "cpu") -> None:
-        self.folder = folder
+    def __init__(
+        self,
+        folder: Path,
+        precision: Precision = "auto",
+        device: Device = "cpu",
+        max_pixels: int = image.MAX_PIXELS,
+    ) -> None:
+        self.folder, self._max_pixels = folder, max_pixels
         self.info, onnx = load_verified(folder)
         self._bank = read_bank(folder, self.info.ood_digest)
         try:
@@ -239,9 +246,9 @@ class Classifier:
         similarity = self._bank.typicality_of(cosine, probabilities)
         return Predictions(probabilities, embedding, similarity, activation)
 
-    def read(self, data: bytes, max_pixels: int = image.MAX_PIXELS) -> image.Pixels:
+    def read(self, data: bytes, max_pixels: int | None = None) -> image.Pixels:
         """A picture's bytes -> uint8 RGB [size, size, 3], as this model was trained on. Raises BadImage."""
-        return image.load(data, self.info.fit, self.info.quality, max_pixels, self.info.size)
+        return image.load(data, self.info.fit, self.info.quality, max_pixels or self._max_pixels, self.info.size)
 
     def classify(self, data: bytes) -> Classification:
         """A picture's bytes -> its class. Raises BadImage."""

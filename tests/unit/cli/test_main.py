@@ -2,6 +2,7 @@
 
 import errno
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -9,6 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.main import get_command
 from typer.testing import CliRunner
 
@@ -101,6 +103,15 @@ def test_a_command_in_a_folder_below_finds_the_project(project: Path) -> None:
     assert ",drop,," in (project / "labels.csv").read_text()
     assert "../../champion" in pawprint("predict", "x.jpg", cwd=below).stderr
     assert sorted(path.name for path in below.iterdir()) == ["photos"]
+
+
+def test_predict_follows_the_projects_limit_of_pixels(project: Path, toy_model: Path) -> None:
+    Image.new("RGB", (400, 400), "grey").save(project / "grey.png")
+    assert pawprint("predict", "grey.png", "--model", str(toy_model), cwd=project).returncode == 0
+    params = (project / "params.yaml").read_text()
+    (project / "params.yaml").write_text(re.sub(r"max_pixels: 100_000_000", "max_pixels: 90_000", params))
+    done = pawprint("predict", "grey.png", "--model", str(toy_model), cwd=project)
+    assert done.returncode == 1 and "at most 90,000 pixels" in done.stderr
 
 
 def test_predict_outside_of_a_project_says_what_to_name(tmp_path: Path) -> None:
