@@ -31,12 +31,9 @@ class CorruptionReport(BaseModel):
     lost: dict[str, Figure]  # accuracy lost by corruption: paired, 95 % for all of them together (Bonferroni)
 
     @property
-    def worst(self) -> tuple[str, Figure]:
-        """(corruption, accuracy lost) of the worst; ("none", 0) where nothing was measured."""
-        if not self.lost:
-            return "none", Figure(value=0, low=0, high=0)
-        name = max(self.lost, key=lambda one: self.lost[one].value)
-        return name, self.lost[name]
+    def worst(self) -> tuple[str, Figure] | None:
+        """(corruption, accuracy lost) of the worst; None where nothing was measured."""
+        return max(self.lost.items(), key=lambda one: one[1].value, default=None)
 
 
 class Corruptions:

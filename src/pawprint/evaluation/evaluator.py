@@ -61,7 +61,8 @@ class EvaluationReport(BaseModel):
         """The metrics that MLflow shows, beside those of `Evaluation.flat`."""
         flat = {f"slice/{part.name.replace(': ', '/', 1)}": part.accuracy.value for part in self.slices}
         flat |= {f"corruption/{name}": accuracy for name, accuracy in self.corruptions.under.items()}
-        flat["test_robustness_loss"] = self.corruptions.worst[1].value
+        if self.corruptions.worst:
+            flat["test_robustness_loss"] = self.corruptions.worst[1].value
         if self.corrected:
             flat["test_accuracy_before_corrections"] = self.corrected.accuracy_before.value
         if self.worst_slice:

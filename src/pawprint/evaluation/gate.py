@@ -391,8 +391,8 @@ def _limited(report: EvaluationReport, rules: Gate) -> list[tuple[str, str, floa
     """(rule, figure in words, figure, its limit) for each limit; smaller figures are better."""
     worst, error = report.worst_slice, report.test.calibration_error.value
     right = slices.upper_end(report.slices) if worst else inf
-    corruption, lost = report.corruptions.worst
-    surely = max((one.low for one in report.corruptions.lost.values()), default=0.0)
+    corrupted = report.corruptions.worst
+    surely = max((one.low for one in report.corruptions.lost.values()), default=-inf)
     refused, latency, size = 1 - report.test.coverage.value, report.speed.latency_p50_ms, report.speed.size_mb
     accepted = report.ood.accepted
     slice_ = f"{worst.accuracy} ({worst.name})" if worst else "no slices"
@@ -401,7 +401,7 @@ def _limited(report: EvaluationReport, rules: Gate) -> list[tuple[str, str, floa
         ("every slice may be right in {:g} (95 % for all together)", slice_, -right, -rules.min_worst_slice),
         (
             "no corruption shown to cost more accuracy than {:g} (95 % for all together)",
-            f"{lost} ({corruption})",
+            f"{corrupted[1]} ({corrupted[0]})" if corrupted else "none was measured",
             surely,
             rules.max_robustness_loss,
         ),

@@ -216,7 +216,8 @@ def learning_curves(curves: Mapping[str, Mapping[str, Curve]], path: Path) -> No
 
 def corruptions(report: EvaluationReport, path: Path) -> None:
     """Accuracy as the photographs are and under each corruption, and by slice."""
-    bars = {"as they are": report.corruptions.accuracy, **report.corruptions.under}
+    plain = report.corruptions.accuracy if report.corruptions.photographs else report.test.accuracy.value
+    bars = {"as they are": plain, **report.corruptions.under}
     weakest = sorted(report.slices, key=lambda part: part.accuracy.value)[:BARS]
     bars |= {part.name: part.accuracy.value for part in report.slices if part in weakest}
     canvas = Canvas(figsize=(6, 0.26 * len(bars) + 0.8), layout="constrained")

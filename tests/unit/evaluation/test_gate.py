@@ -134,6 +134,11 @@ def test_a_limit_on_what_was_not_measured_is_not_passed() -> None:
     without = Contender(whole.report.model_copy(update={"slices": []}), whole.scores)
     (row,) = [rule for rule in gate.first(without, RULES).rules if "slice" in rule.rule]
     assert (row.challenger, row.passed) == ("no slices", None)
+    none = whole.report.corruptions.model_copy(update={"photographs": 0, "accuracy": 0.0, "under": {}, "lost": {}})
+    without = Contender(whole.report.model_copy(update={"corruptions": none}), whole.scores)
+    (row,) = [rule for rule in gate.first(without, RULES).rules if "corruption" in rule.rule]
+    assert (row.challenger, row.passed) == ("none was measured", None)
+    assert "test_robustness_loss" not in without.report.flat()
 
 
 def test_the_first_model_is_promoted_and_the_limits_it_misses_are_named() -> None:

@@ -89,12 +89,13 @@ def test_without_an_evaluation_nothing_is_released(made: ReleaseFiles, tmp_path:
 
 def test_figures_that_cannot_be_given_are_said_in_words(made: ReleaseFiles) -> None:
     report = contender(0.97, 4).report
-    nothing = report.model_copy(
-        update={"test": report.test.model_copy(update={"auroc": None, "average_precision": None}), "slices": []}
-    )
+    test = report.test.model_copy(update={"auroc": None, "average_precision": None})
+    none = report.corruptions.model_copy(update={"photographs": 0, "accuracy": 0.0, "under": {}, "lost": {}})
+    nothing = report.model_copy(update={"test": test, "slices": [], "corruptions": none})
     output = model_card.model_card(made.info, nothing, False, "v", "")
     assert output.count("a class is missing") == 2
     assert "worst slice" not in output
+    assert "orruption" not in output
     assert "drawings" not in output
 
 
