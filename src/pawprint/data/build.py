@@ -192,10 +192,15 @@ def refuse_untrainable(report: Report, params: Params, prepared: Path) -> None:
             )
         if empty := [split for split in ("train", "test") if not counts[split]]:
             seed = _seed_for_all(manifest.read(prepared / manifest.FILE), params)
-            remedy = f"; with `seed: {seed}` every class has some in each split" if seed else ""
+            remedy = f"Bring more of it, or raise `split.{empty[0]}`"
+            remedy += f"; with `seed: {seed}` every class has some in each split" if seed else ""
+            if report["own_test"]:
+                remedy = (
+                    "The source's own test side is kept: bring some of it for both sides, or `split.keep_test: false`"
+                )
             raise PawprintError(
                 f"The class `{label}` has no photograph in {' and '.join(empty)} (of {total:,}), so it could not be "
-                f"learned and tested. Bring more of it, or raise `split.{empty[0]}`{remedy}."
+                f"learned and tested. {remedy}."
             )
     if not any(report["splits"]["validation"].values()):
         raise PawprintError("No photograph is in validation. Bring more photographs, or raise `split.validation`.")

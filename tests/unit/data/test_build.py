@@ -230,6 +230,15 @@ def test_what_cannot_be_learned_and_tested_is_refused_before_a_training(tmp_path
         build.refuse_untrainable(made(six, tmp_path / "out"), params(), tmp_path / "out")
 
 
+def test_a_class_that_the_source_s_own_test_side_lacks_is_not_asked_for_a_larger_share(tmp_path: Path) -> None:
+    pets(tmp_path / "source" / "train", 40)
+    write(tmp_path / "source" / "test" / "cat", {f"{n}.jpg": photograph(n + 300) for n in range(4)})
+    data, asked = tmp_path / "data", grouped("", keep_test=True)
+    ingest.ingest(tmp_path / "source", data)
+    with pytest.raises(PawprintError, match=r"class `dog` has no .* in test .*own test side.*`split.keep_test: false`"):
+        build.refuse_untrainable(prepare(ingest.dataset(data), data, tmp_path / "out", asked), asked, tmp_path / "out")
+
+
 def grouped(pattern: str, **changes: object) -> Params:
     asked = params(min_class=3)
     return asked.model_copy(update={"split": asked.split.model_copy(update={"group": pattern} | changes)})
