@@ -25,6 +25,7 @@ from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.tracking.journal import JournaledRun
+from pawprint.tracking.run import FINISHED, ending
 from pawprint.tracking.tracker import PARENT, Tracker
 from pawprint.training import tune
 from pawprint.training.train import warm
@@ -51,14 +52,19 @@ def search(name: str, trials: int, jobs: int) -> None:
 
         # 3. one MLflow run over all trials; features are computed once
         begin_parent(study, name, data)
-        warm(name, params, data)
+        try:
+            warm(name, params, data)
 
-        # 4. the trials
-        before = tune.done(study)
-        if jobs == 1:
-            work(name, trials, worker=0)
-        elif before < trials:
-            run_workers(name, trials, jobs)
+            # 4. the trials
+            before = tune.done(study)
+            if jobs == 1:
+                work(name, trials, worker=0)
+            elif before < trials:
+                run_workers(name, trials, jobs)
+        except BaseException as error:
+            end_children(study)  # of workers, which end with their pipe
+            parent_run(study).status(ending(error))
+            raise
 
         # 5. the result
         print(f"{tune.done(study) - before} trials now, {tune.done(study)} in all")
@@ -88,17 +94,17 @@ def work(name: str, trials: int, worker: int) -> None:
         child = tracker.begin(label, data.dataset, tags={PARENT: parent, "candidate": name})
         trial.set_user_attr(RUN, child.id)
         child.params(tune.suggest(trial, params))
-        outcome = "FAILED"
         try:
             loss = tune.value(trial, name, params, data, child)
-            outcome = "FINISHED"
-            return loss
         except optuna.TrialPruned as pruned:
             child.tags({"pruned": str(pruned)})
-            outcome = "FINISHED"
+            child.status(FINISHED)
             raise
-        finally:
-            child.status(outcome)
+        except BaseException as error:
+            child.status(ending(error))
+            raise
+        child.status(FINISHED)
+        return loss
 
     while tune.done(study) < trials:
         study.optimize(one, n_trials=1)
@@ -113,8 +119,13 @@ def run_workers(name: str, trials: int, jobs: int) -> None:
     for number in range(1, jobs + 1):
         if "CUDA_VISIBLE_DEVICES" not in os.environ and (gpus := torch.cuda.device_count()) > 1:
             environment["CUDA_VISIBLE_DEVICES"] = str(number % gpus)
-        workers.append(subprocess.Popen([*command, str(number)], cwd=ROOT, env=environment, stdin=subprocess.PIPE))
-    codes = [worker.wait() for worker in workers]
+        one = [*command, str(number)]  # in a session of its own: Ctrl-C is for this process
+        workers.append(subprocess.Popen(one, cwd=ROOT, env=environment, stdin=subprocess.PIPE, start_new_session=True))
+    try:
+        codes = [worker.wait() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.communicate()
     if any(codes):
         raise PawprintError("A worker of the sweep failed; the lines above say why. The same command resumes.")
 
@@ -147,10 +158,15 @@ def end_children(study: optuna.Study) -> None:
 @step(retries=2, delay=2)
 def end_parent(study: optuna.Study) -> None:
     """Log the best parameters to the sweep's own run."""
-    parent = JournaledRun(Tracker(ROOT), str(study.user_attrs[RUN]))
+    parent = parent_run(study)
     if tune.with_state(study, TrialState.COMPLETE):
         parent.tags({f"best.{key}": value for key, value in study.best_params.items()} | {"best": study.best_value})
-    parent.status("FINISHED")
+    parent.status(FINISHED)
+
+
+def parent_run(study: optuna.Study) -> JournaledRun:
+    """The run that the trials are children of."""
+    return JournaledRun(Tracker(ROOT), str(study.user_attrs[RUN]))
 
 
 def main() -> None:

@@ -1,5 +1,6 @@
 """A sweep: seeded, pruned, resumed after a kill, in parallel; each trial a child run in MLflow."""
 
+import dataclasses
 import math
 import os
 import shutil
@@ -11,10 +12,14 @@ from pathlib import Path
 
 import optuna
 import pytest
+import yaml
 from pydantic import ValidationError
 
+from flows import ROOT, sweep
 from pawprint.config import Params, Range, Sweep
 from pawprint.data.dataset import PreparedDataset
+from pawprint.errors import PawprintError
+from pawprint.tracking.tracker import Tracker
 from pawprint.training import tune
 from prepared_set import ADAM, Memory, drawings, params
 from workspace import Workspace
@@ -62,6 +67,12 @@ def test_a_sweep_is_seeded_gone_on_with_and_prunes_the_hopeless(data: PreparedDa
     assert not other.trials  # other params: another study
 
 
+def test_a_set_with_nothing_to_compare_on_is_refused_before_a_trial(data: PreparedDataset, tmp_path: Path) -> None:
+    without = dataclasses.replace(data, rows=[row for row in data.rows if row.split != "validation"])
+    with pytest.raises(PawprintError, match="validation split, which is empty"):
+        tune.open_study(tmp_path, "efficientnet_lite0", searched(), without)
+
+
 def test_a_trial_that_was_killed_is_tried_again_first(data: PreparedDataset, tmp_path: Path) -> None:
     given = searched(epochs=1)
     study = tune.open_study(tmp_path, "efficientnet_lite0", given, data)
@@ -90,6 +101,47 @@ def test_a_range_that_makes_no_sense_is_refused(wrong: dict[str, object], senten
 def test_help_shows_examples() -> None:
     output = subprocess.run([sys.executable, "-m", "flows.sweep", "--help"], capture_output=True, text=True, check=True)
     assert "python -m flows.sweep --jobs 2" in output.stdout
+
+
+@pytest.mark.parametrize(
+    ("where", "error", "states"),
+    [
+        ("warm", KeyboardInterrupt(), ["KILLED"]),
+        ("warm", PawprintError("No space left."), ["FAILED"]),
+        ("tune.value", KeyboardInterrupt(), ["KILLED", "KILLED"]),
+    ],
+)
+def test_a_sweep_that_is_stopped_says_so_in_mlflow_and_goes_on_in_the_same_run(
+    where: str,
+    error: BaseException,
+    states: list[str],
+    data: PreparedDataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    shutil.copytree(data.folder, tmp_path / "prepared")
+    given = yaml.safe_load((ROOT / "params.yaml").read_text())
+    given["sweep"]["ranges"] = RANGES
+    given["candidates"]["efficientnet_lite0"].update(ADAM, epochs=1)
+    (tmp_path / "params.yaml").write_text(yaml.safe_dump(given))
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    monkeypatch.setattr(sweep, "ROOT", tmp_path)
+    monkeypatch.setattr(sweep, "FOLDER", tmp_path / "sweeps")
+
+    def found() -> list[str]:
+        runs = Tracker(tmp_path).client.search_runs(["0", "1"])
+        return sorted(run.info.status for run in runs)
+
+    def stopped(*_: object) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"flows.sweep.{where}", stopped)
+        with pytest.raises(type(error)):
+            sweep.search.fn("efficientnet_lite0", 1, 1)
+    assert found() == states
+    sweep.search.fn("efficientnet_lite0", 1, 1)
+    assert found() == sorted([*states[1:], "FINISHED", "FINISHED"])
 
 
 @pytest.mark.slow

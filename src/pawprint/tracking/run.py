@@ -39,6 +39,11 @@ _SERVING = ("mlflow", "onnx", "onnxruntime", "numpy")  # what loading the logged
 logging.getLogger("mlflow.utils.environment").setLevel(logging.ERROR)
 
 
+def ending(error: BaseException) -> str:
+    """The status of a run that `error` ends, as MLflow names it."""
+    return "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+
+
 def shortened(text: str, length: int) -> str:
     """`text` with at most `length` characters; the end says so where some were cut off."""
     end = " ... (shortened)"

@@ -40,7 +40,7 @@ from pawprint.progress import say
 from pawprint.tracking import server
 from pawprint.tracking.journal import Journal, JournaledRun
 from pawprint.tracking.registry import Registry
-from pawprint.tracking.run import EVALUATED, FINISHED, MANIFEST, NOTE, RESTORED, Call, Evaluated, Run, RunRecord
+from pawprint.tracking.run import EVALUATED, FINISHED, MANIFEST, NOTE, RESTORED, Call, Evaluated, Run, RunRecord, ending
 from pawprint.tracking.server import Unreachable, is_outage
 
 PARENT = "mlflow.parentRunId"
@@ -126,7 +126,7 @@ class Tracker:
             with _system_metrics(run.id, lineage.device, bool(resume)):
                 yield run
         except BaseException as error:
-            run.status("KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED")
+            run.status(ending(error))
             raise
         run.status(FINISHED)
 

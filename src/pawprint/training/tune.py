@@ -39,7 +39,9 @@ def open_study(folder: Path, name: str, params: Params, data: PreparedDataset, w
 
     Each trial's value is the log loss on the validation split. One worker repeats the same trials.
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    if not len(data.split("validation").labels):
+        raise PawprintError("A sweep compares on the validation split, which is empty. Set `split.validation` above 0.")
+    optuna.logging.set_verbosity(optuna.logging.ERROR)  # it warns of an error, with a traceback, before it raises it
     about = {
         "candidate": params.candidate(name).model_dump(mode="json"),
         "ranges": params.sweep.model_dump(mode="json", include={"ranges"}),
@@ -100,8 +102,6 @@ def value(trial: optuna.Trial, name: str, params: Params, data: PreparedDataset,
         optuna.TrialPruned: It does worse than most did at the same epoch, or its loss is no number.
     """
     labels = data.split("validation").labels
-    if not len(labels):
-        raise PawprintError("A sweep compares on the validation split, which is empty. Set `split.validation` above 0.")
     try:
         candidate = Candidate.model_validate(params.candidate(name).model_dump() | suggest(trial, params))
         sampled = params.model_copy(update={"candidates": {**params.candidates, name: candidate}})
