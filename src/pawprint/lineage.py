@@ -164,6 +164,15 @@ def why_no_commit(root: Path) -> str:
     return "there is no commit yet. `git add -A && git commit -m start` makes one."
 
 
+def why_unknown(root: Path, commit: str) -> str:
+    """Why this repository does not have the commit that a record names."""
+    if not commit:
+        return "git told no commit"
+    if _git(root, "rev-parse", "--is-shallow-repository").strip() == b"true":
+        return "not in this clone, which is shallow: `git fetch --unshallow`"
+    return why_no_commit(root).removesuffix(".") or "not in this repository"
+
+
 def commit_in_words(record: Lineage) -> str:
     """The commit for a person."""
     if not record.git_commit:

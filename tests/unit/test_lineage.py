@@ -32,3 +32,20 @@ def test_a_changed_file_makes_the_tree_dirty_but_what_a_run_writes_does_not(tmp_
     assert lineage.git_state(tmp_path) == (commit, False)
     (tmp_path / "code.py").write_text("2")
     assert lineage.git_state(tmp_path) == (commit, True)
+
+
+def test_why_a_commit_that_a_record_names_is_not_there(tmp_path: Path) -> None:
+    (whole := tmp_path / "whole").mkdir()
+    git(whole, "init")
+    for text in ("1", "2"):
+        (whole / "code.py").write_text(text)
+        git(whole, "add", ".")
+        git(whole, "commit", "-m", text)
+    first = lineage.commit_of(whole, "HEAD~1")
+    git(tmp_path, "clone", "--depth", "1", whole.as_uri(), "shallow")
+    assert not lineage.commit_of(tmp_path / "shallow", first)
+    assert "`git fetch --unshallow`" in lineage.why_unknown(tmp_path / "shallow", first)
+    assert lineage.why_unknown(whole, "0" * 40) == "not in this repository"
+    assert lineage.why_unknown(whole, "") == "git told no commit"
+    (tmp_path / "none").mkdir()
+    assert "is no git repository" in lineage.why_unknown(tmp_path / "none", first)

@@ -126,7 +126,7 @@ def apply(
     test_side: Annotated[bool, typer.Option("--test-side", help="the decisions on test photographs, alone")] = False,
     replace: Annotated[bool, typer.Option("--replace", help="the labelled ones in place of what is there")] = False,
 ) -> None:
-    """Make the decisions of labels.csv data: the next version, which `git commit` keeps and `git checkout` undoes."""
+    """Make the decisions of labels.csv data: the next version. `git commit` keeps it, `photos undo` undoes it."""
     from pawprint import dvc
     from pawprint.config import load_params
     from pawprint.data import corrections

@@ -192,7 +192,7 @@ class _Tracer:
         link = Link(kind="commit", name=commit or "none")
         known = bool(commit and lineage.commit_of(self.root, commit))
         if not known:
-            link.state, link.note = "unproved", "not in this repository" if commit else "git told no commit"
+            link.state, link.note = "unproved", lineage.why_unknown(self.root, commit)
         elif record.git_dirty:
             link.note = "with uncommitted changes"
 
