@@ -1,6 +1,7 @@
 """What an installation costs: requirements.lock and torch's CPU build into an empty environment, by pip and by uv.
 
     pip download --no-deps --require-hashes -d wheels -r requirements.lock -r locks/torch-cpu.lock
+    pip download --no-deps -d wheels wheel        # with which pip builds the one package that has no wheel
     python benchmarks/install.py wheels
 
 Behind docs/decisions/dependencies.md. From a folder of wheels, so that no network is measured; uv with an empty cache
