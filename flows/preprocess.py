@@ -5,6 +5,7 @@ python -m flows.preprocess
 
 from flows import ROOT
 from flows.tasks import flow, run_stage, step
+from pawprint import dvc
 from pawprint.config import Params, load_params
 from pawprint.data import build, inventory
 from pawprint.data.class_folders import Dataset
@@ -31,7 +32,8 @@ def preprocess() -> None:
 @step()
 def prepare(photographs: Dataset, params: Params) -> build.Report:
     """Write the prepared set."""
-    return build.prepare(photographs, ROOT / "data", ROOT / "prepared", params)
+    data_hash = dvc.data_hash(ROOT) if (ROOT / "data.dvc").exists() else ""
+    return build.prepare(photographs, ROOT / "data", ROOT / "prepared", params, data_hash)
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from rich.table import Table
 
 from flows import ROOT
 from flows.tasks import flow, run, step
+from flows.train import check_prepared
 from pawprint import files
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
@@ -42,6 +43,7 @@ def search(name: str, trials: int, jobs: int) -> None:
     if not params.sweep.ranges:
         raise PawprintError("params.yaml: `sweep.ranges` is empty. Name a parameter of the candidate and its range.")
     data = PreparedDataset.open(ROOT / "prepared")
+    check_prepared(data)
     study = tune.open_study(FOLDER, name, params, data)
 
     busy = "Another sweep of this candidate is running. Wait for it, or end it."

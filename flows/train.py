@@ -65,6 +65,7 @@ def train(name: str) -> None:
 
 def read_lineage(name: str, data: PreparedDataset, params: Params) -> lineage.Lineage:
     """The record of a training of the model `name` that is about to start."""
+    check_prepared(data)
     pretrained = registry.pretrained(params.candidate(name).architecture)
     for concern in filter(None, (one.concern for one in pretrained)):
         say(f"Warning: {concern}.")
@@ -86,6 +87,14 @@ def read_lineage(name: str, data: PreparedDataset, params: Params) -> lineage.Li
         execution=devices.execution(params),
         pretrained=pretrained,
     )
+
+
+def check_prepared(data: PreparedDataset) -> None:
+    """PawprintError where the prepared photographs are not those of data.dvc: the record would name the wrong ones."""
+    if data.data_hash and data.data_hash != dvc.data_hash(ROOT):
+        raise PawprintError(
+            "prepared/ was not made from the photographs of data.dvc. Run `dvc repro preprocess`, then this again."
+        )
 
 
 def _test_split(data: PreparedDataset) -> str:

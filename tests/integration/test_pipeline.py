@@ -412,6 +412,18 @@ def test_a_wrong_move_is_a_sentence_and_leaves_what_was_there(
     workspace("dvc", "checkout", "-f", "data.dvc")
 
 
+@pytest.mark.parametrize("words", [("train", "article_cnn"), ("sweep",)], ids=["train", "sweep"])
+def test_other_photographs_than_those_that_are_prepared_are_not_recorded(
+    workspace: Workspace, words: tuple[str, ...]
+) -> None:
+    pointer = workspace.root / "data.dvc"
+    kept = pointer.read_text()
+    pointer.write_text(re.sub("md5: [0-9a-f]+", f"md5: {'0' * 32}", kept, count=1))
+    reported = workspace("pawprint", *words, fails=True)
+    assert "dvc repro preprocess" in reported and "Traceback" not in reported
+    pointer.write_text(kept)
+
+
 def test_make_run_with_photos_as_the_readme_says(workspace: Workspace) -> None:
     photos = [photo for kind in ("cat", "dog") for photo in sorted((workspace.root / "data" / kind).iterdir())[:60]]
     with zipfile.ZipFile(workspace.root / "train.zip", "w") as archive:

@@ -66,9 +66,10 @@ class Report(TypedDict):
     rejected: list[dict[str, str]]
     recipe: str
     manifest: str
+    data_hash: str  # DVC's, of the photographs; "" where they are not versioned
 
 
-def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Report:
+def prepare(photographs: Dataset, data: Path, out: Path, params: Params, data_hash: str = "") -> Report:
     """Write the prepared set atomically, on every core or on a cluster (`parallel`): decoding, scaling, encoding and
     hashing release the GIL.
 
@@ -103,7 +104,7 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params) -> Repo
             read = ((one.path.relative_to(data).as_posix(), one.hash) for one in packed)
             inventory.remember(data, read, fresh)
         digest, size = sha256(fresh / manifest.FILE), params.preprocess.size
-        report = _report(photographs, data, used, rejected, recipe, digest, size, own_test, warnings)
+        report = _report(photographs, data, used, rejected, recipe, digest, size, own_test, warnings, data_hash)
         write_json(fresh / "report.json", report)
         write_text(fresh / "report.html", _page(report, data))
     return report
@@ -237,6 +238,7 @@ def _report(
     size: int,
     own_test: int,
     warnings: list[str],
+    data_hash: str,
 ) -> Report:
     counts = Counter((one.split, one.label) for one in used)
     flags = Counter(flag for one in used for flag in one.flags.split())
@@ -258,6 +260,7 @@ def _report(
         ],
         recipe=recipe,
         manifest=manifest_digest,
+        data_hash=data_hash,
     )
 
 

@@ -107,6 +107,7 @@ class PreparedDataset:
     groups: int  # of photographs that stay on one split
     rows: Sequence[ManifestRow] = field(repr=False)  # of the three splits
     size: int = image.SIZE  # pixels a side of a photograph
+    data_hash: str = ""  # DVC's, of the photographs that it was made from; "" where that is not known
 
     @classmethod
     def open(cls, folder: Path) -> Self:
@@ -121,7 +122,7 @@ class PreparedDataset:
             raise PawprintError(
                 f"{folder}/ is missing, damaged or from another version of pawprint. Run `dvc repro preprocess`."
             ) from None
-        return cls(folder, *about, rows.of_splits(*SPLITS), report.get("size", image.SIZE))
+        return cls(folder, *about, rows.of_splits(*SPLITS), report.get("size", image.SIZE), report.get("data_hash", ""))
 
     @cached_property
     def digest(self) -> str:
