@@ -138,7 +138,8 @@ class Tracker:
             with self.reachable():
                 self.sync()
                 known = bool(resume and self.known_run(resume))
-                run_id = resume if known else self._create_run(dataset, run_name)
+                # with its tags: a sweep finds a trial that was killed at once by its parent
+                run_id = resume if known else self._create_run(dataset, run_name, tags=dict(tags or {}))
                 say(f"  {run_name}: {self.run_page(run_id)}", run_id=run_id)
         except Unreachable:
             known, run_id = bool(resume), resume or uuid.uuid4().hex

@@ -120,6 +120,22 @@ def test_the_runs_are_their_owners(tracker: Tracker, tmp_path: Path, monkeypatch
     server.connect(tracker.root)  # where MLflow logs is the whole process's
 
 
+def test_a_run_has_its_parent_as_soon_as_mlflow_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tracker = Tracker(tmp_path)
+
+    class Killed(BaseException):
+        pass
+
+    def killed(*_: object, **__: object) -> None:
+        raise Killed
+
+    parent = tracker.begin("sweep", "sample")
+    with monkeypatch.context() as patch, pytest.raises(Killed):
+        patch.setattr("pawprint.tracking.journal.Journal.append", killed)
+        tracker.begin("trial", "sample", tags={"mlflow.parentRunId": parent.id})
+    assert len(tracker.search_runs(f"tags.`mlflow.parentRunId` = '{parent.id}'")) == 1
+
+
 def test_two_processes_make_one_database(tmp_path: Path) -> None:
     """As a run does, whose first stage may start while the tables are being made; and where one was killed before."""
     (tmp_path / "mlflow.db.partial").write_bytes(b"half")
