@@ -52,6 +52,7 @@ def team(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Team]:
         params["serving"]["keep_pictures"] = True
         params["loop"]["photographs"] = 100
         params["training"]["folds"] = 0
+        params["gate"]["max_accuracy_loss"] = 0.05  # of some 40 test photographs
         params["candidates"] = {"efficientnet_lite0": {
             "architecture": "efficientnet_lite0", "train": "head", "epochs": 200, "optimizer": "lbfgs",
             "weight_decay": "auto", "augment": "none",
