@@ -120,19 +120,17 @@ def test_the_runs_are_their_owners(tracker: Tracker, tmp_path: Path, monkeypatch
     server.connect(tracker.root)  # where MLflow logs is the whole process's
 
 
-def test_a_run_has_its_parent_as_soon_as_mlflow_has_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tracker = Tracker(tmp_path)
-
+def test_a_run_has_its_parent_as_soon_as_mlflow_has_it(tracker: Tracker, monkeypatch: pytest.MonkeyPatch) -> None:
     class Killed(BaseException):
         pass
 
     def killed(*_: object, **__: object) -> None:
         raise Killed
 
-    parent = tracker.begin("sweep", "sample")
+    parent = tracker.begin("sweep", "swept")
     with monkeypatch.context() as patch, pytest.raises(Killed):
         patch.setattr("pawprint.tracking.journal.Journal.append", killed)
-        tracker.begin("trial", "sample", tags={"mlflow.parentRunId": parent.id})
+        tracker.begin("trial", "swept", tags={"mlflow.parentRunId": parent.id})
     assert len(tracker.search_runs(f"tags.`mlflow.parentRunId` = '{parent.id}'")) == 1
 
 
