@@ -116,7 +116,7 @@ def _log_stages(server: "SyncPrefectClient", tag: str) -> None:
 
 
 def _start_mlflow(prepare: bool = False) -> None:
-    """MLflow takes seconds to import, and to create the tables of a new mlflow.db (it locks out concurrent users).
+    """MLflow takes seconds to import, and to create the tables of a new mlflow.db.
 
     Both happen beside what DVC and Prefect's server do in processes of their own.
     """
@@ -129,8 +129,7 @@ def _start_mlflow(prepare: bool = False) -> None:
             with suppress(Exception):  # the stages report a failure
                 server.prepare(ROOT)
 
-    # Waited for at exit where it prepares, so that no database is left half made.
-    threading.Thread(target=start, daemon=not prepare).start()
+    threading.Thread(target=start, daemon=True).start()
 
 
 def _end_parent(pipeline: str, outcome: str) -> None:

@@ -6,17 +6,20 @@ import signal
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import mlflow
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, sync_playwright
 
 from pawprint import image
 from pawprint.tracking import server
 from service_process import serving
 from toy import build_toy_model
 from workspace import Workspace, clone
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 FLAGS = [
@@ -76,10 +79,12 @@ def service(toy_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
+def browser() -> Iterator["Browser"]:
     """The browser of this machine; tests of pages are skipped where there is none."""
     if CHROMIUM is None:
         pytest.skip("no chromium here (apt-get install chromium)")
+    from playwright.sync_api import sync_playwright  # here: most runs of tests need none of it
+
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         yield browser

@@ -152,9 +152,7 @@ def test_what_people_decide_then_is_trained_on_for_that_reason_and_served(
         terminal(page, "git log -1 --stat", team.shell("git", "log", "-1", "--stat"), "loop-commit.png")
 
     # What was decided on test photographs a person applies, as a data version of its own: now the dark ones count.
-    for (
-        one
-    ) in team.runs():  # that which the new data.dvc started, too: the clone is the worker's as long as one is at work
+    for one in team.runs():  # the run that the new data.dvc started, too: until its end the clone is the worker's
         team.ended(one["id"], seconds=900)
     apply_test_side(team)
     with asking(service, failed):

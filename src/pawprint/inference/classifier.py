@@ -246,9 +246,9 @@ class Classifier:
         similarity = self._bank.typicality_of(cosine, probabilities)
         return Predictions(probabilities, embedding, similarity, activation)
 
-    def read(self, data: bytes, max_pixels: int | None = None) -> image.Pixels:
+    def read(self, data: bytes) -> image.Pixels:
         """A picture's bytes -> uint8 RGB [size, size, 3], as this model was trained on. Raises BadImage."""
-        return image.load(data, self.info.fit, self.info.quality, max_pixels or self._max_pixels, self.info.size)
+        return image.load(data, self.info.fit, self.info.quality, self._max_pixels, self.info.size)
 
     def classify(self, data: bytes) -> Classification:
         """A picture's bytes -> its class. Raises BadImage."""

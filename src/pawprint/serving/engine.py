@@ -62,7 +62,7 @@ class Engine:
         self.params = params
         self.traffic = traffic
         self._decoders, self._bento = decoders, bento
-        self.classifier = Classifier(folder, params.precision, params.device)
+        self.classifier = Classifier(folder, params.precision, params.device, params.max_pixels)
         selftest.check(self.classifier)
         self._threads = FairPool(self.classifier.streams, "picture")
         self.champion, info = read_champion(folder), self.classifier.info
@@ -157,7 +157,7 @@ class Engine:
     def _work(self, data: bytes, decoded: tuple[bytes, float] | None, requested: float) -> Result:
         started = time.perf_counter()
         try:
-            pixels = image.unpack(decoded[0]) if decoded else self.classifier.read(data, self.params.max_pixels)
+            pixels = image.unpack(decoded[0]) if decoded else self.classifier.read(data)
         except BadImage:
             raise
         except Exception as error:  # a bug of a decoder, found by hostile bytes: 4xx for the sender, a log entry for us

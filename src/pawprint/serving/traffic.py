@@ -116,9 +116,9 @@ def segments() -> str:
     return os.environ.get("PAWPRINT_SEGMENTS", "")
 
 
-def path(model: str, logs: Path | None = None) -> Path:
+def path(model: str) -> Path:
     """The log of the registered model `model`."""
-    return (logs or folder()) / f"{model or 'unregistered'}.db"
+    return folder() / f"{model or 'unregistered'}.db"
 
 
 class TrafficLog:
@@ -158,9 +158,10 @@ class TrafficLog:
 
     def turn_to(self, model: str) -> None:
         """Another registered model is served from now on; what waits is of the one before, and goes into its log."""
-        self._next = path(model, self.path.parent)
-        self._at_once.set()
-        self._wake.set()
+        turned, self._next = self._next, self.path.with_name(path(model).name)
+        if turned != self._next:
+            self._at_once.set()
+            self._wake.set()
 
     async def feedback(self, id: str, label: str) -> str | None:
         """Log the right label of a prediction; the last one counts, "" takes it back.

@@ -105,10 +105,12 @@ def connect(root: Path) -> None:
     address = uri(root)
     if address.startswith(("http://", "https://")):
         check_auth(address)
-    elif address == _beside(root):
-        _make_tables(main_workspace(root) / "mlflow.db")
-        follow_move(main_workspace(root))
-    elif not address.startswith("sqlite:"):
+    elif address.startswith("sqlite:"):
+        if database := sqlalchemy.make_url(address).database:
+            _make_tables(Path(database))
+        if address == _beside(root):
+            follow_move(main_workspace(root))
+    else:
         try:
             sqlalchemy.create_engine(address).connect().close()
         except (ImportError, sqlalchemy.exc.SQLAlchemyError) as error:
@@ -121,18 +123,19 @@ def connect(root: Path) -> None:
 
 
 def _make_tables(database: Path) -> None:
-    """A new mlflow.db appears whole: MLflow makes its tables step by step, and two processes at once, or one that is
-    killed, leave a database that it refuses from then on.
+    """A new database appears whole: MLflow makes its tables step by step, and two processes at once, or one that is
+    killed, leave one that it refuses from then on. Takes seconds, once.
     """
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # here, for it takes long
 
     def is_there() -> bool:
         return database.exists() and database.stat().st_size > 0
 
-    new = database.with_name("mlflow.db.partial")
     if is_there() or not os.access(database.parent, os.W_OK):  # what else is wrong MLflow reports
         return
-    with files.lock(database.with_name(".mlflow.db.lock"), timeout=-1):
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore  # here, for it takes long
+
+    new = database.with_name(f"{database.name}.partial")
+    with files.lock(database.with_name(f".{database.name}.lock"), timeout=-1):
         if is_there():
             return
         new.unlink(missing_ok=True)
@@ -169,10 +172,9 @@ def follow_move(workspace: Path) -> None:
 
 
 def prepare(root: Path) -> None:
-    """Make the tables of a new mlflow.db; nothing where a server keeps the runs. Takes seconds, once."""
+    """Make the tables of a new mlflow.db; nothing where a server keeps the runs."""
     if uri(root).startswith("sqlite:"):
         connect(root)
-        mlflow.search_experiments(max_results=1)
 
 
 def _shown(address: str) -> str:

@@ -120,3 +120,13 @@ def test_what_cannot_be_written_waits_and_is_counted_where_it_is_too_much(
     assert acknowledged(log, "24") and metrics.LOG_UP._value.get() == 1
     kept = ids(path)
     assert kept[-1] == "24" and len(kept) + lost() - before == 25
+
+
+def test_a_reload_of_the_same_registered_model_leaves_the_log_alone(tmp_path: Path) -> None:
+    log = TrafficLog(tmp_path / "pets.db", rows=10)
+    log.turn_to("pets")
+    time.sleep(0.5)
+    assert not log.path.exists()
+    log.turn_to("cars")
+    log.close()
+    assert log.path.name == "cars.db"

@@ -1,6 +1,7 @@
 """Runs and registry against a real MLflow: its own SQLite file under tmp, and no server where one is expected."""
 
 import json
+import os
 import shutil
 import stat
 import subprocess
@@ -134,13 +135,15 @@ def test_a_run_has_its_parent_as_soon_as_mlflow_has_it(tracker: Tracker, monkeyp
     assert len(tracker.search_runs(f"tags.`mlflow.parentRunId` = '{parent.id}'")) == 1
 
 
-def test_two_processes_make_one_database(tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mlflow.db", "named.db"])
+def test_two_processes_make_one_database(tmp_path: Path, name: str) -> None:
     """As a run does, whose first stage may start while the tables are being made; and where one was killed before."""
-    (tmp_path / "mlflow.db.partial").write_bytes(b"half")
+    (tmp_path / f"{name}.partial").write_bytes(b"half")
     code = "import sys; from pathlib import Path; from pawprint.tracking.tracker import Tracker\n"
     code += "print('ready', flush=True); input(); print(len(Tracker(Path(sys.argv[1])).client.search_experiments()))"
     command, pipe = [sys.executable, "-c", code, str(tmp_path)], subprocess.PIPE
-    both = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True) for _ in range(2)]
+    env = os.environ | ({} if name == "mlflow.db" else {"MLFLOW_TRACKING_URI": f"sqlite:///{tmp_path / name}"})
+    both = [subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True, env=env) for _ in range(2)]
     for one in both:
         assert one.stdout is not None and one.stdin is not None
         assert one.stdout.readline() == "ready\n"
@@ -150,7 +153,7 @@ def test_two_processes_make_one_database(tmp_path: Path) -> None:
         one.stdin.flush()
     said = [one.communicate(timeout=300) for one in both]
     assert [(out.strip(), error) for out, error in said] == [("1", "")] * 2
-    assert [path.name for path in tmp_path.glob("*mlflow.db*")] == ["mlflow.db"]
+    assert [path.name for path in tmp_path.glob("*.db*")] == [name]
 
 
 def test_a_thousand_classes_are_logged_and_described(
