@@ -23,6 +23,7 @@ from concurrent.futures import Future
 from contextlib import contextmanager
 from dataclasses import dataclass, fields, replace
 from datetime import UTC, datetime
+from itertools import takewhile
 from pathlib import Path
 from threading import Event, Lock, Thread
 from typing import Any, Self
@@ -133,7 +134,8 @@ class TrafficLog:
         self._earlier: set[Path] = set()  # logs of models that were served before; feedback on them still comes
         self._rows, self._pictures = rows, pictures
         self._shared = bool(segments())  # then others take the rows, and answer for some of the clients
-        self._records: deque[tuple[Record, bytes | None]] = deque()  # with the picture, where it is to be kept
+        # what waits: its log, the record, and the picture where it is to be kept
+        self._records: deque[tuple[Path, Record, bytes | None]] = deque()
         self._feedback: deque[tuple[str, str, Future[str | None]]] = deque()
         self._bytes, self._lock = 0, Lock()  # of the records that wait, or are being written
         self._since_trim = _TRIM_EVERY  # what a killed process left is trimmed first
@@ -149,19 +151,16 @@ class TrafficLog:
         """Log a prediction, and keep its picture; on disk a moment later."""
         if self._rows:
             with self._lock:
-                self._records.append((record, picture))
+                self._records.append((self._next, record, picture))
                 self._bytes += _size(picture)
                 while self._bytes > _WAITING and len(self._records) > 1:
-                    self._bytes -= _size(self._records.popleft()[1])
+                    self._bytes -= _size(self._records.popleft()[2])
                     metrics.LOST.inc()
             self._wake.set()
 
     def turn_to(self, model: str) -> None:
-        """Another registered model is served from now on; what waits is of the one before, and goes into its log."""
-        turned, self._next = self._next, self.path.with_name(path(model).name)
-        if turned != self._next:
-            self._at_once.set()
-            self._wake.set()
+        """What is added from now on is of this registered model, and goes into its log."""
+        self._next = self.path.with_name(path(model).name)
 
     async def feedback(self, id: str, label: str) -> str | None:
         """Log the right label of a prediction; the last one counts, "" takes it back.
@@ -216,12 +215,16 @@ class TrafficLog:
                 self._wake.set()
 
     def _write(self) -> None:
-        """All that waits, in one transaction. It waits on where that fails; feedback is told."""
-        turned = self._next
-        records = [self._records.popleft() for _ in range(len(self._records))]
+        """All that waits for one log, in one transaction. It waits on where that fails; feedback is told."""
+        with self._lock:
+            log = self._records[0][0] if self._records else self.path
+            records = [self._records.popleft() for _ in takewhile(lambda waits: waits[0] == log, list(self._records))]
+        if log != self.path:
+            self._earlier.add(self.path)
+            self.path = log
         feedback = [self._feedback.popleft() for _ in range(len(self._feedback))]
         try:
-            kept = [self._keep(*record) for record in records]
+            kept = [self._keep(record, picture) for _, record, picture in records]
             with self._open() as transaction:
                 transaction.executemany(_ADD, map(vars, kept))
                 self._since_trim += len(records)
@@ -241,12 +244,11 @@ class TrafficLog:
             raise
         metrics.LOG_UP.set(1)
         with self._lock:
-            self._bytes -= sum(_size(picture) for _, picture in records)
+            self._bytes -= sum(_size(picture) for *_, picture in records)
         for (*_, written), result in zip(feedback, known, strict=True):
             _tell(written, result)
-        if turned != self.path:
-            self._earlier.add(self.path)
-            self.path = turned
+        if self._records:  # of the next log, or they came meanwhile
+            self._wake.set()
 
     def _note(self, transaction: sqlite3.Connection, id: str, label: str) -> str | None:
         """Note the right label of a prediction, and find what was predicted."""

@@ -4,7 +4,7 @@ import asyncio
 import sqlite3
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import numpy as np
@@ -122,11 +122,23 @@ def test_what_cannot_be_written_waits_and_is_counted_where_it_is_too_much(
     assert kept[-1] == "24" and len(kept) + lost() - before == 25
 
 
-def test_a_reload_of_the_same_registered_model_leaves_the_log_alone(tmp_path: Path) -> None:
-    log = TrafficLog(tmp_path / "pets.db", rows=10)
-    log.turn_to("pets")
-    time.sleep(0.5)
-    assert not log.path.exists()
-    log.turn_to("cars")
-    log.close()
-    assert log.path.name == "cars.db"
+def test_answers_of_two_registered_models_that_wait_go_each_into_its_own_log(
+    open_log: Callable[[], TrafficLog], path: Path
+) -> None:
+    path.parent.touch()  # no folder can be made there
+    log = open_log()
+    add(log, "1")
+    log.turn_to("other")
+    add(log, "2")
+    log.turn_to("toy")
+    add(log, "3")
+    time.sleep(0.2)
+    path.parent.unlink()
+    deadline, kept = time.monotonic() + 10, list[str]()
+    while kept != ["1", "3"]:
+        assert time.monotonic() < deadline
+        with suppress(sqlite3.OperationalError):  # its tables are being made
+            kept = ids(path)
+        time.sleep(0.02)
+    assert ids(path.with_name("other.db")) == ["2"]
+    assert acknowledged(log, "1") and acknowledged(log, "2")
