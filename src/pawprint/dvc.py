@@ -130,12 +130,30 @@ def undo(root: Path, target: str = "data") -> None:
     pointer = root / f"{target}.dvc"
     files.write_bytes(pointer, before)
     try:
-        _dvc(root, "checkout", pointer.name)
+        _dvc(root, "pull" if default_remote(root) and _missing(root, pointer) else "checkout", pointer.name)
     except PawprintError:
+        gone = _missing(root, pointer)
         files.write_bytes(pointer, now)
         _dvc(root, "checkout", "--force", pointer.name)
-        raise
+        if not gone:
+            raise
+        raise PawprintError(
+            f"The photographs of before cannot be brought back: DVC's cache (and the default remote, where there is "
+            f"one) no longer has {gone}, as after `dvc gc`. {target}/ stays as it is. Import them again from where "
+            "they came: `pawprint photos import SOURCE`."
+        ) from None
     keep(root, now)
+
+
+def _missing(root: Path, pointer: Path) -> str:
+    """What of the folder that `pointer` names is not in DVC's cache, in words; "" where it has all."""
+    kept = objects(root)
+    listed = kept.get(yaml.safe_load(pointer.read_bytes())["outs"][0]["md5"])
+    if listed is None:
+        return "the list of their files"
+    entries = json.loads(listed.read_bytes())
+    names = [one["relpath"] for one in entries if one["md5"] not in kept]
+    return f"{len(names):,} of {len(entries):,} files ({', '.join(names[:3])})" if names else ""
 
 
 def data_hash(root: Path, commit: str = "") -> str:

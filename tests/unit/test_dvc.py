@@ -214,11 +214,31 @@ def test_an_undo_that_cannot_be_leaves_all_as_it_is(root: Path) -> None:
     mine = root / "data" / "a"
     before = dvc.snapshot(root)
     mine.write_text("2")
-    dvc.keep(root, before.replace(b"md5: ", b"md5: 0", 1))
-    with pytest.raises(PawprintError, match="checkout"):
+    dvc.keep(root, before)
+    run_dvc(root, "push", "--remote", "team")
+    run_dvc(root, "add", "data")
+    run_dvc(root, "gc", "--workspace", "--force")
+    with pytest.raises(PawprintError, match=r"no longer has the list of .* `dvc gc`\. data/ stays .* photos import"):
         dvc.undo(root)
     assert mine.read_text() == "2"
     assert dvc.status(root).keys() == {"copy"}
+    run_dvc(root, "remote", "default", "team")
+    dvc.undo(root)  # what was pushed comes back
+    assert mine.read_text() == "1"
+
+
+def test_an_undo_names_the_photographs_that_are_gone(root: Path) -> None:
+    (root / "data" / "b").write_text("b")
+    before = dvc.snapshot(root)
+    (root / "data" / "b").unlink()
+    dvc.keep(root, before)
+    gone = {path for name, path in dvc.objects(root).items() if path.read_bytes() == b"b"}
+    (root / "data" / "c").write_text("c")
+    for path in gone:
+        path.unlink()
+    with pytest.raises(PawprintError, match=r"no longer has 1 of 2 files \(b\)"):
+        dvc.undo(root)
+    assert sorted(path.name for path in (root / "data").iterdir()) == ["a", "c"]
 
 
 def test_data_behind_a_link_is_named_before_dvc_meets_it(root: Path, tmp_path: Path) -> None:
