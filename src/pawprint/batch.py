@@ -97,7 +97,7 @@ def run(
         model = classifier.info.model_digest
         store.claim({
             "source": source.name, "model": model, "precision": classifier.precision, "suffixes": sorted(suffixes),
-            "limit": limit, "recipe": RECIPE,
+            "limit": limit, "max_pixels": classifier.max_pixels, "recipe": RECIPE,
         })  # fmt: skip
 
         def chunks() -> Iterator[tuple[str, list[Picture]]]:
@@ -186,7 +186,8 @@ def _classify_on_ray(
     todo: Iterable[tuple[str, list[Picture]]], left: int, classifier: Classifier, store: "_Store"
 ) -> None:
     """Write a part for each chunk, by the processes of a cluster; only counts come here."""
-    about = classifier.folder.absolute(), classifier.info.model_digest, classifier.precision, store.out
+    how = classifier.info.model_digest, classifier.precision, classifier.max_pixels
+    about = classifier.folder.absolute(), *how, store.out
     with Progress("predicting", left, unit="pictures") as progress:
         for count in parallel.map(partial(_ChunkWriter, *about), todo):
             progress.advance(count)
@@ -195,8 +196,8 @@ def _classify_on_ray(
 class _ChunkWriter:
     """Predicts and writes chunks in a process of a cluster, with the same model in the same precision."""
 
-    def __init__(self, folder: Path, model: str, precision: str, out: str) -> None:
-        self.classifier, self.store = Classifier(folder), _Store(out)
+    def __init__(self, folder: Path, model: str, precision: str, max_pixels: int, out: str) -> None:
+        self.classifier, self.store = Classifier(folder, max_pixels=max_pixels), _Store(out)
         found = self.classifier.info.model_digest, self.classifier.precision
         if found != (model, precision):
             raise PawprintError(

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pawprint.cli.common import console, examples
+from pawprint.cli.common import HERE, classifier, console, examples
 from pawprint.errors import Stopped
 
 
@@ -16,7 +16,7 @@ from pawprint.errors import Stopped
 def batch(
     source: Annotated[str, typer.Argument(help="a folder, an archive, a URL, or a Parquet file with a column `key`")],
     out: Annotated[str, typer.Argument(help="a folder or s3 URL for the Parquet files")],
-    model: Annotated[Path, typer.Option(help="a model folder")] = Path("champion"),
+    model: Annotated[Path, typer.Option(help="a model folder")] = HERE / "champion",
     where: Annotated[list[str] | None, typer.Option(help="suffixes of photographs: --where .jpg --where .png")] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="the first photographs only")] = None,
 ) -> None:
@@ -25,12 +25,11 @@ def batch(
     from rich.table import Table
 
     from pawprint import batch, image
-    from pawprint.inference.classifier import Classifier
 
     suffixes = [f".{suffix.lstrip('.').lower()}" for suffix in where or image.IMAGE_SUFFIXES]
     terminal = console()
     try:
-        done = batch.run(source, out, Classifier(model), suffixes, limit)
+        done = batch.run(source, out, classifier(model), suffixes, limit)
     except KeyboardInterrupt:
         raise Stopped("Stopped. Finished parts stay: the same command goes on from there.") from None
     table = Table("label", box=None)

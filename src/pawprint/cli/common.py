@@ -7,12 +7,15 @@ import sys
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 from rich.console import Console
 
 from pawprint.errors import PawprintError
+
+if TYPE_CHECKING:
+    from pawprint.inference.classifier import Classifier
 
 STORES = {"PREFECT_HOME": ".prefect", "BENTOML_HOME": "bentoml"}  # variable -> the default, in the home folder
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -44,6 +47,27 @@ def examples(text: str) -> Callable[[Command], Command]:
 def console() -> Console:
     """The terminal, or 80 columns (COLUMNS says another number) where the output is a file."""
     return Console(highlight=False)
+
+
+def classifier(model: Path, otherwise: str = "") -> "Classifier":
+    """The model of a folder, with the project's limit of pixels.
+
+    Raises:
+        PawprintError: There is no such folder; `otherwise` is what else there is to do.
+    """
+    from pawprint import image
+    from pawprint.config import load_params
+    from pawprint.inference.classifier import Classifier
+
+    if not model.is_dir():
+        raise PawprintError(
+            f"There is no model folder {model.absolute()}. Run this in a project after `pawprint run`, or name a model "
+            f"folder with --model.{otherwise}"
+        )
+    params = HERE / "params.yaml"
+    return Classifier(
+        model, max_pixels=load_params(params).preprocess.max_pixels if params.exists() else image.MAX_PIXELS
+    )
 
 
 LocalOption = Annotated[

@@ -9,8 +9,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from pawprint.cli.common import HERE, examples
-from pawprint.errors import PawprintError
+from pawprint.cli.common import HERE, classifier, examples
 
 SHOWN = 5  # classes in a line
 REFUSED = {"unlike": "unlike the training photographs", "unsure": "unsure which class"}
@@ -29,9 +28,7 @@ def predict(
     concurrency: Annotated[int, typer.Option(min=1, max=256, help="photographs on their way to the service")] = 8,
 ) -> None:
     """Classify pictures. Exit code 1 when one of them has no prediction."""
-    from pawprint import image
-    from pawprint.config import load_params
-    from pawprint.inference.classifier import Classifier, FileResult, find_pictures
+    from pawprint.inference.classifier import FileResult, find_pictures
 
     pictures = find_pictures(paths)
     results: Iterable[FileResult]
@@ -39,15 +36,8 @@ def predict(
         from pawprint.serving import client
 
         results = client.predict(url, pictures, token, concurrency)
-    elif not model.is_dir():
-        raise PawprintError(
-            f"There is no model folder {model.absolute()}. Run this in a project after `pawprint run`, name a model "
-            "folder with --model, or a running service with --url."
-        )
     else:
-        params = HERE / "params.yaml"
-        most = load_params(params).preprocess.max_pixels if params.exists() else image.MAX_PIXELS
-        results = Classifier(model, max_pixels=most).classify_files(pictures)
+        results = classifier(model, " Or name a running service with --url.").classify_files(pictures)
     if len(pictures) > 50 and sys.stderr.isatty():
         from rich.progress import track
 

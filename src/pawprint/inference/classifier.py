@@ -161,7 +161,7 @@ class Classifier:
         device: Device = "cpu",
         max_pixels: int = image.MAX_PIXELS,
     ) -> None:
-        self.folder, self._max_pixels = folder, max_pixels
+        self.folder, self.max_pixels = folder, max_pixels
         self.info, onnx = load_verified(folder)
         self._bank = read_bank(folder, self.info.ood_digest)
         try:
@@ -248,7 +248,7 @@ class Classifier:
 
     def read(self, data: bytes) -> image.Pixels:
         """A picture's bytes -> uint8 RGB [size, size, 3], as this model was trained on. Raises BadImage."""
-        return image.load(data, self.info.fit, self.info.quality, self._max_pixels, self.info.size)
+        return image.load(data, self.info.fit, self.info.quality, self.max_pixels, self.info.size)
 
     def classify(self, data: bytes) -> Classification:
         """A picture's bytes -> its class. Raises BadImage."""

@@ -105,19 +105,28 @@ def test_a_command_in_a_folder_below_finds_the_project(project: Path) -> None:
     assert sorted(path.name for path in below.iterdir()) == ["photos"]
 
 
-def test_predict_follows_the_projects_limit_of_pixels(project: Path, toy_model: Path) -> None:
+def test_predict_and_batch_follow_the_projects_limit_of_pixels(project: Path, toy_model: Path) -> None:
     Image.new("RGB", (400, 400), "grey").save(project / "grey.png")
     assert pawprint("predict", "grey.png", "--model", str(toy_model), cwd=project).returncode == 0
     params = (project / "params.yaml").read_text()
     (project / "params.yaml").write_text(re.sub(r"max_pixels: 100_000_000", "max_pixels: 90_000", params))
     done = pawprint("predict", "grey.png", "--model", str(toy_model), cwd=project)
     assert done.returncode == 1 and "at most 90,000 pixels" in done.stderr
+    (project / "one").mkdir()
+    (project / "grey.png").rename(project / "one" / "grey.png")
+    done = pawprint("batch", "one", "out", "--model", str(toy_model), cwd=project)
+    assert done.returncode == 0 and re.search(r"error +1 +100.0%", done.stdout)
+    (project / "params.yaml").write_text(params)
+    done = pawprint("batch", "one", "out", "--model", str(toy_model), cwd=project)
+    assert done.returncode == 1 and "predictions of another max_pixels" in done.stderr
 
 
-def test_predict_outside_of_a_project_says_what_to_name(tmp_path: Path) -> None:
+def test_predict_and_batch_outside_of_a_project_say_what_to_name(tmp_path: Path) -> None:
     done = pawprint("predict", "x.jpg", cwd=tmp_path)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "--model" in done.stderr and "--url" in done.stderr
+    done = pawprint("batch", ".", "out", cwd=tmp_path)
+    assert done.returncode == 1 and "no model folder" in done.stderr and "--model" in done.stderr
 
 
 @pytest.mark.parametrize("variable", ["PREFECT_HOME", "BENTOML_HOME", "HOME"])
