@@ -200,7 +200,7 @@ def main() -> None:
         os.environ["PAWPRINT_OUTPUT"] = "json"
     interrupt_once()
     with explained(), dvc.lock(ROOT):
-        load_params(ROOT / "params.yaml")  # before DVC reads it, whose errors say less
+        params = load_params(ROOT / "params.yaml")  # before DVC reads it, whose errors say less
         if options.photos is not None:
             ingest.check(options.photos, options.name)  # before Prefect's server starts
         if os.environ.get("MLFLOW_TRACKING_URI") or "?" in str(ROOT):  # what no run can be kept at, before the imports
@@ -211,10 +211,16 @@ def main() -> None:
         if options.verb == "repair":
             repair()
             return
-        if options.photos is None and (ROOT / "data").exists() and not dvc.status(ROOT):
+        here = options.photos is None and (ROOT / "data").exists()
+        stale = dvc.status(ROOT) if here else {"preprocess": []}
+        if not stale:
             live.follow()
             repair()  # nothing is stale: Prefect's server would take longer to start than there is to do
         else:
+            if "preprocess" in stale:  # else a training is first, and checks
+                from pawprint.models import registry
+
+                registry.check(params)
             run(pipeline, options.photos, options.name, own_server=True)
         summary.show(ROOT)
         page = run_report.write(ROOT)
