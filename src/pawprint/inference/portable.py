@@ -329,7 +329,7 @@ def check_program(folder: Path) -> Report:
     Raises:
         PawprintError: It fails.
     """
-    command = [sys.executable, "-I", "predict.py", "--check", "--json"]
+    command = [sys.executable, "-IB", "predict.py", "--check", "--json"]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     try:
         return _report(json.loads(done.stdout))

@@ -41,6 +41,7 @@ def test_an_export_answers_without_pawprint(target: str, size: int, photographs:
     )
     assert found.exit_code == 0, found.output
     assert "4 pictures: 0 with another label" in found.output  # the three, and one of them enlarged
+    assert not (out / "__pycache__").exists()
     program = (
         "import runpy, sys; sys.modules['pawprint'] = None; sys.argv = ['predict.py', '--json', *sys.argv[1:]];"
         "runpy.run_path('predict.py', run_name='__main__')"
