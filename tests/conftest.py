@@ -1,9 +1,11 @@
 """Shared fixtures: a model folder that is real but tiny, and pictures for it."""
 
 import contextlib
+import os
 import shutil
 import signal
 import sqlite3
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -26,6 +28,9 @@ FLAGS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
+
+BENTOS = tempfile.TemporaryDirectory(prefix="bentos-")  # the account's own store is not for tests
+os.environ["BENTOML_HOME"] = BENTOS.name  # BentoML reads it once, when it is imported
 
 # Where the tests are started as a shell's background job, Ctrl-C is ignored, also by every process that they start.
 signal.signal(signal.SIGINT, signal.default_int_handler)
