@@ -47,6 +47,25 @@ def test_every_command_has_help_with_an_example(words: tuple[str, ...]) -> None:
     assert f"pawprint {' '.join(words)}".split(" ")[0] in result.output
 
 
+def test_a_command_that_a_text_names_exists() -> None:
+    """In docs, docstrings, messages and examples: `pawprint GROUP COMMAND --option`."""
+    listed = subprocess.run(["git", "ls-files", ":!tests"], cwd=PROJECT, capture_output=True, text=True, check=True)
+    for name in listed.stdout.splitlines():
+        if not name.endswith((".md", ".py", ".sh", ".mk", ".js", ".html", ".yaml", ".yml", "Makefile")):
+            continue
+        text = (PROJECT / name).read_text(encoding="utf-8")
+        text = re.sub(r'" *\n *f?"', "", text)  # a sentence over two lines of code
+        typed = r"(?:`|^ +|^\$ |Examples?: | \| |&& |uv run )(?:[A-Z_]+=\S+ )*pawprint ([^`\n|#;&<]+)"
+        for line in re.findall(typed, text, re.MULTILINE):
+            command, words = GROUP, re.findall(r"[^\s\[\]\"'(),.:]+", line)
+            while words and hasattr(command, "commands") and not words[0].startswith("-"):
+                assert words[0] in command.commands, f"{name}: pawprint {line}"
+                command = command.commands[words.pop(0)]
+            known = {option for one in command.params for option in one.opts} | {"--help", "-h"}
+            unknown = {word.partition("=")[0] for word in words if re.match("--?[a-z]", word)} - known
+            assert not unknown, f"{name}: pawprint {line}"
+
+
 def test_the_version_is_printed() -> None:
     assert RUNNER.invoke(app, ["--version"]).output.strip() == __version__
 
