@@ -2,9 +2,9 @@
 
     python benchmarks/reductions.py data [--folds 5] [--seeds 3] [--work DIR] [--out docs/RESULTS.md]
 
-`data` is a folder as `pawprint photos import` leaves it. Each way prepares its own set and computes its own features below
-`--work`; then lite0's head is trained and tested on five folds, which are others for each seed (the head itself has
-no randomness). What is done is kept there, so that a run that was stopped goes on.
+`data` is a folder as `pawprint photos import` leaves it. Each way prepares its own set and computes its own features
+below `--work`; then lite0's head is trained and tested on five folds, which are others for each seed (the head itself
+has no randomness). What is done is kept there, so that a run that was stopped goes on.
 """
 
 import argparse
