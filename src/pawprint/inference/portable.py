@@ -63,6 +63,7 @@ class Report:
     pictures: int
     different: tuple[str, ...]  # pictures with another label
     difference: float  # the largest, of a probability
+    milliseconds: float  # from a picture's bytes to its answer, the median
 
 
 def export(
@@ -368,4 +369,4 @@ def check_page(page: Path) -> Report | None:
 
 
 def _report(result: dict[str, Any]) -> Report:
-    return Report(result["pictures"], tuple(result["different"]), result["difference"])
+    return Report(result["pictures"], tuple(result["different"]), result["difference"], result["milliseconds"])

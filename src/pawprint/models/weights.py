@@ -110,8 +110,8 @@ def add(name: str, file: Path | None = None, licence: str = "") -> Record:
     digest = sha256(file)
     if pinned is not None and digest != pinned.sha256:
         raise PawprintError(
-            f"{file.name} of {given['source']} has SHA-256 {digest}, and {_lock(name)} pins {pinned.sha256}: it is not "
-            f"taken. If the new file is meant, `pawprint models remove {name}` first."
+            f"The weights of {given['source']} have SHA-256 {digest}, and {_lock(name)} pins {pinned.sha256}, so the "
+            f"file is not taken. If it is meant, `pawprint models remove {name}` first."
         )
     classes = timm_backbone.fit_check(name, _tensors(file))
     measures = {key: about[key] for key in ("size", "mean", "std")}

@@ -1,6 +1,7 @@
 """Exports answer as their model does, without pawprint; a difference is noticed."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -41,6 +42,7 @@ def test_an_export_answers_without_pawprint(target: str, size: int, photographs:
     )
     assert found.exit_code == 0, found.output
     assert "4 pictures: 0 with another label" in found.output  # the three, and one of them enlarged
+    assert re.search(r"; one takes \d[\d.]* ms here \(median\)\.$", found.output)
     assert not (out / "__pycache__").exists()
     program = (
         "import runpy, sys; sys.modules['pawprint'] = None; sys.argv = ['predict.py', '--json', *sys.argv[1:]];"

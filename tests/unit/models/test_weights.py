@@ -77,7 +77,7 @@ def test_another_digest_is_refused_when_it_is_added_and_when_it_is_read(
 ) -> None:
     record = weights.add(NAME, file)
     save_file(tensors | {"fc.bias": tensors["fc.bias"] + 1}, file)
-    with pytest.raises(PawprintError, match=r"pins .* it is not taken.*models remove"):
+    with pytest.raises(PawprintError, match=r"pins .* the file is not taken.*models remove"):
         weights.add(NAME, file)
     assert weights.read(NAME) == record
     record.path.write_bytes(file.read_bytes())
@@ -153,7 +153,7 @@ def test_a_file_that_has_changed_at_the_hub(hub: Hub, tensors: dict[str, torch.T
     record = weights.read(NAME)
     hub.files[NAME] = save(tensors | {"fc.bias": tensors["fc.bias"] + 1})
     done = add(hub)
-    assert done.returncode == 1 and f"pins {record.sha256}: it is not taken" in done.stderr
+    assert done.returncode == 1 and f"pins {record.sha256}, so the file is not taken" in done.stderr
     assert weights.read(NAME) == record and stored() == [f"{record.sha256}.safetensors"]
 
 

@@ -370,13 +370,15 @@ function decide(probabilities, typicality) {
 }
 
 async function compare(classify) {
-    const result = {pictures: 0, different: [], difference: 0};
+    const result = {pictures: 0, different: [], difference: 0, milliseconds: 0}, times = [];
     for (const [name, expected] of Object.entries(about.expected)) {
         const blob = await (await fetch(`data:application/octet-stream;base64,${pictures[name]}`)).blob();
         result.pictures += 1;
         let found;
         try {
+            const began = performance.now();
             found = await classify(blob);
+            times.push(performance.now() - began);
         } catch (error) {
             console.warn(name, error);
             result.different.push(name);
@@ -387,6 +389,7 @@ async function compare(classify) {
             result.difference = Math.max(result.difference, Math.abs(value - expected.probabilities[place]));
         });
     }
+    if (times.length) result.milliseconds = times.sort((a, b) => a - b)[times.length >> 1];
     return result;
 }
 
@@ -430,7 +433,7 @@ async function check(classify) {
     say("The pictures that came with the page are being classified.");
     const result = await compare(classify);
     say(`${result.pictures} pictures: ${result.different.length} with another label, probabilities differ by at most ` +
-        `${result.difference.toPrecision(2)}.`);
+        `${result.difference.toPrecision(2)}; one takes ${result.milliseconds.toFixed(0)} ms (median).`);
     console.info(`pawprint-check ${JSON.stringify(result)}`);
 }
 

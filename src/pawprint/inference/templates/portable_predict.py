@@ -6,7 +6,9 @@ python predict.py --check           # the test pictures, and by how much their a
 
 import argparse
 import json
+import statistics
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,15 +60,18 @@ def classify(run: Run, data: bytes) -> dict[str, Any]:
 
 
 def check(run: Run) -> dict[str, Any]:
-    """How the answers differ from those that this model gave when it was exported."""
-    different, difference = [], 0.0
+    """How the answers differ from those that this model gave when it was exported, and how long one takes."""
+    different, difference, times = [], 0.0, []
     for name, expected in ABOUT["expected"].items():
+        began = time.perf_counter()
         found = classify(run, (HERE / "pictures" / name).read_bytes())
+        times.append(time.perf_counter() - began)
         if found["label"] != expected["label"]:
             different.append(name)
         pairs = zip(found["probabilities"], expected["probabilities"], strict=True)
         difference = max(difference, *(abs(one - other) for one, other in pairs))
-    return {"pictures": len(ABOUT["expected"]), "different": different, "difference": difference}
+    took = 1000 * statistics.median(times)
+    return {"pictures": len(times), "different": different, "difference": difference, "milliseconds": took}
 
 
 def main() -> None:
@@ -82,7 +87,7 @@ def main() -> None:
         failed = bool(result["different"]) or result["difference"] > ABOUT["tolerance"]
         print(json.dumps(result) if arguments.json else (
             f"{result['pictures']} pictures: {len(result['different'])} with another label, probabilities differ by at "
-            f"most {result['difference']:.2g}"
+            f"most {result['difference']:.2g}; one takes {result['milliseconds']:.3g} ms (median)"
         ))  # fmt: skip
     for path in arguments.pictures:
         try:
