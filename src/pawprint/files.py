@@ -19,10 +19,18 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
+from pydantic import BaseModel, ConfigDict
+
 from pawprint.errors import PawprintError
 
 if TYPE_CHECKING:
     from filelock import FileLock
+
+
+class Closed(BaseModel):
+    """The content of a JSON file: frozen, and a field that is not known is refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 @contextmanager

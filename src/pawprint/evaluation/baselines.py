@@ -19,7 +19,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
@@ -31,6 +30,7 @@ from pawprint.errors import PawprintError
 from pawprint.evaluation import latency, metrics
 from pawprint.evaluation.metrics import Figure, Scores
 from pawprint.evaluation.summary import machine
+from pawprint.files import Closed
 from pawprint.inference.classifier import Classifier
 from pawprint.models import registry
 from pawprint.models.backbone import Network
@@ -74,10 +74,8 @@ BASELINES = ("majority class", "colour histogram", *list(NETWORKS)[:3], "ImageNe
 DOGS, CATS = slice(151, 269), slice(281, 286)  # of ImageNet's 1,000 classes: breeds of dogs, domestic cats
 
 
-class Row(BaseModel):
+class Row(Closed):
     """One training (or none), measured on the test split."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     seed: int

@@ -12,18 +12,16 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from pawprint.data.dataset import Split
 from pawprint.evaluation import intervals
 from pawprint.evaluation.metrics import Figure
+from pawprint.files import Closed
 from pawprint.inference.classifier import Classifier
 
 
-class CorruptionReport(BaseModel):
+class CorruptionReport(Closed):
     """Accuracy on a part of the test photographs, as they are and corrupted."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     photographs: int
     accuracy: float  # as they are

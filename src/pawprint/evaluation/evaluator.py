@@ -12,7 +12,6 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from pawprint.config import Params
 from pawprint.data import origins
@@ -24,25 +23,22 @@ from pawprint.evaluation.latency import Speed
 from pawprint.evaluation.metrics import Evaluation, Figure, Scores
 from pawprint.evaluation.ood import OODReport
 from pawprint.evaluation.slices import Slice
+from pawprint.files import Closed
 from pawprint.inference import strangers
 from pawprint.inference.classifier import Classifier
 
 
-class Corrected(BaseModel):
+class Corrected(Closed):
     """What people have corrected on the test side, and the accuracy without that: who corrects a test by looking at a
     model's mistakes makes the model look better than it is."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     relabelled: int
     dropped: int
     accuracy_before: Figure  # by the labels of the source; of what was dropped each counts as a mistake
 
 
-class EvaluationReport(BaseModel):
+class EvaluationReport(Closed):
     """All measurements of one model on the test photographs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_digest: str
     test: Evaluation

@@ -10,8 +10,6 @@ from math import inf
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from pawprint import lineage
 from pawprint.config import Gate
 from pawprint.data import manifest as manifests
@@ -22,7 +20,7 @@ from pawprint.evaluation import intervals, slices
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.live import Beside, mcnemar
 from pawprint.evaluation.metrics import Figure, Scores, discordant, paired_losses
-from pawprint.files import in_markdown, read_json
+from pawprint.files import Closed, in_markdown, read_json
 
 Outcome = Literal["promoted", "kept", "tie", "waiting"]  # all but the first keep the champion
 OUTCOMES = {  # for a person
@@ -40,10 +38,8 @@ class Contender:
     folds: Scores | None = None  # predictions of all photographs out of the fold, where it has them
 
 
-class Rule(BaseModel):
+class Rule(Closed):
     """One line of the gate's table."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     rule: str
     challenger: str
@@ -51,10 +47,8 @@ class Rule(BaseModel):
     passed: bool | None  # None: reported, does not decide
 
 
-class Verdict(BaseModel):
+class Verdict(Closed):
     """The gate's decision and its reason."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     outcome: Outcome
     reason: str

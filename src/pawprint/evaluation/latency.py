@@ -9,8 +9,8 @@ import time
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
+from pawprint.files import Closed
 from pawprint.inference.classifier import OOD_FILE, Classifier
 from pawprint.lineage import processor
 
@@ -18,10 +18,8 @@ ROUNDS = 50  # of one photograph; the 95th percentile is the third longest
 BATCHES = 3
 
 
-class Speed(BaseModel):
+class Speed(Closed):
     """Of the model alone: decoding and HTTP come on top. Comparable on one machine only."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     latency_p50_ms: float  # one photograph
     latency_p95_ms: float

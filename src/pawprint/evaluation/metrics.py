@@ -14,12 +14,11 @@ from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from pawprint.data.dataset import Split
 from pawprint.evaluation import intervals
 from pawprint.evaluation.intervals import Interval
-from pawprint.files import new_file
+from pawprint.files import Closed, new_file
 from pawprint.inference.classifier import Classifier, Refusal
 
 COLUMNS = ("photograph", "hash", "class", "predicted", "refused", "log_loss", "knn_similarity")  # then each class
@@ -134,10 +133,8 @@ class Scores:
         return cls(hashes, origins, labels, numbers[:, 1:], classes, numbers[:, 0], refusals)
 
 
-class Figure(BaseModel):
+class Figure(Closed):
     """A figure with its 95 % interval."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     low: float
@@ -157,10 +154,8 @@ class Figure(BaseModel):
         return cls(value=value, low=min(value, interval[0]), high=max(value, interval[1]))
 
 
-class Calibration(BaseModel):
+class Calibration(Closed):
     """How far confidence and accuracy are apart: the root of the mean squared gap, without its bias."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     value: float
     perfect: float  # what a perfectly calibrated model of this confidence shows on so many photographs, on average
@@ -170,10 +165,8 @@ class Calibration(BaseModel):
         return f"{self.value:.4f} (calibrated perfectly: {self.perfect:.4f}, at most {self.perfect_high:.4f})"
 
 
-class Evaluation(BaseModel):
+class Evaluation(Closed):
     """One model on one set of photographs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     photographs: int
     mistakes: int

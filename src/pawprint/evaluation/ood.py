@@ -10,17 +10,15 @@ method refuses shapes, stripes and noise, so they show that refusing works at al
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from pawprint import image
 from pawprint.evaluation.metrics import BATCH, Figure
+from pawprint.files import Closed
 from pawprint.inference.classifier import Classifier
 
 
-class OODReport(BaseModel):
+class OODReport(Closed):
     """How many pictures of something else are predicted as a class."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     pictures: int
     real: bool  # False: drawn shapes, a smoke test

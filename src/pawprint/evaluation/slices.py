@@ -14,22 +14,20 @@ from pathlib import Path
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict
 
 from pawprint import image
 from pawprint.data.dataset import Split
 from pawprint.evaluation import intervals
 from pawprint.evaluation.metrics import Figure, Scores
+from pawprint.files import Closed
 from pawprint.parallel import cores
 
 _THIRDS = {"brightness": ("dark", "medium", "bright"), "sharpness": ("soft", "medium", "sharp")}
 _SIZES = ((320, "below 320 px"), (640, "320 to 639 px"), (np.inf, "640 px and more"))  # of the longer side
 
 
-class Slice(BaseModel):
+class Slice(Closed):
     """One slice of the test photographs."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str  # "brightness: dark"
     photographs: int

@@ -20,13 +20,13 @@ import numpy as np
 import safetensors
 from numpy.typing import NDArray
 from PIL.Image import Image, fromarray
-from pydantic import BaseModel, ConfigDict, ValidationError, computed_field, model_validator
+from pydantic import ValidationError, computed_field, model_validator
 from safetensors.numpy import load as load_tensors
 
 from pawprint import image
 from pawprint.config import UNKNOWN
 from pawprint.errors import PawprintError
-from pawprint.files import files_in
+from pawprint.files import Closed, files_in
 from pawprint.inference import backends, ood
 from pawprint.inference.backends import Device, Precision
 from pawprint.lineage import Lineage
@@ -41,10 +41,8 @@ _FOREIGN_BANK = f"{OOD_FILE} holds embeddings of another model"
 FOLDS_FILE = "folds.csv"  # predictions of all photographs out of the fold, where a head was trained
 
 
-class ModelInfo(BaseModel):
+class ModelInfo(Closed):
     """model.json of a model folder."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     schema_version: Literal[2]
     candidate: str  # the name in params.yaml

@@ -3,18 +3,15 @@
 from pathlib import Path
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from pawprint.errors import PawprintError
+from pawprint.files import Closed
 from pawprint.inference.classifier import Classification, Refusal
 from pawprint.lineage import Lineage
 
 
-class _Schema(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class ModelName(_Schema):
+class ModelName(Closed):
     """The model of a prediction, and where it comes from."""
 
     name: str = Field(description="registered model, e.g. pawprint-dogs-cats; empty where it was never registered")
@@ -27,7 +24,7 @@ class ModelName(_Schema):
     run_id: str = Field(description="the MLflow run that trained it")
 
 
-class Milliseconds(_Schema):
+class Milliseconds(Closed):
     """Where the time went."""
 
     decode: float
@@ -35,7 +32,7 @@ class Milliseconds(_Schema):
     inference: float
 
 
-class Prediction(_Schema):
+class Prediction(Closed):
     """The prediction for one picture."""
 
     id: str = Field(description="of this prediction, for /feedback")
@@ -63,21 +60,21 @@ class Prediction(_Schema):
         return Classification(self.label, self.refusal, self.reason, self.probabilities, self.typicality)
 
 
-class Explanation(_Schema):
+class Explanation(Closed):
     """A prediction and its class activation map."""
 
     prediction: Prediction
     overlay: str = Field(description="a PNG of what the model sees under its class activation map, as a data URL")
 
 
-class Problem(_Schema):
+class Problem(Closed):
     """Why there is no prediction."""
 
     reason: str = Field(description="a short code: not_an_image, body_too_large, overloaded, ...")
     error: str = Field(description="a sentence for a person")
 
 
-class BatchItem(_Schema):
+class BatchItem(Closed):
     """One picture of a batch: its prediction, or its own problem."""
 
     filename: str
@@ -85,27 +82,27 @@ class BatchItem(_Schema):
     problem: Problem | None = None
 
 
-class Batch(_Schema):
+class Batch(Closed):
     """The predictions of a batch, in the order of its pictures."""
 
     answers: list[BatchItem]
 
 
-class Feedback(_Schema):
+class Feedback(Closed):
     """The label that a prediction should have had."""
 
     id: str = Field(description="of the prediction", min_length=1, max_length=64)
     label: str = Field(description="a class, or `unknown`; empty takes the feedback back", max_length=200)
 
 
-class FeedbackReceipt(_Schema):
+class FeedbackReceipt(Closed):
     """The feedback is on disk."""
 
     id: str
     label: str
 
 
-class ModelCard(_Schema):
+class ModelCard(Closed):
     """The served model: its classes and where it comes from."""
 
     model: ModelName
@@ -122,7 +119,7 @@ class ModelCard(_Schema):
     metrics: dict[str, float] = Field(description="on the test photographs, as registered")
 
 
-class Interval(_Schema):
+class Interval(Closed):
     """A figure with its 95 % interval."""
 
     value: float
@@ -133,7 +130,7 @@ class Interval(_Schema):
 ABOUT = "about.json"  # in a model folder that was packaged
 
 
-class Example(_Schema):
+class Example(Closed):
     """A picture to try."""
 
     label: str = Field(description="its class")
@@ -141,7 +138,7 @@ class Example(_Schema):
     sha256: str = Field(default="", description="of the photograph's own bytes")
 
 
-class About(_Schema):
+class About(Closed):
     """about.json of a packaged model: what people who meet it on the page want to know. Empty where it is missing."""
 
     drawn: bool = Field(default=False, description="was it made from drawings?")

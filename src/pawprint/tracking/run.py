@@ -21,6 +21,7 @@ from mlflow.types import Schema, TensorSpec
 from pydantic import BaseModel, ConfigDict
 
 from pawprint.errors import PawprintError
+from pawprint.files import Closed
 from pawprint.inference.classifier import ModelInfo
 
 FOLDER = "folder"  # artifact path of the model folder
@@ -102,10 +103,8 @@ class RunRecord(BaseModel):
         return [(call["step"], call["values"][metric]) for call in logged if metric in call["values"]]
 
 
-class Evaluated(BaseModel):
+class Evaluated(Closed):
     """evaluated.json: what evaluation logs to a model's run."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     model_digest: str
     name: str  # of the run
