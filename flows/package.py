@@ -3,7 +3,6 @@
 python -m flows.package
 """
 
-import base64
 import itertools
 import shutil
 from pathlib import Path
@@ -17,7 +16,7 @@ from pawprint.errors import PawprintError
 from pawprint.evaluation import model_card, release
 from pawprint.evaluation.evaluator import EvaluationReport
 from pawprint.evaluation.gate import Verdict
-from pawprint.files import replace_folder, write_json, write_text
+from pawprint.files import data_url, replace_folder, write_json, write_text
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
 from pawprint.progress import say
@@ -96,7 +95,7 @@ def pick_examples(info: ModelInfo, learned: frozenset[str], count: int) -> list[
         Example(
             label=test.classes[test.labels[index]],
             sha256=test.hashes[index],
-            picture="data:image/jpeg;base64," + base64.b64encode(image.encode(test.images([index])[0], 90)).decode(),
+            picture=data_url("jpeg", image.encode(test.images([index])[0], 90)),
         )
         for index in chosen
     ]

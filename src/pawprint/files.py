@@ -9,12 +9,14 @@ with lock(Path("cache/sweep.lock"), "Another sweep is running."):
 A target is never written in place: it may be a link into DVC's cache, or read-only.
 """
 
+import base64
+import csv
 import errno
 import json
 import os
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -78,6 +80,23 @@ def read_json(path: Path) -> dict[str, Any] | None:
     except (OSError, ValueError):
         return None
     return value if isinstance(value, dict) else None
+
+
+def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
+    """Replace a file atomically by a table."""
+    with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file, lineterminator="\n").writerows(rows)
+
+
+def read_csv(path: Path) -> list[list[str]]:
+    """The rows of a table, its header too."""
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.reader(file))
+
+
+def data_url(kind: str, picture: bytes) -> str:
+    """A picture (`png`, `jpeg`) as an address that holds it, for a page that fetches nothing."""
+    return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"
 
 
 def read_range(path: Path, start: int, length: int) -> bytes:

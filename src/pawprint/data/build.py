@@ -11,7 +11,6 @@ What an earlier run left in `out` is reused where its own checksums and the reci
 time, because DVC may have put another version there. The new set is complete before the old one is removed.
 """
 
-import base64
 import contextlib
 import hashlib
 import inspect
@@ -41,7 +40,7 @@ from pawprint.data.quality import Rejected
 from pawprint.data.shards import Packed
 from pawprint.data.splits import SPLITS, split_of
 from pawprint.errors import PawprintError
-from pawprint.files import render, replace_folder, write_json, write_text
+from pawprint.files import data_url, render, replace_folder, write_json, write_text
 from pawprint.lineage import sha256
 
 BATCH = 64  # photographs that a thread, or a process of a cluster, takes at a time
@@ -279,7 +278,7 @@ def _shown(content: bytes) -> dict[str, str]:
     with contextlib.suppress(image.BadImage):
         pixels = image.resize(image.decode(content), "letterbox")
         jpeg = image.encode(cv2.resize(pixels, (96, 96), interpolation=cv2.INTER_AREA), 80)
-        shown["picture"] = f"data:image/jpeg;base64,{base64.b64encode(jpeg).decode()}"
+        shown["picture"] = data_url("jpeg", jpeg)
     return shown
 
 

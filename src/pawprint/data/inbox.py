@@ -17,7 +17,7 @@ from typing import NamedTuple
 from pawprint import image
 from pawprint.data.class_folders import has_control, is_utf8
 from pawprint.errors import PawprintError
-from pawprint.files import files_in, new_file, write_bytes
+from pawprint.files import files_in, read_csv, write_bytes, write_csv
 from pawprint.progress import Progress
 
 FOLDER = "inbox"
@@ -79,30 +79,24 @@ class Inbox:
     def remove(self, hashes: Iterable[str]) -> None:
         """Forget pictures; what the inbox holds of them is deleted."""
         for digest in hashes:
-            if one := self._rows.pop(digest, None):
-                self._delete(one)
+            if (one := self._rows.pop(digest, None)) and not Path(one.file).is_absolute():
+                self.file(one).unlink(missing_ok=True)
         self._write()
-
-    def _delete(self, one: Incoming) -> None:
-        if not Path(one.file).is_absolute():
-            self.file(one).unlink(missing_ok=True)
 
     def _read(self) -> list[Incoming]:
         path = self.path / "index.csv"
         try:
-            with path.open(newline="", encoding="utf-8") as file:
-                rows = csv.reader(file)
-                if tuple(next(rows)) != Incoming._fields:
-                    raise ValueError
-                return [Incoming(*row) for row in rows]
+            header, *rows = read_csv(path)
+            if tuple(header) != Incoming._fields:
+                raise ValueError
+            return [Incoming(*row) for row in rows]
         except FileNotFoundError:
             return []
-        except (ValueError, TypeError, StopIteration, csv.Error):
+        except (ValueError, TypeError, csv.Error):
             raise PawprintError(f"{path} is damaged. Remove {self.path}/ and fill it again.") from None
 
     def _write(self) -> None:
-        with new_file(self.path / "index.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file, lineterminator="\n").writerows([Incoming._fields, *self._rows.values()])
+        write_csv(self.path / "index.csv", [Incoming._fields, *self._rows.values()])
 
 
 def folder_of_pictures(folder: Path) -> list[Incoming]:

@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from pawprint.data.class_folders import ORIGINS
 from pawprint.errors import PawprintError
+from pawprint.files import read_csv, write_csv
 from pawprint.progress import Progress
 
 COLUMNS = ("file", "class", "hash", "source", "name", "breed", "split", "group")
@@ -183,22 +184,20 @@ def write(origins: Origins, data: Path) -> None:
     """Write data/origins.csv; the same rows give the same bytes."""
     rows = list(origins)
     width = len(COLUMNS) if any(row.group for row in rows) else len(COLUMNS) - 1
-    with (data / ORIGINS).open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file, lineterminator="\n").writerows([COLUMNS[:width], *(row[:width] for row in rows)])
+    write_csv(data / ORIGINS, [COLUMNS[:width], *(row[:width] for row in rows)])
 
 
 def read_rows(data: Path) -> list[Origin]:
     """The rows of data/origins.csv as they stand; none where it is missing. PawprintError where it is damaged."""
     path = data / ORIGINS
     try:
-        with path.open(newline="", encoding="utf-8") as file:
-            lines = csv.reader(file)
-            if tuple(next(lines)) not in (COLUMNS, COLUMNS[:-1], COLUMNS[:-2]):  # no groups; before there were splits
-                raise ValueError
-            return [Origin(*row) for row in lines]
+        header, *lines = read_csv(path)
+        if tuple(header) not in (COLUMNS, COLUMNS[:-1], COLUMNS[:-2]):  # no groups; before there were splits
+            raise ValueError
+        return [Origin(*row) for row in lines]
     except FileNotFoundError:
         return []
-    except (ValueError, TypeError, StopIteration, csv.Error):
+    except (ValueError, TypeError, csv.Error):
         raise PawprintError(
             f"{path} is damaged. `dvc checkout data.dvc` brings it back; without it origins are lost."
         ) from None

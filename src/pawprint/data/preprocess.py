@@ -58,7 +58,7 @@ class Packer:
         else:
             with path.open("rb", buffering=0) as original:
                 content = original.readall()
-        identity = _identity(label, path, content, *about)
+        identity = _named(label, path, hashlib.sha256(content).hexdigest(), *about)
         if earlier := self._reused(*identity):
             return earlier, b""
         try:
@@ -99,7 +99,7 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
     def work(photograph: tuple[str, Path]) -> Photograph | Rejected:
         label, path = photograph
         content = inventory.read(path) if inventory else path.read_bytes()
-        identity = _identity(label, path, content, data, params, own_test, groups)
+        identity = _named(label, path, hashlib.sha256(content).hexdigest(), data, params, own_test, groups)
         try:
             checked = quality.check(content, path.suffix, params.preprocess)
         except image.BadImage as error:
@@ -112,23 +112,10 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
     return rejected, Counter(flag for one in used for flag in one.flags.split())
 
 
-def _identity(
-    label: str,
-    path: Path,
-    content: bytes,
-    data: Path,
-    params: Params,
-    own_test: frozenset[str],
-    groups: origins.Groups,
-) -> tuple[str, str, str, Path, str, str]:
-    """The first fields of a Photograph."""
-    return _named(label, path, hashlib.sha256(content).hexdigest(), data, params, own_test, groups)
-
-
 def _named(
     label: str, path: Path, digest: str, data: Path, params: Params, own_test: frozenset[str], groups: origins.Groups
 ) -> tuple[str, str, str, Path, str, str]:
-    """The same, of a photograph whose hash is known."""
+    """The first fields of a Photograph."""
     origin = path.as_posix()[len(data.as_posix()) + 1 :]
     group = groups.of(digest, origin)
     return digest, label, origin, path, split_of(digest, params.seed, params.split, own_test, group), group

@@ -3,15 +3,14 @@
 write(Path("reports/curves"), "mlp", {"train_loss": [(1, 0.7)], ...}, scores)
 """
 
-import csv
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 from sklearn.metrics import confusion_matrix, roc_curve
 
 from pawprint.evaluation.metrics import Scores, most_confused
-from pawprint.files import new_file
+from pawprint.files import write_csv
 
 POINTS = 2000  # of a curve at most
 
@@ -31,13 +30,14 @@ def write(out: Path, name: str, learning: Mapping[str, Sequence[tuple[int, float
         rows = [
             (epoch, *(f"{by_epoch[epoch].get(curve, np.nan):.6g}" for curve in learning)) for epoch in sorted(by_epoch)
         ]
-        _write(out / "loss" / f"{name}.csv", ("epoch", *learning), rows)
+        write_csv(out / "loss" / f"{name}.csv", [("epoch", *learning), *rows])
 
     truth = np.arange(len(scores.classes)) == scores.labels[:, None]
     rates = roc_curve(truth.ravel(), scores.probabilities.ravel())  # micro-average: every class against the rest
     every = -(-len(rates[0]) // POINTS)
     thinned = (np.append(rate[:-1:every], rate[-1]) for rate in rates[:2])
-    _write(out / "roc" / f"{name}.csv", ("false_positive_rate", "true_positive_rate"), zip(*thinned, strict=True))
+    rows = [("false_positive_rate", "true_positive_rate"), *zip(*thinned, strict=True)]
+    write_csv(out / "roc" / f"{name}.csv", rows)
 
     predicted = scores.probabilities.argmax(axis=1)
     shown = set(most_confused(confusion_matrix(scores.labels, predicted, labels=range(len(scores.classes)))).tolist())
@@ -46,11 +46,4 @@ def write(out: Path, name: str, learning: Mapping[str, Sequence[tuple[int, float
         for a, b in zip(scores.labels.tolist(), predicted.tolist(), strict=True)
         if {a, b} <= shown
     )
-    _write(out / "confusion" / f"{name}.csv", ("class", "predicted"), pairs)
-
-
-def _write(path: Path, header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        table = csv.writer(file, lineterminator="\n")
-        table.writerow(header)
-        table.writerows(rows)
+    write_csv(out / "confusion" / f"{name}.csv", [("class", "predicted"), *pairs])

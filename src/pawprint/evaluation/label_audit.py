@@ -9,7 +9,6 @@ nearest neighbours. Each finds what the other misses: a picture of a house may b
 and a dog labelled as a cat has many neighbours. docs/decisions/label-audit.md has the figures.
 """
 
-import csv
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,7 +26,7 @@ from pawprint.data.dataset import PreparedDataset, Split
 from pawprint.data.labels import TESTED
 from pawprint.data.splits import SPLITS
 from pawprint.errors import PawprintError
-from pawprint.files import new_file
+from pawprint.files import write_csv
 from pawprint.models import registry
 from pawprint.training import devices
 from pawprint.training.feature_cache import cached_features
@@ -174,11 +173,9 @@ def interleave(issues: NDArray[np.int64], outliers: NDArray[np.int64], top: int)
 
 def write(found: list[LabelIssue], out: Path) -> None:
     """audit.csv, which `pawprint review audit` shows."""
-    out.mkdir(parents=True, exist_ok=True)
-    with new_file(out / "audit.csv") as partial, partial.open("w", newline="", encoding="utf-8") as file:
-        rows = csv.writer(file, lineterminator="\n")
-        rows.writerow(COLUMNS)
-        for rank, one in enumerate(found, 1):
-            issue = "" if one.split == "test" else f"{one.label_issue_score:.4f}"  # of two classes it tells the guess
-            scores = (issue, f"{one.outlier_score:.4f}")
-            rows.writerow((rank, one.file, one.label, one.split, one.guess, one.reason, *scores, one.hash))
+    rows: list[tuple[object, ...]] = [COLUMNS]
+    for rank, one in enumerate(found, 1):
+        issue = "" if one.split == "test" else f"{one.label_issue_score:.4f}"  # of two classes it tells the guess
+        scores = (issue, f"{one.outlier_score:.4f}")
+        rows.append((rank, one.file, one.label, one.split, one.guess, one.reason, *scores, one.hash))
+    write_csv(out / "audit.csv", rows)

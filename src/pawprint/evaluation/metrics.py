@@ -5,9 +5,8 @@ evaluation = measure(scores)
 print(evaluation.accuracy)          # 0.994 [0.986, 0.997]
 """
 
-import csv
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self, cast
@@ -18,7 +17,7 @@ from numpy.typing import NDArray
 from pawprint.data.dataset import Split
 from pawprint.evaluation import intervals
 from pawprint.evaluation.intervals import Interval
-from pawprint.files import Closed, new_file
+from pawprint.files import Closed, read_csv, write_csv
 from pawprint.inference.classifier import Classifier, Refusal
 
 COLUMNS = ("photograph", "hash", "class", "predicted", "refused", "log_loss", "knn_similarity")  # then each class
@@ -75,14 +74,15 @@ class Scores:
         """A CSV file with a row a photograph; nine digits hold a float32 exactly."""
         refusals = self.refusals or ("",) * len(self.hashes)
         columns = self.hashes, self.origins, self.labels, self.probabilities, self.knn_similarity, self.losses, refusals
-        rows = zip(*columns, strict=True)
-        with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            out = csv.writer(file, lineterminator="\n")
-            out.writerow([*COLUMNS, *self.classes])
-            for digest, origin, label, probabilities, similarity, loss, why in rows:
+
+        def rows() -> Iterator[list[str]]:
+            yield [*COLUMNS, *self.classes]
+            for digest, origin, label, probabilities, similarity, loss, why in zip(*columns, strict=True):
                 predicted = self.classes[int(probabilities.argmax())]
                 numbers = (f"{number:.9g}" for number in (similarity, *probabilities))
-                out.writerow([origin, digest, self.classes[label], predicted, why, f"{loss:.6f}", *numbers])
+                yield [origin, digest, self.classes[label], predicted, why, f"{loss:.6f}", *numbers]
+
+        write_csv(path, rows())
 
     def only(self, keep: Collection[str]) -> Self:
         """The photographs whose hash is in `keep`, in the same order."""
@@ -108,8 +108,7 @@ class Scores:
         """folds.csv of a model folder, which training writes; None where there is none."""
         if not path.exists():
             return None
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        header, *rows = read_csv(path)
         classes, hashes = tuple(header[2:]), tuple(row[0] for row in rows)
         labels = np.array([classes.index(row[1]) for row in rows], np.int64)
         probabilities = np.array([row[2:] for row in rows], np.float64).reshape(len(rows), len(classes))
@@ -118,8 +117,7 @@ class Scores:
     @classmethod
     def load(cls, path: Path) -> Self:
         """What `write` wrote; OSError or ValueError where it is missing or damaged."""
-        with path.open(newline="", encoding="utf-8") as file:
-            header, *rows = csv.reader(file)
+        header, *rows = read_csv(path)
         expected = [name for name in COLUMNS if name != "refused" or name in header]  # files of before lack it
         if header[: len(expected)] != expected:
             raise ValueError(f"{path} has other columns")

@@ -3,7 +3,6 @@
 print(write(Path(".")))         # reports/report.html
 """
 
-import base64
 from pathlib import Path
 
 import cv2
@@ -14,7 +13,7 @@ from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.evaluation.gate import MARKS, OUTCOMES
-from pawprint.files import read_json, render, write_text
+from pawprint.files import data_url, read_json, render, write_text
 
 EACH, SIDE = 6, 96  # samples of a class, and their size in pixels
 MOST = 50  # classes with samples
@@ -78,13 +77,9 @@ def _samples(data: PreparedDataset) -> dict[str, str]:
     for label, name in enumerate(data.classes[:MOST]):
         chosen = np.flatnonzero(train.labels == label)[:EACH]
         small = [cv2.resize(one, (SIDE, SIDE), interpolation=cv2.INTER_AREA) for one in train.images(chosen)]
-        strips[name] = _data_url("jpeg", image.encode(np.hstack(small), 85)) if small else ""
+        strips[name] = data_url("jpeg", image.encode(np.hstack(small), 85)) if small else ""
     return strips
 
 
 def _url(path: Path) -> str:
-    return _data_url("png", path.read_bytes()) if path.exists() else ""
-
-
-def _data_url(kind: str, data: bytes) -> str:
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
+    return data_url("png", path.read_bytes()) if path.exists() else ""

@@ -6,7 +6,6 @@
 A queue lists its photographs in order, with a reason each, and what a model says of them. No pixel is read.
 """
 
-import base64
 import csv
 from collections import Counter
 from collections.abc import Iterable
@@ -25,7 +24,7 @@ from pawprint.data.inbox import Inbox, Incoming
 from pawprint.data.labels import Labels
 from pawprint.data.manifest import REJECTED, ManifestRow
 from pawprint.errors import PawprintError
-from pawprint.files import files_in, new_file, read_json, read_range, render
+from pawprint.files import data_url, files_in, read_csv, read_json, read_range, render, write_csv
 from pawprint.inference.classifier import FOLDS_FILE, ModelInfo
 
 _SHOWN = 300  # photographs on a page, 20 kB each
@@ -145,7 +144,7 @@ def changed_page(root: Path, first: str, second: str) -> tuple[str, dict[str, fl
 def _picture(root: Path, item: Item) -> str:
     """Its prepared JPEG as a data URL."""
     packed = read_range(root / "prepared" / "shards" / item.shard, item.offset, item.length)
-    return f"data:image/jpeg;base64,{base64.b64encode(packed).decode()}"
+    return data_url("jpeg", packed)
 
 
 def duplicates(root: Path) -> Queue:
@@ -254,8 +253,7 @@ def _of_model(root: Path, model: str) -> tuple[dict[str, Says], str, list[tuple[
     path = root / CACHE / f"{ModelInfo.read(folder).model_digest}.csv"
     known: dict[str, list[str]] = {}
     if path.exists():
-        with path.open(newline="", encoding="utf-8") as file:
-            known = {row[0]: row[1:] for row in csv.reader(file)}
+        known = {row[0]: row[1:] for row in read_csv(path)}
     missing = split.only([digest for digest in split.hashes if digest not in known])
     if len(missing):
         from pawprint.evaluation import metrics  # here: it brings torch, which the other queues do without
@@ -265,8 +263,7 @@ def _of_model(root: Path, model: str) -> tuple[dict[str, Says], str, list[tuple[
         best = scores.probabilities.argmax(1)
         for digest, index, row, refusal in zip(scores.hashes, best, scores.probabilities, scores.refusals, strict=True):
             known[digest] = [scores.classes[index], f"{float(np.max(row)):.6f}", refusal]
-        with new_file(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([digest, *values] for digest, values in known.items())
+        write_csv(path, ([digest, *values] for digest, values in known.items()))
     says = {digest: Says(known[digest][0], float(known[digest][1])) for digest in split.hashes}
     return says, model, [(row.hash, row.label, known[row.hash][2]) for row in split.rows]
 

@@ -7,7 +7,6 @@ writes the OpenAPI.
 """
 
 import asyncio
-import base64
 import functools
 import gc
 import logging
@@ -30,6 +29,7 @@ from starlette.routing import request_response
 
 from pawprint.config import UNKNOWN, Serving
 from pawprint.errors import PawprintError
+from pawprint.files import data_url
 from pawprint.image import BadImage
 from pawprint.parallel import cores
 from pawprint.serving import documentation, metrics
@@ -259,8 +259,7 @@ async def explain(request: Request) -> Response:
         prediction, png = await engine.explain(data)
     if "image/png" in request.headers.get("accept", ""):
         return Response(png, headers=engine.headers, media_type="image/png")
-    url = "data:image/png;base64," + base64.b64encode(png).decode()
-    return json_response(Explanation(prediction=prediction, overlay=url), headers=engine.headers)
+    return json_response(Explanation(prediction=prediction, overlay=data_url("png", png)), headers=engine.headers)
 
 
 @router.post(

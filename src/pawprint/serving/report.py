@@ -4,7 +4,6 @@ report = summarize(log, Path("champion"), since=0, seed=2017)
 Path("traffic.html").write_text(page(report))
 """
 
-import base64
 import io
 import json
 import warnings
@@ -18,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from pawprint.files import render
+from pawprint.files import data_url, render
 from pawprint.inference.classifier import OOD_FILE, ModelInfo
 from pawprint.serving import traffic
 from pawprint.serving.champion import read_champion
@@ -161,4 +160,4 @@ def _plots(report: Report) -> str:
     buffer = io.BytesIO()
     with warnings.catch_warnings(action="ignore"):  # letters that no font here has are boxes
         canvas.savefig(buffer, format="png", dpi=110)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    return data_url("png", buffer.getvalue())
