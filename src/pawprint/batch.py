@@ -119,7 +119,11 @@ def run(
             store.remove({MANIFEST})
         todo = ((name, chunk) for name, chunk in chunks() if name not in here)
         if parallel.on_ray() and source.shared:
-            _classify_on_ray(todo, left, classifier, store)
+            how = model, classifier.precision, classifier.max_pixels
+            about = classifier.folder.absolute(), *how, store.out
+            with Progress("predicting", left, unit="pictures") as progress:
+                for count in parallel.map(partial(_ChunkWriter, *about), todo):  # only counts come here
+                    progress.advance(count)
         else:
             _classify(todo, left, classifier, reading, store)
 
@@ -180,17 +184,6 @@ def _predicted(classifier: Classifier, given: tuple[Picture, bytes | OSError]) -
         return FileResult(Path(picture.key), classifier.classify(data), "")
     except image.BadImage as error:
         return FileResult(Path(picture.key), None, str(error))
-
-
-def _classify_on_ray(
-    todo: Iterable[tuple[str, list[Picture]]], left: int, classifier: Classifier, store: "_Store"
-) -> None:
-    """Write a part for each chunk, by the processes of a cluster; only counts come here."""
-    how = classifier.info.model_digest, classifier.precision, classifier.max_pixels
-    about = classifier.folder.absolute(), *how, store.out
-    with Progress("predicting", left, unit="pictures") as progress:
-        for count in parallel.map(partial(_ChunkWriter, *about), todo):
-            progress.advance(count)
 
 
 class _ChunkWriter:
@@ -264,7 +257,7 @@ def _summary(store: "_Store", parts: list[str], resumed: int) -> Summary:
 @contextmanager
 def _opened(where: str, suffixes: frozenset[str]) -> Iterator[Source]:
     shown = download.public_part(where) if "://" in where else where
-    system, root = _system(where) if where.startswith("s3://") else (None, where)
+    system, root = files.file_system(where) if where.startswith("s3://") else (None, where)
     with _explained(shown):
         if where.endswith(".parquet"):
             yield Source(shown, lambda: _inventory(where), READERS)
@@ -274,13 +267,6 @@ def _opened(where: str, suffixes: frozenset[str]) -> Iterator[Source]:
         else:
             with archives.opened(download.local(where).path) as archive:
                 yield Source(shown, lambda: _members(archive, suffixes), 1, shared=False)
-
-
-def _system(url: str) -> tuple[Any, str]:
-    """The file system of a path or URL, and the path in it. Each command lists a bucket anew."""
-    options = {"use_listings_cache": False} if url.startswith("s3://") else {}
-    system, path = fsspec.core.url_to_fs(url, **options)
-    return system, str(path)
 
 
 def _walk(system: Any, root: str, suffixes: frozenset[str]) -> Iterator[Picture]:
@@ -326,7 +312,7 @@ def _inventory(where: str) -> Iterator[Picture]:
                 full = key if "://" in key or key.startswith("/") or not beside else f"{beside}/{key}"
                 kind = full.partition("://")[0] if "://" in full else "file"
                 if kind not in systems:
-                    systems[kind] = _system(full)[0]
+                    systems[kind] = files.file_system(full)[0]
                 system = systems[kind]
                 yield Picture(key, str(row.get("etag") or ""), _reader(system, system._strip_protocol(full)))
 
@@ -363,14 +349,14 @@ class _Store:
 
     def __init__(self, out: str) -> None:
         self.out = out.rstrip("/")
-        self._system, self._root = _system(self.out)
+        self._system, self._root = files.file_system(self.out)
         self._local = "file" in self._system.protocol
 
     def claim(self, what: dict[str, Any]) -> None:
         """Note what is written here; PawprintError where it is something else, or files of somebody else."""
         known = self._read(STARTED)
         if known is None:
-            if self._system.exists(self._root) and any(not self._hidden(name) for name in self._names()):
+            if self._system.exists(self._root) and any(not name.startswith(".") for name in self._names()):
                 raise PawprintError(f"{self.out} holds other files. Name a new or empty folder.")
             self.write(STARTED, json.dumps(what, indent=1).encode())
         elif json.loads(known) != what:
@@ -381,7 +367,7 @@ class _Store:
 
     def parts(self) -> set[str]:
         """Names of the parts that are there."""
-        return {name for name in self._names() if name.endswith(".parquet") and not self._hidden(name)}
+        return {name for name in self._names() if name.endswith(".parquet") and not name.startswith(".")}
 
     def rows(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
         """Rows of a part."""
@@ -419,7 +405,3 @@ class _Store:
             return bytes(self._system.cat_file(f"{self._root}/{name}"))
         except FileNotFoundError:
             return None
-
-    @staticmethod
-    def _hidden(name: str) -> bool:
-        return name.startswith(".")

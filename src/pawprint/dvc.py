@@ -405,6 +405,7 @@ def repro(
     `terminal`: stages write to this process's terminal themselves, and no line is given. `verbose`: with DVC's own
     messages.
     """
+    locks = [held._context.lock_file_fd for held in _held.values() if held._context.lock_file_fd is not None]
     process = subprocess.Popen(
         [sys.executable, *(("-m", "dvc") if verbose else ("-c", _QUIET)), "repro", *arguments],
         cwd=root,
@@ -414,7 +415,7 @@ def repro(
         text=True,
         bufsize=1,
         start_new_session=True,  # so that it and its stages can be ended together, whoever else shares our group
-        pass_fds=_locks() if os.name == "posix" else (),
+        pass_fds=locks if os.name == "posix" else (),
     )
     try:
         for line in process.stdout or ():
@@ -428,10 +429,6 @@ def repro(
             "The pipeline stopped; the lines above say at which stage and why. Mend that and run it again: "
             "finished stages are not repeated."
         )
-
-
-def _locks() -> list[int]:
-    return [held._context.lock_file_fd for held in _held.values() if held._context.lock_file_fd is not None]
 
 
 def _end_group(process: subprocess.Popen[str], root: Path) -> None:

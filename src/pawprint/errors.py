@@ -3,6 +3,7 @@
 import errno
 import re
 import signal
+import socket
 import time
 from typing import Any
 
@@ -38,6 +39,17 @@ def explain(error: BaseException) -> str | None:
     if isinstance(error, OSError) and error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         return f"{name} cannot be read or written ({error.strerror}). Change its rights or owner, then run again."
     return explain(error.__cause__) if error.__cause__ else None
+
+
+def port_problem(host: str, port: int) -> str:
+    """Why no server can listen there, in the system's words; "" where one can."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((host, port))
+        except OSError as error:
+            return str(error.strerror)
+    return ""
 
 
 def interrupt_once() -> None:

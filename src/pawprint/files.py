@@ -94,6 +94,15 @@ def read_csv(path: Path) -> list[list[str]]:
         return list(csv.reader(file))
 
 
+def file_system(url: str) -> tuple[Any, str]:
+    """(fsspec's file system of a path or URL, the path in it). A bucket is listed anew each time."""
+    import fsspec  # here: most commands need none
+
+    options = {"use_listings_cache": False} if url.startswith("s3://") else {}
+    system, path = fsspec.core.url_to_fs(url, **options)
+    return system, str(path).rstrip("/")
+
+
 def data_url(kind: str, picture: bytes) -> str:
     """A picture (`png`, `jpeg`) as an address that holds it, for a page that fetches nothing."""
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

@@ -136,13 +136,13 @@ def git_state(root: Path) -> tuple[str, bool]:
     """(commit, dirty); `("", True)` where git tells no commit, for then nothing says what the code was."""
     commit = commit_of(root, "HEAD")
     others = [f":!{name}" for name in RECORDS]
-    dirty = bool(_git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *others))
+    dirty = bool(git(root, "status", "--porcelain", "--untracked-files=no", "--", ".", *others))
     return commit, dirty or not commit
 
 
 def uncommitted_record(root: Path) -> list[str]:
     """The files that tell of the last run and are in no commit yet as they are: what it used, and what it wrote."""
-    status = _git(root, "status", "--porcelain", "--", "data.dvc", "labels.csv", "params.yaml", *RECORDS).decode()
+    status = git(root, "status", "--porcelain", "--", "data.dvc", "labels.csv", "params.yaml", *RECORDS).decode()
     return [line[3:] for line in status.splitlines()]
 
 
@@ -168,7 +168,7 @@ def why_unknown(root: Path, commit: str) -> str:
     """Why this repository does not have the commit that a record names."""
     if not commit:
         return "git told no commit"
-    if _git(root, "rev-parse", "--is-shallow-repository").strip() == b"true":
+    if git(root, "rev-parse", "--is-shallow-repository").strip() == b"true":
         return "not in this clone, which is shallow: `git fetch --unshallow`"
     return why_no_commit(root).removesuffix(".") or "not in this repository"
 
@@ -182,20 +182,20 @@ def commit_in_words(record: Lineage) -> str:
 
 def commit_of(root: Path, word: str) -> str:
     """The full id of the commit that `word` names; "" where this repository has none."""
-    return _git(root, "rev-parse", "--verify", "--quiet", f"{word}^{{commit}}").decode().strip()
+    return git(root, "rev-parse", "--verify", "--quiet", f"{word}^{{commit}}").decode().strip()
 
 
 def at_commit(root: Path, commit: str, path: str) -> bytes:
     """A file as it was in a commit; empty where it was not there."""
-    return _git(root, "show", f"{commit}:./{path}")
+    return git(root, "show", f"{commit}:./{path}")
 
 
 def files_at(root: Path, commit: str, paths: Iterable[str]) -> list[str]:
     """The files of a commit that `paths`, files or folders, name or contain."""
-    return _git(root, "ls-tree", "-rz", "--name-only", commit, "--", *paths).decode().split("\0")[:-1]
+    return git(root, "ls-tree", "-rz", "--name-only", commit, "--", *paths).decode().split("\0")[:-1]
 
 
-def _git(root: Path, *words: str) -> bytes:
+def git(root: Path, *words: str) -> bytes:
     """The output of git; empty where it fails or is not there."""
     try:
         done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, check=False)

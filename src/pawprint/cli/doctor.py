@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 from collections.abc import Collection, Iterator
@@ -23,6 +22,7 @@ from urllib.parse import urlsplit
 import typer
 
 from pawprint.cli.common import ROOT, console, examples
+from pawprint.errors import port_problem
 
 TOOLS = ("torch", "dvc", "mlflow", "prefect", "bentoml", "openvino")
 _GB = 1e9
@@ -146,16 +146,10 @@ def _disk(root: Path) -> Finding:
 
 def port(number: int, remedy: str, ours: Collection[int | None]) -> Finding:
     """Can a server here listen on it? `ours` are those that the environment names servers at."""
-    name = f"port {number}"
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", number))
-        except OSError as error:
-            if number in ours:
-                return Finding(name, "ok", "taken by your own server")
-            return Finding(name, "warn", f"cannot be used ({error.strerror})", remedy)
-    return Finding(name, "ok", "free")
+    name, problem = f"port {number}", port_problem("127.0.0.1", number)
+    if problem and number not in ours:
+        return Finding(name, "warn", f"cannot be used ({problem})", remedy)
+    return Finding(name, "ok", "taken by your own server" if problem else "free")
 
 
 def _mlflow() -> Finding:

@@ -102,8 +102,27 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params, data_ha
         if (data / INVENTORY).exists():
             read = ((one.path.relative_to(data).as_posix(), one.hash) for one in packed)
             inventory.remember(data, read, fresh)
-        digest, size = sha256(fresh / manifest.FILE), params.preprocess.size
-        report = _report(photographs, data, used, rejected, recipe, digest, size, own_test, warnings, data_hash)
+        counts = Counter((one.split, one.label) for one in used)
+        report = Report(
+            schema_version=manifest.VERSION,
+            dataset=photographs.name,
+            drawn=photographs.drawn,
+            classes=list(photographs.classes),
+            photographs=len(used),
+            splits={split: {label: counts[split, label] for label in photographs.classes} for split in SPLITS},
+            size=params.preprocess.size,
+            own_test=own_test,
+            groups=len({one.group for one in used} - {""}),
+            warnings=warnings,
+            flags=dict(sorted(Counter(flag for one in used for flag in one.flags.split()).items())),
+            rejected=[
+                {"path": one.path.relative_to(data).as_posix(), "reason": one.reason, "message": one.message}
+                for one in rejected
+            ],
+            recipe=recipe,
+            manifest=sha256(fresh / manifest.FILE),
+            data_hash=data_hash,
+        )
         write_json(fresh / "report.json", report)
         write_text(fresh / "report.html", _page(report, data))
     return report
@@ -225,42 +244,6 @@ def _row(one: Packed, shard: str, offset: int) -> ManifestRow:
 def _rejected_row(one: Rejected, data: Path) -> ManifestRow:
     origin = one.path.relative_to(data)
     return ManifestRow(one.hash, origin.parts[0], REJECTED, "", 0, 0, "", origin.as_posix(), "", "", one.reason)
-
-
-def _report(
-    photographs: Dataset,
-    data: Path,
-    used: list[Packed],
-    rejected: list[Rejected],
-    recipe: str,
-    manifest_digest: str,
-    size: int,
-    own_test: int,
-    warnings: list[str],
-    data_hash: str,
-) -> Report:
-    counts = Counter((one.split, one.label) for one in used)
-    flags = Counter(flag for one in used for flag in one.flags.split())
-    return Report(
-        schema_version=manifest.VERSION,
-        dataset=photographs.name,
-        drawn=photographs.drawn,
-        classes=list(photographs.classes),
-        photographs=len(used),
-        splits={split: {label: counts[split, label] for label in photographs.classes} for split in SPLITS},
-        size=size,
-        own_test=own_test,
-        groups=len({one.group for one in used} - {""}),
-        warnings=warnings,
-        flags=dict(sorted(flags.items())),
-        rejected=[
-            {"path": one.path.relative_to(data).as_posix(), "reason": one.reason, "message": one.message}
-            for one in rejected
-        ],
-        recipe=recipe,
-        manifest=manifest_digest,
-        data_hash=data_hash,
-    )
 
 
 def _page(report: Report, data: Path) -> str:

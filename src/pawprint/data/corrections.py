@@ -140,8 +140,6 @@ def group(table: Path, data: Path) -> tuple[int, int]:
 
     Photographs that the table does not name are of no group. All or nothing; PawprintError as `origins.read_groups`.
     """
-    refuse_link(data)
-    recover(data)
     dataset(data)  # names what is wrong with data/ itself
     grouped = origins.read_groups(table, known_origins(data))
     with replace_folder(data) as fresh:

@@ -17,13 +17,13 @@ import hashlib
 import io
 import os
 import re
-import subprocess
 from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal, NamedTuple, get_args
 
+from pawprint import lineage
 from pawprint.data.class_folders import has_control, refuse_name
 from pawprint.errors import PawprintError
 from pawprint.files import lock
@@ -203,13 +203,7 @@ class Labels:
 
 def author(root: Path) -> str:
     """The name that git has for the person at this machine, else the user's."""
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(root), "config", "user.name"], capture_output=True, text=True, check=False
-        )
-    except FileNotFoundError:
-        return getpass.getuser()
-    return done.stdout.strip() or getpass.getuser()
+    return lineage.git(root, "config", "user.name").decode().strip() or getpass.getuser()
 
 
 def _plain(text: str) -> str:

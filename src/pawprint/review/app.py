@@ -128,7 +128,8 @@ class Review:
     def decide(self, asked: Decide) -> dict[str, Any]:
         """Write a decision down; what the page shows of the photographs then."""
         with self._lock:
-            self._refuse_unknown(asked.hashes)
+            for digest in asked.hashes:
+                self.item(digest)  # or it is refused
             before = [(digest, self._decided.get(digest)) for digest in asked.hashes]
             self._write(asked.hashes, asked.decision, asked.label)
             self._undo.append(before)
@@ -241,10 +242,6 @@ class Review:
         if order == "unsure":
             return says.confidence
         return 1 - says.confidence if says.label != item.label else 1 + says.confidence
-
-    def _refuse_unknown(self, hashes: list[str]) -> None:
-        for digest in hashes:
-            self.item(digest)
 
     def _write(self, hashes: list[str], verb: Verb, label: str) -> None:
         """On disk when it returns. To keep a label is to confirm it; of what has none, the model's word on the page."""

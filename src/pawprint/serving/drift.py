@@ -17,6 +17,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from pawprint.inference.ood import unit
+
 FEWEST = 20  # pictures; with fewer even a great drift may go unseen
 _MOST = 1000  # pictures in each sample: the kernel is a table of all pairs
 _PERMUTATIONS = 999
@@ -49,7 +51,7 @@ def compare(training: NDArray[np.floating], traffic: NDArray[np.floating], seed:
         ValueError: one of them has fewer than two rows.
     """
     rng = np.random.default_rng(seed)
-    samples = [_unit(_thinned(each, rng)) for each in (training, traffic)]
+    samples = [unit(_thinned(each, rng).astype(np.float32)) for each in (training, traffic)]
     first, second = map(len, samples)
     if min(first, second) < 2:
         raise ValueError("each sample needs at least two photographs")
@@ -101,12 +103,6 @@ def _thinned(embeddings: NDArray[np.floating], rng: np.random.Generator) -> NDAr
     if len(embeddings) <= _MOST:
         return embeddings
     return embeddings[rng.choice(len(embeddings), _MOST, replace=False)]
-
-
-def _unit(embeddings: NDArray[np.floating]) -> NDArray[np.float32]:
-    """Of length one, as the bank of the model folder keeps them."""
-    lengths = np.linalg.norm(embeddings.astype(np.float32), axis=1, keepdims=True)
-    return np.asarray(embeddings / np.maximum(lengths, 1e-12), np.float32)
 
 
 def _kernel(points: NDArray[np.float32]) -> NDArray[np.float32]:

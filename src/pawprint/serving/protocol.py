@@ -148,7 +148,7 @@ class LimitedProtocol(HttpToolsProtocol):
         # that hold each other. Those not begun have a cycle of references, which would keep their bodies for long.
         for cycle in (self._answered, *(cycle for cycle, _ in self.pipeline)):
             if cycle is not None:
-                cycle.disconnected, cycle.on_response, cycle.body = True, _nothing, bytearray()
+                cycle.disconnected, cycle.on_response, cycle.body = True, lambda: None, bytearray()
                 cycle.message_event.set()
         self.pipeline.clear()
 
@@ -184,10 +184,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.disconnected = True
             self.cycle.message_event.set()
         self.transport.close()
-
-
-def _nothing() -> None:
-    """In the place of what is to happen after a response."""
 
 
 def limit_connections(seconds: float) -> None:

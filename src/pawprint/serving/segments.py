@@ -23,7 +23,6 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 from botocore.exceptions import BotoCoreError, FlexibleChecksumError
@@ -109,7 +108,7 @@ class Pictures(PictureStore):
 
     def put(self, digest: str, picture: bytes) -> None:
         """Copy a picture there, where it is not there yet."""
-        system, path = _system(self._url(digest))
+        system, path = files.file_system(self._url(digest))
         if not system.exists(path):
             _write(self._url(digest), picture)
 
@@ -118,7 +117,7 @@ class Pictures(PictureStore):
         found = super().read(digest)
         if found is not None or not self._where:
             return found
-        system, path = _system(self._url(digest))
+        system, path = files.file_system(self._url(digest))
         try:
             data = bytes(system.cat_file(path))
         except FileNotFoundError:
@@ -127,7 +126,7 @@ class Pictures(PictureStore):
 
     def remove(self, digest: str) -> bool:
         """Delete a picture that was shipped; whether it was there."""
-        system, path = _system(self._url(digest))
+        system, path = files.file_system(self._url(digest))
         there = bool(system.exists(path))
         if there:
             system.rm_file(path)
@@ -183,7 +182,7 @@ def log_of(model: str, named: str = "", since: float = 0) -> Iterator[Path]:
 def holding(where: str, digest: str) -> dict[str, int]:
     """Rows on the picture with this hash, as it came or as it is kept: by segment. PawprintError where unreadable."""
     with _explained(where):
-        system, root = _system(where)
+        system, root = files.file_system(where)
         found = sorted(system.glob(f"{root}/*/*/*.parquet"))
         with ThreadPoolExecutor(READERS) as pool:
             tables = pool.map(lambda path: _table(system, path, ["picture_sha256", "picture"]), found)
@@ -195,14 +194,14 @@ def holding(where: str, digest: str) -> dict[str, int]:
 
 def kept(where: str, paths: Iterable[str], digest: str) -> set[str]:
     """The hashes under which these segments say that the picture is kept."""
-    system, _ = _system(where)
+    system, _ = files.file_system(where)
     rows = (row for path in paths for row in _table(system, path, ["picture_sha256", "picture"]))
     return {row["picture"] for row in rows if row["picture"] and _is_on(row, digest)}
 
 
 def erase(where: str, paths: Iterable[str], digest: str) -> None:
     """Write segments again, under the same names, without a picture's rows. OSError where that is refused."""
-    system, _ = _system(where)
+    system, _ = files.file_system(where)
     for path in paths:
         left = [row for row in _table(system, path) if not _is_on(row, digest)]
         _write(system.unstrip_protocol(path), _parquet(left))
@@ -215,7 +214,7 @@ def _is_on(row: dict[str, Any], digest: str) -> bool:
 def _collect(connection: sqlite3.Connection, where: str, model: str, since: float) -> int:
     """The rows of a model's segments; how many segments."""
     with _explained(where):
-        system, _ = _system(where)
+        system, _ = files.file_system(where)
         found = _found(where, model, since)
         with ThreadPoolExecutor(READERS) as pool:
             for table in pool.map(lambda path: _table(system, path), found):
@@ -233,7 +232,7 @@ def _found(where: str, model: str, since: float = 0) -> list[str]:
     """Paths of a model's segments, by day."""
     first = f"{datetime.fromtimestamp(since, UTC):%Y-%m-%d}"
     with _explained(where):
-        system, root = _system(where)
+        system, root = files.file_system(where)
         found = sorted(system.glob(f"{root}/{model or 'unregistered'}/*/*.parquet"))
         return [path for path in found if path.rsplit("/", 2)[-2] >= first]
 
@@ -269,18 +268,12 @@ def _table(system: Any, path: str, columns: list[str] | None = None) -> list[dic
 
 def _write(url: str, data: bytes) -> None:
     """Whole or not at all: by rename on a disk, by PUT in a bucket."""
-    system, path = _system(url)
+    system, path = files.file_system(url)
     if "file" in system.protocol:
         Path(path).parent.mkdir(parents=True, exist_ok=True, mode=0o700)
         files.write_bytes(Path(path), data)
     else:
         system.pipe_file(path, data)
-
-
-def _system(url: str) -> tuple[Any, str]:
-    options = {"use_listings_cache": False} if url.startswith("s3://") else {}
-    system, path = fsspec.core.url_to_fs(url, **options)
-    return system, str(path).rstrip("/")
 
 
 @contextmanager

@@ -9,7 +9,6 @@ import logging
 import os
 import shutil
 import signal
-import socket
 import tempfile
 from typing import Any
 
@@ -19,7 +18,7 @@ from bentoml.exceptions import BentoMLException
 from bentoml.images import Image
 from starlette.middleware.cors import CORSMiddleware
 
-from pawprint.errors import PawprintError
+from pawprint.errors import PawprintError, port_problem
 from pawprint.parallel import cores
 from pawprint.serving import traffic
 from pawprint.serving.access_log import AccessLogMiddleware, log_as_json
@@ -141,15 +140,11 @@ def _refuse_taken_port() -> None:
     """BentoML itself would say it with forty lines of traceback. The address is what its command line was given."""
     given = getattr(click.get_current_context(silent=True), "params", {})
     host, port = given.get("host") or HOST, given.get("port") or PORT
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PawprintError(
-                f"Port {port} on {host} cannot be used ({error.strerror}). Take another: "
-                f"`make serve PORT={port + 1}` or `bentoml serve --port {port + 1}`."
-            ) from None
+    if problem := port_problem(host, port):
+        raise PawprintError(
+            f"Port {port} on {host} cannot be used ({problem}). Take another: "
+            f"`make serve PORT={port + 1}` or `bentoml serve --port {port + 1}`."
+        )
 
 
 Pawprint.add_asgi_middleware(AccessLogMiddleware)  # type: ignore[attr-defined]

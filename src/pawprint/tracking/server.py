@@ -8,7 +8,6 @@ import contextlib
 import logging
 import os
 import re
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -28,7 +27,7 @@ from mlflow.utils.rest_utils import http_request
 
 from pawprint import files
 from pawprint.dvc import main_workspace
-from pawprint.errors import PawprintError
+from pawprint.errors import PawprintError, port_problem
 
 os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
 # By default MLflow's client tries for four minutes, and a training would stand still for as long.
@@ -218,14 +217,10 @@ def serve(root: Path, page: str, host: str = "127.0.0.1", port: int = 5000) -> N
     if address.startswith(("http://", "https://")):
         _open(address.rstrip("/") + page)
         return
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            raise PawprintError(
-                f"Port {port} on {host} cannot be used ({error.strerror}). Take another: `make ui UI_PORT={port + 1}`."
-            ) from None
+    if problem := port_problem(host, port):
+        raise PawprintError(
+            f"Port {port} on {host} cannot be used ({problem}). Take another: `make ui UI_PORT={port + 1}`."
+        )
     command = [sys.executable, "-m", "mlflow", "server", "--host", host, "--port", str(port), "--workers", "1"]
     command += [
         "--backend-store-uri",
