@@ -12,11 +12,10 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import urlsplit
 
 from pawprint import dvc, files, lineage
 from pawprint.data import labels
-from pawprint.errors import PawprintError
+from pawprint.errors import PawprintError, without_password
 
 WORKER = "pawprint"  # who commits what the worker makes
 KEPT = (*lineage.RECORDS, labels.FILE)  # what is written in the clone, and survives an update
@@ -195,14 +194,8 @@ def _git(root: Path, *words: str, check: bool = True, hide: str = "") -> str:
         output = " ".join((done.stderr or done.stdout).split())
         shown = " ".join(words)
         if hide:
-            output, shown = output.replace(hide, _plain(hide)), shown.replace(hide, _plain(hide))
+            output, shown = (text.replace(hide, without_password(hide)) for text in (output, shown))
         raise PawprintError(
             f"`git {shown}` failed: {output}. Correct PAWPRINT_REPOSITORY and PAWPRINT_BRANCH, or what git names."
         )
     return done.stdout.strip()
-
-
-def _plain(url: str) -> str:
-    """A URL without its user and password."""
-    parts = urlsplit(url)
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl() if parts.scheme else url

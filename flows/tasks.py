@@ -12,7 +12,6 @@ import errno
 import functools
 import logging
 import os
-import re
 import socket
 import subprocess
 import sys
@@ -26,7 +25,7 @@ import tenacity
 
 from flows import ROOT
 from pawprint import progress
-from pawprint.errors import PawprintError, explain
+from pawprint.errors import PawprintError, explain, without_password
 
 if TYPE_CHECKING:
     import prefect
@@ -237,14 +236,10 @@ def _check_server(url: str) -> None:
         httpx.get(f"{url.rstrip('/')}/health", timeout=10).raise_for_status()
     except (httpx.HTTPError, httpx.InvalidURL) as error:
         raise PawprintError(
-            f"The Prefect server at {_shown(url)} does not answer ({str(error).splitlines()[0]}). Start it, correct or "
-            "unset PREFECT_API_URL (`prefect config view` shows where it is set), or run without Prefect: "
+            f"The Prefect server at {without_password(url)} does not answer ({str(error).splitlines()[0]}). Start it, "
+            "correct or unset PREFECT_API_URL (`prefect config view` shows where it is set), or run without Prefect: "
             "`pawprint run --local`."
         ) from None
-
-
-def _shown(url: str) -> str:
-    return re.sub(r"//[^/@]*@", "//", url)
 
 
 @contextlib.contextmanager

@@ -26,10 +26,9 @@ from typing import Any, TypeVar
 import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
-import tenacity
 
 from pawprint import files, image, parallel
-from pawprint.data import archives, download
+from pawprint.data import archives, download, inventory
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier, FileResult
 from pawprint.parallel import in_order
@@ -280,7 +279,7 @@ def _walk(system: Any, root: str, suffixes: frozenset[str]) -> Iterator[Picture]
         for name in sorted(found):
             if PurePosixPath(name).suffix.lower() in suffixes and not name.startswith("."):
                 info = found[name]
-                etag = str(info.get("ETag", "")).strip('"') or f"{info.get('size')}-{info.get('mtime', '')}"
+                etag = files.etag(info) or f"{info.get('size')}-{info.get('mtime', '')}"
                 path = f"{folder.rstrip('/')}/{name}"
                 yield Picture(path.removeprefix(system._strip_protocol(root)).lstrip("/"), etag, _reader(system, path))
 
@@ -324,10 +323,7 @@ def _reader(system: Any, path: str) -> Callable[[], bytes]:
     return partial(_fetch, system, path)
 
 
-@tenacity.retry(
-    retry=tenacity.retry_if_not_exception_type((FileNotFoundError, PermissionError)),
-    stop=tenacity.stop_after_attempt(5), wait=tenacity.wait_exponential(max=10), reraise=True,
-)  # fmt: skip
+@inventory.retried
 def _fetch(system: Any, path: str) -> bytes:
     return bytes(system.cat_file(path))
 

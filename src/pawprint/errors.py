@@ -41,6 +41,11 @@ def explain(error: BaseException) -> str | None:
     return explain(error.__cause__) if error.__cause__ else None
 
 
+def without_password(url: str) -> str:
+    """The URL without its user and password, for a message."""
+    return re.sub(r"//[^/]*@", "//", url)
+
+
 def port_problem(host: str, port: int) -> str:
     """Why no server can listen there, in the system's words; "" where one can."""
     with socket.socket() as probe:

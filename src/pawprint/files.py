@@ -103,6 +103,11 @@ def file_system(url: str) -> tuple[Any, str]:
     return system, str(path).rstrip("/")
 
 
+def etag(info: Any) -> str:
+    """What a bucket says of an object's content; "" where it says nothing."""
+    return str(info.get("ETag", "")).strip('"')
+
+
 def data_url(kind: str, picture: bytes) -> str:
     """A picture (`png`, `jpeg`) as an address that holds it, for a page that fetches nothing."""
     return f"data:image/{kind};base64,{base64.b64encode(picture).decode()}"

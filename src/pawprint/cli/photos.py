@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import typer
 
 from pawprint.cli.common import HERE, ROOT
+from pawprint.errors import PawprintError
 
 DATA = HERE / "data"
 NEXT = f"Next: dvc add {DATA} (the way back: pawprint photos undo)"
@@ -103,7 +104,6 @@ def decide(
     from pawprint import lineage
     from pawprint.data.class_folders import class_folders
     from pawprint.data.labels import FILE, Labels, author
-    from pawprint.errors import PawprintError
 
     if bool(label) + drop + undo != 1:
         raise PawprintError("Name one of --label CLASS, --drop and --undo.")
@@ -132,7 +132,6 @@ def apply(
     from pawprint.data import corrections
     from pawprint.data.inbox import FOLDER, Inbox
     from pawprint.data.labels import FILE, Labels
-    from pawprint.errors import PawprintError
 
     params = load_params(ROOT / "params.yaml")
     if not (ROOT / ".dvc").is_dir():
@@ -200,7 +199,6 @@ def erase(
     Older versions of the data that had it cannot be restored whole any more. There is no way back.
     """
     from pawprint import lineage
-    from pawprint.errors import PawprintError
     from pawprint.files import write_text
     from pawprint.provenance import erase as erasing
     from pawprint.serving import traffic

@@ -40,7 +40,7 @@ from pawprint.data.quality import Rejected
 from pawprint.data.shards import Packed
 from pawprint.data.splits import SPLITS, split_of
 from pawprint.errors import PawprintError
-from pawprint.files import data_url, render, replace_folder, write_json, write_text
+from pawprint.files import data_url, read_json, render, replace_folder, write_json, write_text
 from pawprint.lineage import sha256
 
 BATCH = 64  # photographs that a thread, or a process of a cluster, takes at a time
@@ -130,12 +130,9 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params, data_ha
 
 def _earlier(out: Path, recipe: str) -> Path | None:
     """The folder of an earlier run, if it is complete and was made by this recipe."""
-    try:
-        report = json.loads((out / "report.json").read_bytes())
-        same = (report["recipe"], report["manifest"]) == (recipe, sha256(out / manifest.FILE))
-        return out if same and (out / CUTS).exists() else None
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
+    report, listed = read_json(out / "report.json") or {}, out / manifest.FILE
+    whole = listed.exists() and (out / CUTS).exists()
+    return out if whole and (report.get("recipe"), report.get("manifest")) == (recipe, sha256(listed)) else None
 
 
 def _shards(earlier: Path | None) -> dict[str, int]:

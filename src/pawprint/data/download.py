@@ -13,7 +13,6 @@ http(s) is read with httpx and not fsspec, which cannot say whether the rest of 
 
 import errno
 import hashlib
-import json
 import os
 import re
 import shutil
@@ -23,7 +22,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
 from urllib.parse import urlsplit
 
 import httpx
@@ -139,7 +137,7 @@ def _download(url: str, checksum: str | None) -> Path:
 def _download_file(remote: "Http | S3", target: Path, checksum: str | None) -> None:
     note, partial = (target.with_name(f"{target.name}.{kind}") for kind in ("json", "partial"))
     if target.exists():
-        if _matches(target, checksum) if checksum else not remote.changed(_read_note(note)):
+        if _matches(target, checksum) if checksum else not remote.changed(files.read_json(note) or {}):
             return
         target.unlink()
 
@@ -176,7 +174,7 @@ def _retry(shown: str, attempt: Callable[[], None], progress: Callable[[], int])
 
 
 def _attempt(remote: "Http | S3", partial: Path, note: Path, has_checksum: bool) -> None:
-    known = _read_note(note)
+    known = files.read_json(note) or {}
     # Without a validator or a checksum nobody could say whether the rest belongs to what is here.
     have = _size(partial) if known.get("validator") or has_checksum else 0
     with remote.stream(have, known.get("validator", "")) as (start, total, validator, pieces):
@@ -297,22 +295,22 @@ class S3:
     def changed(self, known: dict[str, str]) -> bool:
         """Is there another file now?"""
         with self._explained():
-            return _etag(self._files.info(self.url)) != known.get("validator", "")
+            return files.etag(self._files.info(self.url)) != known.get("validator", "")
 
     @contextmanager
     def stream(self, have: int, validator: str) -> Iterator[Stream]:
         """The bytes after the first `have`, if the file is still the one that `validator` belongs to."""
         with self._explained():
             info = self._files.info(self.url)
-            start = have if _etag(info) == validator and have <= info["size"] else 0
+            start = have if files.etag(info) == validator and have <= info["size"] else 0
             with self._files.open(self.url, "rb", cache_type="none", block_size=PIECE) as file:
                 file.seek(start)
-                yield start, info["size"], _etag(info), iter(lambda: file.read(PIECE), b"")
+                yield start, info["size"], files.etag(info), iter(lambda: file.read(PIECE), b"")
 
     def copy(self, target: Path) -> None:
         """The files below it, each whole; those that are here already are not downloaded again."""
         note = target.with_name(f"{target.name}.json")
-        known = _read_note(note)
+        known = files.read_json(note) or {}
         with self._explained():
             root = self._files._strip_protocol(self.url).rstrip("/")
             found = {key.removeprefix(f"{root}/"): info for key, info in self._files.find(root, detail=True).items()}
@@ -321,9 +319,9 @@ class S3:
             archives.enough_room(sum(info["size"] for info in found.values()), target.parent, self.shown)
             for file in [file for file in target.rglob("*") if file.is_file()]:
                 name = file.relative_to(target).as_posix()
-                if name not in found or known.get(name) != _etag(found[name]):
+                if name not in found or known.get(name) != files.etag(found[name]):
                     file.unlink()
-            files.write_json(note, {name: _etag(info) for name, info in found.items()})
+            files.write_json(note, {name: files.etag(info) for name, info in found.items()})
             with Progress(f"downloading {self.shown}", len(found)) as progress:
                 for name in found:
                     if not (target / name).exists():
@@ -350,10 +348,6 @@ class S3:
             raise Again(str(error)) from None
 
 
-def _etag(info: dict[str, Any]) -> str:
-    return str(info.get("ETag", "")).strip('"')
-
-
 def _validator(answer: httpx.Response) -> str:
     """Identifies the bytes of a response; empty where the server sends nothing that does."""
     etag = str(answer.headers.get("ETag", ""))
@@ -364,11 +358,3 @@ def public_part(url: str) -> str:
     """The URL without user, password, query and fragment, where secrets may stand."""
     parts = urlsplit(url)
     return f"{parts.scheme}://{parts.netloc.rpartition('@')[2]}{parts.path}"
-
-
-def _read_note(note: Path) -> dict[str, str]:
-    """The note of an earlier download; empty where there is none."""
-    try:
-        return dict(json.loads(note.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return {}

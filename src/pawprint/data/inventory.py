@@ -21,7 +21,7 @@ from pawprint import image
 from pawprint.data import class_folders
 from pawprint.data.class_folders import DATASET, INVENTORY, NAME, Dataset, description, refuse_name
 from pawprint.errors import PawprintError
-from pawprint.files import hidden, recover, replace_folder, write_json
+from pawprint.files import etag, file_system, hidden, recover, replace_folder, write_json
 
 SCHEMA = pa.schema(
     [
@@ -34,6 +34,10 @@ SCHEMA = pa.schema(
 )
 SEEN = SCHEMA.append(pa.field("hash", pa.string()))  # of a prepared set: what each object's bytes were
 GROUP = 65_536  # rows that are turned into Python's objects at a time
+retried = tenacity.retry(
+    retry=tenacity.retry_if_not_exception_type((FileNotFoundError, PermissionError)),
+    stop=tenacity.stop_after_attempt(5), wait=tenacity.wait_exponential(max=10), reraise=True,
+)  # fmt: skip
 
 
 class Entry(NamedTuple):
@@ -133,10 +137,7 @@ class Inventory:
             )
         return content
 
-    @tenacity.retry(
-        retry=tenacity.retry_if_not_exception_type((FileNotFoundError, PermissionError)),
-        stop=tenacity.stop_after_attempt(5), wait=tenacity.wait_exponential(max=10), reraise=True,
-    )  # fmt: skip
+    @retried
     def _get(self, where: str, version: str) -> tuple[str, bytes]:
         """(etag, content) by one request, so that they are of one object."""
         import fsspec.asyn
@@ -147,14 +148,14 @@ class Inventory:
             given = {"VersionId": version} if version else {}
             answer = await self._system._call_s3("get_object", Bucket=bucket, Key=key, **given)
             async with answer["Body"] as body:
-                return _etag(answer), await body.read()
+                return etag(answer), await body.read()
 
-        etag, content = fsspec.asyn.sync(self._system.loop, get)
-        return str(etag), bytes(content)
+        tag, content = fsspec.asyn.sync(self._system.loop, get)
+        return str(tag), bytes(content)
 
     @cached_property
     def _system(self) -> Any:
-        return _bucket()
+        return file_system(self.source)[0]
 
 
 def dataset(data: Path) -> Dataset:
@@ -181,7 +182,7 @@ def write(source: str, data: Path, name: str | None, write_once: bool) -> int:
     if name and not NAME.fullmatch(name):
         raise PawprintError(f"{name} is no name for a set. Use small letters, digits, dots and dashes.")
     prefix = f"{folder}/" if folder else ""
-    system = _bucket()
+    system, _ = file_system(source)
     try:
         if not write_once and system.call_s3("get_bucket_versioning", Bucket=bucket).get("Status") != "Enabled":
             raise PawprintError(
@@ -224,7 +225,7 @@ def _listed(system: Any, bucket: str, prefix: str, versions: bool) -> Iterator[E
                 continue
             if len(path.parts) > 1 and not any(hidden(name) for name in path.parts):
                 version = one["VersionId"] if versions else ""
-                yield Entry(path.parts[0], key, one["Size"], _etag(one), version)
+                yield Entry(path.parts[0], key, one["Size"], etag(one), version)
         if not page.get("IsTruncated"):
             return
         going_on = (
@@ -232,13 +233,3 @@ def _listed(system: Any, bucket: str, prefix: str, versions: bool) -> Iterator[E
             if versions
             else {"ContinuationToken": page["NextContinuationToken"]}
         )
-
-
-def _etag(answer: Any) -> str:
-    return str(answer["ETag"]).strip('"')
-
-
-def _bucket() -> Any:
-    import fsspec
-
-    return fsspec.filesystem("s3", use_listings_cache=False)

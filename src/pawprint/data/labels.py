@@ -104,10 +104,10 @@ class Labels:
         with lock(self.path.with_name(f".{self.path.name}.lock"), f"{self.path} is being written.", timeout=10):
             self.refresh()
             given = label if verb in ("keep", "class") else ""
-            new = [
-                Decision(one, verb, given, _plain(who), when, _plain(why), " ".join(self._replaced(one, seen)))
-                for one in dict.fromkeys(hashes)
-            ]
+            new = []
+            for one in dict.fromkeys(hashes):
+                replaced = " ".join(id for id in self.open_ids(one) if seen is None or id in seen.get(one, ()))
+                new.append(Decision(one, verb, given, _plain(who), when, _plain(why), replaced))
             try:
                 self._append(new)
             except OSError as error:
@@ -141,9 +141,6 @@ class Labels:
     def open_ids(self, digest: str) -> list[str]:
         """Ids of the lines on a photograph that no other one replaces, as last read."""
         return sorted(self._open(digest))
-
-    def _replaced(self, digest: str, seen: Mapping[str, Iterable[str]] | None) -> list[str]:
-        return [id for id in self.open_ids(digest) if seen is None or id in seen.get(digest, ())]
 
     def _open(self, digest: str) -> dict[str, Decision]:
         """The lines on a photograph that no other one replaces, by id."""

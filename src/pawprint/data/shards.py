@@ -57,7 +57,7 @@ def write(folder: Path, packed: Sequence[Packed], before: Mapping[str, int]) -> 
         kept[one.file if one.file in before else ""].append(place)
     again, generations = kept.pop("", []), defaultdict[int, list[str]](list)
     for file in sorted(kept):
-        generations[_generation(file)].append(file)
+        generations[int(Path(file).name.rpartition("-")[0] or 0)].append(file)
     numbers = sorted(generations)
     stay = len(numbers)
     if again and stay >= GENERATIONS:
@@ -87,10 +87,6 @@ def write(folder: Path, packed: Sequence[Packed], before: Mapping[str, int]) -> 
             start += size(packed[place].length)
     for one, (name, offset) in zip(packed, placed, strict=True):
         yield one, name, offset
-
-
-def _generation(file: str) -> int:
-    return int(Path(file).name.rpartition("-")[0] or 0)
 
 
 def _link(shard: Path, target: Path, members: Sequence[Packed]) -> bool:

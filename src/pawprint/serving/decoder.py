@@ -32,7 +32,7 @@ from pawprint.config import Serving
 from pawprint.image import BadImage
 from pawprint.serving import decoder_process, metrics, structure
 from pawprint.serving.access_log import CLIENT
-from pawprint.serving.decoder_process import BAD, FITS, HEAD
+from pawprint.serving.decoder_process import BAD, FITS, HEAD, UNREADABLE
 from pawprint.serving.problems import RequestError
 
 _P = ParamSpec("_P")
@@ -149,8 +149,7 @@ class Decoders:
             if status == -signal.SIGPROF:
                 message = f"decoding takes more than {seconds:.1f} s of a core, which no photograph of its size needs"
                 raise BadImage("too_slow_to_decode", message) from None
-            message = "the photograph cannot be read; it is damaged or very unusual"
-            raise BadImage("unreadable", message) from None
+            raise BadImage("unreadable", UNREADABLE) from None
         finally:
             if not process.ended:
                 self._put(process)

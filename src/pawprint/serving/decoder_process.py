@@ -28,7 +28,7 @@ FITS: tuple[image.Fit, ...] = ("squash", "letterbox", "crop")
 DONE, BAD = b"\0", b"\1"
 _SLACK = 96 * 2**20  # bytes that decoders need beside the picture
 _NICE = 5  # JPEGs that a thread decodes come first
-_UNREADABLE = "the photograph cannot be read; it is damaged or very unusual"
+UNREADABLE = "the photograph cannot be read; it is damaged or very unusual"
 _TOO_LARGE = "the photograph takes more memory to decode than it may"
 
 
@@ -78,7 +78,7 @@ def _reply(work: Callable[[], bytes]) -> bytes:
     except MemoryError:
         problem = {"reason": "too_large", "message": _TOO_LARGE}
     except Exception:  # whatever hostile bytes lead a decoder to
-        problem = {"reason": "unreadable", "message": _UNREADABLE}
+        problem = {"reason": "unreadable", "message": UNREADABLE}
     return BAD + json.dumps(problem).encode()
 
 

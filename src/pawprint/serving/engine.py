@@ -21,6 +21,7 @@ from pawprint.inference.classifier import OOD_FILE, Classifier, Predictions
 from pawprint.serving import metrics, structure
 from pawprint.serving.champion import read_champion
 from pawprint.serving.decoder import Decoders, FairPool, too_late
+from pawprint.serving.decoder_process import UNREADABLE
 from pawprint.serving.kept import clean
 from pawprint.serving.schema import About, Milliseconds, ModelCard, ModelName, Prediction
 from pawprint.serving.traffic import Record, TrafficLog
@@ -162,7 +163,7 @@ class Engine:
             raise
         except Exception as error:  # a bug of a decoder, found by hostile bytes: 4xx for the sender, a log entry for us
             logger.exception("a photograph of %d bytes made the decoder fail", len(data))
-            raise BadImage("unreadable", "the photograph cannot be read; it is damaged or very unusual") from error
+            raise BadImage("unreadable", UNREADABLE) from error
         digest = hashlib.sha256(data).hexdigest()
         before = decoded[1] if decoded else 0.0  # seconds in the process
         decoding, waited = before + time.perf_counter() - started, started - requested - before
