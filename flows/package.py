@@ -116,7 +116,7 @@ def write_release(tracker: Tracker, folder: Path, champion: Champion, tag: str, 
     drawn = (tracker.run_tags(champion.run_id) or {}).get("drawn") == "True"
     out = ROOT / "reports" / "releases" / f"{champion.dataset}-v{champion.version}"
     bill = sbom.sbom(tag, _stored(tag))
-    release.write(out, release.ReleaseFiles(info, evidence_of(tracker, champion), drawn, record, bill))
+    release.write(out, info, evidence_of(tracker, champion), drawn, record, bill)
     tracker.run(champion.run_id).artifact(out, "release")
     tracker.registry.packaged(champion, tag, digest)
 

@@ -81,7 +81,7 @@ def stage(name: str) -> Iterator[None]:
     on_terminal = sys.stderr.isatty() and not as_json()
     if on_terminal:
         _live = _bar()
-        _live.add_task(name, total=None, unit="", note="")
+        _live.add_task(name, total=None, unit="")
         _live.start()
     try:
         yield
@@ -136,20 +136,20 @@ class Progress:
             self._bar.remove_task(self._task)
             self._bar.update(self._bar.task_ids[0], visible=True)
 
-    def advance(self, count: int, note: str = "") -> None:
-        """`count` more are done; `note` is shown beside the number."""
+    def advance(self, count: int) -> None:
+        """`count` more are done."""
         self.done += count
         if self._bar:
-            self._bar.update(self._task, completed=self.done, note=note)
+            self._bar.update(self._task, completed=self.done)
         elif time.monotonic() >= self._due:
-            self._say(note)
+            self._say()
 
     def _show(self, bar: Bar) -> None:
         for task in bar.task_ids:  # one line at a time
             bar.update(task, visible=False)
-        self._task = bar.add_task(self.label, total=self.total, completed=self.done, unit=self.unit, note="")
+        self._task = bar.add_task(self.label, total=self.total, completed=self.done, unit=self.unit)
 
-    def _say(self, note: str) -> None:
+    def _say(self) -> None:
         if sys.stderr.isatty() and not as_json():
             self._bar, self._own = _bar(), True
             self._show(self._bar)
@@ -160,7 +160,7 @@ class Progress:
             say("", progress=self.label, done=self.done, total=self.total)
             return
         of = f" of {_count(self.total, self.unit)}" if self.total else ""
-        print(f"{self.label}: {_count(self.done, self.unit)}{of} {note}".rstrip(), file=sys.stderr, flush=True)
+        print(f"{self.label}: {_count(self.done, self.unit)}{of}", file=sys.stderr, flush=True)
 
 
 class _Counts(ProgressColumn):
@@ -177,8 +177,6 @@ class _Counts(ProgressColumn):
             parts.append(f"{duration(task.time_remaining)} left")
         elif task.elapsed is not None:
             parts.append(duration(task.elapsed))
-        if task.fields["note"]:
-            parts.append(task.fields["note"])
         return Text("  ".join(parts), no_wrap=True, overflow="ellipsis")
 
 

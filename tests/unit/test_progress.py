@@ -16,11 +16,12 @@ WORK = """
 import time
 from pawprint import progress
 progress.PATIENCE = 0
+UNIT = "photographs that do not fit beside all the other things that are shown"
 with progress.stage("train mlp"):
     for epoch in (1, 2):
-        with progress.Progress(f"a rather long candidate name epoch {epoch}/2", 30_000, unit="photographs") as bar:
+        with progress.Progress(f"a rather long candidate name epoch {epoch}/2", 30_000, unit=UNIT) as bar:
             for _ in range(6):
-                bar.advance(5_000, "a note that does not fit beside all the other things that are shown")
+                bar.advance(5_000)
                 time.sleep(0.15)
         progress.say(f"epoch {epoch}", epoch=epoch, loss=0.5)
 """

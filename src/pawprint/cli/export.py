@@ -1,8 +1,7 @@
 """`pawprint export`: a model in a form that runs without pawprint."""
 
-import enum
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -12,19 +11,14 @@ from pawprint.errors import PawprintError
 MOST = 12  # test pictures
 
 
-class Target(enum.StrEnum):
-    """What runs the export."""
-
-    onnx = "onnx"
-    openvino = "openvino"
-    web = "web"
-
-
 @examples("pawprint export champion --to web page/ | pawprint export efficientnet_lite0 --to onnx out/ --pictures new/")
 def export(
     model: Annotated[str, typer.Argument(help="`champion`, a candidate, or a model folder")],
     out: Annotated[Path, typer.Argument(help="the folder to write; it must not be there")],
-    to: Annotated[Target, typer.Option(help="ONNX Runtime, OpenVINO, or a page that runs in a browser")] = Target.onnx,
+    to: Annotated[
+        Literal["onnx", "openvino", "web"],
+        typer.Option(help="ONNX Runtime, OpenVINO, or a page that runs in a browser"),
+    ] = "onnx",
     pictures: Annotated[
         list[Path] | None,
         typer.Option(help="test pictures that travel along; without: photographs that the model has not learned from"),
@@ -43,7 +37,7 @@ def export(
 
     folder = find_model(model, ROOT)
     chosen = portable.test_pictures(folder, ROOT / "data", pictures or [], MOST)
-    report = portable.export(folder, to.value, out, chosen, runtime)
+    report = portable.export(folder, to, out, chosen, runtime)
     if report is None:
         page = out / "index.html"
         print(f"{out}: written and not checked, for there is no Chromium here. Open {page} and press `Check`.")

@@ -214,9 +214,8 @@ def trace(
     from rich.tree import Tree
 
     from pawprint.provenance import trace as tracing
-    from pawprint.serving import bento, traffic
 
-    found = tracing.trace(ROOT, what, tracing.Served(bento.folder, traffic.find_prediction))
+    found = tracing.trace(ROOT, what)
     if as_json:
         print(found.as_json())
     else:

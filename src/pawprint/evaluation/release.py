@@ -3,12 +3,11 @@
 reports/releases/<data set>-v<version>/ holds MODEL_CARD.md, evaluation.json, gate.md, gate.json, lineage.json and
 sbom.cdx.json; the run in MLflow keeps the same files under `release/`.
 
-    write(folder, ReleaseFiles(info, evidence, drawn, release, sbom))
+    write(folder, info, evidence, drawn, release, sbom)
 """
 
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import ValidationError
@@ -25,24 +24,16 @@ EVALUATION, GATE, TABLE = "evaluation.json", "gate.json", "gate.md"
 SCORES = "test.csv"  # predictions photograph by photograph, beside EVALUATION
 
 
-@dataclass(frozen=True)
-class ReleaseFiles:
-    """The input of `write`."""
-
-    info: ModelInfo
-    evidence: Mapping[str, Path]  # EVALUATION, GATE, TABLE -> file, as far as the run keeps them
-    drawn: bool
-    release: Release
-    sbom: str
-
-
-def write(folder: Path, files: ReleaseFiles) -> None:
+def write(
+    folder: Path, info: ModelInfo, evidence: Mapping[str, Path], drawn: bool, release: Release, sbom: str
+) -> None:
     """Fill `folder`, replacing what was there.
+
+    `evidence` has files by EVALUATION, GATE and TABLE, as far as the run keeps them.
 
     Raises:
         PawprintError: nothing is kept of the model's evaluation, or it is damaged.
     """
-    release, evidence = files.release, files.evidence
     version = f"{release.model} version {release.version}"
     try:
         report = EvaluationReport.model_validate_json(evidence[EVALUATION].read_bytes())
@@ -52,10 +43,10 @@ def write(folder: Path, files: ReleaseFiles) -> None:
             f"The run {release.run_id} of {version} keeps no evaluation (or a damaged one), so it cannot be released. "
             "Run `dvc repro --force evaluate register`, or `pawprint rollback` to an older version."
         ) from None
-    card = model_card.model_card(files.info, report, files.drawn, version, verdict.reason if verdict else "")
+    card = model_card.model_card(info, report, drawn, version, verdict.reason if verdict else "")
     with replace_folder(folder) as fresh:
         for name, path in evidence.items():
             shutil.copyfile(path, fresh / name)
         write_text(fresh / "MODEL_CARD.md", card)
         write_text(fresh / "lineage.json", release.model_dump_json(indent=1) + "\n")
-        write_text(fresh / "sbom.cdx.json", files.sbom)
+        write_text(fresh / "sbom.cdx.json", sbom)

@@ -1,6 +1,6 @@
 """`pawprint trace X`: from a prediction down to its photographs, and from a photograph up to its models and Bentos.
 
-    tree = trace(Path("."), "pawprint-sample@champion", Served(bento.folder, find_prediction))
+    tree = trace(Path("."), "pawprint-sample@champion")
     list(tree.broken())                             # every link whose digest does not match
 
 X is the id of a prediction, a Bento tag, a model version (`pawprint-sample/3`) or alias (`pawprint-sample@champion`), a
@@ -11,7 +11,6 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
@@ -27,6 +26,7 @@ from pawprint.data.labels import Labels
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion
+from pawprint.serving import bento, traffic
 from pawprint.tracking.run import FOLDER
 from pawprint.tracking.tracker import FILTERED, Tracker
 
@@ -55,27 +55,19 @@ class Link(BaseModel):
         return json.dumps({"intact": not any(self.broken()), **self.model_dump(by_alias=True)}, indent=1)
 
 
-@dataclass(frozen=True)
-class Served:
-    """Look-ups that only the serving package has; the command line passes them in."""
-
-    bento: Callable[[str], Path | None]  # the folder of a Bento tag
-    prediction: Callable[[str], Mapping[str, str] | None]  # a row of the traffic log, by its id
-
-
-def trace(root: Path, word: str, served: Served) -> Link:
+def trace(root: Path, word: str) -> Link:
     """The chain of whatever `word` names.
 
     Raises:
         PawprintError: It names nothing that is known here.
     """
-    tracer = _Tracer(root, served)
+    tracer = _Tracer(root)
     tracker = tracer.tracker
-    if ":" in word and not word.startswith("models:") and (folder := served.bento(word)):
+    if ":" in word and not word.startswith("models:") and (folder := bento.folder(word)):
         return tracer.bento(word, folder)
     if version := tracker.registry.find(word):
         return tracer.version(version)
-    if prediction := served.prediction(word):
+    if prediction := traffic.find_prediction(word):
         return tracer.prediction(prediction)
     if photograph := tracer.photograph(word):
         return photograph
@@ -95,8 +87,8 @@ def trace(root: Path, word: str, served: Served) -> Link:
 class _Tracer:
     """A method a kind of link. With `up` a link has what was made of it too."""
 
-    def __init__(self, root: Path, served: Served) -> None:
-        self.root, self.served, self.tracker = root, served, Tracker(root)
+    def __init__(self, root: Path) -> None:
+        self.root, self.tracker = root, Tracker(root)
         self.registry = self.tracker.registry
 
     def prediction(self, row: Mapping[str, str]) -> Link:
@@ -156,7 +148,7 @@ class _Tracer:
     def _bentos(self, version: Champion) -> list[Link]:
         links = []
         for tag, digest in self.registry.bentos(version).items():
-            if folder := self.served.bento(tag):
+            if folder := bento.folder(tag):
                 links.append(_checked_bento(tag, folder, digest))
             else:
                 links.append(Link(kind="Bento", name=tag, state="unproved", note="not in BentoML's store here"))
@@ -276,7 +268,7 @@ class _Tracer:
         for row in origins.of(self.root / "data", digest):
             link = Link(kind="origin", name=row.source, note=f"{row.name}, {row.file or 'dropped'}")
             if row.source.startswith(TRAFFIC):
-                answer = self.served.prediction(row.name)
+                answer = traffic.find_prediction(row.name)
                 said = f"{answer['label']}, {answer['time']}" if answer else "not in the traffic log any more"
                 link.links.append(Link(kind="answer", name=row.name, note=said))
             yield link

@@ -2,6 +2,7 @@
 
 import json
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from cyclonedx.schema import SchemaVersion
@@ -12,7 +13,6 @@ from pawprint import lineage
 from pawprint.config import Gate
 from pawprint.errors import PawprintError
 from pawprint.evaluation import gate, model_card, release
-from pawprint.evaluation.release import ReleaseFiles
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Release
 from pawprint.serving.sbom import sbom
@@ -20,8 +20,18 @@ from pawprint.serving.sbom import sbom
 REQUIREMENTS = "numpy==9.9.9\ntyping-extensions==4.0\n# a comment\nzope.interface==7.0 ; python_version > '3'\n"
 
 
+class Made(NamedTuple):
+    """The input of a release."""
+
+    info: ModelInfo
+    evidence: dict[str, Path]
+    drawn: bool
+    release: Release
+    sbom: str
+
+
 @pytest.fixture
-def made(tmp_path: Path, toy_model: Path) -> ReleaseFiles:
+def made(tmp_path: Path, toy_model: Path) -> Made:
     """The input of a release of the toy model."""
     report = contender(0.97, 4).report
     verdict = gate.first(contender(0.97, 4), Gate())
@@ -34,12 +44,12 @@ def made(tmp_path: Path, toy_model: Path) -> ReleaseFiles:
         **info.lineage.model_dump(), model="pawprint-colours", version="3", model_digest=info.model_digest,
         bento="pawprint:colours-v3-12345678", bento_digest="b" * 64,
     )  # fmt: skip
-    return ReleaseFiles(info, kept, True, lineage_record, "{}\n")
+    return Made(info, kept, True, lineage_record, "{}\n")
 
 
-def test_a_release_holds_card_evaluation_gate_lineage_and_sbom(made: ReleaseFiles, tmp_path: Path) -> None:
+def test_a_release_holds_card_evaluation_gate_lineage_and_sbom(made: Made, tmp_path: Path) -> None:
     folder = tmp_path / "releases" / "colours-v3"
-    release.write(folder, made)
+    release.write(folder, *made)
     assert {path.name for path in folder.iterdir()} == {
         "MODEL_CARD.md", "evaluation.json", "gate.md", "gate.json", "lineage.json", "sbom.cdx.json",
     }  # fmt: skip
@@ -61,33 +71,33 @@ def test_a_release_holds_card_evaluation_gate_lineage_and_sbom(made: ReleaseFile
     assert (printed["bento_digest"], printed["run_id"], printed["version"]) == ("b" * 64, "a" * 32, "3")
 
 
-def test_writing_again_replaces_it_whole(made: ReleaseFiles, tmp_path: Path) -> None:
+def test_writing_again_replaces_it_whole(made: Made, tmp_path: Path) -> None:
     folder = tmp_path / "releases" / "colours-v3"
-    release.write(folder, made)
+    release.write(folder, *made)
     first = {path.name: path.read_bytes() for path in folder.iterdir()}
     (folder / "stray").write_text("left over")
-    release.write(folder, made)
+    release.write(folder, *made)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == first
     assert [path.name for path in folder.parent.iterdir()] == ["colours-v3"]
 
 
-def test_a_version_that_the_gate_never_judged_says_so(made: ReleaseFiles, tmp_path: Path) -> None:
-    del made.evidence[release.GATE], made.evidence[release.TABLE]  # type: ignore[attr-defined]
-    release.write(tmp_path / "out", made)
+def test_a_version_that_the_gate_never_judged_says_so(made: Made, tmp_path: Path) -> None:
+    del made.evidence[release.GATE], made.evidence[release.TABLE]
+    release.write(tmp_path / "out", *made)
     assert "the gate never compared it" in (tmp_path / "out" / "MODEL_CARD.md").read_text()
     assert not (tmp_path / "out" / "gate.md").exists()
 
 
 @pytest.mark.parametrize("content", [None, "{", '{"test": 1}'])
-def test_without_an_evaluation_nothing_is_released(made: ReleaseFiles, tmp_path: Path, content: str | None) -> None:
+def test_without_an_evaluation_nothing_is_released(made: Made, tmp_path: Path, content: str | None) -> None:
     path = made.evidence[release.EVALUATION]
     path.unlink() if content is None else path.write_text(content)
     with pytest.raises(PawprintError, match="pawprint-colours version 3 keeps no evaluation"):
-        release.write(tmp_path / "out", made)
+        release.write(tmp_path / "out", *made)
     assert not (tmp_path / "out").exists()
 
 
-def test_figures_that_cannot_be_given_are_said_in_words(made: ReleaseFiles) -> None:
+def test_figures_that_cannot_be_given_are_said_in_words(made: Made) -> None:
     report = contender(0.97, 4).report
     test = report.test.model_copy(update={"auroc": None, "average_precision": None})
     none = report.corruptions.model_copy(update={"photographs": 0, "accuracy": 0.0, "under": {}, "lost": {}})

@@ -17,7 +17,7 @@ from pawprint.errors import PawprintError
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion, bento_digest, sha256
 from pawprint.provenance import trace as tracing
-from pawprint.serving.traffic import Record, TrafficLog, find_prediction
+from pawprint.serving.traffic import Record, TrafficLog
 from pawprint.tracking.run import FOLDER
 from pawprint.tracking.tracker import Tracker
 from toy import prediction
@@ -26,9 +26,12 @@ PROJECT = Path(__file__).parents[3]
 LEARNED = "1" * 64
 
 
-def served(bento: Path | None = None, logs: Path = Path("nowhere")) -> tracing.Served:
-    """A store that has `bento` under every tag (or none), and the traffic logs of a folder."""
-    return tracing.Served(lambda _: bento, lambda id: find_prediction(id, logs))
+def trace(root: Path, word: str, bento: Path | None = None, logs: Path = Path("nowhere")) -> tracing.Link:
+    """With a store that has `bento` under every tag (or none), and the traffic logs of a folder."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(tracing.bento, "folder", lambda _: bento)
+        patch.setenv("PAWPRINT_TRAFFIC", str(logs))
+        return tracing.trace(root, word)
 
 
 def write(manifest: Path, splits: dict[str, str]) -> None:
@@ -73,12 +76,12 @@ def kinds(link: tracing.Link) -> list[str]:
 
 def test_down_from_an_alias_and_a_run_to_the_photographs(made: tuple[Path, Champion]) -> None:
     root, entry = made
-    down = tracing.trace(root, "pawprint-colours@champion", served())
+    down = trace(root, "pawprint-colours@champion")
     below = ["data", "params", "packages", "photographs"]
     assert kinds(down) == ["version", "run", "model", "commit", *below]
     assert not list(down.broken())
     assert "as in manifest" in down.links[0].links[-1].note
-    run = tracing.trace(root, entry.run_id[:8], served())
+    run = trace(root, entry.run_id[:8])
     assert kinds(run) == [*kinds(down)[1:], "version"]
     assert '"intact": true' in down.as_json()
 
@@ -88,14 +91,14 @@ def test_a_changed_model_a_changed_list_and_another_digest_are_broken_links(made
     kept = Path(urlsplit(mlflow.MlflowClient().get_run(entry.run_id).info.artifact_uri).path) / FOLDER
     learned = (kept / "photographs.txt").read_text()
     (kept / "photographs.txt").write_text("3" * 64)
-    (link,) = tracing.trace(root, "pawprint-colours/1", served()).broken()
+    (link,) = trace(root, "pawprint-colours/1").broken()
     assert (link.kind, link.note) == ("photographs", "photographs.txt does not list the photographs of the manifest")
     (kept / "photographs.txt").write_text(learned)
     with (kept / "model.onnx").open("ab") as file:
         file.write(b"x")
-    (link,) = tracing.trace(root, "pawprint-colours/1", served()).broken()
+    (link,) = trace(root, "pawprint-colours/1").broken()
     assert (link.kind, link.note) == ("model", "model.onnx is not the file that model.json describes")
-    assert '"intact": false' in tracing.trace(root, entry.run_id, served()).as_json()
+    assert '"intact": false' in trace(root, entry.run_id).as_json()
 
 
 def test_a_bento_that_holds_another_model_than_it_names_is_broken(made: tuple[Path, Champion], tmp_path: Path) -> None:
@@ -103,10 +106,10 @@ def test_a_bento_that_holds_another_model_than_it_names_is_broken(made: tuple[Pa
     bento = tmp_path / "bento"
     inside = Path(shutil.copytree(root / "model", bento / "src" / "champion"))
     (inside / "champion.json").write_text(entry.model_dump_json())
-    assert not list(tracing.trace(root, "pawprint:colours-v1", served(bento)).broken())
+    assert not list(trace(root, "pawprint:colours-v1", bento).broken())
     with (inside / "model.onnx").open("ab") as file:
         file.write(b"x")
-    (link,) = tracing.trace(root, "pawprint:colours-v1", served(bento)).broken()
+    (link,) = trace(root, "pawprint:colours-v1", bento).broken()
     assert link.kind == "Bento"
     assert "it holds model" in link.note
 
@@ -116,17 +119,17 @@ def test_a_bento_is_checked_against_the_digest_of_its_build(made: tuple[Path, Ch
     tag, bento = "pawprint:colours-v1-12345678", tmp_path / "bento"
     inside = Path(shutil.copytree(root / "model", bento / "src" / "champion"))
     (inside / "champion.json").write_text(entry.model_dump_json())
-    assert tracing.trace(root, tag, served(bento)).state == "unproved"
+    assert trace(root, tag, bento).state == "unproved"
     Tracker(root).registry.packaged(entry, tag, bento_digest(bento))
-    assert tracing.trace(root, tag, served(bento)).state == "proved"
-    up = tracing.trace(root, "pawprint-colours/1", served(bento)).led_to
+    assert trace(root, tag, bento).state == "proved"
+    up = trace(root, "pawprint-colours/1", bento).led_to
     assert [(link.kind, link.name, link.state) for link in up] == [("Bento", tag, "proved")]
     (bento / "src" / "service.py").write_text("slipped in")
     for word in (tag, "pawprint-colours/1", entry.run_id):
-        (link,) = tracing.trace(root, word, served(bento)).broken()
+        (link,) = trace(root, word, bento).broken()
         assert link.kind == "Bento"
         assert "at its build it was" in link.note
-    (gone,) = tracing.trace(root, "pawprint-colours/1", served()).led_to
+    (gone,) = trace(root, "pawprint-colours/1").led_to
     assert (gone.state, gone.note) == ("unproved", "not in BentoML's store here")
 
 
@@ -134,10 +137,10 @@ def test_from_a_photograph_up_to_what_learned_from_it(made: tuple[Path, Champion
     root, entry = made
     photo = root / "taught.jpg"
     photo.write_bytes(b"the one it learned from")
-    assert tracing.trace(root, str(photo), served()).led_to == []
+    assert trace(root, str(photo)).led_to == []
     stored = Path(urlsplit(mlflow.MlflowClient().get_run(entry.run_id).info.artifact_uri).path)
     (stored / FOLDER / "photographs.txt").write_text(f"{sha256(photo)}\n")
-    up = tracing.trace(root, str(photo), served())
+    up = trace(root, str(photo))
     assert [link.name for link in up.led_to] == ["pawprint-colours/1"]
     assert up.note == "not among the prepared photographs; 1 registered version trained on it or validated with it"
     assert [link.kind for link in up.broken()] == ["photographs"]  # the manifest says that it learned from another
@@ -151,11 +154,11 @@ def test_an_answer_leads_to_the_version_that_gave_it(made: tuple[Path, Champion]
         log.add(Record.of(prediction(id, "red", digest, entry.version), 0.0, LEARNED, np.zeros(3, np.float32)))
     log.close()
     (logs / "torn.db").write_text("no database")
-    down = tracing.trace(root, "right", served(logs=logs))
+    down = trace(root, "right", logs=logs)
     assert kinds(down)[:4] == ["prediction", "picture", "version", "run"]
     assert down.note == "red, 1970-01-01 00:00:00 UTC"
     assert not list(down.broken())
-    (link,) = tracing.trace(root, "wrong", served(logs=logs)).broken()
+    (link,) = trace(root, "wrong", logs=logs).broken()
     assert link.kind == "version"
     assert "the prediction came from 999999999999" in link.note
 
@@ -205,13 +208,13 @@ def test_what_the_commit_does_not_hold_is_a_broken_link(
             )
             (folder / "model.json").write_text(info.model_dump_json())
             run.artifact(folder, FOLDER)
-        tree = tracing.trace(tmp_path, run.id, served())
+        tree = trace(tmp_path, run.id)
         commit = next(link for link in tree.links if link.kind == "commit")
         states = {link.kind: link.state for link in commit.links}
         assert states == dict.fromkeys(("data", "code", "params", "packages"), "proved") | changed
-    assert tracing.trace(tmp_path, record.git_commit, served()).led_to != []
+    assert trace(tmp_path, record.git_commit).led_to != []
 
 
 def test_what_nobody_knows_is_one_sentence(made: tuple[Path, Champion]) -> None:
     with pytest.raises(PawprintError, match="'nothing' is no prediction, Bento tag, model version"):
-        tracing.trace(made[0], "nothing", served())
+        trace(made[0], "nothing")
