@@ -43,7 +43,6 @@ class Flow(Generic[P, R]):
         self.fn, self.name, self.flow_run_name = function, name, flow_run_name
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        """Run as a flow on Prefect's server."""
         from prefect import flow as as_flow
 
         return as_flow(name=self.name, flow_run_name=self.flow_run_name)(self.fn)(*args, **kwargs)

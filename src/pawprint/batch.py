@@ -362,11 +362,9 @@ class _Store:
             )
 
     def parts(self) -> set[str]:
-        """Names of the parts that are there."""
         return {name for name in self._names() if name.endswith(".parquet") and not name.startswith(".")}
 
     def rows(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
-        """Rows of a part."""
         with self._system.open(f"{self._root}/{name}", "rb") as file:
             yield from pq.read_table(file, columns=columns).to_pylist()
 

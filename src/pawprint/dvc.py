@@ -523,7 +523,6 @@ def _environment(root: Path) -> dict[str, str]:
 
 
 def _dvc(root: Path, *words: str, check: bool = True) -> str:
-    """Run dvc; its standard output as text."""
     done = subprocess.run(
         [sys.executable, "-m", "dvc", *words],
         cwd=root,

@@ -232,7 +232,6 @@ class _Work:
             self.applied.relabelled[file] = target
 
     def write(self) -> None:
-        """Write data/ anew."""
         before = {one.name for one in class_folders(self.data)} if self.hashes else set()
         for path in files_in(self.data) if self.hashes else ():
             file = path.relative_to(self.data).as_posix()

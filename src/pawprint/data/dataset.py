@@ -68,7 +68,6 @@ class Split:
         return read(self.shards, self.places(indices), self.size, self._pool.map if len(indices) >= 8 else map)
 
     def places(self, indices: Sequence[int] | NDArray[np.int64]) -> list[Place]:
-        """Where the photographs at `indices` lie."""
         columns = (self.rows.column(name, indices).to_pylist() for name in ("shard", "offset", "length"))
         return list(zip(*columns, strict=True))
 
@@ -130,5 +129,4 @@ class PreparedDataset:
         return manifest.digest(manifest.read(self.folder / manifest.FILE))
 
     def split(self, name: SplitName) -> Split:
-        """The photographs of a split."""
         return Split(name, self.classes, Rows.of(self.rows).of_splits(name), self.folder / "shards", self.size)

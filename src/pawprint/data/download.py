@@ -293,7 +293,6 @@ class S3:
             return bool(self._files.isdir(self.url))
 
     def changed(self, known: dict[str, str]) -> bool:
-        """Is there another file now?"""
         with self._explained():
             return files.etag(self._files.info(self.url)) != known.get("validator", "")
 

@@ -52,7 +52,6 @@ class Inbox:
         return digest in self._rows
 
     def get(self, digest: str) -> Incoming | None:
-        """The picture with this hash."""
         return self._rows.get(digest)
 
     def file(self, one: Incoming) -> Path:

@@ -85,7 +85,6 @@ class Entries:
             yield from zip(labels[part].to_pylist(), keys[part].to_pylist(), strict=True)
 
     def find(self, label: str, key: str) -> Entry | None:
-        """The row of this object."""
         labels, keys = self._columns[:2]
         place = bisect_left(range(len(self)), (label, key), key=lambda at: (labels[at].as_py(), keys[at].as_py()))
         found = self[place] if place < len(self) else None
@@ -114,7 +113,6 @@ class Inventory:
         return found
 
     def entry(self, path: Path) -> Entry:
-        """The row of a photograph."""
         label, _, key = path.relative_to(self.data).as_posix().partition("/")
         found = self.entries.find(label, key)
         assert found, path

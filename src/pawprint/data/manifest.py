@@ -73,7 +73,6 @@ class Rows(Sequence[ManifestRow]):
 
     @classmethod
     def of(cls, rows: Iterable[ManifestRow]) -> "Rows":
-        """Any rows as `Rows`."""
         if isinstance(rows, Rows):
             return rows
         table = pa.Table.from_batches(_batches(rows), SCHEMA).unify_dictionaries()
@@ -89,7 +88,6 @@ class Rows(Sequence[ManifestRow]):
         return tuple(value.hex() for value in self.column("hash").to_pylist())
 
     def of_splits(self, *names: str) -> Self:
-        """The rows of these splits."""
         inside = pc.is_in(self.column("split").cast(pa.string()), value_set=pa.array(names))
         return type(self)(self._column, self._places[inside.to_numpy(zero_copy_only=False)])
 

@@ -53,7 +53,6 @@ class Origins:
         return iter(sorted(self._rows))
 
     def add(self, row: Origin) -> None:
-        """Add a row."""
         self._rows.add(row)
         self._files[_key(row.hash, row.file)].add(row.file)
 

@@ -46,7 +46,6 @@ class Corruptions:
         self.pictures = {"none": plain, **dict(corrupt(plain, seed))}
 
     def measure(self, classifier: Classifier) -> CorruptionReport:
-        """Accuracy of the model under each corruption."""
         n = len(self.labels)
         if not n:
             return CorruptionReport(photographs=0, accuracy=0.0, under={}, lost={})

@@ -52,7 +52,6 @@ class Beside:
         return found
 
     def sentence(self) -> str:
-        """For a person."""
         agrees = f", {self.agreement:.1%} as the champion" if self.agreement is not None else ""
         said = (
             f"{self.mode} version {self.version or '0'}: {self.answers:,} answers{agrees}; refused "

@@ -292,7 +292,6 @@ class _Sheet:
         self.axes.imshow(pixels, extent=(left, left + self.side, foot, foot - self.side), aspect="auto", **style)
 
     def title(self, row: int, column: int, text: str, size: float) -> None:
-        """Text over the picture."""
         top = (row + 1) * self.height - self.side - 2 * self.GAP
         self.axes.text((column + 0.5) * self.width, top, text, fontsize=size, ha="center", va="bottom")
 

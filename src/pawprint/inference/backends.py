@@ -141,7 +141,6 @@ class OpenVino:
             self._idle.put(request)
 
     def __call__(self, one: NDArray[np.uint8]) -> Outputs:
-        """One picture."""
         request = self._idle.get()
         try:
             request.get_input_tensor().data[:] = one  # passing it to `infer` takes 0.2 ms more, and a dict of outputs

@@ -42,7 +42,6 @@ class Bank:
 
     @property
     def dimensions(self) -> int:
-        """Of the embeddings, d."""
         return int(self.directions.shape[1] if self.class_scores is None else self.class_scores.shape[1] - 1)
 
     def tensors(self) -> dict[str, NDArray[np.generic]]:

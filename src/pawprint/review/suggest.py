@@ -50,7 +50,6 @@ class Suggester:
         return self._state
 
     def close(self) -> None:
-        """End the thread."""
         self._ending = True
         self._more.set()
         self._thread.join()

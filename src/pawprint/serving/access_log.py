@@ -26,8 +26,8 @@ SECURITY_HEADERS = (
     (b"referrer-policy", b"no-referrer"),
     (b"cross-origin-resource-policy", b"same-origin"),
 )
-_QUIET = ("/healthz", "/livez", "/readyz", "/metrics")  # requested every few seconds by machines
-_PATHS = ("/", "/predict", "/predict/batch", "/explain", "/feedback", "/model", "/admin/reload", "/docs.json", *_QUIET)
+PROBES = ("/healthz", "/livez", "/readyz", "/metrics")  # by machines, every few seconds, under any name they know
+_PATHS = ("/", "/predict", "/predict/batch", "/explain", "/feedback", "/model", "/admin/reload", "/docs.json", *PROBES)
 _ID = re.compile(rb"[A-Za-z0-9._-]{1,64}")
 
 access = logging.getLogger("pawprint.access")
@@ -37,7 +37,6 @@ class JsonLines(logging.Formatter):
     """A record as one line of JSON, with the id of the request it belongs to."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname,
@@ -70,7 +69,6 @@ class AccessLogMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -101,5 +99,5 @@ class AccessLogMiddleware:
         metrics.labelled(metrics.SECONDS, known).observe(seconds)
         client = scope.get("client")
         fields = {"status": status, "ms": round(1000 * seconds, 1), "client": client[0] if client else ""}
-        level = logging.DEBUG if known in _QUIET else logging.INFO
+        level = logging.DEBUG if known in PROBES else logging.INFO
         access.log(level, "%s %s", scope["method"], path[:200], extra={"fields": fields})

@@ -79,7 +79,6 @@ class DirectRoute(APIRoute):
         self.app = request_response(self.get_route_handler())  # Starlette's: FastAPI's keeps stacks of dependencies
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The handler that FastAPI calls with each request."""
         (security,) = self.dependencies
         assert isinstance(security, SecurityDependency)
         (scope,) = security.scopes or ()

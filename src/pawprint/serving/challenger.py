@@ -88,7 +88,6 @@ class Challenger:
 
     @property
     def engine(self) -> Engine:
-        """The model."""
         assert self._engine is not None
         return self._engine
 

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 from pydantic import BaseModel
 
+from pawprint.serving.access_log import PROBES
 from pawprint.serving.schema import Feedback, Problem
 
 _IMAGE = {"type": "string", "format": "binary", "description": "JPEG, PNG, WebP, GIF, TIFF or BMP"}
@@ -70,7 +71,7 @@ def documented(
 
 def add_probes(app: FastAPI) -> None:
     """BentoML's own endpoints, which are no routes of the app."""
-    for path in ("/healthz", "/livez", "/readyz", "/metrics"):
+    for path in PROBES:
         response = {"description": "as text", "headers": _headers("X-Request-Id"), "content": _TEXT}
         summary = "Prometheus metrics" if path == "/metrics" else "Health"
         operation = {"operationId": path.strip("/"), "summary": summary, "responses": {"200": response}}

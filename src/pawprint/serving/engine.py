@@ -85,7 +85,6 @@ class Engine:
         }
 
     def card(self) -> ModelCard:
-        """The model and where it comes from."""
         info = self.classifier.info
         return ModelCard(
             model=self.name,

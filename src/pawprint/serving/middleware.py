@@ -10,9 +10,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pawprint.config import Serving
 from pawprint.serving import metrics
+from pawprint.serving.access_log import PROBES
 from pawprint.serving.problems import RequestError, problem_response
 
-_PROBES = ("/healthz", "/livez", "/readyz", "/metrics")  # asked by machines, under whatever name they know
 _CLOSE = {"Connection": "close"}  # the rest of the body is not wanted, so the connection cannot be used again
 
 
@@ -39,7 +39,6 @@ class BodyLimitMiddleware:
         self.too_many = RequestError(503, "overloaded", too_many, {"Retry-After": "1", **_CLOSE})
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
@@ -101,7 +100,6 @@ class OriginMiddleware:
         self.origins = set(params.allowed_origins)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """One request."""
         if scope["type"] == "http" and (problem := self._problem(scope)):
             await problem_response(403, *problem)(scope, receive, send)
         else:
@@ -110,7 +108,7 @@ class OriginMiddleware:
     def _problem(self, scope: Scope) -> tuple[str, str] | None:
         headers = {name: value.decode("latin-1") for name, value in scope["headers"] if name in _LOOKED_AT}
         host = headers.get(b"host", "")
-        if not self._is_ours(host) and scope["path"] not in _PROBES:
+        if not self._is_ours(host) and scope["path"] not in PROBES:
             message = f"this service is not reached as {host[:100]!r}; add the name to serving.allowed_hosts"
             return "unknown_host", message
         if scope["method"] in ("GET", "HEAD", "OPTIONS") or (origin := headers.get(b"origin")) in self.origins:

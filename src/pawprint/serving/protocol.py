@@ -108,7 +108,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self._refuse(400, "too_many_chunks", message)
 
     def on_message_complete(self) -> None:
-        """The request is whole."""
         self._cancel()
         self._waiting.pop(self, None)
         self._bytes = 0

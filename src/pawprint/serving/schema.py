@@ -49,14 +49,12 @@ class Prediction(Closed):
 
     @classmethod
     def of(cls, id: str, found: Classification, model: ModelName, milliseconds: Milliseconds) -> Self:
-        """The response for a classification."""
         return cls(
             id=id, label=found.label, refusal=found.refusal, reason=found.reason, probabilities=found.probabilities,
             typicality=found.knn_similarity, model=model, milliseconds=milliseconds,
         )  # fmt: skip
 
     def classification(self) -> Classification:
-        """The classification of a response."""
         return Classification(self.label, self.refusal, self.reason, self.probabilities, self.typicality)
 
 

@@ -102,7 +102,6 @@ class Journal:
                 raise
 
     def remove(self) -> None:
-        """Delete the journal."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _uploaded(self) -> int:
@@ -136,23 +135,18 @@ class JournaledRun:
             self.journal.append("metrics", values=fresh, step=step, at=time.time())
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters."""
         self.journal.append("params", values={name: str(value) for name, value in values.items()})
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Label the run."""
         self.journal.append("tags", values={name: str(value) for name, value in values.items()})
 
     def artifact(self, path: Path, folder: str = "") -> None:
-        """Keep a file, or all files of a folder, with the run."""
         self.journal.append("artifact", path, folder=folder)
 
     def dataset(self, name: str, data: Path, digest: str) -> None:
-        """Log the photographs as an MLflow dataset."""
         self.journal.append("dataset", name=name, data=str(data), digest=digest)
 
     def model(self, path: Path) -> None:
-        """Log the model folder."""
         self.journal.append("model", path)
 
     def status(self, status: str) -> None:

@@ -107,7 +107,6 @@ class Registry:
         return sum(tag.startswith(begins) for tag in tags)
 
     def challenge(self, version: Champion) -> None:
-        """Move the alias `challenger` to `version`."""
         self._client.set_registered_model_alias(version.model, CHALLENGER, version.version)
 
     def current_champion(self, name: str) -> Champion | None:
@@ -213,7 +212,6 @@ class Registry:
         return [_champion(entry) for entry in found if entry.name.startswith("pawprint-")]
 
     def aliases(self, version: Champion) -> list[str]:
-        """The aliases that point at a version."""
         return sorted(self._client.get_model_version(version.model, version.version).aliases)
 
     def folder(self, version: Champion) -> Path:

@@ -60,7 +60,6 @@ class Call(BaseModel):
     arguments: dict[str, Any]
 
     def make(self, run: "Run") -> None:
-        """Make it on `run`."""
         if self.method != "begin":
             path = {"path": Path(self.arguments["path"])} if "path" in self.arguments else {}
             getattr(run, self.method)(**self.arguments | path)
@@ -93,7 +92,6 @@ class RunRecord(BaseModel):
 
     @property
     def params(self) -> dict[str, str]:
-        """All parameters."""
         given = (call.arguments["values"] for call in self.calls if call.method == "params")
         return {name: value for values in given for name, value in values.items()}
 
@@ -151,13 +149,11 @@ class Run:
             self.client.log_batch(self.id, metrics=entries[start : start + _METRICS])
 
     def params(self, values: Mapping[str, Any]) -> None:
-        """Log parameters."""
         entries = [Param(name, shortened(str(value), _PARAM_LENGTH)) for name, value in values.items()]
         for start in range(0, len(entries), _PARAMS):
             self.client.log_batch(self.id, params=entries[start : start + _PARAMS])
 
     def tags(self, values: Mapping[str, Any]) -> None:
-        """Label the run."""
         entries = [RunTag(name, shortened(str(value), _TAG_LENGTH)) for name, value in values.items()]
         for start in range(0, len(entries), _PARAMS):
             self.client.log_batch(self.id, tags=entries[start : start + _PARAMS])
@@ -168,7 +164,6 @@ class Run:
         log(self.id, str(path), folder or None)
 
     def text(self, content: str, path: str) -> None:
-        """Keep a text as the artifact `path`."""
         self.client.log_text(self.id, content, path)
 
     def status(self, status: str) -> None:
@@ -179,7 +174,6 @@ class Run:
             self.client.set_terminated(self.id, status)
 
     def rename(self, name: str) -> None:
-        """Give the run another name."""
         self.client.update_run(self.id, name=name)
 
     def describe(self, markdown: str) -> None:

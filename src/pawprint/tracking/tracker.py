@@ -89,7 +89,6 @@ class Tracker:
 
     @cached_property
     def registry(self) -> Registry:
-        """The registered models."""
         return Registry(self)
 
     # runs
