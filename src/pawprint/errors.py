@@ -43,7 +43,7 @@ def explain(error: BaseException) -> str | None:
 
 def without_password(url: str) -> str:
     """The URL without its user and password, for a message."""
-    return re.sub(r"//[^/]*@", "//", url)
+    return re.sub(r"^([\w.+-]+://)[^/]*@", r"\1", url)
 
 
 def port_problem(host: str, port: int) -> str:
