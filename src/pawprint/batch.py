@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -41,8 +41,6 @@ RECIPE = 1  # raised when the columns, or the meaning of one, change
 MEASURED = 16  # pictures whose time gives the estimate
 SHOWN = 10  # of the least sure
 MANIFEST, STARTED = "_manifest.json", "_started.json"
-
-Item = TypeVar("Item")
 
 
 @dataclass(frozen=True)

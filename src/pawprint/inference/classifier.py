@@ -14,7 +14,7 @@ from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Self, TypeVar
+from typing import Any, Literal, Self
 
 import numpy as np
 import safetensors
@@ -33,8 +33,6 @@ from pawprint.lineage import Lineage
 from pawprint.parallel import in_order
 
 Refusal = Literal["", "unlike", "unsure"]  # unlike the training photographs, or too unsure which class it is
-Item = TypeVar("Item")
-Result = TypeVar("Result")
 
 OOD_FILE = "ood.safetensors"  # the bank of ood.py; of validation photographs directions of embeddings and predictions
 _FOREIGN_BANK = f"{OOD_FILE} holds embeddings of another model"
