@@ -109,6 +109,8 @@ class Candidate(_Closed):
     early_stopping: CountOrZero = 0  # epochs without a better validation loss; 0 is off
     mixup: NonNegative = 0.0  # alpha of the beta distribution; 0 is off
     augment: Literal["none", "flip", "standard", "strong"] = "none"
+    # pixels a side of photographs while it trains, in the first epochs and in the last; empty: preprocess.size
+    train_sizes: Annotated[tuple[Count, ...], Field(strict=False)] = ()
     compile: bool = False  # torch.compile
 
     @field_validator("architecture", mode="before")
@@ -125,6 +127,15 @@ class Candidate(_Closed):
                 raise ValueError("weight_decay: auto needs optimizer: lbfgs")
         elif self.train != "head" or self.mixup or self.ema or self.early_stopping or self.clip_norm:
             raise ValueError("optimizer: lbfgs needs train: head, without mixup, ema, early_stopping and clip_norm")
+        return self
+
+    @model_validator(mode="after")
+    def _sizes_grow(self) -> Self:
+        if sizes := self.train_sizes:
+            if len(sizes) != 2 or not 32 <= sizes[0] <= sizes[1]:
+                raise ValueError("train_sizes: give two, the first from 32 to the second, e.g. [112, 208]")
+            if self.train != "all":
+                raise ValueError("train_sizes needs train: all; the rest of a network has its size")
         return self
 
     @property
@@ -449,7 +460,7 @@ def flatten(params: BaseModel, prefix: str = "") -> dict[str, Any]:
         below = [walk(inner, f"{name}.{key}" if name else str(key)) for key, inner in value.items()]
         return {dotted: leaf for leaves in below for dotted, leaf in leaves.items()}
 
-    return walk(params.model_dump(), prefix)
+    return walk(params.model_dump(mode="json"), prefix)
 
 
 def digest(params: BaseModel) -> str:

@@ -15,7 +15,7 @@ from pawprint.image import SIZE
 from pawprint.lineage import Pretrained
 from pawprint.models import weights
 from pawprint.models.article_cnn import ArticleCNN
-from pawprint.models.backbone import Network
+from pawprint.models.backbone import Network, PooledNetwork
 from pawprint.models.deep_cnn import DeepCNN
 from pawprint.models.efficientnet_lite import EfficientNetLite, EfficientNetLite0, EfficientNetLite1, EfficientNetLite2
 from pawprint.models.mlp import MLP
@@ -62,6 +62,12 @@ def _check_one(name: str, architecture: str, candidate: Candidate) -> None:
         )
     elif candidate.train != "all" and isinstance(known, type) and issubclass(known, EfficientNetLite):
         known.check()
+    pooled = isinstance(known := ARCHITECTURES.get(architecture), type) and issubclass(known, PooledNetwork)
+    if candidate.train_sizes and not pooled:
+        raise PawprintError(
+            f"params.yaml: `candidates.{name}.train_sizes` needs a network for any size, and {architecture} is made for "
+            "one. Set it to []."
+        )
 
 
 def create_model(name: str, classes: int = 2, size: int = SIZE) -> Network:

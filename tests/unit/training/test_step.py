@@ -17,6 +17,7 @@ from pawprint.errors import PawprintError
 from pawprint.models import registry
 from pawprint.training import dataloader
 from pawprint.training import step as module
+from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
 
@@ -175,3 +176,22 @@ def test_compiled_code_is_kept_where_no_other_user_can_put_it() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "TORCHINDUCTOR_CACHE_DIR"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == str(Path(torch.hub.get_dir()).with_name("inductor"))
+
+
+def test_photographs_grow_over_the_epochs() -> None:
+    candidate = params("deep_cnn", epochs=6, train_sizes=(64, 150)).candidate("deep_cnn")
+    assert [module.side(candidate, epoch) for epoch in range(1, 7)] == [86, 86, 118, 118, 150, 150]
+    pixels = torch.full((2, 300, 300, 3), 7, dtype=torch.uint8)
+    small = module.shrink(pixels, 64)
+    assert small.shape == (2, 64, 64, 3) and (small == 7).all()
+
+
+def test_a_training_on_small_photographs_resumes_from_its_checkpoint(data: PreparedDataset, tmp_path: Path) -> None:
+    given = params("deep_cnn", epochs=2, batch_size=14, train_sizes=(64, 96))
+    manager = CheckpointManager(tmp_path, "deep_cnn", given, data)
+    memory = Memory()
+    whole = fit("deep_cnn", given, data, memory, manager)
+    assert np.isfinite(memory.curve("train_loss")).all()
+    resumed = fit("deep_cnn", given, data, Memory(), CheckpointManager(tmp_path, "deep_cnn", given, data))
+    assert resumed.seconds >= whole.seconds  # nothing was left to train: the checkpoint is of these parameters
+    assert torch.equal(resumed.network.head.weight, whole.network.head.weight)
