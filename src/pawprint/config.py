@@ -109,8 +109,8 @@ class Candidate(_Closed):
     early_stopping: CountOrZero = 0  # epochs without a better validation loss; 0 is off
     mixup: NonNegative = 0.0  # alpha of the beta distribution; 0 is off
     augment: Literal["none", "flip", "standard", "strong"] = "none"
-    # pixels a side of photographs while it trains, in the first epochs and in the last; empty: preprocess.size
-    train_sizes: Annotated[tuple[Count, ...], Field(strict=False)] = ()
+    # sides of photographs while it trains, as shares of preprocess.size: in the first epochs and in the last; [] is off
+    train_sizes: Annotated[tuple[Positive, ...], Field(strict=False)] = ()
     compile: bool = False  # torch.compile
 
     @field_validator("architecture", mode="before")
@@ -132,10 +132,10 @@ class Candidate(_Closed):
     @model_validator(mode="after")
     def _sizes_grow(self) -> Self:
         if sizes := self.train_sizes:
-            if len(sizes) != 2 or not 32 <= sizes[0] <= sizes[1]:
-                raise ValueError("train_sizes: give two, the first from 32 to the second, e.g. [112, 208]")
+            if len(sizes) != 2 or not 0.2 <= sizes[0] <= sizes[1] <= 1:
+                raise ValueError("train_sizes: give two shares from 0.2 to 1, the smaller first, e.g. [0.35, 0.8]")
             if self.train != "all":
-                raise ValueError("train_sizes needs train: all; the rest of a network has its size")
+                raise ValueError("train_sizes needs train: all")
         return self
 
     @property

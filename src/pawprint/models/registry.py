@@ -65,8 +65,8 @@ def _check_one(name: str, architecture: str, candidate: Candidate) -> None:
     pooled = isinstance(known := ARCHITECTURES.get(architecture), type) and issubclass(known, PooledNetwork)
     if candidate.train_sizes and not pooled:
         raise PawprintError(
-            f"params.yaml: `candidates.{name}.train_sizes` needs a network for any size, and {architecture} is made for "
-            "one. Set it to []."
+            f"params.yaml: `candidates.{name}.train_sizes` needs a network for any size, and {architecture} is made "
+            "for one. Set it to []."
         )
 
 

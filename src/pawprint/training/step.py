@@ -24,6 +24,7 @@ from pawprint.training.dataloader import Batch, TrainingData
 
 # torch.compile loads code from its cache; torch's own place for it is a folder of /tmp that any user can make first.
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(Path(torch.hub.get_dir()).with_name("inductor")))
+STAGES = 4  # of growing photographs
 OPTIMIZERS: Mapping[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": torch.optim.Adam,
     "adamw": torch.optim.AdamW,
@@ -88,7 +89,7 @@ class TrainingStep:
     def _update(self, batch: Batch, epoch: int, number: int) -> tuple[Tensor, Tensor]:
         inputs, labels = batch.inputs.to(self.device, non_blocking=True), batch.labels.to(self.device)
         if self.candidate.train_sizes:
-            inputs = shrink(inputs, side(self.candidate, epoch))
+            inputs = shrink(inputs, side(self.candidate, self.network.size, epoch))
         other, kept = labels, 1.0
         if self.candidate.mixup:
             # The order of an epoch is drawn from (seed, epoch): a stream ends in a number of its own, for
@@ -200,16 +201,17 @@ def trained_tensors(network: Network) -> dict[str, Tensor]:
     return {name: value for name, value in network.state_dict().items() if name not in frozen}
 
 
-def side(candidate: Candidate, epoch: int) -> int:
-    """Pixels a side of an epoch's photographs: from the first of `train_sizes` to the last by 32, for equally many epochs.
+def side(candidate: Candidate, size: int, epoch: int) -> int:
+    """Pixels a side of an epoch's photographs: STAGES steps from the first of `train_sizes` to the last, each for equally
+    many epochs.
 
     Small photographs first cost less, and the weights are as good (Tan and Le, EfficientNetV2, 2021). Objects that are
     cropped larger in training than they are in the whole photograph make a smaller last size fit too (Touvron et al.,
     Fixing the train-test resolution discrepancy, 2019).
     """
     first, last = candidate.train_sizes
-    stages = (last - first) // 32 + 1
-    return last - 32 * (stages - 1 - (epoch - 1) * stages // candidate.epochs)
+    stage = (epoch - 1) * STAGES // candidate.epochs
+    return 16 * round(size * (first + (last - first) * stage / (STAGES - 1)) / 16)
 
 
 def shrink(pixels: Tensor, side: int) -> Tensor:

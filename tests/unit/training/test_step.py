@@ -179,15 +179,15 @@ def test_compiled_code_is_kept_where_no_other_user_can_put_it() -> None:
 
 
 def test_photographs_grow_over_the_epochs() -> None:
-    candidate = params("deep_cnn", epochs=6, train_sizes=(64, 150)).candidate("deep_cnn")
-    assert [module.side(candidate, epoch) for epoch in range(1, 7)] == [86, 86, 118, 118, 150, 150]
+    candidate = params("deep_cnn", epochs=8, train_sizes=(0.35, 0.8)).candidate("deep_cnn")
+    assert [module.side(candidate, 224, epoch) for epoch in range(1, 9)] == [80, 80, 112, 112, 144, 144, 176, 176]
     pixels = torch.full((2, 300, 300, 3), 7, dtype=torch.uint8)
     small = module.shrink(pixels, 64)
     assert small.shape == (2, 64, 64, 3) and (small == 7).all()
 
 
 def test_a_training_on_small_photographs_resumes_from_its_checkpoint(data: PreparedDataset, tmp_path: Path) -> None:
-    given = params("deep_cnn", epochs=2, batch_size=14, train_sizes=(64, 96))
+    given = params("deep_cnn", epochs=2, batch_size=14, train_sizes=(0.3, 0.5))
     manager = CheckpointManager(tmp_path, "deep_cnn", given, data)
     memory = Memory()
     whole = fit("deep_cnn", given, data, memory, manager)
