@@ -202,8 +202,7 @@ def trained_tensors(network: Network) -> dict[str, Tensor]:
 
 
 def side(candidate: Candidate, size: int, epoch: int) -> int:
-    """Pixels a side of an epoch's photographs: STAGES steps from the first of `train_sizes` to the last, each for equally
-    many epochs.
+    """Pixels a side of an epoch's photographs: from the first of `train_sizes` to the last in STAGES of equal length.
 
     Small photographs first cost less, and the weights are as good (Tan and Le, EfficientNetV2, 2021). Objects that are
     cropped larger in training than they are in the whole photograph make a smaller last size fit too (Touvron et al.,
