@@ -55,7 +55,7 @@ NETWORKS: dict[str, dict[str, Any]] = {
 }
 SLOW: dict[str, dict[str, Any]] = {  # hours on two cores: only where it is named
     "deep_cnn": {
-        "architecture": "deep_cnn", "epochs": 80, "batch_size": 32, "learning_rate": 0.002, "schedule": "one_cycle",
+        "architecture": "deep_cnn", "epochs": 48, "batch_size": 32, "learning_rate": 0.002, "schedule": "one_cycle",
         "optimizer": "adamw", "weight_decay": 0.05, "label_smoothing": 0.1, "ema": 0.995, "augment": "strong",
         "train_sizes": (0.35, 0.8),
     },
