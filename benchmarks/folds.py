@@ -41,7 +41,8 @@ from pawprint.training.train import Trained, fit
 from pawprint.training.trainer import NullLogger
 
 FOLDS, VALIDATION = 5, 0.15
-COLUMNS = ("candidate", "mistakes", "accuracy", "log loss", "calibration error", "log loss - first", "p")
+COLUMNS = ("candidate", "mistakes", "accuracy [95 %]", "log loss [95 %]", "calibration error (by chance at most)",
+           "log loss - first", "better : worse, p")  # fmt: skip
 HEAD = {"train": "head", "epochs": 200, "optimizer": "lbfgs", "weight_decay": "auto"}
 ADAM = {"train": "head", "epochs": 100, "batch_size": 512, "learning_rate": 0.003, "weight_decay": 0.0001}
 FINETUNE = {
@@ -135,8 +136,13 @@ def row(name: str, one: Scores, first: Scores) -> tuple[str, ...]:
     low, high = (-end for end in reversed(paired_losses(one, first)))
     better, worse = discordant(one, first)
     p = stats.binomtest(better, better + worse).pvalue if better + worse else 1.0  # McNemar's exact test
-    shown = (str(figures.accuracy), str(figures.log_loss), str(figures.calibration_error))
-    paired = f"[{low:+.4f}, {high:+.4f}]", f"{p:.3f} ({better}:{worse})"
+    right, loss, gap = figures.accuracy, figures.log_loss, figures.calibration_error
+    shown = (
+        f"{100 * right.value:.2f} % [{100 * right.low:.2f}, {100 * right.high:.2f}]",
+        f"{loss.value:.4f} [{loss.low:.4f}, {loss.high:.4f}]",
+        f"{100 * gap.value:.2f} % ({100 * gap.perfect_high:.2f})",
+    )
+    paired = ("-", "-") if one is first else (f"[{low:+.4f}, {high:+.4f}]", f"{better} : {worse}, {p:.2f}")
     return (name.replace("|", "\\|"), str(figures.mistakes), *shown, *paired)
 
 
@@ -167,7 +173,7 @@ def main() -> None:
     hashes = sorted(set.intersection(*(set(found) for found in asked.values())))
     printed = {name: scores(found, hashes, data.classes) for name, found in asked.items()}
     rows = [COLUMNS, *(row(name, one, printed[arguments.variants[0]]) for name, one in printed.items())]
-    title = f"{len(hashes)} photographs, each tested once ({arguments.folds} of {FOLDS} folds)"
+    title = f"{len(hashes):,} photographs, each tested once ({arguments.folds} of {FOLDS} folds)"
     print("On the set of docs/decisions these are the folds on which the smoothing of the temperature was chosen.")
     about = [
         "written by: `python benchmarks/folds.py`; the last columns compare with the first row (McNemar)",

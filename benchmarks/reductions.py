@@ -76,13 +76,13 @@ def main() -> None:
     arguments = parser.parse_args()
     asked = {way: answers(way, arguments) for way in WAYS}
     data = asked[FIRST][0]
-    # a photograph that one way rejects, as a near copy say, is in no table
-    hashes = sorted(set.intersection(*(set(found) for _, seeds in asked.values() for found in seeds)))
     rows = [COLUMNS]
     for seed in range(arguments.seeds):
+        # a photograph that one way rejects, as a near copy say, is in no row
+        hashes = sorted(set.intersection(*(set(seeds[seed]) for _, seeds in asked.values())))
         said = {way: scores(seeds[seed], hashes, data.classes) for way, (_, seeds) in asked.items()}
         rows += [row(f"{way}, seed {seed}", one, said[FIRST]) for way, one in said.items()]
-    title = f"reductions, {len(hashes)} photographs tested once a seed ({arguments.folds} of {FOLDS} folds)"
+    title = f"reductions, {len(hashes):,} photographs, each tested once a seed ({arguments.folds} of {FOLDS} folds)"
     about = ["written by: `python benchmarks/reductions.py`; the last columns compare with today's of the same seed"]
     show(rows, title, f"reductions {data.dataset}", data.dataset, about, arguments.out)
 

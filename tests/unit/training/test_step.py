@@ -194,5 +194,7 @@ def test_a_training_on_small_photographs_resumes_from_its_checkpoint(data: Prepa
     assert np.isfinite(memory.curve("train_loss")).all()
     again = Memory()
     resumed = fit("deep_cnn", given, data, again, CheckpointManager(tmp_path, "deep_cnn", given, data))
-    assert not [step for step, _ in again.steps if step]  # nothing was left to train: the checkpoint is of these parameters
+    assert not [
+        step for step, _ in again.steps if step
+    ]  # nothing was left to train: the checkpoint is of these parameters
     assert torch.equal(resumed.network.head.weight, whole.network.head.weight)
