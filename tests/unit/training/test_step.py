@@ -186,6 +186,12 @@ def test_photographs_grow_over_the_epochs() -> None:
     assert small.shape == (2, 64, 64, 3) and (small == 7).all()
 
 
+def test_a_network_of_one_size_cannot_learn_from_small_photographs() -> None:
+    for architecture in ("article_cnn", "mlp"):
+        with pytest.raises(PawprintError, match=f"{architecture} is made for one"):
+            registry.check(params(architecture, train_sizes=(0.4, 0.8)))
+
+
 def test_a_training_on_small_photographs_resumes_from_its_checkpoint(data: PreparedDataset, tmp_path: Path) -> None:
     given = params("deep_cnn", epochs=2, batch_size=14, train_sizes=(0.3, 0.5))
     manager = CheckpointManager(tmp_path, "deep_cnn", given, data)
