@@ -139,7 +139,8 @@ def save_onnx(served: _Served, path: Path) -> None:
     """Write the graph: dynamic batch, pinned opset, nothing in it that tells where or when it was made."""
     size = served.network.size
     example = torch.zeros((2, size, size, 3), dtype=torch.uint8)
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)  # it says at length that torchvision is not there
+    for talkative in ("torch.onnx", "onnxscript"):  # that torchvision is not there; that a Split is not folded
+        logging.getLogger(talkative).setLevel(logging.ERROR)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")  # deprecations inside torch and onnxscript
         program = torch.onnx.export(

@@ -42,7 +42,9 @@ class Fine(Coarse):
 
 
 @pytest.mark.parametrize("classes", [2, 5])
-def test_each_member_sees_the_photograph_as_it_would_alone(classes: int, tmp_path: Path) -> None:
+def test_each_member_sees_the_photograph_as_it_would_alone(
+    classes: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     torch.manual_seed(0)
     coarse, fine = Coarse(classes), Fine(classes)
     both = SideBySide(classes, [coarse, fine]).eval()
@@ -56,6 +58,7 @@ def test_each_member_sees_the_photograph_as_it_would_alone(classes: int, tmp_pat
     torch.testing.assert_close(activation.mean(dim=(2, 3)) + both.head.bias, last, rtol=1e-4, atol=1e-4)
     served = _Served(both, temperature=1.5).eval()
     save_onnx(served, tmp_path / "model.onnx")
+    assert not [one for one in caplog.records if one.levelname == "WARNING"]  # of the exporter
     assert compare(served, tmp_path / "model.onnx", pixels.numpy()) < 1e-4
 
 
