@@ -45,11 +45,7 @@ class TimmBackbone(LinearHead):
         record = weights.read(name)
         backbone = _create(name)
         with torch.inference_mode():
-            maps = backbone.eval().forward_features(torch.zeros(1, 3, record.size, record.size))
-            if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
-                raise PawprintError(
-                    f"{name} gives no single feature map, so it cannot be a backbone here. Take another."
-                )
+            maps = _maps(name, backbone, record.size)
             features = backbone.forward_head(maps, pre_logits=True).shape[1]
         super().__init__(classes, features, size, dropout=0.2)
         self.record, self.backbone = record, backbone
@@ -164,8 +160,17 @@ def fit_check(name: str, tensors: dict[str, Tensor]) -> int:
     first = classifier if isinstance(classifier, str) or not classifier else classifier[0]
     weight = tensors.get(f"{first}.weight")
     classes = 0 if weight is None else len(weight)
-    _filled(name, tensors, classes)
+    _maps(name, _filled(name, tensors, classes), about(name)["size"])
     return classes
+
+
+def _maps(name: str, backbone: Any, size: int) -> Tensor:
+    """What the network gives for a black photograph. PawprintError where that is no single map."""
+    with torch.inference_mode():
+        maps = backbone.eval().forward_features(torch.zeros(1, 3, size, size))
+    if not isinstance(maps, Tensor) or maps.ndim not in (3, 4):
+        raise PawprintError(f"{name} gives no single feature map, so it cannot be a backbone here. Take another.")
+    return maps
 
 
 def _filled(name: str, tensors: dict[str, Tensor], classes: int) -> Any:

@@ -104,6 +104,10 @@ def test_what_is_no_safetensors_or_of_another_network_is_refused(
             weights.read(name)
     with pytest.raises(PawprintError, match=r"no network 'test_resnot'.*Near are"):
         weights.add("timm/test_resnot", file)
+    network = timm_backbone._timm().create_model("crossvit_tiny_240")
+    save_file({name: value.clone() for name, value in network.state_dict().items()}, file)
+    with pytest.raises(PawprintError, match="no single feature map"):
+        weights.add("timm/crossvit_tiny_240.in1k", file)
     assert stored() == [] and weights.known() == []
 
 
