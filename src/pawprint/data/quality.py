@@ -22,6 +22,7 @@ BITS = 144  # of a perceptual hash: nine words of 16 bits
 LISTED = 5  # of the others in a group, in a sentence
 NEIGHBOURS = 64  # compared with at first in each word's order: joins most of thousands that are alike
 PAIRED = 2048  # photographs that are compared all with all
+PART = 4096  # photographs that are looked up at a time, each among NEIGHBOURS: bounds the memory
 MOST_CUT = 0.05  # of a set, that may look like others with edges cut off before that means nothing in it
 _SIDE = 60  # pixels of a side, from which cut pictures are hashed
 _EVEN = 16  # grey levels in which the pixels of a border of one colour differ at most
@@ -378,9 +379,12 @@ def _near(ours: NDArray[np.uint8], theirs: NDArray[np.uint8], bits: int) -> tupl
             wanted = looked_up[:, column].astype(np.int64) ^ turned
             first = starts[wanted]
             counts = np.minimum(starts[wanted + 1] - first, NEIGHBOURS)
-            one = np.repeat(np.arange(len(wanted)), counts)
-            other = order[np.arange(len(one)) + np.repeat(first - np.cumsum(counts) + counts, counts)]
-            near = np.bitwise_count(looked_up[one] ^ known[other]).sum(1) <= bits
-            found.append((one[near], other[near]))
+            for start in range(0, len(wanted), PART):
+                some = slice(start, start + PART)
+                one = np.repeat(np.arange(len(wanted))[some], counts[some])
+                skipped = first[some] - np.cumsum(counts[some]) + counts[some]
+                other = order[np.arange(len(one)) + np.repeat(skipped, counts[some])]
+                near = np.bitwise_count(looked_up[one] ^ known[other]).sum(1) <= bits
+                found.append((one[near], other[near]))
     one, other = (np.concatenate(side) for side in zip(*found, strict=True))
     return one, other

@@ -1,5 +1,6 @@
 """Near-copies: found exactly, in groups, at a cost that grows linearly."""
 
+import tracemalloc
 from pathlib import Path
 
 import cv2
@@ -140,3 +141,15 @@ def test_where_many_look_like_a_part_of_another_one_none_is_rejected_for_that() 
     assert any("with its edges cut off" in one for one in warnings)
     assert len(used) + len(rejected) == 40
     assert {one.path for one in rejected} <= {one.path for one in whole}
+
+
+def test_memory_does_not_grow_with_pairs_that_share_a_word() -> None:
+    """64 others for each of 30,000 in each word: two million pairs of 36 bytes and more, compared a part at a time."""
+    words = np.random.default_rng(2017).integers(0, 256, (30_000, 9)).astype(np.uint16)
+    hashes = words.view(np.uint8)
+    tracemalloc.start()
+    one, other = quality._near(hashes, hashes, 8)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert np.array_equal(one[one == other][:64], np.arange(64))
+    assert peak < 50e6
