@@ -31,13 +31,14 @@ from pawprint import files, image, parallel
 from pawprint.data import archives, download, inventory
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier, FileResult
+from pawprint.lineage import Champion
 from pawprint.parallel import in_order
 from pawprint.progress import Progress, duration, say
 
 CHUNK = 4096  # pictures of a part
 READERS = 16  # threads that read pictures from a bucket; a disk needs fewer, and has idle ones
 AHEAD = 64  # pictures that are read before a core is free for them
-RECIPE = 1  # raised when the columns, or the meaning of one, change
+RECIPE = 2  # raised when the columns, or the meaning of one, change
 MEASURED = 16  # pictures whose time gives the estimate
 SHOWN = 10  # of the least sure
 MANIFEST, STARTED = "_manifest.json", "_started.json"
@@ -130,8 +131,8 @@ def run(
         lineage = classifier.info.lineage.model_dump()
         store.write(MANIFEST, json.dumps({
             "source": source.name, "pictures": total, "labels": summary.labels, "errors": summary.errors,
-            "classes": classifier.info.classes, "model_digest": model, "precision": classifier.precision,
-            "lineage": lineage, "parts": list(sizes),
+            "classes": classifier.info.classes, "model_version": _version(classifier), "model_digest": model,
+            "precision": classifier.precision, "lineage": lineage, "parts": list(sizes),
         }, indent=1).encode())  # fmt: skip
         return summary
 
@@ -226,6 +227,7 @@ def _part(chunk: list[Picture], rows: list[FileResult], classifier: Classifier) 
             "typicality": pa.array([one.knn_similarity if one else None for one in found], pa.float32()),
             "reason": pa.array([one.reason if one else None for one in found], pa.string()),
             "error": pa.array([row.error or None for row in rows], pa.string()),
+            "model_version": pa.array([_version(classifier)] * len(rows)).dictionary_encode(),
             "model_digest": pa.array([classifier.info.model_digest] * len(rows)).dictionary_encode(),
         },
         metadata={"classes": json.dumps(classes), "lineage": classifier.info.lineage.model_dump_json()},
@@ -233,6 +235,14 @@ def _part(chunk: list[Picture], rows: list[FileResult], classifier: Classifier) 
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return bytes(sink.getvalue())
+
+
+def _version(classifier: Classifier) -> str:
+    """NAME/VERSION of the registered model; "" where it was never registered."""
+    if not (classifier.folder / "champion.json").exists():
+        return ""
+    champion = Champion.read(classifier.folder)
+    return f"{champion.model}/{champion.version}"
 
 
 def _summary(store: "_Store", parts: list[str], resumed: int) -> Summary:

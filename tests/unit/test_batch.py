@@ -71,6 +71,8 @@ def test_a_row_for_every_picture_says_what_the_classifier_says(
         alone = classifier.classify((folder / str(row["key"])).read_bytes())
         assert row["probabilities"] == pytest.approx(list(alone.probabilities.values()), abs=0, rel=1e-7)
         assert (row["label"], row["reason"]) == (alone.label, alone.reason)
+        assert (row["model_version"], row["model_digest"]) == ("pawprint-colours/3", classifier.info.model_digest)
+    assert json.loads((tmp_path / "out" / batch.MANIFEST).read_bytes())["model_version"] == "pawprint-colours/3"
     # the data set is read as one by other tools
     assert pq.read_table(tmp_path / "out").num_rows == 31
 
