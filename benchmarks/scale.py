@@ -2,6 +2,7 @@
 
     python benchmarks/scale.py                        # 1,000,000 rows: manifest, splits, near-copies
     python benchmarks/scale.py --rows 10000000
+    python benchmarks/scale.py --rows 100000000 --parts 100 --only 3    # three of a hundred sets, divided by hash
     python benchmarks/scale.py --machines 50 --task-seconds 26 --hours 10    # a cluster whose machines are taken away
     python benchmarks/scale.py --real 2                                      # the same for a real run of two nodes here
 
@@ -24,16 +25,20 @@ from common import report
 from pawprint import image, parallel
 from pawprint.config import SplitShares
 from pawprint.data import manifest, quality, shards
+from pawprint.data.dataset import Split
 from pawprint.data.manifest import ManifestRow
 from pawprint.data.splits import SPLITS, split_of
 
 CLASSES, BLOCK = 1000, 65_536
+PLANNED = 1000  # photographs of a chunk that is given to a machine
 BOOT = 180.0  # seconds until a machine that was taken away is replaced
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rows", type=int, default=1_000_000)
+    parser.add_argument("--parts", type=int, default=1, help="sets that the rows are divided into, by hash")
+    parser.add_argument("--only", type=int, default=0, help="so many of the parts, evenly spread; all without it")
     parser.add_argument("--machines", type=int, default=0, help="simulate a cluster of so many instead")
     parser.add_argument("--cores", type=int, default=4, help="of a machine")
     parser.add_argument("--task-seconds", type=float, nargs="+", default=[26.0], help="measured, of one task")
@@ -54,31 +59,34 @@ def main() -> None:
         print(f"{options.machines} machines of {options.cores} cores, {options.lost:.0%} lost an hour, {hours:.1f} h")
         print(f"busy with work that counts {busy:.1%}, done again {again:.2%}")
         return
-    found = rows_through(options.rows)
-    report("scale", f"s of processor time, {options.rows:,} rows", {name: [one] for name, one in found.items()}, "open")
+    spent: dict[str, list[float]] = {}
+    for part in range(0, options.parts, options.parts // (options.only or options.parts)):
+        first, last = (options.rows * number // options.parts for number in (part, part + 1))
+        for step, seconds in rows_through(options.rows, first, last).items():
+            spent.setdefault(step, []).append(seconds)
+    report("scale", f"s of processor time, {last - first:,} of {options.rows:,} rows", spent, "open")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6:.2f} GB")
 
 
-def drawn(count: int, seed: int = 2017) -> Iterator[ManifestRow]:
-    """`count` rows, sorted by hash; each is a function of its number."""
-    bits = max(0, (count - 1) // shards.SHARD).bit_length()
-    shares = SplitShares()
-    for first in range(0, count, BLOCK):
-        size = min(BLOCK, count - first)
-        random = np.random.Generator(np.random.Philox(key=seed, counter=first))
-        tails, phashes = random.bytes(size * 24), random.bytes(size * 18)
-        lengths = random.integers(15_000, 40_000, size).tolist()
-        for row in range(size):
-            number = first + row
-            digest = f"{number * 2**64 // count:016x}{tails[24 * row : 24 * row + 24].hex()}"
+def drawn(total: int, first: int = 0, last: int | None = None, seed: int = 2017) -> Iterator[ManifestRow]:
+    """Rows `first` to `last` of `total`, sorted by hash; each is a function of its number."""
+    bits = max(0, (total - 1) // shards.SHARD).bit_length()
+    shares, last = SplitShares(), total if last is None else last
+    for block in range(first - first % BLOCK, last, BLOCK):
+        random = np.random.Generator(np.random.Philox(key=seed, counter=block))
+        tails, phashes = random.bytes(BLOCK * 24), random.bytes(BLOCK * 18)
+        lengths = random.integers(15_000, 40_000, BLOCK).tolist()
+        for number in range(max(first, block), min(last, block + BLOCK)):
+            row = number - block
+            digest = f"{number * 2**64 // total:016x}{tails[24 * row : 24 * row + 24].hex()}"
             shard, label = f"{int(digest[:8], 16) >> (32 - bits):05}.tar", f"class {number % CLASSES}"
             split, offset = split_of(digest, seed, shares), 512 * (number % shards.SHARD)
             origin, phash = f"{label}/{number}.jpg", phashes[18 * row : 18 * row + 18].hex()
             yield ManifestRow(digest, label, split, shard, offset, lengths[row], f"{number:08x}", origin, "", phash)
 
 
-def rows_through(count: int) -> dict[str, float]:
-    """Step -> seconds of processor time."""
+def rows_through(total: int, first: int = 0, last: int | None = None) -> dict[str, float]:
+    """Step -> seconds of processor time, of rows `first` to `last` of `total`."""
     spent: dict[str, float] = {}
     started = time.process_time()
 
@@ -89,7 +97,7 @@ def rows_through(count: int) -> dict[str, float]:
 
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, manifest.FILE)
-        manifest.write(path, drawn(count))
+        manifest.write(path, drawn(total, first, last))
         done("draw and write")
         rows = manifest.read(path)
         parts = [rows.of_splits(name) for name in SPLITS]
@@ -100,9 +108,13 @@ def rows_through(count: int) -> dict[str, float]:
         done("digest")
         parts[0].hashes()
         done("hashes of train")
-        known = rows.at(range(0, count, max(1, count // 1000)))
+        known = rows.at(range(0, len(rows), max(1, len(rows) // 1000)))
         assert all(rows.find(row.hash) == row for row in known)
         done("find 1,000")
+        train = Split("train", (), parts[0], Path())
+        for start in range(0, len(train), PLANNED):
+            train.places(range(start, min(start + PLANNED, len(train))))
+        done("places of train, in chunks")
         phashes = [value.hex() for value in rows.column("phash").to_pylist()]
         quality.near_groups(phashes, 8)
         done("near-copies")

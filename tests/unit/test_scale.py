@@ -16,6 +16,7 @@ def test_a_row_is_a_function_of_its_number_and_all_are_sorted() -> None:
     assert [row.hash for row in rows] == sorted({row.hash for row in rows})
     assert len(rows) == 70_000
     assert rows == list(scale.drawn(70_000))
+    assert rows[69_000:] == list(scale.drawn(70_000, 69_000, 70_000))
     shares = Counter(row.split for row in rows)
     assert {name: round(count / 70_000, 2) for name, count in shares.items()} == {
         "train": 0.7, "validation": 0.15, "test": 0.15,
