@@ -308,12 +308,12 @@ def _inventory(where: str) -> Iterator[Picture]:
     """Rows of a Parquet file, batch by batch; a key that is no URL lies beside the inventory."""
     beside = where.rpartition("/")[0]
     with fsspec.open(where, "rb") as file:
-        table = pq.ParquetFile(file)
+        table = pq.ParquetFile(file, pre_buffer=False)  # which would keep all that was read
         if "key" not in table.schema_arrow.names:
             raise PawprintError(f"{where} has no column `key`, but {', '.join(table.schema_arrow.names)}. Rename one.")
         columns = [name for name in ("key", "etag") if name in table.schema_arrow.names]
         systems: dict[str, Any] = {}
-        for batch in table.iter_batches(CHUNK, columns=columns):
+        for batch in table.iter_batches(CHUNK, columns=columns, use_threads=False):
             for row in batch.to_pylist():
                 key = str(row["key"])
                 full = key if "://" in key or key.startswith("/") or not beside else f"{beside}/{key}"

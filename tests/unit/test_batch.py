@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+import tracemalloc
 import zipfile
 from pathlib import Path
 
@@ -147,6 +148,21 @@ def test_archives_and_inventories(folder: Path, classifier: Classifier, tmp_path
     assert (gone["key"], gone["etag"], gone["error"]) == (
         "a/gone.jpg", "4", "it cannot be read: No such file or directory",
     )  # fmt: skip
+
+
+def test_an_inventory_is_read_a_part_at_a_time(tmp_path: Path) -> None:
+    schema = pa.schema([("key", pa.string()), ("etag", pa.string())])
+    draw = random.Random(2017)
+    with pq.ParquetWriter(tmp_path / "list.parquet", schema) as writer:
+        for group in range(40):
+            rows = [{"key": f"{group}/{number}.jpg", "etag": draw.randbytes(300).hex()} for number in range(1000)]
+            writer.write_table(pa.Table.from_pylist(rows, schema))
+    size = (tmp_path / "list.parquet").stat().st_size
+    tracemalloc.start()
+    assert sum(1 for _ in batch._inventory(str(tmp_path / "list.parquet"))) == 40_000
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < size / 2
 
 
 def test_from_bucket_to_bucket(
