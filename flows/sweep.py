@@ -3,6 +3,7 @@
 python -m flows.sweep                                  # what `sweep` in params.yaml says
 python -m flows.sweep --candidate deep_cnn --trials 30
 python -m flows.sweep --jobs 2                         # two processes, on one journal
+PAWPRINT_ENGINE=ray python -m flows.sweep              # a task of the cluster a trial (docs/cluster.md)
 """
 
 import argparse
@@ -10,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+from functools import partial
 
 import optuna
 import torch
@@ -21,14 +23,14 @@ from rich.table import Table
 from flows import ROOT
 from flows.tasks import flow, run, step
 from flows.train import check_prepared
-from pawprint import files
+from pawprint import files, parallel
 from pawprint.config import load_params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.tracking.journal import JournaledRun
 from pawprint.tracking.run import FINISHED, ending
 from pawprint.tracking.tracker import PARENT, Tracker
-from pawprint.training import tune
+from pawprint.training import devices, tune
 from pawprint.training.train import warm
 
 FOLDER = ROOT / "cache" / "sweeps"
@@ -59,7 +61,9 @@ def search(name: str, trials: int, jobs: int) -> None:
 
             # 4. the trials
             before = tune.done(study)
-            if jobs == 1:
+            if parallel.on_ray():
+                on_cluster(study, name, trials)
+            elif jobs == 1:
                 work(name, trials, worker=0)
             elif before < trials:
                 run_workers(name, trials, jobs)
@@ -85,13 +89,14 @@ def begin_parent(study: optuna.Study, name: str, data: PreparedDataset) -> None:
 
 
 def work(name: str, trials: int, worker: int) -> None:
-    """Run trials until there are enough in all."""
+    """Run trials until there are enough in all; with 0 `trials` the one that is `worker`'s."""
     params = load_params(ROOT / "params.yaml")
     data = PreparedDataset.open(ROOT / "prepared")
     study = tune.open_study(FOLDER, name, params, data, worker)
     parent, tracker = str(study.user_attrs[RUN]), Tracker(ROOT)
 
     def one(trial: optuna.Trial) -> float:
+        trial.set_user_attr(tune.WORKER, worker)
         label = f"{name} · trial {trial.number}"
         child = tracker.begin(label, data.dataset, tags={PARENT: parent, "candidate": name})
         trial.set_user_attr(RUN, child.id)
@@ -108,8 +113,32 @@ def work(name: str, trials: int, worker: int) -> None:
         child.status(FINISHED)
         return loss
 
+    if not trials:
+        tune.killed(study, worker)  # its node died, in the middle of it or just behind its end
+        if not tune.done(study, worker):
+            study.optimize(one, n_trials=1)
+        return
     while tune.done(study) < trials:
         study.optimize(one, n_trials=1)
+
+
+def on_cluster(study: optuna.Study, name: str, trials: int) -> None:
+    """A task of the cluster for each trial that is missing, by a seed of its own. One whose node dies runs again."""
+    gpus = int(devices.resolve(load_params(ROOT / "params.yaml").training).type == "cuda")
+    first = 1 + max((one.user_attrs.get(tune.WORKER, 0) for one in study.trials), default=0)
+    missing = trials - tune.done(study)
+    list(parallel.map(partial(_Trial, name), range(first, first + missing), gpus))
+    end_children(study)  # of nodes that died
+
+
+class _Trial:
+    """Runs a trial in a process of a cluster."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def __call__(self, number: int) -> None:
+        work(self.name, 0, number)
 
 
 def run_workers(name: str, trials: int, jobs: int) -> None:

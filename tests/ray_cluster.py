@@ -7,7 +7,9 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+import threading
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
@@ -24,6 +26,19 @@ def _home() -> Path:
     home = Path(tempfile.mkdtemp(prefix="ray-home-"))
     atexit.register(shutil.rmtree, home, ignore_errors=True)
     return home
+
+
+def killed_when(happened: Callable[[], bool], victim: psutil.Process) -> threading.Thread:
+    """Kills a process when something has happened."""
+
+    def wait() -> None:
+        while not happened():
+            time.sleep(0.002)
+        victim.kill()
+
+    thread = threading.Thread(target=wait, daemon=True)
+    thread.start()
+    return thread
 
 
 @contextmanager

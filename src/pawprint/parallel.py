@@ -40,14 +40,16 @@ _made: dict[str, Callable[[Any], Any]] = {}  # in a process of Ray: what `make` 
 _in_task = False  # is this a process of Ray that runs tasks?
 
 
-def map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
+def map(
+    make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], gpus: int = 0
+) -> Iterator[Result]:  # fmt: skip
     """`make()(item)` of every item, in order; an exception of one is raised here.
 
     `make` is called once here, or once in each process of a cluster, where paths must lead to the same files: it loads
-    what all items need. On Ray it, the items and the results are pickled.
+    what all items need. On Ray it, the items and the results are pickled, and each item has a core and `gpus`.
     """
     if on_ray():
-        yield from _on_ray(make, items)
+        yield from _on_ray(make, items, gpus)
     else:
         yield from in_order(ThreadPoolExecutor(cores()), make(), items, AHEAD * cores())
 
@@ -124,10 +126,10 @@ def _limit(group: Path) -> float | None:
     return None if quota == "max" or int(quota) < 0 else int(quota) / int(period)
 
 
-def _on_ray(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item]) -> Iterator[Result]:
+def _on_ray(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], gpus: int) -> Iterator[Result]:
     ray = _connected()
     # Not actors: a task goes to any node that is there, an actor to as many as there were.
-    task = ray.remote(num_cpus=1, max_retries=-1, scheduling_strategy="SPREAD")(_work)
+    task = ray.remote(num_cpus=1, num_gpus=gpus, max_retries=-1, scheduling_strategy="SPREAD")(_work)
     shared, about = ray.put(make), (uuid.uuid4().hex, _here())
     items, pending = iter(items), deque[Any]()
     try:

@@ -26,20 +26,9 @@ from pawprint.training.checkpoint import CheckpointManager
 from pawprint.training.cluster import fit_anywhere
 from pawprint.training.train import fit
 from prepared_set import Memory, drawings, params
-from ray_cluster import cluster
+from ray_cluster import cluster, killed_when
 
 pytestmark = pytest.mark.skipif(find_spec("ray") is None, reason="the extra `cluster` is not installed")
-
-
-def killed_when(happened: Callable[[], bool], victim: psutil.Process) -> threading.Thread:
-    def wait() -> None:
-        while not happened():
-            time.sleep(0.002)
-        victim.kill()
-
-    thread = threading.Thread(target=wait, daemon=True)
-    thread.start()
-    return thread
 
 
 def digest(folder: Path) -> str:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
 import optuna
@@ -22,6 +23,7 @@ from pawprint.errors import PawprintError
 from pawprint.tracking.tracker import Tracker
 from pawprint.training import tune
 from prepared_set import ADAM, Memory, drawings, params
+from ray_cluster import cluster, killed_when
 from workspace import Workspace
 
 RANGES = {"learning_rate": {"low": 1e-4, "high": 1e-1, "log": True}, "batch_size": {"choices": [16, 64]}}
@@ -81,6 +83,15 @@ def test_a_trial_that_was_killed_is_tried_again_first(data: PreparedDataset, tmp
     assert [left.number for left in tune.killed(study)] == [trial.number]
     assert tune.killed(study) == []
     assert tune.suggest(study.ask(), given) == numbers
+    # a task of a cluster takes up the one that was its own, and no other worker's
+    others = [study.ask() for _ in range(2)]
+    for worker, one in enumerate(others):
+        one.set_user_attr(tune.WORKER, worker)
+    numbers = tune.suggest(others[1], given)
+    assert [left.number for left in tune.killed(study, 1)] == [others[1].number]
+    assert tune.suggest(study.ask(), given) == numbers
+    study.tell(others[0], 0.5)
+    assert (tune.done(study), tune.done(study, 0), tune.done(study, 1)) == (1, 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -180,3 +191,31 @@ def test_two_processes_and_a_kill_lose_no_trial(data: PreparedDataset, tmp_path:
     killed = workspace.query("select count(*) from runs where status = 'KILLED'")[0][0]
     assert 1 <= killed <= 2
     assert "0 trials now" in workspace(*command)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra `cluster` is not installed")
+def test_on_a_cluster_each_trial_is_a_task_and_one_whose_node_dies_runs_again(
+    data: PreparedDataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(data.folder, workspace.root / "prepared")
+    workspace.params(lambda values: values["sweep"].update(ranges=RANGES))
+    workspace.params(lambda values: values["candidates"]["efficientnet_lite0"].update(ADAM, epochs=400))
+    monkeypatch.setenv("PYTHONPATH", workspace.environment["PYTHONPATH"])  # the nodes have the clone's code
+    journal = workspace.root / "cache" / "sweeps"
+
+    def begun(count: int) -> bool:
+        """Have so many trials their MLflow runs? Each then trains for a while."""
+        return sum(one.read_bytes().count(b'"run_id"') for one in journal.glob("*.journal")) > count
+
+    with cluster(3) as nodes:
+        there = {name: os.environ[name] for name in ("PAWPRINT_ENGINE", "RAY_ADDRESS", "RAY_AUTH_TOKEN_PATH")}
+        command = [sys.executable, "-m", "flows.sweep", "--trials", "6"]
+        killing = killed_when(lambda: begun(3), nodes[1])
+        assert "6 trials now, 6 in all" in workspace(*command, **there)
+        assert not killing.is_alive()
+        assert "0 trials now" in workspace(*command, **there)
+    children = "select count(*) from tags join runs using (run_uuid) where key = 'mlflow.parentRunId' and status = "
+    assert workspace.query(f"{children} 'FINISHED'")[0][0] == 6
+    assert workspace.query(f"{children} 'KILLED'")[0][0] <= 1  # the killed node may have just ended its trial
+    assert workspace.query("select count(*) from runs where status = 'RUNNING'")[0][0] == 0

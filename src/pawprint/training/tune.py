@@ -32,6 +32,7 @@ from pawprint.training.train import fit
 from pawprint.training.trainer import OBJECTIVE, RunLogger
 
 STARTUP = 5  # trials before any is pruned
+WORKER = "worker"  # attribute of a trial: the number of the worker that runs it
 
 
 def open_study(folder: Path, name: str, params: Params, data: PreparedDataset, worker: int = 0) -> optuna.Study:
@@ -59,26 +60,27 @@ def open_study(folder: Path, name: str, params: Params, data: PreparedDataset, w
     )
 
 
-def killed(study: optuna.Study) -> list[FrozenTrial]:
+def killed(study: optuna.Study, worker: int | None = None) -> list[FrozenTrial]:
     """End the unfinished trials of processes that were killed, and put their parameters first in the queue.
 
-    Only the process that holds the sweep's lock may call it.
+    Only the process that holds the sweep's lock may call it, or a `worker` in place of one that was killed.
     """
-    left = with_state(study, TrialState.RUNNING)
+    left = with_state(study, TrialState.RUNNING, worker=worker)
     for trial in left:
         study.tell(trial.number, state=TrialState.FAIL)
         study.enqueue_trial(trial.params, skip_if_exists=False)
     return left
 
 
-def with_state(study: optuna.Study, *states: TrialState) -> list[FrozenTrial]:
-    """The trials in one of these states."""
-    return study.get_trials(deepcopy=False, states=states)
+def with_state(study: optuna.Study, *states: TrialState, worker: int | None = None) -> list[FrozenTrial]:
+    """The trials in one of these states; those of one `worker`."""
+    found = study.get_trials(deepcopy=False, states=states)
+    return [one for one in found if worker in (None, one.user_attrs.get(WORKER))]
 
 
-def done(study: optuna.Study) -> int:
+def done(study: optuna.Study, worker: int | None = None) -> int:
     """Trials that ran to their end or were pruned."""
-    return len(with_state(study, TrialState.COMPLETE, TrialState.PRUNED))
+    return len(with_state(study, TrialState.COMPLETE, TrialState.PRUNED, worker=worker))
 
 
 def suggest(trial: optuna.Trial, params: Params) -> dict[str, Any]:
