@@ -391,6 +391,7 @@ class LocalCluster:
 def local_cluster(nodes: int, cpus: int = 1) -> Iterator[LocalCluster]:
     """`nodes` nodes of `cpus` cores each, that listen on 127.0.0.1 alone and end with the block (or this process)."""
     _stay_here()
+    import ray
     from ray.cluster_utils import Cluster
 
     with tempfile.TemporaryDirectory(prefix="ray-") as folder:  # its own, not /tmp/ray, which may be another user's
@@ -408,4 +409,5 @@ def local_cluster(nodes: int, cpus: int = 1) -> Iterator[LocalCluster]:
             cluster.wait_for_nodes()
             yield LocalCluster(cluster.address, tuple(one.all_processes["raylet"][0].process.pid for one in started))
         finally:
+            ray.shutdown()  # a cluster does not end while this process is its driver
             cluster.shutdown()

@@ -158,3 +158,17 @@ def test_a_cluster_is_refused_without_its_token(tmp_path: Path) -> None:
         refused = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
     assert refused.returncode != 0
     assert "The Ray cluster cannot be used" in refused.stderr
+
+
+def test_a_process_may_work_on_a_cluster_that_it_has_started(tmp_path: Path) -> None:
+    code = """
+from pawprint import parallel
+import os
+parallel.make_token()
+with parallel.local_cluster(2) as cluster:
+    os.environ |= {"PAWPRINT_ENGINE": "ray", "RAY_ADDRESS": cluster.address}
+    print(list(parallel.map(lambda: abs, [-1, -2, -3])))
+"""
+    own = {**os.environ, "HOME": str(tmp_path)}
+    found = subprocess.run([sys.executable, "-c", code], env=own, capture_output=True, text=True, timeout=300)
+    assert (found.returncode, found.stdout.strip()) == (0, "[1, 2, 3]"), found.stderr
