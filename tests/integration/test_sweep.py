@@ -198,6 +198,9 @@ def test_two_processes_and_a_kill_lose_no_trial(data: PreparedDataset, tmp_path:
 def test_on_a_cluster_each_trial_is_a_task_and_one_whose_node_dies_runs_again(
     data: PreparedDataset, workspace: Workspace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    for folder in ("prepared", "cache"):  # of the test before
+        shutil.rmtree(workspace.root / folder, ignore_errors=True)
+    (workspace.root / "mlflow.db").unlink(missing_ok=True)
     shutil.copytree(data.folder, workspace.root / "prepared")
     workspace.params(lambda values: values["sweep"].update(ranges=RANGES))
     workspace.params(lambda values: values["candidates"]["efficientnet_lite0"].update(ADAM, epochs=400))

@@ -44,7 +44,8 @@ def test_one_file_and_one_line_are_a_candidate(tmp_path: Path, tmp_path_factory:
     shutil.copytree(PROJECT / "src" / "pawprint", source, ignore=shutil.ignore_patterns("__pycache__"))
     (source / "models" / "wide_cnn.py").write_text(file)
     registry = (source / "models" / "registry.py").read_text()
-    above = "from pawprint.models.backbone import Network\n"
+    above = "from pawprint.models.article_cnn import ArticleCNN\n"
+    assert above in registry
     registry = registry.replace(above, above + import_)
     (source / "models" / "registry.py").write_text(registry.replace('    "mlp": MLP,\n', f'    "mlp": MLP,\n{line}'))
     params = yaml.safe_load((PROJECT / "params.yaml").read_text())
