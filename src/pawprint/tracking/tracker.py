@@ -183,7 +183,8 @@ class Tracker:
                 left += 1
                 continue
             last = journal.calls()[-1:]  # none where its own process has removed it meanwhile
-            if last == [Call(method="status", arguments={"status": FINISHED})]:
+            # it may have ended since the upload: then its end still waits
+            if last == [Call(method="status", arguments={"status": FINISHED})] and not journal.waiting():
                 journal.remove()
         return len(waiting) - left, left
 

@@ -27,8 +27,9 @@ from pawprint.evaluation.gate import Contender, Verdict
 from pawprint.inference.classifier import ModelInfo
 from pawprint.lineage import Champion, sha256
 from pawprint.tracking import server
+from pawprint.tracking.journal import Journal
 from pawprint.tracking.registry import LOOK
-from pawprint.tracking.run import EVALUATED, Call, Evaluated, RunRecord, metric_key
+from pawprint.tracking.run import EVALUATED, FINISHED, Call, Evaluated, RunRecord, metric_key
 from pawprint.tracking.tracker import VIEW, Tracker
 from toy import build_toy_model
 
@@ -133,6 +134,25 @@ def test_a_run_has_its_parent_as_soon_as_mlflow_has_it(tracker: Tracker, monkeyp
         patch.setattr("pawprint.tracking.journal.Journal.append", killed)
         tracker.begin("trial", "swept", tags={"mlflow.parentRunId": parent.id})
     assert len(tracker.search_runs(f"tags.`mlflow.parentRunId` = '{parent.id}'")) == 1
+
+
+def test_the_end_of_a_run_that_another_process_uploads_is_not_lost(
+    tracker: Tracker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`sync` looked whether the last call is the end, and removed the journal with an end that came while it looked."""
+    run, upload = tracker.begin("a trial", "sample"), Journal.upload
+    run._stop.set()
+
+    def another(journal: Journal, by: Tracker) -> None:
+        upload(journal, by)
+        if journal.folder.name == run.id and not any(call.method == "status" for call in journal.calls()):
+            journal.append("status", status=FINISHED)  # its own process does this now
+
+    monkeypatch.setattr(Journal, "upload", another)
+    tracker.sync()
+    monkeypatch.undo()
+    run.flush()
+    assert tracker.client.get_run(run.id).info.status == FINISHED
 
 
 @pytest.mark.parametrize("name", ["mlflow.db", "named.db"])
