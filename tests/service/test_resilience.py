@@ -32,9 +32,9 @@ def worker_of(process) -> psutil.Process:
 
 
 def slow_batch() -> list[tuple[str, tuple[str, bytes]]]:
-    """A form that keeps the service busy for a second or two: 12 pictures of six megapixels."""
+    """A form that keeps the service busy for a second or two: 12 pictures of twenty megapixels."""
     buffer = io.BytesIO()
-    Image.new("RGB", (3000, 2000), (220, 40, 40)).save(buffer, "PNG")
+    Image.new("RGB", (5000, 4000), (220, 40, 40)).save(buffer, "PNG")
     return [("image", ("big.png", buffer.getvalue()))] * 12
 
 

@@ -43,10 +43,10 @@ def serve(pipe: Connection) -> None:
     if sys.platform == "linux":
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    pipe.send_bytes(DONE)
-    os.nice(_NICE)  # from here on: the start is awaited
-    os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng and libtiff write a line about every oddity
-    with suppress(EOFError):
+    with suppress(EOFError, BrokenPipeError):  # the service has ended, perhaps before this process was ready
+        pipe.send_bytes(DONE)
+        os.nice(_NICE)  # from here on: the start is awaited
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # libpng and libtiff write a line about every oddity
         while True:
             _answer(pipe, used)
 
