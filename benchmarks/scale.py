@@ -60,7 +60,8 @@ def main() -> None:
         print(f"busy with work that counts {busy:.1%}, done again {again:.2%}")
         return
     spent: dict[str, list[float]] = {}
-    for part in range(0, options.parts, options.parts // (options.only or options.parts)):
+    only = min(options.only or options.parts, options.parts)
+    for part in (options.parts * number // only for number in range(only)):
         first, last = (options.rows * number // options.parts for number in (part, part + 1))
         for step, seconds in rows_through(options.rows, first, last).items():
             spent.setdefault(step, []).append(seconds)

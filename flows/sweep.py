@@ -11,6 +11,7 @@ import os
 import subprocess
 import sys
 import threading
+from collections.abc import Callable
 from functools import partial
 
 import optuna
@@ -89,7 +90,14 @@ def begin_parent(study: optuna.Study, name: str, data: PreparedDataset) -> None:
 
 
 def work(name: str, trials: int, worker: int) -> None:
-    """Run trials until there are enough in all; with 0 `trials` the one that is `worker`'s."""
+    """Run trials until there are enough in all."""
+    study, one = open_trials(name, worker)
+    while tune.done(study) < trials:
+        study.optimize(one, n_trials=1)
+
+
+def open_trials(name: str, worker: int) -> tuple[optuna.Study, Callable[[optuna.Trial], float]]:
+    """The sweep's study as `worker` sees it, and what runs a trial of it."""
     params = load_params(ROOT / "params.yaml")
     data = PreparedDataset.open(ROOT / "prepared")
     study = tune.open_study(FOLDER, name, params, data, worker)
@@ -113,13 +121,7 @@ def work(name: str, trials: int, worker: int) -> None:
         child.status(FINISHED)
         return loss
 
-    if not trials:
-        tune.killed(study, worker)  # its node died, in the middle of it or just behind its end
-        if not tune.done(study, worker):
-            study.optimize(one, n_trials=1)
-        return
-    while tune.done(study) < trials:
-        study.optimize(one, n_trials=1)
+    return study, one
 
 
 def on_cluster(study: optuna.Study, name: str, trials: int) -> None:
@@ -132,13 +134,16 @@ def on_cluster(study: optuna.Study, name: str, trials: int) -> None:
 
 
 class _Trial:
-    """Runs a trial in a process of a cluster."""
+    """Runs the one trial of a worker, in a process of a cluster."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
-    def __call__(self, number: int) -> None:
-        work(self.name, 0, number)
+    def __call__(self, worker: int) -> None:
+        study, one = open_trials(self.name, worker)
+        tune.killed(study, worker)  # its node died, in the middle of it or just behind its end
+        if not tune.done(study, worker):
+            study.optimize(one, n_trials=1)
 
 
 def run_workers(name: str, trials: int, jobs: int) -> None:

@@ -92,7 +92,7 @@ def run(
     """
     store = _Store(out)
     with _opened(where, frozenset(suffixes)) as source, store.lock(), ThreadPoolExecutor(source.readers) as reading:
-        model = classifier.info.model_digest
+        model, version = classifier.info.model_digest, _version(classifier)
         store.claim({
             "source": source.name, "model": model, "precision": classifier.precision, "suffixes": sorted(suffixes),
             "limit": limit, "max_pixels": classifier.max_pixels, "recipe": RECIPE,
@@ -117,13 +117,13 @@ def run(
             store.remove({MANIFEST})
         todo = ((name, chunk) for name, chunk in chunks() if name not in here)
         if parallel.on_ray() and source.shared:
-            how = model, classifier.precision, classifier.max_pixels
+            how = model, version, classifier.precision, classifier.max_pixels
             about = classifier.folder.absolute(), *how, store.out
             with Progress("predicting", left, unit="pictures") as progress:
                 for count in parallel.map(partial(_ChunkWriter, *about), todo):  # only counts come here
                     progress.advance(count)
         else:
-            _classify(todo, left, classifier, reading, store)
+            _classify(todo, left, classifier, version, reading, store)
 
         # 3. no part of an earlier listing stays; the manifest says that all is there
         store.remove(here - sizes.keys())
@@ -131,15 +131,15 @@ def run(
         lineage = classifier.info.lineage.model_dump()
         store.write(MANIFEST, json.dumps({
             "source": source.name, "pictures": total, "labels": summary.labels, "errors": summary.errors,
-            "classes": classifier.info.classes, "model_version": _version(classifier), "model_digest": model,
+            "classes": classifier.info.classes, "model_version": version, "model_digest": model,
             "precision": classifier.precision, "lineage": lineage, "parts": list(sizes),
         }, indent=1).encode())  # fmt: skip
         return summary
 
 
 def _classify(
-    todo: Iterable[tuple[str, list[Picture]]], left: int, classifier: Classifier, reading: ThreadPoolExecutor,
-    store: "_Store",
+    todo: Iterable[tuple[str, list[Picture]]], left: int, classifier: Classifier, version: str,
+    reading: ThreadPoolExecutor, store: "_Store",
 ) -> None:  # fmt: skip
     """Write a part for each chunk. Reading and classifying run on across the border of two chunks."""
     begun: deque[tuple[str, list[Picture]]] = deque()
@@ -162,7 +162,7 @@ def _classify(
             progress.advance(1)
             name, chunk = begun[0]
             if len(rows) == len(chunk):
-                store.write(name, _part(chunk, rows, classifier))
+                store.write(name, _part(chunk, rows, classifier, version))
                 begun.popleft()
                 rows = []
 
@@ -187,8 +187,8 @@ def _predicted(classifier: Classifier, given: tuple[Picture, bytes | OSError]) -
 class _ChunkWriter:
     """Predicts and writes chunks in a process of a cluster, with the same model in the same precision."""
 
-    def __init__(self, folder: Path, model: str, precision: str, max_pixels: int, out: str) -> None:
-        self.classifier, self.store = Classifier(folder, max_pixels=max_pixels), _Store(out)
+    def __init__(self, folder: Path, model: str, version: str, precision: str, max_pixels: int, out: str) -> None:
+        self.classifier, self.version, self.store = Classifier(folder, max_pixels=max_pixels), version, _Store(out)
         found = self.classifier.info.model_digest, self.classifier.precision
         if found != (model, precision):
             raise PawprintError(
@@ -200,7 +200,7 @@ class _ChunkWriter:
         name, chunk = given
         read = in_order(ThreadPoolExecutor(READERS), _read, chunk, AHEAD)
         rows = [_predicted(self.classifier, one) for one in read]
-        self.store.write(name, _part(chunk, rows, self.classifier))
+        self.store.write(name, _part(chunk, rows, self.classifier, self.version))
         return len(chunk)
 
 
@@ -211,7 +211,7 @@ def _part_name(chunk: list[Picture], recipe: str) -> str:
     return f"{digest.hexdigest()[:32]}.parquet"
 
 
-def _part(chunk: list[Picture], rows: list[FileResult], classifier: Classifier) -> bytes:
+def _part(chunk: list[Picture], rows: list[FileResult], classifier: Classifier, version: str) -> bytes:
     """Parquet of one chunk, a row a picture in the chunk's order."""
     classes = classifier.info.classes
     found = [row.classification for row in rows]
@@ -227,7 +227,7 @@ def _part(chunk: list[Picture], rows: list[FileResult], classifier: Classifier) 
             "typicality": pa.array([one.knn_similarity if one else None for one in found], pa.float32()),
             "reason": pa.array([one.reason if one else None for one in found], pa.string()),
             "error": pa.array([row.error or None for row in rows], pa.string()),
-            "model_version": pa.array([_version(classifier)] * len(rows)).dictionary_encode(),
+            "model_version": pa.array([version] * len(rows)).dictionary_encode(),
             "model_digest": pa.array([classifier.info.model_digest] * len(rows)).dictionary_encode(),
         },
         metadata={"classes": json.dumps(classes), "lineage": classifier.info.lineage.model_dump_json()},
@@ -238,11 +238,12 @@ def _part(chunk: list[Picture], rows: list[FileResult], classifier: Classifier) 
 
 
 def _version(classifier: Classifier) -> str:
-    """NAME/VERSION of the registered model; "" where it was never registered."""
+    """NAME/VERSION of the registered model; "" where it was never registered, or its folder has another by now."""
     if not (classifier.folder / "champion.json").exists():
         return ""
     champion = Champion.read(classifier.folder)
-    return f"{champion.model}/{champion.version}"
+    same = champion.model_digest == classifier.info.model_digest
+    return f"{champion.model}/{champion.version}" if same else ""
 
 
 def _summary(store: "_Store", parts: list[str], resumed: int) -> Summary:

@@ -40,9 +40,7 @@ _made: dict[str, Callable[[Any], Any]] = {}  # in a process of Ray: what `make` 
 _in_task = False  # is this a process of Ray that runs tasks?
 
 
-def map(
-    make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], gpus: int = 0
-) -> Iterator[Result]:  # fmt: skip
+def map(make: Callable[[], Callable[[Item], Result]], items: Iterable[Item], gpus: int = 0) -> Iterator[Result]:
     """`make()(item)` of every item, in order; an exception of one is raised here.
 
     `make` is called once here, or once in each process of a cluster, where paths must lead to the same files: it loads

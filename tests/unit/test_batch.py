@@ -134,6 +134,24 @@ def disk_full(*_: object) -> bytes:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+def test_every_part_names_the_version_that_predicted_it(
+    folder: Path, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = Path(shutil.copytree(toy_model, tmp_path / "model"))
+    record, part = json.loads((model / "champion.json").read_bytes()), batch._part
+
+    def promoted(*given: object) -> bytes:
+        (model / "champion.json").write_text(json.dumps(record | {"version": "4", "model_digest": "0" * 64}))
+        return part(*given)
+
+    monkeypatch.setattr(batch, "_part", promoted)
+    classifier = Classifier(model)
+    batch.run(str(folder), str(tmp_path / "out"), classifier)
+    assert {row["model_version"] for row in rows(tmp_path / "out")} == {"pawprint-colours/3"}
+    batch.run(str(folder), str(tmp_path / "again"), classifier)
+    assert {row["model_version"] for row in rows(tmp_path / "again")} == {""}
+
+
 def test_archives_and_inventories(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
         for path in sorted(folder.rglob("*.jpg")):

@@ -36,7 +36,7 @@ def train(
 def sweep(
     candidate: Annotated[str, typer.Option(help="default: `sweep.candidate` of params.yaml")] = "",
     trials: Annotated[int, typer.Option(help="in all, earlier ones too; default: `sweep.trials`")] = 0,
-    jobs: Annotated[int, typer.Option(min=1, help="processes at once")] = 1,
+    jobs: Annotated[int, typer.Option(min=1, help="processes at once; a Ray cluster runs as many as it has cores")] = 1,
     local: LocalOption = False,
 ) -> None:
     """Train one candidate many times with parameters from the ranges of params.yaml; resumes."""

@@ -222,8 +222,9 @@ def _listed(system: Any, bucket: str, prefix: str, versions: bool) -> Iterator[E
             if not one.get("IsLatest", True) or path.suffix.lower() not in image.IMAGE_SUFFIXES:
                 continue
             if len(path.parts) > 1 and not any(hidden(name) for name in path.parts):
-                version = one["VersionId"] if versions else ""
-                yield Entry(path.parts[0], key, one["Size"], etag(one), version)
+                if not (tag := etag(one)):
+                    raise PawprintError(f"The bucket names no ETag of {one['Key']}, by which a change shows.")
+                yield Entry(path.parts[0], key, one["Size"], tag, one["VersionId"] if versions else "")
         if not page.get("IsTruncated"):
             return
         going_on = (

@@ -210,7 +210,7 @@ def side(candidate: Candidate, size: int, epoch: int) -> int:
     """
     first, last = candidate.train_sizes
     stage = (epoch - 1) * STAGES // candidate.epochs
-    return 16 * round(size * (first + (last - first) * stage / (STAGES - 1)) / 16)
+    return min(size, 16 * round(size * (first + (last - first) * stage / (STAGES - 1)) / 16))
 
 
 def shrink(pixels: Tensor, side: int) -> Tensor:

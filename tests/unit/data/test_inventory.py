@@ -104,3 +104,14 @@ def test_an_inventory_of_other_columns_is_a_sentence(tmp_path: Path) -> None:
     (tmp_path / "dataset.json").write_text('{"name": "pets", "source": "s3://photos/pets"}')
     with pytest.raises(PawprintError, match="no column label, size, etag, version"):
         dataset(tmp_path)
+
+
+def test_objects_without_an_etag_are_refused_for_nothing_would_tell_a_changed_one() -> None:
+    class Bucket:
+        def call_s3(self, *_: str, **__: str) -> dict[str, object]:
+            return {"Contents": [{"Key": "cat/1.jpg", "Size": 9, "ETag": '"a"'}, {"Key": "cat/2.jpg", "Size": 9}]}
+
+    listed = inventory._listed(Bucket(), "pets", "", versions=False)
+    assert next(listed).etag == "a"
+    with pytest.raises(PawprintError, match=r"no ETag of cat/2\.jpg"):
+        next(listed)

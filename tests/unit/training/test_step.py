@@ -15,6 +15,7 @@ from pawprint.config import Params
 from pawprint.data.dataset import PreparedDataset
 from pawprint.errors import PawprintError
 from pawprint.models import registry
+from pawprint.models.deep_cnn import DeepCNN
 from pawprint.training import dataloader
 from pawprint.training import step as module
 from pawprint.training.checkpoint import CheckpointManager
@@ -181,6 +182,8 @@ def test_compiled_code_is_kept_where_no_other_user_can_put_it() -> None:
 def test_photographs_grow_over_the_epochs() -> None:
     candidate = params("deep_cnn", epochs=8, train_sizes=(0.35, 0.8)).candidate("deep_cnn")
     assert [module.side(candidate, 224, epoch) for epoch in range(1, 9)] == [80, 80, 112, 112, 144, 144, 176, 176]
+    whole = params("deep_cnn", epochs=8, train_sizes=(0.5, 1.0)).candidate("deep_cnn")
+    assert module.side(whole, 300, 8) == 300
     pixels = torch.full((2, 300, 300, 3), 7, dtype=torch.uint8)
     small = module.shrink(pixels, 64)
     assert small.shape == (2, 64, 64, 3) and (small == 7).all()
@@ -192,15 +195,24 @@ def test_a_network_of_one_size_cannot_learn_from_small_photographs() -> None:
             registry.check(params(architecture, train_sizes=(0.4, 0.8)))
 
 
-def test_a_training_on_small_photographs_resumes_from_its_checkpoint(data: PreparedDataset, tmp_path: Path) -> None:
+def test_a_training_on_small_photographs_resumes_from_its_checkpoint(
+    data: PreparedDataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, forward = [], DeepCNN.forward_features
+
+    def watched(network: DeepCNN, inputs: torch.Tensor) -> torch.Tensor:
+        if network.training:
+            seen.append(inputs.shape[-1])
+        return forward(network, inputs)
+
+    monkeypatch.setattr(DeepCNN, "forward_features", watched)
     given = params("deep_cnn", epochs=2, batch_size=14, train_sizes=(0.3, 0.5))
-    manager = CheckpointManager(tmp_path, "deep_cnn", given, data)
     memory = Memory()
-    whole = fit("deep_cnn", given, data, memory, manager)
+    whole = fit("deep_cnn", given, data, memory, CheckpointManager(tmp_path, "deep_cnn", given, data))
+    assert seen == sorted(seen) and set(seen) == {96, 128}  # of 300, in the first epoch and in the second
     assert np.isfinite(memory.curve("train_loss")).all()
     again = Memory()
     resumed = fit("deep_cnn", given, data, again, CheckpointManager(tmp_path, "deep_cnn", given, data))
-    assert not [
-        step for step, _ in again.steps if step
-    ]  # nothing was left to train: the checkpoint is of these parameters
+    # nothing was left to train: the checkpoint is of these parameters
+    assert not [step for step, _ in again.steps if step]
     assert torch.equal(resumed.network.head.weight, whole.network.head.weight)
