@@ -2,12 +2,14 @@
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import httpx
+import psutil
 import pytest
 
 from service_process import ROOT, checkout, free_port
@@ -74,3 +76,17 @@ def test_it_listens_where_it_is_told_and_nowhere_else(toy_model: Path, tmp_path:
     finally:
         process.terminate()
         process.wait(30)
+
+
+def test_a_signal_that_comes_while_the_workers_are_started_is_not_lost(toy_model: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "bentoml", "serve", ".", "--host", "127.0.0.1", "--port", str(free_port())]
+    env = {**os.environ, "PAWPRINT_MODEL": str(toy_model), "PAWPRINT_TRAFFIC": str(tmp_path / "traffic")}
+    process = subprocess.Popen(command, cwd=ROOT, env=env | {"BENTOML_HOME": str(tmp_path / "bentoml")})
+    try:
+        while not any("worker.service" in " ".join(one.cmdline()) for one in psutil.Process(process.pid).children()):
+            assert process.poll() is None
+            time.sleep(0.001)
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+    finally:
+        process.kill()

@@ -77,7 +77,7 @@ class Pawprint:
         """Refuse to start, in one sentence: the model is missing, damaged or another one, or the port is taken."""
         bento = Pawprint.bento  # type: ignore[attr-defined]
         try:
-            _close_supervisor()
+            _replace_supervisor()
             verify(str(bento.tag) if bento else "", bento.info.labels.get("model_digest") if bento else None)
             _refuse_taken_port()
         except PawprintError as error:
@@ -118,10 +118,11 @@ class Pawprint:
             state.traffic.close()
 
 
-def _close_supervisor() -> None:
+def _replace_supervisor() -> None:
     """BentoML's process supervisor takes commands on two TCP ports of 127.0.0.1, from any user of the machine.
 
-    From here on it takes them on Unix sockets in a folder of its owner's. BentoML has no setting for it.
+    From here on it takes them on Unix sockets in a folder of its owner's. BentoML has no setting for it. And circus
+    refuses a command beside another: a SIGTERM or Ctrl-C while it starts its workers was lost. It waits its turn now.
     """
     if os.name != "posix":
         return
@@ -132,6 +133,12 @@ def _close_supervisor() -> None:
             folder = tempfile.mkdtemp(prefix="pawprint-supervisor-")  # mode 0700
             super().__init__(watchers, f"ipc://{folder}/control", f"ipc://{folder}/events", **options)
             self.exit_stack.callback(shutil.rmtree, folder, ignore_errors=True)
+
+        def stop(self) -> Any:
+            if self._exclusive_running_command and not self._stopping:
+                self.loop.call_later(0.1, self.stop)
+                return None
+            return super().stop()
 
     circus.Arbiter = PrivateArbiter
 
