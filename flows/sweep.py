@@ -211,7 +211,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--candidate", default=sweep_params.candidate, help="a name under `candidates` in params.yaml")
     parser.add_argument("--trials", type=int, default=sweep_params.trials, help="how many in all, earlier ones too")
-    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once; on Ray a core a trial")
     parser.add_argument("--worker", type=int, default=0, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.worker:

@@ -144,7 +144,7 @@ def _fetch(repository: str, pinned: Record | None, folder: Path) -> tuple[Path, 
     if not repository:
         raise PawprintError("timm knows no weights of this network. Name a file: --file weights.safetensors.")
     revision = pinned.revision if pinned else ""
-    hub = os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+    hub = os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     try:
         about = HfApi().model_info(repository, revision=revision or None, files_metadata=True, timeout=30)
         found = {one.rfilename: one for one in about.siblings or ()}

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import FileResponse, JSONResponse, Response
 
 from pawprint import image
-from pawprint.config import Serving, Tokens
+from pawprint.config import Serving, Tokens, load_params
 from pawprint.data.inbox import FOLDER, Inbox
 from pawprint.data.labels import TESTED, Decision, Labels, Verb
 from pawprint.errors import PawprintError
@@ -202,7 +202,8 @@ class Review:
             if self._model is None:
                 raise RequestError(404, "no_model", "there is no model here yet; run the pipeline")
             if self._classifier is None:
-                self._classifier = Classifier(self._model)
+                limit = load_params(self.root / "params.yaml").preprocess.max_pixels
+                self._classifier = Classifier(self._model, max_pixels=limit)
             return self._classifier
 
     def _says(self, digest: str) -> Says | None:

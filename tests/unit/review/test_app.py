@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import resource
 import shutil
 from collections.abc import Iterator
@@ -190,6 +191,14 @@ def test_pictures_and_heat_maps(root: Path, toy_model: Path) -> None:
         assert (changed.status_code, changed.json()["reason"]) == (404, "another")
         assert page.get(f"/picture/{one['hash']}").status_code == 200  # the prepared one is still there
         assert page.get(f"/picture/{'0' * 64}").status_code == 404
+
+
+def test_a_heat_map_keeps_the_limit_of_pixels_of_the_project(root: Path, toy_model: Path) -> None:
+    params = root / "params.yaml"
+    params.write_text(re.sub(r"max_pixels: \w+", "max_pixels: 1", params.read_text(), count=1))
+    with client(root, queues.everything(root), model=toy_model) as page:
+        one = next(one for one in of(page) if one["split"] == "train")
+        assert page.get(f"/heat/{one['hash']}").json()["reason"] == "too_large"
 
 
 def test_conflicts_are_shown_with_both_and_settled(root: Path) -> None:
