@@ -116,8 +116,10 @@ def rows_through(total: int, first: int = 0, last: int | None = None) -> dict[st
         for start in range(0, len(train), PLANNED):
             train.places(range(start, min(start + PLANNED, len(train))))
         done("places of train, in chunks")
-        phashes = [value.hex() for value in rows.column("phash").to_pylist()]
-        quality.near_groups(phashes, 8)
+        starts = range(0, len(rows), BLOCK)
+        blocks = (rows.column("phash", np.arange(len(rows))[start : start + BLOCK]) for start in starts)
+        phashes = np.frombuffer(b"".join(b"".join(block.to_pylist()) for block in blocks), np.uint8)
+        quality.near_groups(phashes.reshape(len(rows), -1), 8)
         done("near-copies")
     return spent
 

@@ -6,9 +6,9 @@ used, rejected, warnings = screen(photographs, bits=8)           # all together:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import combinations, groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
@@ -246,123 +246,155 @@ def _equal(photographs: Sequence[Photograph]) -> list[list[int]]:
     return [group for group in groups if len(group) > 1]
 
 
-def near_groups(phashes: Sequence[str], bits: int, cuts: Sequence[bytes] = ()) -> list[list[int]]:
+def near_groups(phashes: Sequence[str] | NDArray[np.uint8], bits: int, cuts: Sequence[bytes] = ()) -> list[list[int]]:
     """Indices of pictures that are near each other, directly or by way of others; groups of two and more.
 
-    A mirror image is near its original. `cuts` are CUTS hashes of each picture, within twice the bits of which others
-    are near it too.
-
-    Two that differ in at most `bits` (8) of BITS bits agree in one of nine words. So each word in turn orders the set,
-    and each picture is compared with those that follow it and share the word. At first with NEIGHBOURS at most, which
-    joins thousands that are alike at a linear cost; then with all of those that are still in other groups.
+    `phashes` are in hex, or bytes [n, 18]. A mirror image is near its original. `cuts` are CUTS hashes of each picture,
+    within twice the bits of which others are near it too.
     """
-    if len(phashes) < 2 or not any(phashes):
-        return []
+    if not isinstance(phashes, np.ndarray):
+        if not any(phashes):
+            return []
+        phashes = np.frombuffer(bytes.fromhex("".join(phashes)), np.uint8).reshape(len(phashes), -1)
+    joined = np.arange(len(phashes), dtype=np.int32)
+    _join_near(phashes, joined.copy(), np.arange(BITS), 2, _MIRROR, bits, joined)
+    if cuts:
+        either = np.concatenate([phashes, phashes ^ _MIRROR])
+        one, other = _near(either, np.frombuffer(b"".join(cuts), np.uint8).reshape(-1, BITS // 8), 2 * bits)
+        _join(one % len(phashes), other // CUTS, joined)
+    groups = _roots(np.arange(len(joined)), joined)
+    members = np.flatnonzero(np.bincount(groups)[groups] > 1)
+    members = members[np.argsort(groups[members], kind="stable")]
+    found = np.split(members, np.flatnonzero(np.diff(groups[members])) + 1)
+    return [group.tolist() for group in found if len(group)]
+
+
+def _join_near(
+    hashes: NDArray[np.uint8],
+    members: NDArray[np.int32],
+    free: NDArray[np.int64],
+    agreeing: int,
+    mirror: NDArray[np.uint8],
+    bits: int,
+    joined: NDArray[np.int32],
+) -> None:
+    """Join all `members` whose `hashes` [n, 18] differ in at most `bits` (8) bits, as they are or one of them mirrored.
+
+    Two that do so agree in `agreeing` of bits + `agreeing` pieces of the `free` bits (multi-index hashing; Norouzi,
+    Punjani and Fleet, 2012). So these in turn order the set, and those of one order's place are compared. The order is
+    by the smaller of a picture's and its mirror image's, which both have in common; `mirror` are the bits that differ.
+    Many that agree are divided by their other bits in the same way.
+    """
+    pieces = np.array_split(free, max(bits, 8) + agreeing)
+    words, turns = _words(hashes, pieces), _words(mirror[None], pieces)
+    for some in combinations(range(len(pieces)), agreeing):
+        key, turn = _key(words, some), _key(turns, some)
+        mirrored = key ^ turn < key
+        key[mirrored] ^= turn
+        order, starts = _runs(key)
+        del key
+        rows, own = hashes[order] ^ mirrored[order, None] * mirror, members[order]
+        _join_neighbours(rows, own, starts, bits, joined)
+        for run in np.flatnonzero(np.diff(starts) > NEIGHBOURS + 1):
+            inside = slice(starts[run], starts[run + 1])
+            alike, first, same = np.unique(rows[inside], axis=0, return_index=True, return_inverse=True)
+            _join(own[inside], own[inside][first[same]], joined)
+            names = own[inside][first]
+            groups = _roots(names, joined)
+            others = np.flatnonzero(groups != np.bincount(groups).argmax())  # not of the largest group
+            rest = np.setdiff1d(free, np.concatenate([pieces[piece] for piece in some]))
+            if len(others) * len(names) > PAIRED**2 and len(rest) > bits:
+                _join_near(alike, names, rest, 1, np.zeros_like(mirror), bits, joined)
+                continue
+            for start in range(0, len(others), 256):
+                some_others = others[start : start + 256]
+                one, other = np.nonzero(_apart(alike[some_others, None], alike[None]) <= bits)
+                _join(names[some_others[one]], names[other], joined)
+
+
+def _words(hashes: NDArray[np.uint8], pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.uint16]:
+    """The bits of each piece (16 at most) of hashes [n, 18], as a number [pieces, n]."""
+    places = np.full((len(pieces), 16), BITS)
+    for number, piece in enumerate(pieces):
+        places[number, : len(piece)] = piece
+    words = np.empty((len(pieces), len(hashes)), np.uint16)
+    for start in range(0, len(hashes), PART):
+        bits = np.unpackbits(hashes[start : start + PART], axis=1)
+        padded = np.pad(bits, ((0, 0), (0, 1)))[:, places.ravel()]
+        words[:, start : start + PART] = np.packbits(np.ascontiguousarray(padded), axis=1).view(np.uint16).T
+    return words
+
+
+def _key(words: NDArray[np.uint16], some: Sequence[int]) -> NDArray[np.uint32]:
+    """Some of the words [m, n] together: numbers [n]."""
+    key: NDArray[np.uint32] = words[some[0]].astype(np.uint32)
+    for piece in some[1:]:
+        key = key << np.uint32(16) | words[piece]
+    return key
+
+
+def _runs(key: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """(indices of those whose key another one has, in the keys' order; where each run of equal keys starts, and the
+    end)."""
+    both = key.astype(np.uint64) << np.uint64(32) | np.arange(len(key), dtype=np.uint64)
+    both.sort()  # one number each: much faster than argsort
+    sorted_key = both >> np.uint64(32)
+    same = sorted_key[1:] == sorted_key[:-1]
+    place = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
+    new = np.diff(sorted_key[place], prepend=2**32, append=2**32) != 0
+    return (both[place] & np.uint64(2**32 - 1)).astype(np.int64), np.flatnonzero(new)
+
+
+def _join_neighbours(
+    rows: NDArray[np.uint8],
+    members: NDArray[np.int32],
+    starts: NDArray[np.int64],
+    bits: int,
+    joined: NDArray[np.int32],
+) -> None:
+    """Join those near each other that stand at most NEIGHBOURS apart in a run; all of a short run, most of thousands
+    that are alike."""
+    run = np.repeat(np.arange(len(starts) - 1), np.diff(starts))
+    place = np.arange(len(run))
+    for apart in range(1, NEIGHBOURS + 1):
+        place = place[: np.searchsorted(place, len(run) - apart)]
+        place = place[run[place] == run[place + apart]]
+        if not len(place):
+            break
+        if apart.bit_count() == 1:  # now and then: runs that are one group already are done
+            groups = _roots(members, joined)
+            mixed = np.minimum.reduceat(groups, starts[:-1]) != np.maximum.reduceat(groups, starts[:-1])
+            place = place[mixed[run[place]]]
+        for start in range(0, len(place), PART):
+            some = place[start : start + PART]
+            near = some[_apart(rows[some], rows[some + apart]) <= bits]
+            _join(members[near], members[near + apart], joined)
+
+
+def _apart(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """In how many bits hashes [..., 18] differ."""
+    differ = np.bitwise_count(one.view(np.uint16) ^ other.view(np.uint16))
+    return np.asarray(differ.sum(-1, dtype=np.uint8))
+
+
+def _roots(members: NDArray[np.integer[Any]], joined: NDArray[np.int32]) -> NDArray[np.int32]:
+    """The group of each: `joined` names one that it was joined to, or itself."""
+    found: NDArray[np.int32] = joined[members]
+    while (further := joined[found] != found).any():
+        found[further] = joined[found[further]]
+    joined[members] = found
+    return found
+
+
+def _join(one: NDArray[np.integer[Any]], other: NDArray[np.integer[Any]], joined: NDArray[np.int32]) -> None:
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    words = np.frombuffer(bytes.fromhex("".join(phashes)), np.uint16).reshape(len(phashes), -1)
-    groups = np.arange(len(words))
-    for column in range(words.shape[1]):
-        order = np.lexsort((*words.T, words[:, column]))  # then by all of it: equal ones stand side by side
-        place = np.arange(len(order) - 1)
-        for apart in range(1, NEIGHBOURS + 1):
-            place = place[: np.searchsorted(place, len(order) - apart)]
-            place = place[words[order[place], column] == words[order[place + apart], column]]
-            if not len(place):
-                break
-            one, other = order[place], order[place + apart]
-            near = np.bitwise_count(words[one] ^ words[other]).sum(1) <= bits
-            near &= groups[one] != groups[other]
-            if near.any():
-                links = groups[one[near]], groups[other[near]]
-                graph = coo_array((np.ones(len(links[0]), np.int8), links), shape=(len(words), len(words)))
-                groups = connected_components(graph, directed=False)[1][groups]
-    groups = _joined(words, groups, bits)
-    whole = words.view(np.uint8)
-    either = np.concatenate([whole, whole ^ _MIRROR])
-    found_near = [_near(either[len(whole) :], whole, bits)]
-    if cuts:
-        one, other = _near(either, np.frombuffer(b"".join(cuts), np.uint8).reshape(-1, BITS // 8), 2 * bits)
-        found_near.append((one % len(whole), other // CUTS))
-    ends = tuple(groups[np.concatenate(side)] for side in zip(*found_near, strict=True))
-    graph = coo_array((np.ones(len(ends[0]), np.int8), ends), shape=(len(words), len(words)))
-    groups = connected_components(graph, directed=False)[1][groups]
-    order = np.argsort(groups, kind="stable")
-    found = np.split(order, np.flatnonzero(np.diff(groups[order])) + 1)
-    return [group.tolist() for group in found if len(group) > 1]
-
-
-def _joined(words: NDArray[np.uint16], groups: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
-    """The groups, those joined that are near in words which more than NEIGHBOURS share; with it the search is exact.
-
-    More than PAIRED that agree in some bits are divided by the others: two that differ in at most `bits` of these agree
-    in one of bits + 1 parts of them (multi-index hashing; Norouzi, Punjani and Fleet, 2012).
-    """
-    joined = np.arange(len(groups))  # of each group: one that it was joined to, or itself
-
-    def roots(members: NDArray[np.int64]) -> NDArray[np.int64]:
-        found = joined[groups[members]]
-        while (further := joined[found] != found).any():
-            found[further] = joined[found[further]]
-        return found
-
-    def join(one: NDArray[np.int64], other: NDArray[np.int64]) -> None:
-        pairs = {*zip(roots(one).tolist(), roots(other).tolist(), strict=True)}
-        for pair in pairs:
-            low, high = sorted(_root(joined, group) for group in pair)
-            joined[high] = low
-
-    def compare(members: NDArray[np.int64]) -> None:
-        """All with all."""
-        hashes = np.zeros((len(members), 12), np.uint16)
-        hashes[:, :9] = words[members]
-        numbers = hashes.view(np.uint64)
-        for start in range(0, len(members), 256):
-            rows = numbers[start : start + 256, None]
-            one, other = np.nonzero(np.bitwise_count(rows ^ numbers[None, start:]).sum(2, np.uint8) <= bits)
-            join(members[start + one], members[start + other])
-
-    def divide(members: NDArray[np.int64], free: NDArray[np.int64], first: bool) -> None:
-        for part in np.array_split(free, 9 if first else bits + 1):
-            keys = np.packbits(np.unpackbits(words[members].view(np.uint8), axis=1)[:, part], axis=1)
-            order = np.lexsort(keys.T)
-            new = (keys[order[1:]] != keys[order[:-1]]).any(axis=1)
-            starts, ordered = np.flatnonzero(np.r_[True, new, True]), members[order]
-            lengths = np.diff(starts)
-            for run in np.flatnonzero(lengths > NEIGHBOURS + 1):
-                alike = ordered[starts[run] : starts[run + 1]]
-                own = roots(alike)
-                if (own == own[0]).all():
-                    continue
-                if len(alike) <= PAIRED or len(free) - len(part) <= bits:
-                    compare(alike)
-                else:
-                    divide(alike, np.setdiff1d(free, part), first=False)
-            if first:
-                continue  # the shorter runs were compared before
-            number = np.repeat(np.arange(len(lengths)), lengths)
-            place = np.flatnonzero(lengths[number] <= NEIGHBOURS + 1)
-            for apart in range(1, NEIGHBOURS + 1):
-                place = place[place + apart < len(number)]
-                place = place[number[place] == number[place + apart]]
-                if not len(place):
-                    break
-                one, other = ordered[place], ordered[place + apart]
-                near = np.bitwise_count(words[one] ^ words[other]).sum(1) <= bits
-                join(one[near], other[near])
-
-    longest = max(int(np.bincount(words[:, column]).max()) for column in range(9))
-    if longest > NEIGHBOURS + 1:
-        contents = np.unique(words, axis=0, return_index=True)[1]  # equal ones are in one group already
-        divide(contents, np.arange(BITS), first=True)
-    return roots(np.arange(len(groups)))
-
-
-def _root(joined: NDArray[np.int64], group: int) -> int:
-    while joined[group] != group:
-        group = int(joined[group])
-    return group
+    ends, links = np.unique(_roots(np.concatenate([one, other]), joined), return_inverse=True)
+    if len(ends) > 1:
+        graph = coo_array((np.ones(len(one), np.int8), links.reshape(2, -1)), shape=(len(ends), len(ends)))
+        group = connected_components(graph, directed=False)[1]
+        joined[ends] = ends[np.unique(group, return_index=True)[1][group]]
 
 
 def _near(ours: NDArray[np.uint8], theirs: NDArray[np.uint8], bits: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:

@@ -7,7 +7,11 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
 
 from odd_pictures import saved, scene
 from pawprint.config import Preprocess
@@ -34,20 +38,56 @@ def test_near_copies_are_found_among_many_and_others_are_not() -> None:
 def test_near_copies_are_found_exactly_where_thousands_share_a_word(
     paired: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Two of nine words are the same in all 3,000, and 300 pairs are 0 to 12 bits apart, all of them in other words."""
+    """Two of nine words are the same in all 3,000, or mirrored; 300 pairs differ in 7 to 12 bits of all other words."""
     monkeypatch.setattr(quality, "PAIRED", paired)
     rng = np.random.default_rng(2017)
     hashes = rng.integers(0, 256, (3000, quality.BITS // 8), np.uint8)
     hashes[:, :4] = 7
     for index in range(0, 600, 2):
         bits = np.unpackbits(hashes[index])
-        bits[32 + rng.choice(quality.BITS - 32, rng.integers(0, 13), replace=False)] ^= 1
+        places = 32 + np.arange(112).reshape(7, 16)
+        other = rng.choice(places[:, 8:].ravel(), rng.integers(0, 6), replace=False)
+        bits[np.append(places[:, 0] + rng.integers(0, 8, 7), other)] ^= 1
         hashes[index + 1] = np.packbits(bits)
-    apart = np.bitwise_count(hashes[:, None] ^ hashes[None]).sum(2)
-    expected = {(i, j) for i, j in zip(*np.nonzero(apart <= 8), strict=True) if i < j}
-    assert 150 < len(expected) < 250
-    found = quality.near_groups([one.tobytes().hex() for one in hashes], 8)
-    assert {tuple(group) for group in found} == expected
+    hashes[rng.random(3000) < 0.5] ^= quality._MIRROR
+    expected = near_pairs(hashes, 8)
+    assert 60 < len(expected) < 150
+    assert {tuple(group) for group in quality.near_groups(hashes, 8)} == expected
+
+
+def near_pairs(hashes: np.ndarray, bits: int) -> set[tuple[int, int]]:
+    """By comparing all with all, as they are and mirrored."""
+    differ = hashes[:, None] ^ hashes[None]
+    apart = np.minimum(np.bitwise_count(differ).sum(2), np.bitwise_count(differ ^ quality._MIRROR).sum(2))
+    return {(int(i), int(j)) for i, j in zip(*np.nonzero(apart <= bits), strict=True) if i < j}
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    seed=st.integers(0, 2**32), values=st.integers(1, 300), drawn=st.integers(1, 9), paired=st.sampled_from([8, 2048])
+)
+def test_near_copies_and_mirror_images_are_found_exactly_whatever_words_are_shared(
+    seed: int, values: int, drawn: int, paired: int
+) -> None:
+    """`drawn` of nine words have few values, so that hundreds share each; copies of copies too."""
+    rng = np.random.default_rng(seed)
+    words = rng.integers(0, 2**16, (600, 9)).astype(np.uint16)
+    some = rng.choice(9, drawn, replace=False)
+    words[:, some] = rng.integers(0, 2**16, (values, drawn))[rng.integers(0, values, (600, drawn)), np.arange(drawn)]
+    hashes = words.view(np.uint8)
+    copied = hashes[rng.integers(0, 600, 300)]
+    for place in rng.integers(0, quality.BITS, (rng.integers(0, 11), 300)):
+        copied[np.arange(300), place // 8] ^= (1 << place % 8).astype(np.uint8)
+    copied[::2] ^= quality._MIRROR
+    hashes = rng.permutation(np.concatenate([hashes, copied]))
+    pairs = np.array([*near_pairs(hashes, 8)]).reshape(-1, 2)
+    graph = coo_array((np.ones(len(pairs)), pairs.T), shape=(900, 900))
+    group = connected_components(graph, directed=False)[1]
+    expected = {tuple(np.flatnonzero(group == number)) for number in np.flatnonzero(np.bincount(group) > 1)}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(quality, "PAIRED", paired)
+        patch.setattr(quality, "NEIGHBOURS", 4)
+        assert {tuple(one) for one in quality.near_groups(hashes, 8)} == expected
 
 
 def test_thousands_that_are_all_alike_are_one_group_and_reported_in_short_sentences() -> None:
