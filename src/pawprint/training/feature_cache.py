@@ -9,7 +9,8 @@ The key holds all that the numbers depend on: photograph, frozen weights, transf
 precision that it really computes in). So a second run or a sweep over heads computes nothing, and new photographs cost
 only themselves. A folder under features/ is one (weights, transform, execution); its files are blocks of
 photographs, each written atomically, below PAWPRINT_CACHE or cache/ in the current folder. Embeddings fit into memory;
-maps stay in their files and are read by the row.
+maps stay in their files and are read by the row. Beside them lies the graph that computes them: to trace it costs as
+much as the features of 350 photographs.
 
 On the CPU the backbone runs in OpenVINO (benchmarks/train_features.py), one photograph a request, so that no neighbour
 can change its bits.
@@ -19,8 +20,10 @@ import hashlib
 import json
 import os
 import socket
+import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 from itertools import chain, islice
 from pathlib import Path
@@ -48,6 +51,7 @@ from pawprint.training import devices
 BLOCK = 1024  # photographs a file at most: what a kill can cost
 BLOCK_BYTES = 2**26  # and so many bytes of maps
 CHUNK = 128  # photographs in memory at a time
+GRAPH, WEIGHTS = "graph.xml", "graph.bin"  # OpenVINO's
 Vectors = NDArray[np.float32]
 
 
@@ -82,6 +86,7 @@ class FeatureCache:
         }
         name = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = Path(os.environ.get("PAWPRINT_CACHE", "cache")) / "features" / f"{architecture}-{name}"
+        self.engine.kept = self.folder.absolute()
 
     def of(self, split: Split) -> Vectors:
         """float32 [n, ...] of all photographs of `split`, in its order; only missing ones are computed."""
@@ -205,14 +210,17 @@ class FrozenPart(nn.Module):
 class Engine:
     """Pixels to features by the fastest engine whose bits repeat: OpenVINO on the CPU, torch elsewhere.
 
-    Engines of one named `part` (weights and blocks) and size share what OpenVINO compiles, which takes seconds.
+    Engines of one named `part` (weights and blocks) and size share what OpenVINO compiles; its graph is kept in the
+    folder `kept`.
     """
 
     _compiled: ClassVar[dict[object, Any]] = {}  # of the last part: a head's folds open its cache again
 
-    def __init__(self, frozen: FrozenPart, shape: tuple[int, ...], params: Params, part: str = "") -> None:
+    def __init__(
+        self, frozen: FrozenPart, shape: tuple[int, ...], params: Params, part: str = "", kept: Path | None = None
+    ) -> None:
         self.params, self.training, self.device = params, params.training, devices.resolve(params.training)
-        self.frozen, self.shape = frozen.eval(), shape
+        self.frozen, self.shape, self.kept = frozen.eval(), shape, kept
         self.precision: Precision = "bf16" if params.training.precision == "bfloat16" else "f32"
         self.name, self.part = part, (part, frozen.network.size, self.precision) if part else object()
         if self.device.type == "cpu":
@@ -224,8 +232,9 @@ class Engine:
     def run(self, split: Split, chunks: Sequence[Sequence[int]], mirrored: bool) -> Iterator[Vectors]:
         """float32 [n, ...] of the photographs at the indices of each chunk."""
         if parallel.on_ray() and self.device.type == "cpu":
-            about = self.frozen, self.shape, self.params, self.name, self.execution, split.shards.absolute(), mirrored
-            yield from parallel.map(partial(_OnNode, *about), (split.places(chunk) for chunk in chunks))
+            about = self.frozen, self.shape, self.params, self.name, self.kept, self.execution
+            make = partial(_OnNode, *about, split.shards.absolute(), mirrored)
+            yield from parallel.map(make, (split.places(chunk) for chunk in chunks))
             return
         for chunk in chunks:
             yield self.compute(split.images(chunk), mirrored)
@@ -266,24 +275,46 @@ class Engine:
         """OpenVINO's queue of requests, one a core."""
         import openvino
 
+        return openvino.AsyncInferQueue(backends.compile_on_cpu(self._graph(), self.precision), parallel.cores())
+
+    def _graph(self) -> Any:
+        """OpenVINO's graph of the frozen part, as it is read from its files: a later run compiles the same."""
+        import openvino
+
+        def read(folder: Path) -> Any:
+            return openvino.Core().read_model((folder / GRAPH).read_bytes(), (folder / WEIGHTS).read_bytes())
+
+        if self.kept:
+            with suppress(OSError, RuntimeError):  # there is none, or it is damaged
+                return read(self.kept)
+        with tempfile.TemporaryDirectory() as scratch:
+            openvino.save_model(self._traced(), Path(scratch, GRAPH), compress_to_fp16=False)
+            if self.kept:
+                for name in (WEIGHTS, GRAPH):
+                    files.write_bytes(self.kept / name, Path(scratch, name).read_bytes())
+            return read(Path(scratch))
+
+    def _traced(self) -> Any:
+        """The graph, made from the network."""
+        import openvino
+
         shape = [1, *2 * [self.frozen.network.size], 3]
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of tracing: the padding of a fixed size is rightly a constant
             example = torch.zeros(shape, dtype=torch.uint8)
             # Given a module, OpenVINO traces it with torch's check, which traces it twice: three times as long.
             traced = torch.jit.trace(self.frozen.cpu(), example, check_trace=False)  # type: ignore[no-untyped-call]
-            model = openvino.convert_model(traced, example_input=example, input=[(shape, openvino.Type.u8)])
-        return openvino.AsyncInferQueue(backends.compile_on_cpu(model, self.precision), parallel.cores())
+            return openvino.convert_model(traced, example_input=example, input=[(shape, openvino.Type.u8)])
 
 
 class _OnNode:
     """The engine in a process of a cluster, where it must compute as on the machine that asks."""
 
     def __init__(
-        self, frozen: FrozenPart, shape: tuple[int, ...], params: Params, name: str, execution: dict[str, str],
-        shards: Path, mirrored: bool,
+        self, frozen: FrozenPart, shape: tuple[int, ...], params: Params, name: str, kept: Path | None,
+        execution: dict[str, str], shards: Path, mirrored: bool,
     ) -> None:  # fmt: skip
-        self.engine, self.shards, self.mirrored = Engine(frozen, shape, params, name), shards, mirrored
+        self.engine, self.shards, self.mirrored = Engine(frozen, shape, params, name, kept), shards, mirrored
         if self.engine.execution != execution:
             here = {name: value for name, value in self.engine.execution.items() if execution.get(name) != value}
             raise PawprintError(

@@ -61,6 +61,33 @@ def test_features_are_computed_once_and_do_not_depend_on_their_neighbours(
     assert alone.tobytes() == first.tobytes()
 
 
+@pytest.mark.parametrize("damage", [None, feature_cache.GRAPH, feature_cache.WEIGHTS])
+def test_a_graph_is_traced_once_and_again_only_where_it_is_damaged(
+    damage: str | None, data: PreparedDataset, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To trace it costs as much as the features of 350 photographs, in every process that has a new one."""
+    monkeypatch.setenv("PAWPRINT_CACHE", str(cache / f"traced{damage}"))
+    traced, trace = [], feature_cache.Engine._traced
+
+    def counted(engine: feature_cache.Engine) -> object:
+        traced.append(1)
+        return trace(engine)
+
+    monkeypatch.setattr(feature_cache.Engine, "_traced", counted)
+    network = registry.create_model("efficientnet_lite0")
+    whole = data.split("validation")
+    found = []
+    for split in (whole.only(whole.hashes[1:]), whole):
+        feature_cache.Engine._compiled.clear()  # as in a new process
+        cached = feature_cache.FeatureCache(network, "efficientnet_lite0", params("efficientnet_lite0"))
+        found.append(cached.of(split))
+        if damage:
+            (cached.folder / damage).write_bytes((cached.folder / damage).read_bytes()[:-100])
+    assert len(traced) == (2 if damage else 1)
+    cached.folder = cached.folder / "anew"
+    assert cached.of(whole).tobytes() == found[1].tobytes()
+
+
 def test_only_missing_features_are_computed(
     data: PreparedDataset, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
