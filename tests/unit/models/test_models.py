@@ -1,16 +1,20 @@
 """Architectures: the arithmetic of convolution by hand, shapes, parameter counts, what `describe` prints."""
 
 import re
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pawprint.errors import PawprintError
 from pawprint.models import registry, weights
 from pawprint.models.article_cnn import ArticleCNN
+from pawprint.models.backbone import Network
 from pawprint.models.efficientnet_lite import EfficientNetLite0, SameConv2d
+from pawprint.models.mlp import MLP
 
 IMAGE = [
     [18, 54, 51, 239, 244, 188],
@@ -140,6 +144,23 @@ def test_the_map_adds_up_to_the_output(classes: int) -> None:
         maps = lite.forward_features(inputs)
         averaged = lite.cam(maps).mean(dim=(2, 3)) + lite.head.bias
         torch.testing.assert_close(averaged, lite.forward_head(maps), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("network", "photographs"), [(MLP(50, 224), 1), (ArticleCNN(50, 224), 3)])
+def test_a_map_of_many_classes_takes_no_more_memory_than_the_weights(network: Network, photographs: int) -> None:
+    """A plane of all pixels for each class and filter was 5 GB in training at 100 classes."""
+    made = []
+
+    class Sizes(TorchDispatchMode):
+        def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+            result = function(*args, **(kwargs or {}))
+            made.append(result.numel())
+            return result
+
+    maps = network.forward_features(torch.rand(photographs, 3, 224, 224))
+    with torch.inference_mode(), Sizes():
+        network.cam(maps)
+    assert max(made) <= max(weights.numel() for weights in network.parameters())
 
 
 @pytest.mark.parametrize(
