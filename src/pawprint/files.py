@@ -88,10 +88,10 @@ def write_csv(path: Path, rows: Iterable[Sequence[Any]]) -> None:
         csv.writer(file, lineterminator="\n").writerows(rows)
 
 
-def read_csv(path: Path) -> list[list[str]]:
-    """The rows of a table, its header too."""
+def read_csv(path: Path) -> Iterator[list[str]]:
+    """The rows of a table, its header too, one by one: there may be a million, or a thousand columns."""
     with path.open(newline="", encoding="utf-8") as file:
-        return list(csv.reader(file))
+        yield from csv.reader(file)
 
 
 def file_system(url: str) -> tuple[Any, str]:

@@ -104,7 +104,8 @@ class Groups:
         for row in read_rows(data):
             if row.group:
                 self._given.setdefault(row.hash, row.group)
-            self._names[row.hash] += [row.file, row.name]
+            if pattern:
+                self._names[row.hash] += [row.file, row.name]
 
     def of(self, digest: str, file: str = "") -> str:
         """The group of the photograph with this content and path below data/; "" where it is by itself.
@@ -158,10 +159,9 @@ def read_groups(table: Path, origins: Origins) -> Origins:
 def decided(data: Path) -> int:
     """How many photographs a person has dropped, or put under another class than their source."""
     try:
-        rows = read_rows(data)
+        return len({row.hash for row in read_rows(data) if row.file.split("/")[0] != row.label})
     except PawprintError:
         return 0
-    return len({row.hash for row in rows if row.file.split("/")[0] != row.label})
 
 
 def hash_files(data: Path, files: Iterable[Path]) -> dict[str, str]:
@@ -186,16 +186,17 @@ def write(origins: Origins, data: Path) -> None:
     write_csv(data / ORIGINS, [COLUMNS[:width], *(row[:width] for row in rows)])
 
 
-def read_rows(data: Path) -> list[Origin]:
+def read_rows(data: Path) -> Iterator[Origin]:
     """The rows of data/origins.csv as they stand; none where it is missing. PawprintError where it is damaged."""
     path = data / ORIGINS
     try:
-        header, *lines = read_csv(path)
-        if tuple(header) not in (COLUMNS, COLUMNS[:-1], COLUMNS[:-2]):  # no groups; before there were splits
+        lines = read_csv(path)
+        if tuple(next(lines, ())) not in (COLUMNS, COLUMNS[:-1], COLUMNS[:-2]):  # no groups; before there were splits
             raise ValueError
-        return [Origin(*row) for row in lines]
+        for row in lines:
+            yield Origin(*row)
     except FileNotFoundError:
-        return []
+        return
     except (ValueError, TypeError, csv.Error):
         raise PawprintError(
             f"{path} is damaged. `dvc checkout data.dvc` brings it back; without it origins are lost."

@@ -139,12 +139,13 @@ def corrections(test: Split, data: Path, params: Params) -> tuple[dict[str, str]
     now = {row.hash: row.label for row in test.rows}
     own_test, groups = origins.own_test(data), origins.Groups(data, params.split.group)
     labels: dict[str, set[str]] = defaultdict(set)
-    kept: dict[str, bool] = defaultdict(bool)
+    gone = {row.hash for row in origins.read_rows(data) if not row.file}
     for row in origins.read_rows(data):
-        labels[row.hash].add(row.label)
-        kept[row.hash] |= bool(row.file)
+        if row.hash in now:
+            labels[row.hash].add(row.label)
+        if row.file:
+            gone.discard(row.hash)
     relabelled = {name: min(labels[name]) for name, label in now.items() if labels[name] and label not in labels[name]}
-    gone = [name for name, here in kept.items() if not here]
     sides = [split_of(name, params.seed, params.split, own_test, groups.of(name)) for name in gone]
     return relabelled, sides.count("test")
 

@@ -42,9 +42,8 @@ class MLP(Network):
     def cam(self, maps: Tensor) -> Tensor:
         """[N, 3, 300, 300] -> [N, width, 30, 30]: what the pixels of each 10x10 block add through the active units."""
         # each unit by itself first: a map of all pixels for each class is 0.6 GB of one photograph at 1,000 classes
-        terms = (
-            (self.hidden.weight * self.flatten(maps).unsqueeze(1)).unflatten(2, (3, self.size, self.size)).sum(dim=2)
-        )
+        products = self.hidden.weight * self.flatten(maps).unsqueeze(1)
+        terms = products.unflatten(2, (3, self.size, self.size)).sum(dim=2)
         active = (self.embed(maps) > 0).to(maps.dtype)[:, :, None, None]
         blocks = nn.functional.avg_pool2d(terms, BLOCK) * BLOCK**2 * active
         return nn.functional.conv2d(blocks, self.dense.weight[:, :, None, None])

@@ -111,7 +111,7 @@ def test_nothing_of_it_is_left_and_the_others_are(project: Path, tmp_path: Path)
     other = (project / "data/dog/001.jpg").read_bytes()
     assert any(one.startswith("remote/") for one in holding(tmp_path, other))
     assert PictureStore(tmp_path / "traffic" / "pictures").read(hashlib.sha256(other).hexdigest()) == other
-    assert len(origins.read_rows(project / "data")) == 29
+    assert len(list(origins.read_rows(project / "data"))) == 29
     # and its source does not bring it back
     make_sample.write(tmp_path / "source", per_class=15)
     (tmp_path / "source" / "dataset.json").unlink()
