@@ -52,16 +52,11 @@ class ArticleCNN(Network):
         # 88 MB of a photograph at 100 classes
         places = self.side // GRID
         weight = _blocks(self.dense.weight.view(self.width, FILTERS, self.side, self.side), places)
-        return (_blocks(maps, places) @ weight.transpose(1, 2)).unflatten(0, (places, places)).permute(2, 3, 0, 1)
+        summed: Tensor = _blocks(maps, places) @ weight.transpose(1, 2)
+        return summed.reshape(places, places, -1, self.width).permute(2, 3, 0, 1)
 
 
 def _blocks(maps: Tensor, places: int) -> Tensor:
     """[N, 10, side, side] -> [places * places, N, 160]: what stands in each block of 4x4."""
-    whole = maps[:, :, : places * GRID, : places * GRID]
-    return (
-        whole.unflatten(3, (places, GRID))
-        .unflatten(2, (places, GRID))
-        .permute(2, 4, 0, 1, 3, 5)
-        .flatten(3)
-        .flatten(0, 1)
-    )
+    whole = maps[:, :, : places * GRID, : places * GRID].reshape(-1, FILTERS, places, GRID, places, GRID)
+    return whole.permute(2, 4, 0, 1, 3, 5).reshape(places**2, -1, FILTERS * GRID**2)
