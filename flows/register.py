@@ -141,9 +141,10 @@ def unseen(tracker: Tracker, version: Champion, tested: Sequence[ManifestRow], l
     """Hashes of those of the test photographs that the version provably did not learn from; PawprintError where too
     few."""
     folder = tracker.registry.folder(version)
-    kept = tracker.manifest(version.run_id)
+    record = ModelInfo.read(folder).lineage
+    kept = tracker.manifest(version.run_id, record.manifest_digest)
     manifests = [ROOT / "prepared" / manifest.FILE, *([kept] if kept else [])]
-    seen = gate.seen_hashes(folder, ModelInfo.read(folder).lineage, manifests, tested, who)
+    seen = gate.seen_hashes(folder, record, manifests, tested, who)
     return gate.exclude_seen([row.hash for row in tested], seen, least, who)
 
 

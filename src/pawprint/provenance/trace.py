@@ -226,7 +226,7 @@ class _Tracer:
         """The photographs that the model learned from, against the manifest that the record names."""
         claimed = lineage.claimed(folder)
         link = Link(kind="photographs", name=f"{len(claimed)} trained on or validated with")
-        kept, here = self.tracker.manifest(run_id), self.root / "prepared" / manifests.FILE
+        kept, here = self.tracker.manifest(run_id, record.manifest_digest), self.root / "prepared" / manifests.FILE
         found = (path for path in (kept, here) if path and manifests.is_manifest(path, record.manifest_digest))
         manifest = next(found, None)
         if kept and kept != manifest:

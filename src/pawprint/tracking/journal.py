@@ -143,6 +143,9 @@ class JournaledRun:
     def artifact(self, path: Path, folder: str = "") -> None:
         self.journal.append("artifact", path, folder=folder)
 
+    def manifest(self, path: Path, digest: str) -> None:
+        self.journal.append("manifest", path, digest=digest)
+
     def dataset(self, name: str, data: Path, digest: str) -> None:
         self.journal.append("dataset", name=name, data=str(data), digest=digest)
 

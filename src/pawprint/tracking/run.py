@@ -17,6 +17,8 @@ import numpy as np
 import onnx
 from mlflow.entities import Dataset, DatasetInput, InputTag, LoggedModelStatus, Metric, Param, RunStatus, RunTag
 from mlflow.models.signature import ModelSignature
+from mlflow.store.artifact.artifact_repo import ArtifactRepository
+from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 from mlflow.types import Schema, TensorSpec
 from pydantic import BaseModel, ConfigDict
 
@@ -25,7 +27,8 @@ from pawprint.files import Closed
 from pawprint.inference.classifier import ModelInfo
 
 FOLDER = "folder"  # artifact path of the model folder
-MANIFEST = "data/manifest.parquet"  # artifact path of the manifest: which photographs the model learned from
+MANIFESTS = "manifests"  # beside an experiment's runs: <digest>/manifest.parquet, once for all that learned from it
+MANIFEST_TAG = "lineage.manifest_digest"  # tag: the digest of the manifest that the run learned from
 EVALUATED = "evaluated.json"  # beside a model's predictions, under reports/evaluation/<name>/
 NOTE = "mlflow.note.content"  # Markdown that the UI shows as a description
 FINISHED = RunStatus.to_string(RunStatus.FINISHED)
@@ -49,6 +52,12 @@ def shortened(text: str, length: int) -> str:
     """`text` with at most `length` characters; the end says so where some were cut off."""
     end = " ... (shortened)"
     return text if len(text) <= length else text[: length - len(end)] + end
+
+
+def experiment_store(client: mlflow.MlflowClient, run_id: str) -> ArtifactRepository:
+    """The artifacts of a run's experiment, below which those of its runs lie too."""
+    experiment = client.get_experiment(client.get_run(run_id).info.experiment_id)
+    return get_artifact_repository(experiment.artifact_location)
 
 
 class Call(BaseModel):
@@ -162,6 +171,15 @@ class Run:
         """Keep a file, or all files of a folder, with the run."""
         log = self.client.log_artifacts if path.is_dir() else self.client.log_artifact
         log(self.id, str(path), folder or None)
+
+    def manifest(self, path: Path, digest: str) -> None:
+        """Keep the manifest of this digest with the run's experiment, where it is not kept yet.
+
+        Not with the run, because all runs on the same photographs need it, and any of them may be deleted.
+        """
+        store, folder, size = experiment_store(self.client, self.id), f"{MANIFESTS}/{digest}", path.stat().st_size
+        if not any(one.file_size == size for one in store.list_artifacts(folder)):  # what was cut off is shorter
+            store.log_artifact(str(path), folder)
 
     def text(self, content: str, path: str) -> None:
         self.client.log_text(self.id, content, path)

@@ -13,6 +13,7 @@ import contextlib
 import json
 import os
 import platform
+import re
 import shutil
 import sys
 import time
@@ -40,7 +41,20 @@ from pawprint.progress import say
 from pawprint.tracking import server
 from pawprint.tracking.journal import Journal, JournaledRun
 from pawprint.tracking.registry import Registry
-from pawprint.tracking.run import EVALUATED, FINISHED, MANIFEST, NOTE, RESTORED, Call, Evaluated, Run, RunRecord, ending
+from pawprint.tracking.run import (
+    EVALUATED,
+    FINISHED,
+    MANIFEST_TAG,
+    MANIFESTS,
+    NOTE,
+    RESTORED,
+    Call,
+    Evaluated,
+    Run,
+    RunRecord,
+    ending,
+    experiment_store,
+)
 from pawprint.tracking.server import Unreachable, is_outage
 
 PARENT = "mlflow.parentRunId"
@@ -55,6 +69,7 @@ UNUSED = (
     "sweep.",
     "schema_version",
 )  # what no training reads
+_SHA256 = re.compile("[0-9a-f]{64}")
 _PACKAGES = ("torch", "numpy", "onnx", "openvino", "opencv-python-headless", "simplejpeg", "mlflow", "scikit-learn")
 
 
@@ -119,7 +134,7 @@ class Tracker:
             )
             run.dataset(lineage.dataset, self.root / "data", lineage.data_hash)
             if manifests.is_manifest(manifest := self.root / "prepared" / manifests.FILE, lineage.manifest_digest):
-                run.artifact(manifest, MANIFEST.rpartition("/")[0])
+                run.manifest(manifest, lineage.manifest_digest)
             run.artifact(self.root / "params.yaml")
             run.artifact(self.root / "requirements.lock", "environment")
             with _system_metrics(run.id, lineage.device, bool(resume)):
@@ -203,7 +218,7 @@ class Tracker:
         for call in record.calls:
             journal.append(call.method, **call.arguments)
         if manifests.is_manifest(manifest := self.root / "prepared" / manifests.FILE, info.lineage.manifest_digest):
-            journal.append("artifact", manifest, folder=MANIFEST.rpartition("/")[0])
+            journal.append("manifest", manifest, digest=info.lineage.manifest_digest)
         journal.append("metrics", values={"seconds": record.seconds}, step=None)
         journal.append("model", folder)
         journal.append("status", status=FINISHED)
@@ -298,7 +313,10 @@ class Tracker:
         return len(paths)
 
     def remove_version(self, version: Champion) -> None:
-        """Delete a registered version, the models that MLflow logged for it, and its run with all artifacts."""
+        """Delete a registered version, the models that MLflow logged for it, and its run with all artifacts.
+
+        The manifest that it learned from goes with the last run that names it.
+        """
         run = self.client.get_run(version.run_id)
         self.client.delete_model_version(version.model, version.version)
         for model in self.client.search_logged_models([run.info.experiment_id], f"source_run_id = '{version.run_id}'"):
@@ -306,11 +324,30 @@ class Tracker:
             self.client.delete_logged_model(model.model_id)
         self.remove_artifacts(version.run_id)
         self.client.delete_run(version.run_id)
+        manifest = run.data.tags.get(MANIFEST_TAG, "")
+        if _SHA256.fullmatch(manifest) and not self.search_runs(f"tags.`{MANIFEST_TAG}` = '{manifest}'"):
+            experiment_store(self.client, version.run_id).delete_artifacts(f"{MANIFESTS}/{manifest}")
+            shutil.rmtree(self.workspace / "cache" / MANIFESTS / manifest, ignore_errors=True)
         shutil.rmtree(self.workspace / "cache" / "registry" / version.model_digest, ignore_errors=True)
 
-    def manifest(self, run_id: str) -> Path | None:
-        """The manifest that a run keeps; manifest.csv of a run of before."""
-        return self.artifact(run_id, MANIFEST) or self.artifact(run_id, "data/manifest.csv")
+    def manifest(self, run_id: str, digest: str) -> Path | None:
+        """The manifest that a run keeps, as runs of before do, or that its experiment keeps under `digest`.
+
+        Who needs the one of this digest compares it: what is kept may have been changed.
+        """
+        for name in (manifests.FILE, "manifest.csv"):
+            if own := self.artifact(run_id, f"data/{name}"):
+                return own
+        path, cache = f"{MANIFESTS}/{digest}/{manifests.FILE}", self.workspace / "cache"
+        if not _SHA256.fullmatch(digest):
+            return None
+        if not manifests.is_manifest(cache / path, digest):
+            cache.mkdir(exist_ok=True)
+            try:
+                experiment_store(self.client, run_id).download_artifacts(path, str(cache))
+            except (MlflowException, OSError):
+                return None
+        return cache / path
 
     def _get_run(self, run_id: str) -> mlflow.entities.Run | None:
         try:
