@@ -6,7 +6,7 @@ used, rejected, warnings = screen(photographs, bits=8)           # all together:
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from itertools import combinations, groupby
+from itertools import combinations, groupby, product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +20,11 @@ from pawprint.config import Preprocess
 BLANK = 3.0  # standard deviation of the grey levels; a lens cap has 1 to 2, fog about 8
 BITS = 144  # of a perceptual hash: nine words of 16 bits
 LISTED = 5  # of the others in a group, in a sentence
-NEIGHBOURS = 64  # compared with at first in each word's order: joins most of thousands that are alike
+NEIGHBOURS = 64  # compared with at first in each order: joins most of thousands that are alike
+LOOKED_AT = 256  # pictures with edges cut off that share a word with another one, and are compared with it
 PAIRED = 2048  # photographs that are compared all with all
-PART = 4096  # photographs that are looked up at a time, each among NEIGHBOURS: bounds the memory
+WORDS = range(6, 10)  # in which hashes with edges cut off are divided, as is quickest for so many
+PART = 4096  # photographs at a time, which bounds the memory
 MOST_CUT = 0.05  # of a set, that may look like others with edges cut off before that means nothing in it
 _SIDE = 60  # pixels of a side, from which cut pictures are hashed
 _EVEN = 16  # grey levels in which the pixels of a border of one colour differ at most
@@ -259,9 +261,7 @@ def near_groups(phashes: Sequence[str] | NDArray[np.uint8], bits: int, cuts: Seq
     joined = np.arange(len(phashes), dtype=np.int32)
     _join_near(phashes, joined.copy(), np.arange(BITS), 2, _MIRROR, bits, joined)
     if cuts:
-        either = np.concatenate([phashes, phashes ^ _MIRROR])
-        one, other = _near(either, np.frombuffer(b"".join(cuts), np.uint8).reshape(-1, BITS // 8), 2 * bits)
-        _join(one % len(phashes), other // CUTS, joined)
+        _join_cuts(phashes, np.frombuffer(b"".join(cuts), np.uint8).reshape(-1, BITS // 8), 2 * bits, joined)
     groups = _roots(np.arange(len(joined)), joined)
     members = np.flatnonzero(np.bincount(groups)[groups] > 1)
     members = members[np.argsort(groups[members], kind="stable")]
@@ -293,7 +293,7 @@ def _join_near(
         key[mirrored] ^= turn
         order, starts = _runs(key)
         del key
-        rows, own = hashes[order] ^ mirrored[order, None] * mirror, members[order]
+        rows, own = hashes.take(order, 0) ^ mirrored[order, None] * mirror, members[order]
         _join_neighbours(rows, own, starts, bits, joined)
         for run in np.flatnonzero(np.diff(starts) > NEIGHBOURS + 1):
             inside = slice(starts[run], starts[run + 1])
@@ -312,37 +312,42 @@ def _join_near(
                 _join(names[some_others[one]], names[other], joined)
 
 
-def _words(hashes: NDArray[np.uint8], pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.uint16]:
-    """The bits of each piece (16 at most) of hashes [n, 18], as a number [pieces, n]."""
-    places = np.full((len(pieces), 16), BITS)
+def _words(hashes: NDArray[np.uint8], pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.uint32]:
+    """The bits of each piece of hashes [n, 18], as a number [pieces, n]."""
+    places = np.full((len(pieces), 32), BITS)
     for number, piece in enumerate(pieces):
-        places[number, : len(piece)] = piece
-    words = np.empty((len(pieces), len(hashes)), np.uint16)
+        places[number, 32 - len(piece) :] = piece
+    words = np.empty((len(pieces), len(hashes)), np.uint32)
     for start in range(0, len(hashes), PART):
         bits = np.unpackbits(hashes[start : start + PART], axis=1)
-        padded = np.pad(bits, ((0, 0), (0, 1)))[:, places.ravel()]
-        words[:, start : start + PART] = np.packbits(np.ascontiguousarray(padded), axis=1).view(np.uint16).T
+        padded = np.ascontiguousarray(np.pad(bits, ((0, 0), (0, 1)))[:, places.ravel()])
+        words[:, start : start + PART] = np.packbits(padded, axis=1).view(">u4").T
     return words
 
 
-def _key(words: NDArray[np.uint16], some: Sequence[int]) -> NDArray[np.uint32]:
+def _key(words: NDArray[np.uint32], some: Sequence[int]) -> NDArray[np.uint32]:
     """Some of the words [m, n] together: numbers [n]."""
-    key: NDArray[np.uint32] = words[some[0]].astype(np.uint32)
+    key: NDArray[np.uint32] = words[some[0]]
     for piece in some[1:]:
         key = key << np.uint32(16) | words[piece]
     return key
 
 
-def _runs(key: NDArray[np.uint32]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+def _sorted(key: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+    """(keys in their order, the index of each). Both are sorted as one number, much faster than argsort does."""
+    both = key.astype(np.uint64) << np.uint64(32) | np.arange(len(key), dtype=np.uint64)
+    both.sort()
+    return (both >> np.uint64(32)).astype(np.uint32), both.astype(np.uint32)
+
+
+def _runs(key: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
     """(indices of those whose key another one has, in the keys' order; where each run of equal keys starts, and the
     end)."""
-    both = key.astype(np.uint64) << np.uint64(32) | np.arange(len(key), dtype=np.uint64)
-    both.sort()  # one number each: much faster than argsort
-    sorted_key = both >> np.uint64(32)
-    same = sorted_key[1:] == sorted_key[:-1]
+    key, order = _sorted(key)
+    same = key[1:] == key[:-1]
     place = np.flatnonzero(np.append(same, False) | np.insert(same, 0, False))
-    new = np.diff(sorted_key[place], prepend=2**32, append=2**32) != 0
-    return (both[place] & np.uint64(2**32 - 1)).astype(np.int64), np.flatnonzero(new)
+    new = np.diff(key[place].astype(np.int64), prepend=-1, append=-1) != 0
+    return order[place], np.flatnonzero(new)
 
 
 def _join_neighbours(
@@ -367,14 +372,14 @@ def _join_neighbours(
             place = place[mixed[run[place]]]
         for start in range(0, len(place), PART):
             some = place[start : start + PART]
-            near = some[_apart(rows[some], rows[some + apart]) <= bits]
+            near = some[_apart(rows.take(some, 0), rows.take(some + apart, 0)) <= bits]
             _join(members[near], members[near + apart], joined)
 
 
 def _apart(one: NDArray[np.uint8], other: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """In how many bits hashes [..., 18] differ."""
     differ = np.bitwise_count(one.view(np.uint16) ^ other.view(np.uint16))
-    return np.asarray(differ.sum(-1, dtype=np.uint8))
+    return np.asarray(np.einsum("...i->...", differ))
 
 
 def _roots(members: NDArray[np.integer[Any]], joined: NDArray[np.int32]) -> NDArray[np.int32]:
@@ -397,27 +402,55 @@ def _join(one: NDArray[np.integer[Any]], other: NDArray[np.integer[Any]], joined
         joined[ends] = ends[np.unique(group, return_index=True)[1][group]]
 
 
-def _near(ours: NDArray[np.uint8], theirs: NDArray[np.uint8], bits: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Pairs of indices of hashes of `ours` [n, 18] and `theirs` [m, 18] that differ in at most `bits` (17) bits.
+def _join_cuts(whole: NDArray[np.uint8], cuts: NDArray[np.uint8], bits: int, joined: NDArray[np.int32]) -> None:
+    """Join pictures whose hash of `whole` [n, 18], mirrored or not, differs in at most `bits` from one of the others'
+    `cuts` [CUTS * n, 18].
 
-    Then one of nine words differs in at most one bit: the words of `ours` are looked up among those of `theirs`, as
-    they are and with each bit turned round; NEIGHBOURS of each word at most, which bounds the cost.
+    Then one of six to nine words differs in few bits: the words of `whole` are looked up among those of `cuts`, as they
+    are and with so many bits turned round. Longer words are looked up more often, and shared by chance by fewer.
+    LOOKED_AT pictures of other groups at most are looked at for each; only where more share a word some may be missed.
     """
-    looked_up, known = ours.view(np.uint16), np.ascontiguousarray(theirs).view(np.uint16)
-    found = []
-    for column in range(known.shape[1]):
-        order = np.argsort(known[:, column], kind="stable")
-        starts = np.searchsorted(known[order, column], np.arange(2**16 + 1))  # of each word
-        for turned in [0] if bits <= 8 else [0, *(1 << bit for bit in range(16))]:
-            wanted = looked_up[:, column].astype(np.int64) ^ turned
-            first = starts[wanted]
-            counts = np.minimum(starts[wanted + 1] - first, NEIGHBOURS)
-            for start in range(0, len(wanted), PART):
-                some = slice(start, start + PART)
-                one = np.repeat(np.arange(len(wanted))[some], counts[some])
-                skipped = first[some] - np.cumsum(counts[some]) + counts[some]
-                other = order[np.arange(len(one)) + np.repeat(skipped, counts[some])]
-                near = np.bitwise_count(looked_up[one] ^ known[other]).sum(1) <= bits
-                found.append((one[near], other[near]))
-    one, other = (np.concatenate(side) for side in zip(*found, strict=True))
-    return one, other
+
+    def cost(count: int) -> float:
+        lookups = sum(len(_turned(len(piece), bits, count, word)) for word, piece in enumerate(_pieces(count)))
+        return lookups * (1 + 2 * len(cuts) / 2 ** (BITS / count))
+
+    count = min(WORDS, key=cost)
+    for word, piece in enumerate(_pieces(count)):
+        groups = _roots(np.arange(len(whole)), joined)
+        by_group = np.argsort(groups, kind="stable")[:, None] * CUTS + np.arange(CUTS)
+        known = _words(cuts, [piece])[0][by_group.ravel()]
+        known, place = _sorted(known)
+        order = by_group.ravel()[place]  # in each word by group
+        starts = np.append(np.flatnonzero(np.diff(known, prepend=~known[:1])), len(known))  # of each word's run
+        run = np.zeros(2 ** len(piece), np.int32)  # of a word: the number of its run, or 0
+        run[known[starts[:-1]]] = np.arange(1, len(starts))
+        wanted, photographs = _sorted(_words(whole, [piece])[0])  # sorted: looked up in one place of the memory
+        turns = [(_MIRROR * side, _words(_MIRROR[None] * side, [piece])[0, 0]) for side in (np.uint8(0), np.uint8(1))]
+        turned = _turned(len(piece), bits, count, word)
+        for start, (mirror, turn), mask in product(range(0, len(whole), PART), turns, turned):
+            looked_up = wanted[start : start + PART] ^ (turn ^ np.uint32(mask))
+            found = run[looked_up]
+            some = np.flatnonzero(found)
+            one, found = photographs[start + some], found[some]
+            first, last, own = starts[found - 1], starts[found], groups[one]
+            lowest, highest = groups[order[first] // CUTS], groups[order[last - 1] // CUTS]
+            first = np.where(lowest == own, np.maximum(first, last - LOOKED_AT), first)
+            counts = np.minimum(last - first, LOOKED_AT) * ((lowest != own) | (highest != own))
+            skipped = first - np.cumsum(counts) + counts
+            other = order[np.arange(counts.sum()) + np.repeat(skipped, counts)]
+            one = np.repeat(one, counts)
+            near = _apart(whole.take(one, 0) ^ mirror, cuts.take(other, 0)) <= bits
+            if near.any():
+                _join(one[near], other[near] // CUTS, joined)
+
+
+def _pieces(count: int) -> list[NDArray[np.int64]]:
+    return np.array_split(np.arange(BITS), count)
+
+
+def _turned(size: int, bits: int, count: int, word: int) -> list[int]:
+    """What is turned round in a word of `size` bits. Of `bits`, all of `count` words can differ in more than this only
+    if they differ in more altogether."""
+    most = bits // count - (word > bits % count)
+    return [sum(1 << bit for bit in some) for few in range(most + 1) for some in combinations(range(size), few)]

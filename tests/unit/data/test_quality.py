@@ -144,8 +144,10 @@ def test_a_mirrored_cut_or_bordered_copy_is_found_among_others(change: str) -> N
         assert quality.near_to([one.phash for one in both[:20]], [one.phash for one in both[20:]]) == set(range(20))
 
 
-def test_hashes_of_cut_pictures_are_compared_exactly() -> None:
+@pytest.mark.parametrize("words", quality.WORDS)
+def test_hashes_of_cut_pictures_are_compared_exactly(words: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """As comparing all with all does: within 16 bits of any hash of a cut picture, mirrored or not."""
+    monkeypatch.setattr(quality, "WORDS", [words])
     rng = np.random.default_rng(4)
     whole = rng.integers(0, 256, (300, 18), np.uint8)
     cuts = rng.integers(0, 256, (300, quality.CUTS, 18), np.uint8)
@@ -173,6 +175,21 @@ def test_cut_pictures_are_hashed_without_threads_of_blas() -> None:
     assert (time.process_time() - busy) / 50 < 0.002  # 0.0002 on a machine with much other work
 
 
+def test_cut_pictures_are_found_where_hundreds_share_a_word() -> None:
+    """146 cut pictures have the first 16 bits of each, and those of a pair differ in two of each other 16 bits."""
+    rng = np.random.default_rng(2017)
+    whole, cuts = (rng.integers(0, 256, (*shape, 18), np.uint8) for shape in ((3000,), (3000, quality.CUTS)))
+    values = rng.integers(0, 256, (512, 2), np.uint8)
+    for hashes in (whole, cuts):
+        hashes[..., :2] = values[rng.integers(0, 512, hashes.shape[:-1])]
+    for number in range(2800, 3000, 2):
+        bits = np.unpackbits(whole[number]).reshape(9, 16)
+        bits[1:, rng.choice(16, 2, replace=False)] ^= 1
+        cuts[number + 1, number % quality.CUTS] = np.packbits(bits) ^ (quality._MIRROR * (number % 4 // 2))
+    found = quality.near_groups(whole, 8, [one.tobytes() for one in cuts])
+    assert found == [[number, number + 1] for number in range(2800, 3000, 2)]
+
+
 def test_where_many_look_like_a_part_of_another_one_none_is_rejected_for_that() -> None:
     """Drawings of one thing on an even ground; a copy of the whole picture is rejected as before."""
     rng = np.random.default_rng(11)
@@ -195,12 +212,13 @@ def test_where_many_look_like_a_part_of_another_one_none_is_rejected_for_that() 
 
 
 def test_memory_does_not_grow_with_pairs_that_share_a_word() -> None:
-    """64 others for each of 30,000 in each word: two million pairs of 36 bytes and more, compared a part at a time."""
-    words = np.random.default_rng(2017).integers(0, 256, (30_000, 9)).astype(np.uint16)
-    hashes = words.view(np.uint8)
+    """200,000 others for each of 8,000: so many are looked at, of so many photographs at a time."""
+    hashes = np.random.default_rng(2017).integers(0, 256, (8000 * (quality.CUTS + 1), 18), np.uint8)
+    hashes[:, :4] = 7
+    joined = np.arange(8000, dtype=np.int32)
     tracemalloc.start()
-    one, other = quality._near(hashes, hashes, 8)
+    quality._join_cuts(hashes[:8000], hashes[8000:], 0, joined)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert np.array_equal(one[one == other][:64], np.arange(64))
-    assert peak < 50e6
+    assert np.array_equal(joined, np.arange(8000))
+    assert peak < 250e6
