@@ -6,7 +6,8 @@
     python benchmarks/scale.py --machines 50 --task-seconds 26 --hours 10    # a cluster whose machines are taken away
     python benchmarks/scale.py --real 2                                      # the same for a real run of two nodes here
 
-Processor time, and peak memory; absolute times are of the machine that the table names.
+Processor time, and peak memory; absolute times are of the machine that the table names. Each part is a set by itself:
+near-copies of photographs of two parts are not looked for.
 """
 
 import argparse

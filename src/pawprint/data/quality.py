@@ -312,12 +312,13 @@ def _join_near(
                 _join(names[some_others[one]], names[other], joined)
 
 
-def _words(hashes: NDArray[np.uint8], pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.uint32]:
-    """The bits of each piece of hashes [n, 18], as a number [pieces, n]."""
+def _words(hashes: NDArray[np.uint8], pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.unsignedinteger[Any]]:
+    """The bits of each piece of hashes [n, 18], as a number [pieces, n]; of 16 bits where these are enough."""
     places = np.full((len(pieces), 32), BITS)
     for number, piece in enumerate(pieces):
         places[number, 32 - len(piece) :] = piece
-    words = np.empty((len(pieces), len(hashes)), np.uint32)
+    small = max(map(len, pieces)) <= 16
+    words = np.empty((len(pieces), len(hashes)), np.uint16 if small else np.uint32)
     for start in range(0, len(hashes), PART):
         bits = np.unpackbits(hashes[start : start + PART], axis=1)
         padded = np.ascontiguousarray(np.pad(bits, ((0, 0), (0, 1)))[:, places.ravel()])
@@ -325,15 +326,15 @@ def _words(hashes: NDArray[np.uint8], pieces: Sequence[NDArray[np.int64]]) -> ND
     return words
 
 
-def _key(words: NDArray[np.uint32], some: Sequence[int]) -> NDArray[np.uint32]:
+def _key(words: NDArray[np.unsignedinteger[Any]], some: Sequence[int]) -> NDArray[np.uint32]:
     """Some of the words [m, n] together: numbers [n]."""
-    key: NDArray[np.uint32] = words[some[0]]
+    key: NDArray[np.uint32] = words[some[0]].astype(np.uint32)
     for piece in some[1:]:
         key = key << np.uint32(16) | words[piece]
     return key
 
 
-def _sorted(key: NDArray[np.uint32]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
+def _sorted(key: NDArray[np.unsignedinteger[Any]]) -> tuple[NDArray[np.uint32], NDArray[np.uint32]]:
     """(keys in their order, the index of each). Both are sorted as one number, much faster than argsort does."""
     both = key.astype(np.uint64) << np.uint64(32) | np.arange(len(key), dtype=np.uint64)
     both.sort()
