@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pawprint.errors import PawprintError
+from pawprint.progress import say
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -324,7 +325,9 @@ def _connected() -> Any:
         ray = _ray()
         if ray.is_initialized():
             return ray
+        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a wrong token would be 20 lines before the sentence
         try:
+            ray._private.worker.print_to_stdstream = _relay
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             return ray
         except Exception as error:  # Ray's own kinds for a wrong token, another version
@@ -333,6 +336,14 @@ def _connected() -> Any:
         f"The Ray cluster cannot be used: {reason}. Check RAY_ADDRESS, that the cluster runs, and that "
         "~/.ray/auth_token (or RAY_AUTH_TOKEN) is the same here and there."
     )
+
+
+def _relay(message: dict[str, Any], _: bool) -> None:
+    """What Ray has to say of the cluster, a sentence of it: where a node dies it would print a page of its log."""
+    for text in message["lines"]:
+        sentence = text.strip().partition("\n")[0].partition(". ")[0]
+        if not sentence.startswith("Task "):  # which follows what is said of its process
+            say(f"cluster: {sentence}")
 
 
 def _ray() -> Any:

@@ -50,6 +50,13 @@ def test_an_engine_that_cannot_be_used_is_a_sentence(
         list(parallel.map(doubled, [1]))
 
 
+def test_ray_s_own_words_are_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
+    lost = "A worker died or was killed. To troubleshoot, check the logs. Lease ID: 1\n    [state-dump] a page"
+    parallel._relay({"lines": [lost], "pid": "raylet", "is_err": False}, False)
+    parallel._relay({"lines": ["Task _work failed. There are infinite retries remaining."]}, False)
+    assert capsys.readouterr().out == "cluster: A worker died or was killed\n"
+
+
 V1, V2 = "4:memory:/\n3:cpu,cpuacct:/kubepods/pod1/abc\n", "0::/kubepods/pod1/abc\n"
 
 

@@ -21,7 +21,8 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     """
     if not len(labels):
         return 1.0
-    scores, targets = torch.from_numpy(logits).double(), torch.from_numpy(labels)
+    # copies: arrays that came through Ray cannot be written, of which torch warns
+    scores, targets = torch.tensor(logits, dtype=torch.float64), torch.tensor(labels)
     classes = logits.shape[1]
     smoothing = min(1.0, classes / ((classes - 1) * (len(labels) + 2)))  # torch spreads it over the right class too
     log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)

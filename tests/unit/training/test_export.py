@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import warnings
 from dataclasses import replace
 from pathlib import Path
 
@@ -189,6 +190,18 @@ def test_temperature_stays_in_bounds_where_there_is_no_error_or_no_label() -> No
     few, many = (fit_temperature(np.tile(logits, (n, 1)), np.array([0, 1] * n)) for n in (1, 10_000))
     assert 0.1 <= many < few <= 10  # two right answers are no proof, twenty thousand are
     assert fit_temperature(np.empty((0, 2), np.float32), np.empty(0, np.int64)) == 1.0
+
+
+def test_logits_that_cannot_be_written_are_no_reason_for_a_warning() -> None:
+    logits, labels = np.eye(2, dtype=np.float32), np.arange(2)
+    logits.flags.writeable = labels.flags.writeable = False
+    torch.set_warn_always(True)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            fit_temperature(logits, labels)
+    finally:
+        torch.set_warn_always(False)
 
 
 @pytest.mark.parametrize(("classes", "count"), [(2, 400), (10, 400), (37, 700)])
