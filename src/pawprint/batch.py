@@ -29,6 +29,7 @@ import pyarrow.parquet as pq
 
 from pawprint import files, image, parallel
 from pawprint.data import archives, download, inventory
+from pawprint.data.class_folders import INVENTORY, description
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier, FileResult
 from pawprint.lineage import Champion
@@ -306,8 +307,10 @@ def _members(archive: archives.Source, suffixes: frozenset[str]) -> Iterator[Pic
 
 
 def _inventory(where: str) -> Iterator[Picture]:
-    """Rows of a Parquet file, batch by batch; a key that is no URL lies beside the inventory."""
+    """Rows of a Parquet file, batch by batch; a key that is no URL lies beside it, or in the bucket of a data/."""
     beside = where.rpartition("/")[0]
+    if "://" not in where and Path(where).name == INVENTORY:
+        beside = str(description(Path(where).parent).get("source", beside)).rstrip("/")
     with fsspec.open(where, "rb") as file:
         table = pq.ParquetFile(file, pre_buffer=False)  # which would keep all that was read
         if "key" not in table.schema_arrow.names:

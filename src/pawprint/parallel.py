@@ -325,7 +325,6 @@ def _connected() -> Any:
         ray = _ray()
         if ray.is_initialized():
             return ray
-        os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # a wrong token would be 20 lines before the sentence
         try:
             ray._private.worker.print_to_stdstream = _relay
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
@@ -338,7 +337,7 @@ def _connected() -> Any:
     )
 
 
-def _relay(message: dict[str, Any], _: bool) -> None:
+def _relay(message: dict[str, Any], **_: bool) -> None:
     """What Ray has to say of the cluster, a sentence of it: where a node dies it would print a page of its log."""
     for text in message["lines"]:
         sentence = text.strip().partition("\n")[0].partition(". ")[0]

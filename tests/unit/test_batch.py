@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 
 from pawprint import batch
 from pawprint.cli.main import app
+from pawprint.data import inventory
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier
 from s3_server import s3
@@ -188,6 +189,9 @@ def test_from_bucket_to_bucket(
 ) -> None:
     shutil.copytree(folder, tmp_path / "buckets" / "photos" / "garden")
     with s3(tmp_path / "buckets", monkeypatch):
+        inventory.write("s3://photos/garden", tmp_path / "data", None, write_once=True)
+        listed = batch.run(str(tmp_path / "data" / "inventory.parquet"), str(tmp_path / "listed"), classifier)
+        assert (listed.pictures, listed.errors) == (30, 0)
         assert batch.run("s3://photos/garden", "s3://photos/out", classifier).labels["red"] == 10
         (tmp_path / "buckets" / "photos" / "garden" / "a" / "00.jpg").unlink()
         assert batch.run("s3://photos/garden", "s3://photos/out", classifier).pictures == 30

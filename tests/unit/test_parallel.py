@@ -52,8 +52,8 @@ def test_an_engine_that_cannot_be_used_is_a_sentence(
 
 def test_ray_s_own_words_are_a_sentence(capsys: pytest.CaptureFixture[str]) -> None:
     lost = "A worker died or was killed. To troubleshoot, check the logs. Lease ID: 1\n    [state-dump] a page"
-    parallel._relay({"lines": [lost], "pid": "raylet", "is_err": False}, False)
-    parallel._relay({"lines": ["Task _work failed. There are infinite retries remaining."]}, False)
+    parallel._relay({"lines": [lost], "pid": "raylet", "is_err": False}, ignore_prefix=False)
+    parallel._relay({"lines": ["Task _work failed. There are infinite retries remaining."]}, ignore_prefix=False)
     assert capsys.readouterr().out == "cluster: A worker died or was killed\n"
 
 

@@ -7,6 +7,7 @@
 A photograph's path below data/ is `<label>/<key>`; no such file exists. Keys are those below the inventory's source.
 """
 
+import socket
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -34,8 +35,16 @@ SCHEMA = pa.schema(
 )
 SEEN = SCHEMA.append(pa.field("hash", pa.string()))  # of a prepared set: what each object's bytes were
 GROUP = 65_536  # rows that are turned into Python's objects at a time
+
+
+def _may_pass(error: BaseException) -> bool:
+    from botocore.exceptions import NoCredentialsError
+
+    return not isinstance(error, FileNotFoundError | PermissionError | NoCredentialsError)
+
+
 retried = tenacity.retry(
-    retry=tenacity.retry_if_not_exception_type((FileNotFoundError, PermissionError)),
+    retry=tenacity.retry_if_exception(_may_pass),
     stop=tenacity.stop_after_attempt(5), wait=tenacity.wait_exponential(max=10), reraise=True,
 )  # fmt: skip
 
@@ -120,6 +129,8 @@ class Inventory:
 
     def read(self, path: Path) -> bytes:
         """The object's bytes; PawprintError where it has changed or is gone."""
+        from botocore.exceptions import BotoCoreError
+
         entry = self.entry(path)
         where = f"{self.source.rstrip('/')}/{entry.key}"
         remedy = f"`pawprint photos inventory {self.source}` makes a new inventory, which is another version of the set"
@@ -127,8 +138,10 @@ class Inventory:
             etag, content = self._get(where, entry.version)
         except FileNotFoundError:
             raise PawprintError(f"{where} is gone since the inventory was made. {remedy}.") from None
-        except OSError as error:
-            raise PawprintError(f"{where} cannot be read: {error}. Run it again: what is done stays.") from None
+        except (OSError, BotoCoreError) as error:
+            raise PawprintError(
+                f"{socket.gethostname()} cannot read {where}: {error}. Run it again: what is done stays."
+            ) from None
         if etag != entry.etag:
             raise PawprintError(
                 f"{where} has changed since the inventory was made (etag {entry.etag}, now {etag}). {remedy}."
@@ -173,6 +186,8 @@ def write(source: str, data: Path, name: str | None, write_once: bool) -> int:
         PawprintError: the bucket cannot be read, is neither versioned nor said to be written once, or has fewer than
             two classes.
     """
+    from botocore.exceptions import BotoCoreError
+
     source = source.rstrip("/")
     bucket, _, folder = source.removeprefix("s3://").partition("/")
     if not source.startswith("s3://") or not bucket:
@@ -188,7 +203,7 @@ def write(source: str, data: Path, name: str | None, write_once: bool) -> int:
                 "on, or give --write-once where nothing in it is ever replaced (an object lock, a policy)."
             )
         found = sorted(_listed(system, bucket, prefix, versions=not write_once))
-    except (OSError, NotImplementedError) as error:
+    except (OSError, BotoCoreError, NotImplementedError) as error:
         raise PawprintError(f"{source} cannot be listed: {error}.") from None
     if len({one.label for one in found}) < 2:
         raise PawprintError(f"{source} holds fewer than two folders of photographs. Each class needs one.")

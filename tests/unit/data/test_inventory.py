@@ -7,6 +7,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import s3fs
+from tenacity import stop_after_attempt
 
 from odd_pictures import photograph
 from pawprint.config import Params, load_params
@@ -97,6 +99,23 @@ def test_a_bucket_without_versions_must_be_said_to_be_written_once(pets: Path, t
         with pytest.raises(PawprintError, match=sentence):
             inventory.write(source, tmp_path / "data", None, write_once=True)
     assert not (tmp_path / "data").exists()
+
+
+def test_a_bucket_that_cannot_be_reached_is_a_sentence(
+    pets: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = tmp_path / "data"
+    inventory.write(SOURCE, data, None, write_once=True)
+    first = dataset(data).photographs[0][1]
+    monkeypatch.setattr(inventory.Inventory._get.retry, "stop", stop_after_attempt(1))  # type: ignore[attr-defined]
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+    for name, value in (("AWS_ENDPOINT_URL", "http://127.0.0.1:1"), ("AWS_ACCESS_KEY_ID", "")):
+        monkeypatch.setenv(name, value)
+        s3fs.S3FileSystem.clear_instance_cache()
+        with pytest.raises(PawprintError, match="cannot read s3://photos/pets/cat/a b/0"):
+            Inventory(data).read(first)
+        with pytest.raises(PawprintError, match="s3://photos/pets cannot be listed"):
+            inventory.write(SOURCE, tmp_path / "again", None, write_once=True)
 
 
 def test_an_inventory_of_other_columns_is_a_sentence(tmp_path: Path) -> None:
