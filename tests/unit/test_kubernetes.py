@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parents[2]
 FOLDER, TOOLS = ROOT / "deploy" / "kubernetes", ROOT / "build" / "kubernetes"
 KUBECTL = str(TOOLS / "kubectl") if (TOOLS / "kubectl").exists() else shutil.which("kubectl")
 OVERLAYS = ("shadow", "example", "ray-kueue")  # which hold base, gateway, traffic and ray
-# Kinds whose schemas are in no package here: they were checked by hand (docs/cluster.md says against what).
+# Kinds whose schemas are in no package here: they were checked by hand (docs/kubernetes.md says against what).
 UNCHECKED = {"BackendTrafficPolicy", "RayJob", "ClusterQueue", "LocalQueue", "ResourceFlavor"}
 MODELS = """
 import { readFileSync } from "node:fs";
@@ -177,5 +177,11 @@ def test_only_the_container_that_ships_the_traffic_log_has_the_bucket_s_key() ->
 
 def test_a_ray_cluster_asks_for_its_token_and_may_wait_in_a_queue() -> None:
     assert rendered("ray")["RayJob/pawprint-batch"]["spec"]["rayClusterSpec"]["authOptions"] == {"mode": "token"}
+    version = rendered("ray")["RayJob/pawprint-batch"]["spec"]["rayClusterSpec"]["rayVersion"]
+    assert f'"ray[default]=={version}"' in (ROOT / "docs" / "kubernetes.md").read_text()  # plain ray has no dashboard
+    assert f'"ray=={version}"' in (ROOT / "pyproject.toml").read_text()
+    policy = rendered("ray")["NetworkPolicy/pawprint-ray"]["spec"]
+    assert policy["podSelector"] == {}
+    assert policy["ingress"][0] == {"from": [{"podSelector": {}}]}
     queued = rendered("ray-kueue")["RayJob/pawprint-batch"]
     assert queued["spec"]["suspend"] and queued["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "pawprint"}
