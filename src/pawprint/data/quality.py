@@ -30,7 +30,7 @@ _SIDE = 60  # pixels of a side, from which cut pictures are hashed
 _EVEN = 16  # grey levels in which the pixels of a border of one colour differ at most
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Rejected:
     """A photograph that is not used, and why."""
 
@@ -50,7 +50,7 @@ class CheckResult:
     cuts: bytes  # CUTS perceptual hashes of it with its edges cut off
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Photograph:
     """A photograph in the set."""
 

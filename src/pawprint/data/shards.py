@@ -21,7 +21,7 @@ GENERATIONS = 32  # of shards: what came in at one time; so many times a set gro
 BLOCK = tarfile.BLOCKSIZE
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Packed(Photograph):
     """A photograph as a member of a tar."""
 

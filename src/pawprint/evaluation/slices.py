@@ -6,7 +6,7 @@ for part in slices(scores, traits(split, data)):
 
 import csv
 import re
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -67,19 +67,19 @@ def traits(split: Split, data: Path) -> dict[str, Sequence[str]]:
 def slices(scores: Scores, traits: Mapping[str, Sequence[str]], least: int) -> list[Slice]:
     """Every slice with at least `least` photographs, and every class; a trait that all share has no slices."""
     found = []
+    correct, losses = scores.correct, scores.losses  # once: each looks at all probabilities
     for trait, words in traits.items():
-        counted = Counter(words)
-        for word in sorted(counted) if len(counted) > 1 else ():
-            if counted[word] < least and trait != "class":
+        places: dict[str, list[int]] = defaultdict(list)
+        for place, word in enumerate(words):
+            places[word].append(place)
+        for word in sorted(places) if len(places) > 1 else ():
+            inside, n = places[word], len(places[word])
+            if n < least and trait != "class":
                 continue
-            inside = np.array([one == word for one in words])
-            accuracy = Figure.share(int(scores.correct[inside].sum()), counted[word])
-            loss = float(scores.losses[inside].mean())
-            wrong = tuple(scores.hashes[index] for index in np.flatnonzero(inside & ~scores.correct))
+            wrong = tuple(scores.hashes[place] for place in inside if not correct[place])
+            accuracy, loss = Figure.share(n - len(wrong), n), float(losses[inside].mean())
             found.append(
-                Slice(
-                    name=f"{trait}: {word}", photographs=counted[word], accuracy=accuracy, log_loss=loss, mistakes=wrong
-                )
+                Slice(name=f"{trait}: {word}", photographs=n, accuracy=accuracy, log_loss=loss, mistakes=wrong)
             )
     return found
 
@@ -116,7 +116,8 @@ def _origins(split: Split, path: Path) -> dict[str, Sequence[str]]:
     """Source and breed of each photograph, "unknown" where a row or its cell is missing; nothing without the file."""
     try:
         with path.open(newline="", encoding="utf-8") as file:
-            rows = {row.get("hash", ""): row for row in csv.DictReader(file)}
+            here = set(split.hashes)
+            rows = {row["hash"]: row for row in csv.DictReader(file) if row.get("hash") in here}
     except (OSError, UnicodeDecodeError, csv.Error):
         return {}
     known = {
