@@ -235,22 +235,22 @@ class Evaluation(Closed):
 def score(classifier: Classifier, split: Split) -> Scores:
     """The model's predictions for every photograph of a split, by the engine that serves it; it knows their classes."""
     classes = classifier.info.classes
-    probabilities: list[NDArray[np.floating]] = [np.empty((0, len(classes)))]
-    similarity: list[NDArray[np.floating]] = [np.empty(0)]
+    probabilities, similarity = np.empty((len(split), len(classes))), np.empty(len(split))  # joining takes both
     refusals: list[Refusal] = []
     for start in range(0, len(split), BATCH):
-        found = classifier.predict(split.images(range(start, min(start + BATCH, len(split)))))
+        part = range(start, min(start + BATCH, len(split)))
+        found = classifier.predict(split.images(part))
         # not kept: the activation maps, 400 kB a photograph at 1,000 classes
-        probabilities.append(found.probabilities)
-        similarity.append(found.knn_similarity)
+        probabilities[part.start : part.stop] = found.probabilities
+        similarity[part.start : part.stop] = found.knn_similarity
         refusals += [one.refusal for one in classifier.decide(found)]
     return Scores(
         split.hashes,
         split.origins,
         split.labels_among(classes),
-        np.concatenate(probabilities),
+        probabilities,
         classes,
-        np.concatenate(similarity),
+        similarity,
         tuple(refusals),
     )
 

@@ -3,6 +3,7 @@
 import csv
 import tracemalloc
 from pathlib import Path
+from unittest.mock import MagicMock
 
 import numpy as np
 import pytest
@@ -152,6 +153,26 @@ def test_memory_does_not_grow_by_more_than_a_number_a_photograph() -> None:
         peaks.append(tracemalloc.get_traced_memory()[1])
         tracemalloc.stop()
     assert (peaks[1] - peaks[0]) / 40_000 < 300  # bytes
+
+
+def test_scoring_takes_the_memory_of_the_probabilities_once() -> None:
+    n, k = 2000, 1000
+    names, classes = ("x",) * n, tuple(map(str, range(k)))
+    split, classifier = MagicMock(hashes=names, origins=names), MagicMock()
+    split.__len__.return_value = n
+    split.images = len
+    split.labels_among.return_value = np.zeros(n, np.int64)
+    classifier.info.classes = classes
+    classifier.predict = lambda rows: MagicMock(
+        probabilities=np.full((rows, k), 1 / k, np.float32), knn_similarity=np.ones(rows)
+    )
+    classifier.decide = lambda found: []
+    tracemalloc.start()
+    found = metrics.score(classifier, split)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert found.probabilities.sum() == pytest.approx(n, rel=1e-5)
+    assert peak < 1.2 * found.probabilities.nbytes
 
 
 def test_of_many_classes_the_confused_ones_are_shown(tmp_path: Path) -> None:
