@@ -11,10 +11,11 @@ and the pictures that are read ahead, whatever the size of the source.
 import hashlib
 import heapq
 import json
+import os
 import socket
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -24,24 +25,27 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pawprint import files, image, parallel
 from pawprint.data import archives, download, inventory
 from pawprint.data.class_folders import INVENTORY, description
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import Classifier, FileResult
+from pawprint.inference.classifier import Classification, Classifier
 from pawprint.lineage import Champion
 from pawprint.parallel import in_order
 from pawprint.progress import Progress, duration, say
 
 CHUNK = 4096  # pictures of a part
 READERS = 16  # threads that read pictures from a bucket; a disk needs fewer, and has idle ones
-AHEAD = 64  # pictures that are read before a core is free for them
-RECIPE = 2  # raised when the columns, or the meaning of one, change
-MEASURED = 16  # pictures whose time gives the estimate
+AHEAD = 32  # pictures that are read before a core is free for them
+RECIPE = 3  # raised when the columns, or the meaning of one, change
+MEASURED = 64  # pictures whose time gives the estimate
 SHOWN = 10  # of the least sure
+BUFFER = 2**18  # bytes of each column of an inventory that are read at a time
 MANIFEST, STARTED = "_manifest.json", "_started.json"
 
 
@@ -55,11 +59,26 @@ class Picture:
 
 
 @dataclass(frozen=True)
+class Chunk:
+    """The pictures of one part."""
+
+    listed: bytes | pa.Buffer  # "KEY\0ETAG\0" of each: what the part's name is a digest of
+    size: int
+    pictures: Callable[[], list[Picture]]
+
+    def part(self, recipe: str) -> str:
+        """The name of its part."""
+        digest = hashlib.sha256(f"{recipe}\n".encode())
+        digest.update(self.listed)
+        return f"{digest.hexdigest()[:32]}.parquet"
+
+
+@dataclass(frozen=True)
 class Source:
-    """Where pictures come from; `pictures` lists them anew, in the same order."""
+    """Where pictures come from; `chunks` lists the first so many anew (None: all), in the same order."""
 
     name: str
-    pictures: Callable[[], Iterator[Picture]]
+    chunks: Callable[[int | None], Iterator[Chunk]]
     readers: int  # threads that may read at a time: 1 where an archive is read from front to back
     shared: bool = True  # may pictures be read by other processes? Not those of an archive that is open here
 
@@ -99,15 +118,14 @@ def run(
             "limit": limit, "max_pixels": classifier.max_pixels, "recipe": RECIPE,
         })  # fmt: skip
 
-        def chunks() -> Iterator[tuple[str, list[Picture]]]:
-            found = islice(source.pictures(), limit)
-            while chunk := list(islice(found, CHUNK)):
-                yield _part_name(chunk, f"{RECIPE} {model} {classifier.precision}"), chunk
+        def chunks() -> Iterator[tuple[str, Chunk]]:
+            return ((chunk.part(f"{RECIPE} {model} {classifier.precision}"), chunk) for chunk in source.chunks(limit))
 
         # 1. what there is, and what of it is done
         here = store.parts()
-        sizes = {name: len(chunk) for name, chunk in chunks()}
-        total, left = sum(sizes.values()), sum(size for name, size in sizes.items() if name not in here)
+        sizes = {name: chunk.size for name, chunk in chunks()}
+        missing = sizes.keys() - here
+        total, left = sum(sizes.values()), sum(sizes[name] for name in missing)
         if not total:
             raise PawprintError(f"{source.name} holds no photographs ({', '.join(sorted(suffixes))}).")
         parts = f"{len(sizes):,} part{'s' * (len(sizes) > 1)}"
@@ -116,7 +134,7 @@ def run(
         # 2. the rest, in order, on every core; the manifest is true of what is there, or not there
         if left or here - sizes.keys():
             store.remove({MANIFEST})
-        todo = ((name, chunk) for name, chunk in chunks() if name not in here)
+        todo = _only(missing, chunks())
         if parallel.on_ray() and source.shared:
             how = model, version, classifier.precision, classifier.max_pixels
             about = classifier.folder.absolute(), *how, store.out
@@ -125,6 +143,9 @@ def run(
                     progress.advance(count)
         else:
             _classify(todo, left, classifier, version, reading, store)
+
+        if missing:
+            raise PawprintError(f"{source.name} has changed meanwhile. What is done stays; run it again.")
 
         # 3. no part of an earlier listing stays; the manifest says that all is there
         store.remove(here - sizes.keys())
@@ -136,6 +157,16 @@ def run(
             "precision": classifier.precision, "lineage": lineage, "parts": list(sizes),
         }, indent=1).encode())  # fmt: skip
         return summary
+
+
+def _only(missing: set[str], chunks: Iterable[tuple[str, Chunk]]) -> Iterator[tuple[str, list[Picture]]]:
+    """The pictures of the parts in `missing`, each of which is taken out; nothing is listed after the last."""
+    for name, chunk in chunks if missing else ():
+        if name in missing:
+            missing.remove(name)
+            yield name, chunk.pictures()
+            if not missing:
+                return
 
 
 def _classify(
@@ -150,15 +181,16 @@ def _classify(
             begun.append((name, chunk))
             yield from chunk
 
-    rows: list[FileResult] = []
-    started = time.monotonic()
+    rows: list[Classification | str] = []
+    started = 0.0
     with ThreadPoolExecutor(classifier.streams) as pool, Progress("predicting", left, unit="pictures") as progress:
         read = in_order(reading, _read, pictures(), AHEAD)
         results = in_order(pool, partial(_predicted, classifier), read, 4 * classifier.streams)
         for done, result in enumerate(results, 1):
             rows.append(result)
+            started = started or time.monotonic()  # not before: the listing up to the first may take minutes
             if done == MEASURED < left:
-                rate = done / (time.monotonic() - started)
+                rate = (done - 1) / (time.monotonic() - started)
                 say(f"about {duration((left - done) / rate)} at {rate:,.0f} photographs a second")
             progress.advance(1)
             name, chunk = begun[0]
@@ -168,21 +200,21 @@ def _classify(
                 rows = []
 
 
-def _read(picture: Picture) -> tuple[Picture, bytes | OSError]:
+def _read(picture: Picture) -> bytes | OSError:
     try:
-        return picture, picture.read()
+        return picture.read()
     except (FileNotFoundError, PermissionError, IsADirectoryError) as error:
-        return picture, error
+        return error
 
 
-def _predicted(classifier: Classifier, given: tuple[Picture, bytes | OSError]) -> FileResult:
-    picture, data = given
+def _predicted(classifier: Classifier, data: bytes | OSError) -> Classification | str:
+    """A picture's class, or the sentence that says why it has none."""
     if isinstance(data, OSError):
-        return FileResult(Path(picture.key), None, f"it cannot be read: {data.strerror or data}")
+        return f"it cannot be read: {data.strerror or data}"
     try:
-        return FileResult(Path(picture.key), classifier.classify(data), "")
+        return classifier.classify(data)
     except image.BadImage as error:
-        return FileResult(Path(picture.key), None, str(error))
+        return str(error)
 
 
 class _ChunkWriter:
@@ -205,37 +237,58 @@ class _ChunkWriter:
         return len(chunk)
 
 
-def _part_name(chunk: list[Picture], recipe: str) -> str:
-    digest = hashlib.sha256(recipe.encode())
-    for picture in chunk:
-        digest.update(f"\n{picture.key}\0{picture.etag}".encode("utf-8", "surrogateescape"))
-    return f"{digest.hexdigest()[:32]}.parquet"
-
-
-def _part(chunk: list[Picture], rows: list[FileResult], classifier: Classifier, version: str) -> bytes:
+def _part(chunk: list[Picture], rows: list[Classification | str], classifier: Classifier, version: str) -> bytes:
     """Parquet of one chunk, a row a picture in the chunk's order."""
     classes = classifier.info.classes
-    found = [row.classification for row in rows]
+    found = [None if isinstance(row, str) else row for row in rows]
     scores = [list(one.probabilities.values()) if one else None for one in found]
     shown = [picture.key.encode("utf-8", "replace").decode() for picture in chunk]
     table = pa.table(
         {
-            "key": pa.array(shown, pa.string()),
-            "etag": pa.array([picture.etag for picture in chunk], pa.string()),
-            "label": pa.array([one.label if one else None for one in found], pa.string()),
-            "score": pa.array([max(row) if row else None for row in scores], pa.float32()),
-            "probabilities": pa.array(scores, pa.list_(pa.float32())),
-            "typicality": pa.array([one.knn_similarity if one else None for one in found], pa.float32()),
-            "reason": pa.array([one.reason if one else None for one in found], pa.string()),
-            "error": pa.array([row.error or None for row in rows], pa.string()),
-            "model_version": pa.array([version] * len(rows)).dictionary_encode(),
-            "model_digest": pa.array([classifier.info.model_digest] * len(rows)).dictionary_encode(),
+            "key": _texts(shown),
+            "etag": _texts([picture.etag for picture in chunk]),
+            "label": _texts([one.label if one else None for one in found]),
+            "score": _floats([max(row) if row else None for row in scores]),
+            "probabilities": _lists(scores),
+            "typicality": _floats([one.knn_similarity if one else None for one in found]),
+            "refusal": _texts([one.refusal if one else None for one in found]).dictionary_encode(),
+            "reason": _texts([one.reason if one else None for one in found]),
+            "error": _texts([row if isinstance(row, str) else None for row in rows]),
+            "model_version": _texts([version] * len(rows)).dictionary_encode(),
+            "model_digest": _texts([classifier.info.model_digest] * len(rows)).dictionary_encode(),
         },
         metadata={"classes": json.dumps(classes), "lineage": classifier.info.lineage.model_dump_json()},
     )
     sink = pa.BufferOutputStream()
     pq.write_table(table, sink)
     return bytes(sink.getvalue())
+
+
+# Not by pa.array and pa.scalar, which import pandas, 25 MB of memory, to see whether a value is one of its own.
+
+
+def _texts(values: Sequence[str | None]) -> pa.Array:
+    builder = pa.lib.StringBuilder()
+    builder.append_values(values)
+    return builder.finish()
+
+
+def _floats(values: Sequence[float | None]) -> pa.Array:
+    numbers = np.array([0 if value is None else value for value in values], np.float32)
+    return pa.Array.from_buffers(pa.float32(), len(values), [_present(values), pa.py_buffer(numbers)])
+
+
+def _lists(rows: Sequence[Sequence[float] | None]) -> pa.Array:
+    ends = pa.py_buffer(np.cumsum([0, *(len(row or ()) for row in rows)], dtype=np.int32))
+    numbers = _floats([number for row in rows for number in row or ()])
+    return pa.Array.from_buffers(pa.list_(pa.float32()), len(rows), [_present(rows), ends], children=[numbers])
+
+
+def _present(values: Sequence[object]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits([value is not None for value in values], bitorder="little"))
+
+
+_EMPTY, _ZERO = _texts(["", "\0"])
 
 
 def _version(classifier: Classifier) -> str:
@@ -252,87 +305,115 @@ def _summary(store: "_Store", parts: list[str], resumed: int) -> Summary:
     errors = 0
     unsure: list[tuple[float, str, str]] = []
     for name in parts:
-        for row in store.rows(name, ["key", "label", "score"]):
-            if row["label"] is None:
-                errors += 1
-                continue
-            labels[row["label"]] += 1
-            entry = (-row["score"], row["key"], row["label"])
-            (heapq.heappush if len(unsure) < SHOWN else heapq.heappushpop)(unsure, entry)
-    least_sure = tuple((key, label, -score) for score, key, label in sorted(unsure, reverse=True))
+        table = store.table(name, ["key", "label", "score"])
+        errors += table["label"].null_count
+        table = table.filter(table["label"].is_valid())
+        for found in table["label"].value_counts().to_pylist():
+            labels[found["values"]] += found["counts"]
+        least = table.take(pc.select_k_unstable(table, SHOWN, [("score", "ascending")])).to_pylist()
+        unsure = heapq.nsmallest(SHOWN, [*unsure, *((row["score"], row["key"], row["label"]) for row in least)])
+    least_sure = tuple((key, label, score) for score, key, label in unsure)
     return Summary(sum(labels.values()) + errors, dict(labels.most_common()), errors, least_sure, resumed)
 
 
 @contextmanager
 def _opened(where: str, suffixes: frozenset[str]) -> Iterator[Source]:
-    shown = download.public_part(where) if "://" in where else where
+    shown = download.public_part(where).rstrip("/") if "://" in where else os.path.normpath(where)
     system, root = files.file_system(where) if where.startswith("s3://") else (None, where)
     with _explained(shown):
         if where.endswith(".parquet"):
-            yield Source(shown, lambda: _inventory(where), READERS)
+            yield Source(shown, partial(_inventory, where), READERS)
         elif system or Path(where).is_dir():
             system = system or fsspec.filesystem("file")
-            yield Source(shown, lambda: _walk(system, root, suffixes), READERS)
+            yield Source(shown, partial(_chunks, partial(_walk, system, root, suffixes)), READERS)
         else:
             with archives.opened(download.local(where).path) as archive:
-                yield Source(shown, lambda: _members(archive, suffixes), 1, shared=False)
+                yield Source(shown, partial(_chunks, partial(_members, archive, suffixes)), 1, shared=False)
+
+
+def _chunks(pictures: Callable[[], Iterator[Picture]], limit: int | None) -> Iterator[Chunk]:
+    found = islice(pictures(), limit)
+    while chunk := list(islice(found, CHUNK)):
+        listed = "".join(f"{picture.key}\0{picture.etag}\0" for picture in chunk)
+        yield Chunk(listed.encode("utf-8", "surrogateescape"), len(chunk), partial(list, chunk))
 
 
 def _walk(system: Any, root: str, suffixes: frozenset[str]) -> Iterator[Picture]:
-    """Files below a folder, folder by folder; one folder's names are in memory at a time."""
-    root = str(root).rstrip("/")
-    for folder, below, found in system.walk(root, detail=True):
-        for name in sorted(below):  # `walk` goes on in what is left, in the order that it has then
-            info = below.pop(name)
-            if not name.startswith("."):
-                below[name] = info
-        for name in sorted(found):
-            if PurePosixPath(name).suffix.lower() in suffixes and not name.startswith("."):
-                info = found[name]
-                etag = files.etag(info) or f"{info.get('size')}-{info.get('mtime', '')}"
-                path = f"{folder.rstrip('/')}/{name}"
-                yield Picture(path.removeprefix(system._strip_protocol(root)).lstrip("/"), etag, _reader(system, path))
+    """Files below a folder, folder by folder; one folder's names are in memory at a time. Not by `walk`, which passes
+    over a folder that it cannot list."""
+    top = system._strip_protocol(root).rstrip("/")
+    folders = [top]
+    while folders:
+        folder = folders.pop()
+        below, found = list[str](), dict[str, Any]()
+        for info in system.ls(folder, detail=True):
+            path = info["name"].rstrip("/")
+            if path == folder or PurePosixPath(path).name.startswith("."):
+                continue  # a bucket may have an object for the folder itself
+            if info["type"] == "directory":
+                below.append(path)
+            elif PurePosixPath(path).suffix.lower() in suffixes:
+                found[path] = info
+        for path in sorted(found):
+            info = found[path]
+            etag = files.etag(info) or f"{info.get('size')}-{info.get('mtime', '')}"
+            yield Picture(path.removeprefix(f"{top}/"), etag, _reader(system, path))
+        folders += sorted(below, reverse=True)
 
 
 def _members(archive: archives.Source, suffixes: frozenset[str]) -> Iterator[Picture]:
     """Files of an archive, in its own order."""
-
-    def reader(name: str) -> Callable[[], bytes]:
-        return lambda: b"".join(stream.read() for _, stream in archive.streams({name}))
-
     for name, size in archive.files.items():
         path = PurePosixPath(name)
         if path.suffix.lower() in suffixes and not path.name.startswith("."):
-            yield Picture(name, str(size), reader(name))
+            yield Picture(name, str(size), partial(archive.read, name))
 
 
-def _inventory(where: str) -> Iterator[Picture]:
-    """Rows of a Parquet file, batch by batch; a key that is no URL lies beside it, or in the bucket of a data/."""
-    beside = where.rpartition("/")[0]
-    if "://" not in where and Path(where).name == INVENTORY:
-        beside = str(description(Path(where).parent).get("source", beside)).rstrip("/")
+def _inventory(where: str, limit: int | None) -> Iterator[Chunk]:
+    """Rows of a Parquet file; of chunks that are done already no row becomes an object of Python."""
     with fsspec.open(where, "rb") as file:
-        table = pq.ParquetFile(file, pre_buffer=False)  # which would keep all that was read
+        table = pq.ParquetFile(file, pre_buffer=False, buffer_size=BUFFER)  # else whole columns of a group are kept
         if "key" not in table.schema_arrow.names:
             raise PawprintError(f"{where} has no column `key`, but {', '.join(table.schema_arrow.names)}. Rename one.")
         columns = [name for name in ("key", "etag") if name in table.schema_arrow.names]
-        systems: dict[str, Any] = {}
+        left = table.metadata.num_rows if limit is None else limit
         for batch in table.iter_batches(CHUNK, columns=columns, use_threads=False):
-            for row in batch.to_pylist():
-                key = str(row["key"])
-                full = key if "://" in key or key.startswith("/") or not beside else f"{beside}/{key}"
-                kind = full.partition("://")[0] if "://" in full else "file"
-                if kind not in systems:
-                    systems[kind] = files.file_system(full)[0]
-                system = systems[kind]
-                yield Picture(key, str(row.get("etag") or ""), _reader(system, system._strip_protocol(full)))
+            rows = batch.slice(0, left)
+            left -= len(rows)
+            if not len(rows):
+                return
+            keys = rows["key"].cast(pa.string())
+            etags = rows["etag"].cast(pa.string()) if "etag" in columns else pa.repeat(_EMPTY, len(rows))
+            pairs = pc.binary_join_element_wise(keys, etags, _EMPTY, _ZERO, null_handling="replace")
+            listed = pairs.buffers()[2].slice(0, pc.sum(pc.binary_length(pairs)).as_py())
+            yield Chunk(listed, len(rows), partial(_rows, where, keys, etags))
+
+
+def _rows(where: str, keys: pa.Array, etags: pa.Array) -> list[Picture]:
+    """Pictures of an inventory; a key that is no URL lies beside it, or in the bucket of a data/."""
+    beside, systems, found = where.rpartition("/")[0], dict[str, Any](), []
+    if "://" not in where and Path(where).name == INVENTORY:
+        beside = str(description(Path(where).parent).get("source", beside)).rstrip("/")
+    for key, etag in zip(keys.to_pylist(), etags.to_pylist(), strict=True):
+        key = key or ""
+        full = key if "://" in key or key.startswith("/") or not beside else f"{beside}/{key}"
+        kind = full.partition("://")[0] if "://" in full else "file"
+        if kind not in systems:
+            systems[kind] = files.file_system(full)[0]
+        system = systems[kind]
+        found.append(Picture(key, etag or "", _reader(system, system._strip_protocol(full))))
+    return found
 
 
 def _reader(system: Any, path: str) -> Callable[[], bytes]:
     """Reads one file; a bucket that does not answer is asked again."""
     if "file" in system.protocol:
-        return Path(path).read_bytes
+        return partial(_file, path)
     return partial(_fetch, system, path)
+
+
+def _file(path: str) -> bytes:
+    return Path(path).read_bytes()
 
 
 @inventory.retried
@@ -376,9 +457,9 @@ class _Store:
     def parts(self) -> set[str]:
         return {name for name in self._names() if name.endswith(".parquet") and not name.startswith(".")}
 
-    def rows(self, name: str, columns: list[str]) -> Iterator[dict[str, Any]]:
+    def table(self, name: str, columns: list[str]) -> pa.Table:
         with self._system.open(f"{self._root}/{name}", "rb") as file:
-            yield from pq.read_table(file, columns=columns).to_pylist()
+            return pq.ParquetFile(file).read(columns, use_threads=False)
 
     def write(self, name: str, data: bytes) -> None:
         """Whole or not at all: by rename on a disk, by PUT in a bucket."""

@@ -12,16 +12,20 @@ import sys
 import time
 import tracemalloc
 import zipfile
+from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.local import LocalFileSystem
 from typer.testing import CliRunner
 
 from pawprint import batch
 from pawprint.cli.main import app
-from pawprint.data import inventory
+from pawprint.data import archives, inventory
 from pawprint.errors import PawprintError
 from pawprint.inference.classifier import Classifier
 from s3_server import s3
@@ -72,7 +76,7 @@ def test_a_row_for_every_picture_says_what_the_classifier_says(
     for row in found[1:]:
         alone = classifier.classify((folder / str(row["key"])).read_bytes())
         assert row["probabilities"] == pytest.approx(list(alone.probabilities.values()), abs=0, rel=1e-7)
-        assert (row["label"], row["reason"]) == (alone.label, alone.reason)
+        assert (row["label"], row["refusal"], row["reason"]) == (alone.label, alone.refusal, alone.reason)
         assert (row["model_version"], row["model_digest"]) == ("pawprint-colours/3", classifier.info.model_digest)
     assert json.loads((tmp_path / "out" / batch.MANIFEST).read_bytes())["model_version"] == "pawprint-colours/3"
     # the data set is read as one by other tools
@@ -86,7 +90,7 @@ def test_a_second_run_predicts_what_is_new_only(
     shutil.copytree(folder, source)
     assert batch.run(str(source), str(out), classifier).resumed == 0
     written = {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")}
-    assert batch.run(str(source), str(out), classifier).resumed == 31
+    assert batch.run(f"{source}/", f"{out}/", classifier).resumed == 31
     assert {path.name: path.stat().st_mtime_ns for path in out.glob("*.parquet")} == written
     # the last folder has one more, and a picture of it another content: only its chunks are predicted again
     (source / "b c" / "31.jpg").write_bytes(pictures["red"])
@@ -106,6 +110,21 @@ def test_folders_are_taken_in_order_and_hidden_ones_are_not(
         (tmp_path / "source" / name).write_bytes(pictures["red"])
     batch.run(str(tmp_path / "source"), str(tmp_path / "out"), classifier)
     assert [row["key"] for row in rows(tmp_path / "out")] == sorted(names)
+
+
+def test_a_folder_that_cannot_be_listed_is_not_passed_over(
+    folder: Path, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ls = LocalFileSystem.ls
+
+    def refused(self: LocalFileSystem, path: str, **how: Any) -> Any:
+        if Path(path).name == "a":
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+        return ls(self, path, **how)
+
+    monkeypatch.setattr(LocalFileSystem, "ls", refused)
+    with pytest.raises(PawprintError, match=r"cannot be read.*Permission denied.*/a"):
+        batch.run(str(folder), str(tmp_path / "out"), classifier)
 
 
 def test_a_run_with_a_limit_takes_nothing_of_a_whole_one(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
@@ -153,7 +172,10 @@ def test_every_part_names_the_version_that_predicted_it(
     assert {row["model_version"] for row in rows(tmp_path / "again")} == {""}
 
 
-def test_archives_and_inventories(folder: Path, classifier: Classifier, tmp_path: Path) -> None:
+def test_archives_and_inventories(
+    folder: Path, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(archives.Source, "streams", None)  # goes through the names of all, which is too long for each
     with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
         for path in sorted(folder.rglob("*.jpg")):
             archive.write(path, path.relative_to(folder.parent))
@@ -169,19 +191,83 @@ def test_archives_and_inventories(folder: Path, classifier: Classifier, tmp_path
     )  # fmt: skip
 
 
-def test_an_inventory_is_read_a_part_at_a_time(tmp_path: Path) -> None:
-    schema = pa.schema([("key", pa.string()), ("etag", pa.string())])
-    draw = random.Random(2017)
-    with pq.ParquetWriter(tmp_path / "list.parquet", schema) as writer:
-        for group in range(40):
-            rows = [{"key": f"{group}/{number}.jpg", "etag": draw.randbytes(300).hex()} for number in range(1000)]
-            writer.write_table(pa.Table.from_pylist(rows, schema))
-    size = (tmp_path / "list.parquet").stat().st_size
+@pytest.mark.parametrize("group", [1000, 40_000])
+def test_an_inventory_is_read_a_part_at_a_time(tmp_path: Path, group: int) -> None:
+    draw, path = random.Random(2017), tmp_path / "list.parquet"
+    rows = [{"key": f"{number}.jpg", "etag": draw.randbytes(300).hex()} for number in range(40_000)]
+    pq.write_table(pa.Table.from_pylist(rows), path, row_group_size=group)
+    size, before, arrow, found = path.stat().st_size, pa.total_allocated_bytes(), 0, 0
     tracemalloc.start()
-    assert sum(1 for _ in batch._inventory(str(tmp_path / "list.parquet"))) == 40_000
+    for chunk in batch._inventory(str(path), None):
+        found += chunk.size
+        arrow = max(arrow, pa.total_allocated_bytes() - before)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
+    assert found == 40_000
     assert peak < size / 2
+    assert arrow < size / 2
+
+
+def test_a_limit_ends_within_a_part_of_an_inventory(tmp_path: Path) -> None:
+    rows = [{"key": f"{number}.jpg", "etag": None if number % 2 else f"{number}"} for number in range(20)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "list.parquet", row_group_size=3)
+    listed = [chunk for limit in (None, 16) for chunk in batch._inventory(str(tmp_path / "list.parquet"), limit)]
+    assert [chunk.size for chunk in listed] == [7, 7, 6, 7, 7, 2]
+    for chunk in listed:  # a part of an inventory has the name of one of a folder with these keys and etags
+        pictures = chunk.pictures()
+        (same,) = batch._chunks(partial(iter, pictures), None)
+        assert (same.part("2"), same.size) == (chunk.part("2"), len(pictures))
+    assert [(one.key, one.etag) for one in listed[5].pictures()] == [("14.jpg", "14"), ("15.jpg", "")]
+
+
+def test_nothing_is_listed_after_the_last_part_that_is_missing(
+    folder: Path, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, walk, listed = tmp_path / "out", batch._walk, [0]
+
+    def counted(*given: Any) -> Iterator[batch.Picture]:
+        for picture in walk(*given):
+            listed[0] += 1
+            yield picture
+
+    monkeypatch.setattr(batch, "_walk", counted)
+    batch.run(str(folder), str(out), classifier)
+    for lost, more in ((0, 0), (1, 14)):
+        for part in json.loads((out / batch.MANIFEST).read_bytes())["parts"][lost : 2 * lost]:
+            (out / part).unlink()
+        listed[0] = 0
+        assert batch.run(str(folder), str(out), classifier).resumed == 31 - 7 * lost
+        assert listed[0] == 31 + more
+
+
+def test_a_source_that_changes_between_its_two_listings_is_named(
+    folder: Path, classifier: Classifier, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source, out, only = tmp_path / "source", tmp_path / "out", batch._only
+    shutil.copytree(folder, source)
+
+    def changed(*given: Any) -> Any:
+        (source / "a" / "00.jpg").unlink()
+        return only(*given)
+
+    with monkeypatch.context() as patch, pytest.raises(PawprintError, match="source has changed meanwhile"):
+        patch.setattr(batch, "_only", changed)
+        batch.run(str(source), str(out), classifier)
+    assert not (out / batch.MANIFEST).exists()
+    assert batch.run(str(source), str(out), classifier).pictures == 30
+
+
+def test_the_command_imports_no_pandas(folder: Path, toy_model: Path, tmp_path: Path) -> None:
+    pq.write_table(pa.table({"key": ["a/00.jpg", "gone.jpg"]}), folder / "two.parquet")
+    code = (
+        "import sys; from pawprint.cli.main import app; app(standalone_mode=False); sys.exit('pandas' in sys.modules)"
+    )
+    words = ["batch", str(folder / "two.parquet"), str(tmp_path / "out"), "--model", str(toy_model)]
+    subprocess.run([sys.executable, "-c", code, *words], check=True)
+    table = pq.read_table(tmp_path / "out")
+    assert table["etag"].to_pylist() == ["", ""]
+    assert [len(row or ()) for row in table["probabilities"].to_pylist()] == [2, 0]
+    assert table["score"].null_count == table["probabilities"].null_count == table["label"].null_count == 1
 
 
 def test_from_bucket_to_bucket(

@@ -55,6 +55,11 @@ class Source:
                 with self._open(name) as stream:
                     yield name, stream
 
+    def read(self, name: str) -> bytes:
+        """The bytes of one; those of a packed tar are wanted in their order."""
+        with self._open(name) as stream:
+            return stream.read()
+
 
 @contextmanager
 def opened(path: Path, encoding: str = "") -> Iterator[Source]:

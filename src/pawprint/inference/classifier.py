@@ -12,7 +12,7 @@ import io
 import json
 from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -159,14 +159,15 @@ class Classifier:
     ) -> None:
         self.folder, self.max_pixels = folder, max_pixels
         self.info, onnx = load_verified(folder)
-        self._bank = read_bank(folder, self.info.ood_digest)
+        bank = read_bank(folder, self.info.ood_digest)
         try:
             # From the very bytes that were hashed, so that nothing can come between check and use.
-            self._session = backends.load(onnx, precision, device, self._bank, self.info.size)
+            self._session = backends.load(onnx, precision, device, bank, self.info.size)
         except ValueError:
             raise self._refusal(_FOREIGN_BANK) from None
         except RuntimeError as error:
             raise PawprintError(f"{folder / 'model.onnx'} cannot be run: {error}. Train the model again.") from None
+        self._bank = replace(bank, directions=bank.directions[:0].copy(), class_scores=None)  # the session has both
         self.streams = self._session.at_once
         self.precision, self.device = self._session.precision, self._session.device
         self._check_outputs()
