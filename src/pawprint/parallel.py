@@ -411,10 +411,14 @@ def local_cluster(nodes: int, cpus: int = 1) -> Iterator[LocalCluster]:
             "node_ip_address": "127.0.0.1",
             "temp_dir": folder,
         }
-        cluster = Cluster(initialize_head=True, head_node_args={**about, "include_dashboard": False})
+        cluster = Cluster()
         try:
-            started = [cluster.head_node, *(cluster.add_node(wait=False, **about) for _ in range(nodes - 1))]
-            cluster.wait_for_nodes()
+            try:
+                started = [cluster.add_node(**about, include_dashboard=False)]
+                started += [cluster.add_node(wait=False, **about) for _ in range(nodes - 1)]
+                cluster.wait_for_nodes()
+            except Exception as error:  # Ray's own, such as a time-out on a machine with much else to do
+                raise PawprintError(f"The cluster did not start: {error}") from None
             yield LocalCluster(cluster.address, tuple(one.all_processes["raylet"][0].process.pid for one in started))
         finally:
             ray.shutdown()  # a cluster does not end while this process is its driver

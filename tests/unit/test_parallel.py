@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -55,6 +56,19 @@ def test_ray_s_own_words_are_a_sentence(capsys: pytest.CaptureFixture[str]) -> N
     parallel._relay({"lines": [lost], "pid": "raylet", "is_err": False}, ignore_prefix=False)
     parallel._relay({"lines": ["Task _work failed. There are infinite retries remaining."]}, ignore_prefix=False)
     assert capsys.readouterr().out == "cluster: A worker died or was killed\n"
+
+
+@pytest.mark.skipif(find_spec("ray") is None, reason="the extra `cluster` is not installed")
+def test_a_local_cluster_that_does_not_start_is_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray.cluster_utils import Cluster
+
+    def slow(*_: object, **__: object) -> None:
+        raise RuntimeError("The current node timed out during startup.")
+
+    monkeypatch.setattr(Cluster, "add_node", slow)
+    monkeypatch.setenv("RAY_TMPDIR", "")
+    with pytest.raises(PawprintError, match=r"The cluster did not start: .* timed out"), parallel.local_cluster(2):
+        pass
 
 
 V1, V2 = "4:memory:/\n3:cpu,cpuacct:/kubepods/pod1/abc\n", "0::/kubepods/pod1/abc\n"
