@@ -8,7 +8,6 @@ digest(rows)                                        # of what the rows say, wher
 
 import csv
 import hashlib
-from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cache
 from itertools import islice
@@ -94,20 +93,6 @@ class Rows(Sequence[ManifestRow]):
     def at(self, indices: Iterable[int] | NDArray[np.int64]) -> Self:
         """The rows at these indices, in their order."""
         return type(self)(self._column, self._places[np.fromiter(indices, np.int64)])
-
-    def find(self, digest: str) -> ManifestRow | None:
-        """The row of this hash that is not rejected; the rows are sorted by hash."""
-        wanted = bytes.fromhex(digest)
-        place = bisect_left(self._places, wanted, key=self._hash_at)
-        while place < len(self) and self._hash_at(self._places[place]) == wanted:
-            if not (row := self[place]).reason:
-                return row
-            place += 1
-        return None
-
-    def _hash_at(self, place: np.int32) -> bytes:
-        value: bytes = self._column("hash")[int(place)].as_py()
-        return value
 
     def __len__(self) -> int:
         return len(self._places)

@@ -23,7 +23,7 @@ from pawprint.data.class_folders import INVENTORY, Dataset
 from pawprint.data.inventory import Entries, Entry, Inventory
 from pawprint.data.quality import Photograph, Rejected
 from pawprint.data.shards import Packed
-from pawprint.data.splits import split_of
+from pawprint.data.splits import SPLITS, split_of
 from pawprint.parallel import cores
 
 CUTS = "cuts.npy"  # of a prepared set: the hashes of cut pictures of each photograph that is used, sorted by hash
@@ -36,9 +36,10 @@ class Packer:
     def __init__(self, data: Path, params: Params, earlier: Path | None = None) -> None:
         self._data, self._params = data, params
         self._own_test, self._groups = origins.own_test(data), origins.Groups(data, params.split.group)
-        self._known = manifest.read(earlier / manifest.FILE) if earlier else manifest.Rows.of(())
+        rows = manifest.read(earlier / manifest.FILE) if earlier else manifest.Rows.of(())
+        self._known = rows.of_splits(*SPLITS)
         self._cuts = np.load(earlier / CUTS, mmap_mode="r") if earlier else np.empty(0, CUTS_TYPE)
-        self._cut_hashes = np.ascontiguousarray(self._cuts["hash"])
+        self._hashes = np.ascontiguousarray(self._cuts["hash"])  # in the order of the rows
         self._shards = (earlier or Path()) / "shards"
         self._inventory, seen = Inventory.of(data), (earlier or Path()) / INVENTORY
         self._seen = Entries.read(seen) if earlier and self._inventory and seen.exists() else None
@@ -77,8 +78,12 @@ class Packer:
 
     def _reused(self, digest: str, label: str, origin: str, path: Path, split: str, group: str) -> Packed | None:
         """The member of the earlier run, if it is intact. A changed suffix may be a wrong one: its flags differ."""
-        row = self._known.find(digest)
-        if row is None or row.origin.rpartition(".")[2] != path.name.rpartition(".")[2]:
+        name = bytes.fromhex(digest)
+        place = int(self._hashes.searchsorted(name))
+        if place >= min(len(self._hashes), len(self._known)) or self._hashes[place].ljust(32, b"\0") != name:
+            return None
+        row = self._known[place]
+        if row.hash != digest or row.origin.rpartition(".")[2] != path.name.rpartition(".")[2]:
             return None
         shard, start, crc32 = self._shards / row.shard, row.offset - shards.BLOCK, int(row.crc32, 16)
         try:
@@ -86,9 +91,9 @@ class Packer:
                 return None
         except OSError:
             return None
-        cuts = self._cuts["cuts"][np.searchsorted(self._cut_hashes, bytes.fromhex(digest))].tobytes()
-        place = os.fspath(shard), start, row.length, crc32
-        return Packed(digest, label, origin, path, split, group, row.flags, row.phash, cuts, *place)
+        cuts = self._cuts["cuts"][place].tobytes()
+        member = os.fspath(shard), start, row.length, crc32
+        return Packed(digest, label, origin, path, split, group, row.flags, row.phash, cuts, *member)
 
 
 def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:

@@ -415,6 +415,17 @@ def test_what_was_packed_is_used_again(tmp_path: Path) -> None:
     assert shard.read_bytes() == changed
 
 
+def test_hashes_of_cut_pictures_that_are_of_other_photographs_are_not_used(tmp_path: Path) -> None:
+    data, out = pets(tmp_path / "data"), tmp_path / "out"
+    made(data, out)
+    whole = logical(out)
+    kept = np.load(out / build.CUTS)
+    for other in (kept[1:], np.delete(kept, len(kept) // 2), kept[:0]):
+        np.save(out / build.CUTS, other)
+        made(data, out)
+        assert logical(out) == whole
+
+
 def test_shards_are_plain_tars_that_others_read_and_the_manifest_points_into(tmp_path: Path) -> None:
     data, out = pets(tmp_path / "data"), tmp_path / "out"
     made(data, out)
