@@ -109,7 +109,7 @@ class Scores:
         if not path.exists():
             return None
         rows = read_csv(path)
-        _, _, *classes = next(rows)
+        _, _, *classes = next(rows, [])
         words, probabilities = _columns(rows, 2, len(classes), np.float64)
         labels = np.array([classes.index(label) for _, label in words], np.int64)
         hashes = tuple(digest for digest, _ in words)
@@ -143,6 +143,8 @@ def _columns(
 
     def parsed() -> Iterator[NDArray[np.floating]]:
         for row in rows:
+            if len(row) != words + numbers:  # one number would be taken for all
+                raise ValueError(f"a row of {len(row)} cells, not {words + numbers}")
             first.append(row[:words])
             yield np.array(row[words:], kind)
 

@@ -290,8 +290,9 @@ class Engine:
         with tempfile.TemporaryDirectory() as scratch:
             openvino.save_model(self._traced(), Path(scratch, GRAPH), compress_to_fp16=False)
             if self.kept:
-                for name in (WEIGHTS, GRAPH):
-                    files.write_bytes(self.kept / name, Path(scratch, name).read_bytes())
+                with suppress(OSError):  # a node of a cluster may have no such folder, and needs none
+                    for name in (WEIGHTS, GRAPH):
+                        files.write_bytes(self.kept / name, Path(scratch, name).read_bytes())
             return read(Path(scratch))
 
     def _traced(self) -> Any:

@@ -176,6 +176,19 @@ def test_scoring_takes_the_memory_of_the_probabilities_once() -> None:
     assert peak < 1.2 * found.probabilities.nbytes
 
 
+@pytest.mark.parametrize("damaged", ["", "a.jpg,1,cat,0.9\n", "a.jpg,1,cat\n"])
+def test_predictions_with_a_row_cut_short_are_refused(damaged: str, tmp_path: Path) -> None:
+    """One number alone stood for those of all classes."""
+    path = tmp_path / "test.csv"
+    header = ",".join([*(name for name in metrics.COLUMNS if name != "refused"), "cat", "dog", "owl"]) + "\n"
+    path.write_text(header + damaged if damaged else "")
+    with pytest.raises(ValueError):
+        Scores.load(path)
+    path.write_text(f"hash,label,cat,dog,owl\n{damaged.removeprefix('a.jpg,')}" if damaged else "")
+    with pytest.raises(ValueError):
+        Scores.out_of_fold(path)
+
+
 def test_of_many_classes_the_confused_ones_are_shown(tmp_path: Path) -> None:
     """120 classes, of which the last three are taken for each other: they are among the 50."""
     n, k = 6000, 120

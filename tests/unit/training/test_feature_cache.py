@@ -88,6 +88,15 @@ def test_a_graph_is_traced_once_and_again_only_where_it_is_damaged(
     assert cached.of(whole).tobytes() == found[1].tobytes()
 
 
+def test_features_are_computed_where_no_graph_can_be_kept(data: PreparedDataset, cache: Path) -> None:
+    """As on a node of a cluster, which has no folder of the machine that asks."""
+    network = registry.create_model("efficientnet_lite0")
+    cached = feature_cache.FeatureCache(network, "efficientnet_lite0", params("efficientnet_lite0"))
+    cached.engine.kept = Path(__file__) / "cache"
+    feature_cache.Engine._compiled.clear()
+    assert cached.engine.compute(data.split("validation").images(range(1)), False).shape == (1, network.features)
+
+
 def test_only_missing_features_are_computed(
     data: PreparedDataset, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
