@@ -8,6 +8,7 @@ not there, so nothing but the parts says what is done; `_manifest.json` comes la
 and the pictures that are read ahead, whatever the size of the source.
 """
 
+import errno
 import hashlib
 import heapq
 import json
@@ -399,7 +400,10 @@ def _rows(where: str, keys: pa.Array, etags: pa.Array) -> list[Picture]:
         full = key if "://" in key or key.startswith("/") or not beside else f"{beside}/{key}"
         kind = full.partition("://")[0] if "://" in full else "file"
         if kind not in systems:
-            systems[kind] = files.file_system(full)[0]
+            try:
+                systems[kind] = files.file_system(full)[0]
+            except (ValueError, ImportError) as error:
+                raise PawprintError(f"{where} names {download.public_part(full)}: {error}.") from None
         system = systems[kind]
         found.append(Picture(key, etag or "", _reader(system, system._strip_protocol(full))))
     return found
@@ -413,12 +417,24 @@ def _reader(system: Any, path: str) -> Callable[[], bytes]:
 
 
 def _file(path: str) -> bytes:
-    return Path(path).read_bytes()
+    try:
+        return Path(path).read_bytes()
+    except (ValueError, OSError) as error:  # an inventory may have any key, and one such must not end a run for good
+        if isinstance(error, OSError) and error.errno not in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP):
+            raise
+        raise FileNotFoundError(errno.ENOENT, "no file has such a name") from None
 
 
 @inventory.retried
 def _fetch(system: Any, path: str) -> bytes:
-    return bytes(system.cat_file(path))
+    import aiohttp
+
+    try:
+        return bytes(system.cat_file(path))
+    except aiohttp.ClientResponseError as error:
+        if error.status in (401, 403, 410):
+            raise PermissionError(error.status, f"{error.status} {error.message}") from None
+        raise OSError(f"{error.status} {error.message}") from None
 
 
 @contextmanager
@@ -429,7 +445,7 @@ def _explained(shown: str) -> Iterator[None]:
         yield
     except FileNotFoundError as error:
         raise PawprintError(f"{shown} does not exist ({error}).") from None
-    except (OSError, pa.ArrowInvalid, BotoCoreError) as error:
+    except (OSError, pa.ArrowException, BotoCoreError) as error:
         raise PawprintError(f"{shown} cannot be read or written: {error}. What is done stays; run it again.") from None
 
 

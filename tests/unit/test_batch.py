@@ -9,14 +9,17 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tracemalloc
 import zipfile
 from collections.abc import Iterator
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -191,6 +194,37 @@ def test_archives_and_inventories(
     )  # fmt: skip
 
 
+def test_a_key_that_no_file_can_have_is_an_error_of_its_row(
+    folder: Path, classifier: Classifier, tmp_path: Path
+) -> None:
+    keys = ["a/00.jpg", "a/00.jpg/b.jpg", "a/\0.jpg", f"{'x' * 300}.jpg"]
+    pq.write_table(pa.table({"key": keys}), folder / "odd.parquet")
+    done = batch.run(str(folder / "odd.parquet"), str(tmp_path / "out"), classifier)
+    assert (done.pictures, done.errors) == (4, 3)
+
+
+def test_an_address_that_is_refused_is_an_error_of_its_row(
+    classifier: Classifier, tmp_path: Path, folder: Path
+) -> None:
+    class Refusal(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_error(403 if "secret" in self.path else 500)
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Refusal)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    address = f"http://127.0.0.1:{server.server_port}"
+    keys = [str(folder / "a" / "00.jpg"), f"{address}/secret.jpg"]
+    pq.write_table(pa.table({"key": keys}), tmp_path / "list.parquet")
+    done = batch.run(str(tmp_path / "list.parquet"), str(tmp_path / "out"), classifier)
+    assert (done.pictures, done.errors) == (2, 1)
+    with pytest.raises(OSError, match="500 Internal Server Error"):  # not of the photograph: the run ends, and goes on
+        batch._fetch.__wrapped__(fsspec.filesystem("http"), f"{address}/a.jpg")  # type: ignore[attr-defined]
+    server.shutdown()
+    pq.write_table(pa.table({"key": ["foo://a/b.jpg"]}), tmp_path / "foo.parquet")
+    with pytest.raises(PawprintError, match="names foo://a/b"):
+        batch.run(str(tmp_path / "foo.parquet"), str(tmp_path / "other"), classifier)
+
+
 @pytest.mark.parametrize("group", [1000, 40_000])
 def test_an_inventory_is_read_a_part_at_a_time(tmp_path: Path, group: int) -> None:
     draw, path = random.Random(2017), tmp_path / "list.parquet"
@@ -317,6 +351,9 @@ def test_what_cannot_be_done_is_a_sentence(folder: Path, classifier: Classifier,
     pq.write_table(pa.table({"path": ["a.jpg"]}), tmp_path / "list.parquet")
     with pytest.raises(PawprintError, match="no column `key`, but path"):
         batch.run(str(tmp_path / "list.parquet"), str(tmp_path / "other"), classifier)
+    pq.write_table(pa.table({"key": ["a.jpg"], "etag": [["1"]]}), tmp_path / "list.parquet")
+    with pytest.raises(PawprintError, match="Unsupported cast"):
+        batch.run(str(tmp_path / "list.parquet"), str(tmp_path / "another"), classifier)
 
 
 def killed_until_done(folder: Path, model: Path, out: Path, kills: int) -> None:

@@ -315,7 +315,7 @@ class Tracker:
     def remove_version(self, version: Champion) -> None:
         """Delete a registered version, the models that MLflow logged for it, and its run with all artifacts.
 
-        The manifest that it learned from goes with the last run that names it.
+        The manifest that it learned from goes with the last run of its experiment that names it.
         """
         run = self.client.get_run(version.run_id)
         self.client.delete_model_version(version.model, version.version)
@@ -325,7 +325,8 @@ class Tracker:
         self.remove_artifacts(version.run_id)
         self.client.delete_run(version.run_id)
         manifest = run.data.tags.get(MANIFEST_TAG, "")
-        if _SHA256.fullmatch(manifest) and not self.search_runs(f"tags.`{MANIFEST_TAG}` = '{manifest}'"):
+        same = f"tags.`{MANIFEST_TAG}` = '{manifest}'"
+        if _SHA256.fullmatch(manifest) and not self.client.search_runs([run.info.experiment_id], same, max_results=1):
             experiment_store(self.client, version.run_id).delete_artifacts(f"{MANIFESTS}/{manifest}")
             shutil.rmtree(self.workspace / "cache" / MANIFESTS / manifest, ignore_errors=True)
         shutil.rmtree(self.workspace / "cache" / "registry" / version.model_digest, ignore_errors=True)
