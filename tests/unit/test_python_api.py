@@ -103,3 +103,11 @@ def test_no_module_imports_what_windows_lacks() -> None:
     found = [path.name for path in files if re.search(lacking, path.read_text(encoding="utf-8"), re.MULTILINE)]
     assert len(files) > 100
     assert not found
+
+
+def test_documents_name_tests_and_benchmarks_that_exist() -> None:
+    root = DOCS.parent
+    pages = "\n".join(path.read_text(encoding="utf-8") for path in [*DOCS.rglob("*.md"), *root.glob("*.md")])
+    named = set(re.findall(r"\b(?:tests|benchmarks)/[\w/]+\.py\b", pages))
+    assert named
+    assert [name for name in sorted(named) if not (root / name).exists()] == []
