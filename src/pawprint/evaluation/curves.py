@@ -13,6 +13,7 @@ from pawprint.evaluation.metrics import Scores, most_confused
 from pawprint.files import write_csv
 
 POINTS = 2000  # of a curve at most
+NUMBERS = 20_000_000  # probabilities that it is drawn from at most; each takes 60 bytes while it is
 
 
 def write(out: Path, name: str, learning: Mapping[str, Sequence[tuple[int, float]]], scores: Scores) -> None:
@@ -32,8 +33,9 @@ def write(out: Path, name: str, learning: Mapping[str, Sequence[tuple[int, float
         ]
         write_csv(out / "loss" / f"{name}.csv", [("epoch", *learning), *rows])
 
-    truth = np.arange(len(scores.classes)) == scores.labels[:, None]
-    rates = roc_curve(truth.ravel(), scores.probabilities.ravel())  # micro-average: every class against the rest
+    some = slice(None, None, -(-scores.probabilities.size // NUMBERS))
+    truth = np.arange(len(scores.classes)) == scores.labels[some, None]
+    rates = roc_curve(truth.ravel(), scores.probabilities[some].ravel())  # micro-average: every class against the rest
     every = -(-len(rates[0]) // POINTS)
     thinned = (np.append(rate[:-1:every], rate[-1]) for rate in rates[:2])
     rows = [("false_positive_rate", "true_positive_rate"), *zip(*thinned, strict=True)]

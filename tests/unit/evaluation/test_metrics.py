@@ -189,7 +189,7 @@ def test_predictions_with_a_row_cut_short_are_refused(damaged: str, tmp_path: Pa
         Scores.out_of_fold(path)
 
 
-def test_of_many_classes_the_confused_ones_are_shown(tmp_path: Path) -> None:
+def test_of_many_classes_the_confused_ones_are_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """120 classes, of which the last three are taken for each other: they are among the 50."""
     n, k = 6000, 120
     labels = np.arange(n) % k
@@ -212,6 +212,12 @@ def test_of_many_classes_the_confused_ones_are_shown(tmp_path: Path) -> None:
     points = np.loadtxt(tmp_path / "roc" / "one.csv", delimiter=",", skiprows=1)
     assert len(points) <= curves.POINTS + 1
     assert tuple(points[-1]) == (1, 1)
+    monkeypatch.setattr(curves, "NUMBERS", n * k // 3)  # of every third photograph, nearly the same
+    curves.write(tmp_path, "fewer", {}, s)
+    fewer = np.loadtxt(tmp_path / "roc" / "fewer.csv", delimiter=",", skiprows=1)
+    at = np.linspace(0.01, 1, 50)
+    assert np.abs(np.interp(at, *fewer.T) - np.interp(at, *points.T)).max() < 0.02
+    assert not np.array_equal(fewer, points)
 
 
 def test_a_class_that_is_not_there_has_no_auroc_but_everything_else() -> None:
