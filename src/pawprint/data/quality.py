@@ -302,14 +302,30 @@ def _join_near(
             names = own[inside][first]
             groups = _roots(names, joined)
             others = np.flatnonzero(groups != np.bincount(groups).argmax())  # not of the largest group
-            rest = np.setdiff1d(free, np.concatenate([pieces[piece] for piece in some]))
-            if len(others) * len(names) > PAIRED**2 and len(rest) > bits:
-                _join_near(alike, names, rest, 1, np.zeros_like(mirror), bits, joined)
-                continue
+            if len(others) * len(names) > PAIRED**2:
+                rest = _dividing(alike, np.setdiff1d(free, np.concatenate([pieces[piece] for piece in some])), bits)
+                if len(rest):
+                    _join_near(alike, names, rest, 1, np.zeros_like(mirror), bits, joined)
+                    continue
             for start in range(0, len(others), 256):
                 some_others = others[start : start + 256]
                 one, other = np.nonzero(_apart(alike[some_others, None], alike[None]) <= bits)
                 _join(names[some_others[one]], names[other], joined)
+
+
+def _dividing(hashes: NDArray[np.uint8], free: NDArray[np.int64], bits: int) -> NDArray[np.int64]:
+    """Those of the `free` bits in which hashes [n, 18] differ, in an order whose pieces divide them about equally; none
+    where comparing within the pieces' runs would save less than half of comparing all with all."""
+    varying = np.bitwise_or.reduce(hashes) ^ np.bitwise_and.reduce(hashes)
+    rest = free[np.unpackbits(varying)[free] == 1]
+    even = np.abs(np.unpackbits(hashes[:PART], axis=1)[:, rest].mean(0) - 0.5)
+    dealt = rest[np.argsort(even, kind="stable")]
+    count = max(bits, 8) + 1
+    rest = np.concatenate([dealt[piece::count] for piece in range(count)])
+    pairs = 0.0
+    for word in _words(hashes, np.array_split(rest, count)) if len(rest) > bits else ():
+        pairs += (np.unique(word, return_counts=True)[1].astype(np.float64) ** 2).sum()
+    return rest if 0 < pairs < len(hashes) ** 2 / 2 else rest[:0]
 
 
 def _words(hashes: NDArray[np.uint8], pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.unsignedinteger[Any]]:

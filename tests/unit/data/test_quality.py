@@ -90,6 +90,24 @@ def test_near_copies_and_mirror_images_are_found_exactly_whatever_words_are_shar
         assert {tuple(one) for one in quality.near_groups(hashes, 8)} == expected
 
 
+def test_hashes_that_differ_in_few_of_their_bits_are_divided_by_these(monkeypatch: pytest.MonkeyPatch) -> None:
+    """104 of 144 bits are the same in all: each piece of them divided nothing, again at each depth."""
+    searches, search = list[int](), quality._join_near
+
+    def counted(hashes, *given):  # type: ignore[no-untyped-def]
+        searches.append(len(hashes))
+        assert len(searches) < 100
+        search(hashes, *given)
+
+    monkeypatch.setattr(quality, "_join_near", counted)
+    monkeypatch.setattr(quality, "PAIRED", 512)
+    hashes = np.zeros((1000, 18), np.uint8)
+    hashes[:, :5] = np.random.default_rng(2017).integers(0, 256, (1000, 5))
+    found = quality.near_groups(hashes, 8)
+    assert len(searches) > 1
+    assert {index for group in found for index in group} == {index for pair in near_pairs(hashes, 8) for index in pair}
+
+
 def test_thousands_that_are_all_alike_are_one_group_and_reported_in_short_sentences() -> None:
     rng = np.random.default_rng(2017)
     bits = np.tile(rng.integers(0, 2, quality.BITS, np.uint8), (5000, 1))
