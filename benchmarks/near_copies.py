@@ -23,7 +23,7 @@ from rich.table import Table
 
 from pawprint import image
 from pawprint.config import Preprocess
-from pawprint.data import quality
+from pawprint.data import duplicates, quality
 from pawprint.data.quality import CheckResult
 from pawprint.evaluation.summary import machine
 
@@ -114,7 +114,7 @@ def main() -> None:
         hashing = time.process_time() - began
         phashes, cuts = [one.phash for one in known.values()], [one.cuts for one in known.values()]
         began = time.process_time()
-        groups = quality.near_groups(phashes, preprocess.near_copy_bits, cuts)
+        groups = duplicates.near_groups(phashes, preprocess.near_copy_bits, cuts)
         searching = time.process_time() - began
         table = Table(title=f"{len(names):,} photographs, {arguments.changed} changed; {machine()}")
         for column in ("change", "whole", "found"):
@@ -133,7 +133,7 @@ def main() -> None:
                 for one, place in zip(bits, chosen, strict=True)
             ]
             whole = sum(int(one.sum()) <= preprocess.near_copy_bits for one in apart)
-            both = quality.near_groups(
+            both = duplicates.near_groups(
                 [*phashes, *(one.phash for one in new)],
                 preprocess.near_copy_bits,
                 [*cuts, *(one.cuts for one in new)],

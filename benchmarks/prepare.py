@@ -27,7 +27,7 @@ import numpy as np
 import simplejpeg
 
 from pawprint.config import Params, load_params
-from pawprint.data import ingest, quality
+from pawprint.data import duplicates, ingest, quality
 from pawprint.data.build import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -161,7 +161,7 @@ def alike(count: int) -> None:
             for n, one in enumerate(prints)
         ]
         busy = time.process_time()
-        quality.near_copies(photographs, 8)
+        duplicates.near_copies(photographs, 8)
         print(f"{size:9,} alike: {(time.process_time() - busy) / size * 1e6:6.1f} us each")
 
 

@@ -25,7 +25,7 @@ import numpy as np
 from common import report
 from pawprint import image, parallel
 from pawprint.config import SplitShares
-from pawprint.data import manifest, quality, shards
+from pawprint.data import duplicates, manifest, shards
 from pawprint.data.dataset import Split
 from pawprint.data.manifest import ManifestRow
 from pawprint.data.splits import SPLITS, split_of
@@ -120,7 +120,7 @@ def rows_through(total: int, first: int = 0, last: int | None = None) -> dict[st
         starts = range(0, len(rows), BLOCK)
         blocks = (rows.column("phash", np.arange(len(rows))[start : start + BLOCK]) for start in starts)
         phashes = np.frombuffer(b"".join(b"".join(block.to_pylist()) for block in blocks), np.uint8)
-        quality.near_groups(phashes.reshape(len(rows), -1), 8)
+        duplicates.near_groups(phashes.reshape(len(rows), -1), 8)
         done("near-copies")
     return spent
 

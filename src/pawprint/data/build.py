@@ -32,7 +32,7 @@ import simplejpeg
 
 from pawprint import image, parallel
 from pawprint.config import Params
-from pawprint.data import inventory, manifest, origins, quality, shards
+from pawprint.data import duplicates, inventory, manifest, origins, quality, shards
 from pawprint.data.class_folders import INVENTORY, Dataset
 from pawprint.data.manifest import REJECTED, ManifestRow
 from pawprint.data.preprocess import CUTS, CUTS_TYPE, Packer
@@ -90,7 +90,7 @@ def prepare(photographs: Dataset, data: Path, out: Path, params: Params, data_ha
                     file.write(member)
                 packed.append(one)
         # 2. all of them together: the same file twice, the same picture twice
-        used, rejected, warnings = quality.screen(packed, params.preprocess.near_copy_bits)
+        used, rejected, warnings = duplicates.screen(packed, params.preprocess.near_copy_bits)
         warnings += _check_groups(used, params)
         _refuse_too_many(photographs, data, used, rejected, params)
         # 3. into shards, with a manifest and a report

@@ -18,7 +18,7 @@ import numpy as np
 
 from pawprint import files, image
 from pawprint.config import Params
-from pawprint.data import manifest, origins, quality, shards
+from pawprint.data import duplicates, manifest, origins, quality, shards
 from pawprint.data.class_folders import INVENTORY, Dataset
 from pawprint.data.inventory import Entries, Entry, Inventory
 from pawprint.data.quality import Photograph, Rejected
@@ -113,7 +113,7 @@ def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejec
 
     with ThreadPoolExecutor(cores()) as pool:
         seen = list(pool.map(work, photographs.photographs))
-    used, rejected, _ = quality.screen(seen, params.preprocess.near_copy_bits)
+    used, rejected, _ = duplicates.screen(seen, params.preprocess.near_copy_bits)
     return rejected, Counter(flag for one in used for flag in one.flags.split())
 
 

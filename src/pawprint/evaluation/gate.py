@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 from pawprint import lineage
 from pawprint.config import Gate
+from pawprint.data import duplicates
 from pawprint.data import manifest as manifests
-from pawprint.data import quality
 from pawprint.data.manifest import ManifestRow
 from pawprint.errors import PawprintError
 from pawprint.evaluation import intervals, slices
@@ -352,7 +352,7 @@ def seen_hashes(
     others = [row for row in tested if row.hash not in claimed]
     groups = {row.group for row in (*rows, *tested) if row.group and row.hash in claimed}
     copies |= {row.hash for row in others if row.group in groups}
-    near = quality.near_to(learned, [row.phash for row in others])
+    near = duplicates.near_to(learned, [row.phash for row in others])
     return claimed | copies | {others[index].hash for index in near}
 
 

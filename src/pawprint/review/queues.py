@@ -16,10 +16,11 @@ from typing import NamedTuple
 import numpy as np
 
 from pawprint.config import load_params
-from pawprint.data import inbox, manifest, origins, quality
+from pawprint.data import inbox, manifest, origins
 from pawprint.data.class_folders import ORIGINS, class_folders, dataset
 from pawprint.data.corrections import on_test_side
 from pawprint.data.dataset import PreparedDataset
+from pawprint.data.duplicates import near_groups
 from pawprint.data.inbox import Inbox, Incoming
 from pawprint.data.labels import Labels
 from pawprint.data.manifest import REJECTED, ManifestRow
@@ -155,7 +156,7 @@ def duplicates(root: Path) -> Queue:
     why = {one["path"]: one["message"] for one in report if one["reason"] in ("copy", "near_copy", "two_labels")}
     found = [(row.hash, f"rejected: {why[row.origin]}") for row in listed if row.origin in why]
     rows = [row for row in listed if row.phash]
-    for number, group in enumerate(quality.near_groups([row.phash for row in rows], params.preprocess.near_copy_bits)):
+    for number, group in enumerate(near_groups([row.phash for row in rows], params.preprocess.near_copy_bits)):
         names = [rows[index].origin for index in group]
         for index in group:
             others = [name for name in names if name != rows[index].origin]

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pawprint.config import SplitShares, load_params
-from pawprint.data import quality
+from pawprint.data import duplicates, quality
 from pawprint.data.quality import Photograph
 from pawprint.data.splits import SPLITS, split_of
 
@@ -42,8 +42,8 @@ def photograph(picture: int, file: int, off: int, label: str) -> Photograph:
 
 def settled(photographs: list[Photograph]) -> tuple[dict[Path, str], set[Path]]:
     """(split of each that is used, those that are rejected), as preprocess does it."""
-    kept, bad = quality.copies(photographs)
-    bad += quality.near_copies(kept, 8)
+    kept, bad = duplicates.copies(photographs)
+    bad += duplicates.near_copies(kept, 8)
     rejected = {one.path for one in bad}
     return {one.path: one.split for one in kept if one.path not in rejected}, rejected
 
