@@ -162,8 +162,9 @@ def _refuse_too_many(
             f"{limit:.1%}): {reasons}. The first: {first}. `pawprint photos check` lists all; correct or remove them, "
             f"or raise the limit{turn_off}."
         )
+    there = {one.label for one in used}
     for label in photographs.classes:
-        if label not in {one.label for one in used}:
+        if label not in there:
             raise PawprintError(
                 f"No photograph of `{label}` can be used. `pawprint photos check` lists the reasons{turn_off}."
             )

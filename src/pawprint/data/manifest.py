@@ -153,9 +153,12 @@ def read(path: Path) -> Rows:
         ) from None
 
     @cache
-    def whole(name: str) -> Any:
+    def read_column(name: str) -> Any:
         try:
-            return file.read([name]).unify_dictionaries().column(name)
+            found = file.read([name]).unify_dictionaries().column(name)
+            # In one piece rows are found sooner; strings are not: a piece of them has 2 GB at most.
+            whole = found.type == _few or pa.types.is_integer(found.type)
+            return pa.chunked_array([found.combine_chunks()]) if whole else found
         except (OSError, ValueError) as error:
             raise PawprintError(f"{path} is damaged ({error}). Run `dvc repro preprocess`.") from None
 
@@ -163,7 +166,7 @@ def read(path: Path) -> Rows:
 
     def column(name: str) -> Any:
         with one_at_a_time:
-            return whole(name)
+            return read_column(name)
 
     return Rows(column, np.arange(file.metadata.num_rows, dtype=np.int32))
 
