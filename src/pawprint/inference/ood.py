@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 NEIGHBOUR = 10  # the k-th
+NUMBERS = 2**24  # similarities in memory at a time
 SURE, SUREST = 0.015, 6.0  # similarity that a unit of log-odds is worth, and the log-odds that count at most
 
 
@@ -67,7 +68,9 @@ class Bank:
         A picture of something else is rarely one that the model is sure of, and a photograph of another origin often
         is. `embedding` is [n, d], `probabilities` [n, classes].
         """
-        return self.typicality_of(self.cosine(embedding), probabilities)
+        parts = self._parts(len(embedding))
+        found = [self.typicality_of(self.cosine(embedding[part]), probabilities[part]) for part in parts]
+        return np.concatenate(found)
 
     def cosine(self, embedding: Floats) -> Floats:
         """[n, d] -> cosine similarity [n, m] to each direction; ValueError at another d."""
@@ -85,7 +88,14 @@ class Bank:
         if len(self.directions) < 2:
             return np.empty(0, np.float32)
         k = min(self.k + 1, len(self.directions))  # the nearest is the photograph itself
-        return _raised(np.partition(self._directions(embedding) @ self.directions.T, -k, axis=1)[:, -k], probabilities)
+        parts = self._parts(len(embedding))
+        nearest = [np.partition(self.cosine(embedding[part]), -k, axis=1)[:, -k].copy() for part in parts]
+        return _raised(np.concatenate(nearest), probabilities)
+
+    def _parts(self, count: int) -> list[slice]:
+        """Of `count` photographs, one at least: as many at a time as have NUMBERS similarities to the bank."""
+        rows = max(1, NUMBERS // max(1, len(self.directions)))
+        return [slice(start, start + rows) for start in range(0, max(1, count), rows)]
 
     def _directions(self, embedding: Floats) -> Floats:
         if self.class_scores is None:

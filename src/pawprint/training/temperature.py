@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F
 
+NUMBERS = 2**22  # logits in memory at a time, in a few copies of 64 bits
+
 
 @torch.inference_mode(False)  # it has a gradient of its own, also inside an evaluation
 def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> float:
@@ -21,18 +23,22 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     """
     if not len(labels):
         return 1.0
-    # copies: arrays that came through Ray cannot be written, of which torch warns
-    scores, targets = torch.tensor(logits, dtype=torch.float64), torch.tensor(labels)
-    classes = logits.shape[1]
-    smoothing = min(1.0, classes / ((classes - 1) * (len(labels) + 2)))  # torch spreads it over the right class too
+    count, classes = logits.shape
+    smoothing = min(1.0, classes / ((classes - 1) * (count + 2)))  # torch spreads it over the right class too
+    rows = max(1, NUMBERS // classes)
     log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_inverse], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
-        loss = F.cross_entropy(scores * log_inverse.exp(), targets, label_smoothing=smoothing)
-        loss.backward()  # type: ignore[no-untyped-call]
-        return loss
+        losses = []
+        for part in (slice(start, start + rows) for start in range(0, count, rows)):
+            # copies: arrays that came through Ray cannot be written, of which torch warns
+            scores, targets = torch.tensor(logits[part], dtype=torch.float64), torch.tensor(labels[part])
+            loss = F.cross_entropy(scores * log_inverse.exp(), targets, label_smoothing=smoothing)
+            losses.append(loss * (len(targets) / count))
+            losses[-1].backward()
+        return torch.stack(losses).detach().sum()
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return float(np.clip(np.exp(-log_inverse.item()), 0.1, 10.0))

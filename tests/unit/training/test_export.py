@@ -22,7 +22,7 @@ from pawprint.inference.classifier import Classifier, ModelInfo
 from pawprint.lineage import Lineage, sha256
 from pawprint.models import registry
 from pawprint.training import export as module
-from pawprint.training import quantize
+from pawprint.training import quantize, temperature
 from pawprint.training.export import export, least_confidence
 from pawprint.training.temperature import fit_temperature
 from pawprint.training.train import Trained, fit
@@ -183,6 +183,14 @@ def test_temperature_finds_the_one_that_made_the_labels() -> None:
     chances = np.exp(logits / 2.5) / np.exp(logits / 2.5).sum(axis=1, keepdims=True)
     labels = np.array([rng.choice(3, p=row / row.sum()) for row in chances.astype(np.float64)])
     assert fit_temperature(logits, labels) == pytest.approx(2.5, rel=0.05)
+
+
+def test_temperature_is_the_same_of_logits_that_are_taken_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    logits, labels = rng.normal(0, 3, (1000, 3)).astype(np.float32), rng.integers(0, 3, 1000)
+    whole = fit_temperature(logits, labels)
+    monkeypatch.setattr(temperature, "NUMBERS", 1000)
+    assert fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-6)
 
 
 def test_temperature_stays_in_bounds_where_there_is_no_error_or_no_label() -> None:
