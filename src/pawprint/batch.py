@@ -286,7 +286,7 @@ def _lists(rows: Sequence[Sequence[float] | None]) -> pa.Array:
 
 
 def _present(values: Sequence[object]) -> pa.Buffer:
-    return pa.py_buffer(np.packbits([value is not None for value in values], bitorder="little"))
+    return pa.py_buffer(np.packbits(np.array([value is not None for value in values], bool), bitorder="little"))
 
 
 _EMPTY, _ZERO = _texts(["", "\0"])
@@ -309,6 +309,8 @@ def _summary(store: "_Store", parts: list[str], resumed: int) -> Summary:
         table = store.table(name, ["key", "label", "score"])
         errors += table["label"].null_count
         table = table.filter(table["label"].is_valid())
+        if not len(table):
+            continue  # of none pyarrow cannot say which are the least
         for found in table["label"].value_counts().to_pylist():
             labels[found["values"]] += found["counts"]
         least = table.take(pc.select_k_unstable(table, SHOWN, [("score", "ascending")])).to_pylist()

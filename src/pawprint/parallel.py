@@ -29,7 +29,6 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple, TypeVar, cast
 
 from pawprint.errors import PawprintError
-from pawprint.progress import say
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -339,6 +338,8 @@ def _connected() -> Any:
 
 def _relay(message: dict[str, Any], **_: bool) -> None:
     """What Ray has to say of the cluster, a sentence of it: where a node dies it would print a page of its log."""
+    from pawprint.progress import say  # which a Bento has not
+
     for text in message["lines"]:
         sentence = text.strip().partition("\n")[0].partition(". ")[0]
         if not sentence.startswith("Task "):  # which follows what is said of its process
