@@ -6,6 +6,7 @@
 One set for features, evaluation and serving. A session takes one picture at a time, from `at_once` threads.
 """
 
+import os
 import queue
 from collections import deque
 from collections.abc import Sequence
@@ -107,6 +108,8 @@ def _compile(model: openvino.Model, precision: Precision) -> openvino.CompiledMo
         "NUM_STREAMS": cores(),
         "INFERENCE_NUM_THREADS": cores(),
         "INFERENCE_PRECISION_HINT": precision,
+        # Threads that keep to a core are 4 % faster, but processes that share a machine all take its first cores.
+        "ENABLE_CPU_PINNING": cores() == os.cpu_count(),
     }
     return openvino.Core().compile_model(model, "CPU", config)
 

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
+import openvino
 import pytest
 
 from pawprint.errors import PawprintError
@@ -108,3 +109,11 @@ def test_execution_is_what_a_processor_with_avx2_alone_executes_not_what_was_ask
     found = json.loads(out.stdout)
     assert (found["precision"], found["instruction_set"]) == ("f32", "avx2")
     assert found["engine"].startswith("openvino ")
+
+
+def test_a_process_that_shares_the_machine_keeps_to_no_core(toy_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two workers of a cluster took the first core both: 1.18 times as fast as one, not 1.67."""
+    for count, pinned in ((backends.cores(), True), (backends.cores() + 1, False)):
+        monkeypatch.setattr(os, "cpu_count", lambda count=count: count)
+        compiled = backends._compile(openvino.Core().read_model(toy_model / "model.onnx"), "f32")
+        assert compiled.get_property("ENABLE_CPU_PINNING") is pinned
