@@ -68,8 +68,9 @@ class Split:
         return read(self.shards, self.places(indices), self.size, self._pool.map if len(indices) >= 8 else map)
 
     def places(self, indices: Sequence[int] | NDArray[np.int64]) -> list[Place]:
+        # not by to_pylist, which takes six times as long
         columns = (self.rows.column(name, indices).to_numpy() for name in ("shard", "offset", "length"))
-        return list(zip(*(column.tolist() for column in columns), strict=True))  # four times as fast as to_pylist
+        return list(zip(*(column.tolist() for column in columns), strict=True))
 
     def only(self, keep: Collection[str]) -> "Split":
         """The photographs whose hash is in `keep`, in the same order."""
