@@ -284,6 +284,13 @@ def _join(one: NDArray[np.integer[Any]], other: NDArray[np.integer[Any]], joined
         joined[ends] = ends[np.unique(group, return_index=True)[1][group]]
 
 
+def _join_pairs(pairs: list[tuple[NDArray[Any], NDArray[Any]]], joined: NDArray[np.int32]) -> None:
+    """Join all of them, and empty the list."""
+    if pairs:
+        _join(np.concatenate([one for one, _ in pairs]), np.concatenate([other for _, other in pairs]), joined)
+        pairs.clear()
+
+
 def _join_cuts(whole: NDArray[np.uint8], cuts: NDArray[np.uint8], bits: int, joined: NDArray[np.int32]) -> None:
     """Join pictures whose hash of `whole` [n, 18], mirrored or not, differs in at most `bits` from one of the others'
     `cuts` [CUTS * n, 18].
@@ -310,6 +317,7 @@ def _join_cuts(whole: NDArray[np.uint8], cuts: NDArray[np.uint8], bits: int, joi
         wanted, photographs = _sorted(_words(whole, [piece])[0])  # sorted: looked up in one place of the memory
         turns = [(MIRROR * side, _words(MIRROR[None] * side, [piece])[0, 0]) for side in (np.uint8(0), np.uint8(1))]
         turned = _turned(len(piece), bits, count, word)
+        pairs = list[tuple[NDArray[Any], NDArray[Any]]]()  # found near; joined some thousands at a time
         for start, (mirror, turn), mask in product(range(0, len(whole), PART), turns, turned):
             looked_up = wanted[start : start + PART] ^ (turn ^ np.uint32(mask))
             found = run[looked_up]
@@ -324,7 +332,10 @@ def _join_cuts(whole: NDArray[np.uint8], cuts: NDArray[np.uint8], bits: int, joi
             one = np.repeat(one, counts)
             near = _apart(whole.take(one, 0) ^ mirror, cuts.take(other, 0)) <= bits
             if near.any():
-                _join(one[near], other[near] // CUTS, joined)
+                pairs.append((one[near], other[near] // CUTS))
+            if sum(len(some) for some, _ in pairs) > PART:
+                _join_pairs(pairs, joined)
+        _join_pairs(pairs, joined)
 
 
 def _pieces(count: int) -> list[NDArray[np.int64]]:

@@ -27,6 +27,7 @@ from pawprint.data.splits import SPLITS, split_of
 from pawprint.parallel import cores
 
 CUTS = "cuts.npy"  # of a prepared set: the hashes of cut pictures of each photograph that is used, sorted by hash
+KNOWN = "hash", "origin", "flags", "phash", "shard", "offset", "length", "crc32"  # of a photograph's row, to reuse it
 CUTS_TYPE = np.dtype([("hash", "S32"), ("cuts", np.uint8, (quality.CUTS, quality.BITS // 8))])
 
 
@@ -37,8 +38,9 @@ class Packer:
         self._data, self._params = data, params
         self._own_test, self._groups = origins.own_test(data), origins.Groups(data, params.split.group)
         rows = manifest.read(earlier / manifest.FILE) if earlier else manifest.Rows.of(())
-        self._known = rows.of_splits(*SPLITS)
-        self._cuts = np.load(earlier / CUTS, mmap_mode="r") if earlier else np.empty(0, CUTS_TYPE)
+        used = rows.of_splits(*SPLITS)
+        self._known = [used.column(name) for name in KNOWN]
+        self._cuts = np.asarray(np.load(earlier / CUTS, mmap_mode="r")) if earlier else np.empty(0, CUTS_TYPE)
         self._hashes = np.ascontiguousarray(self._cuts["hash"])  # in the order of the rows
         self._shards = (earlier or Path()) / "shards"
         self._inventory, seen = Inventory.of(data), (earlier or Path()) / INVENTORY
@@ -80,20 +82,19 @@ class Packer:
         """The member of the earlier run, if it is intact. A changed suffix may be a wrong one: its flags differ."""
         name = bytes.fromhex(digest)
         place = int(self._hashes.searchsorted(name))
-        if place >= min(len(self._hashes), len(self._known)) or self._hashes[place].ljust(32, b"\0") != name:
+        if place >= min(len(self._hashes), len(self._known[0])) or self._hashes[place].ljust(32, b"\0") != name:
             return None
-        row = self._known[place]
-        if row.hash != digest or row.origin.rpartition(".")[2] != path.name.rpartition(".")[2]:
+        known, before, flags, phash, in_shard, offset, length, crc32 = (one[place].as_py() for one in self._known)
+        if known != name or before.rpartition(".")[2] != path.name.rpartition(".")[2]:
             return None
-        shard, start, crc32 = self._shards / row.shard, row.offset - shards.BLOCK, int(row.crc32, 16)
+        shard, start = self._shards / in_shard, offset - shards.BLOCK
         try:
-            if zlib.crc32(files.read_range(shard, start, shards.size(row.length))) != crc32:
+            if zlib.crc32(files.read_range(shard, start, shards.size(length))) != crc32:
                 return None
         except OSError:
             return None
-        cuts = self._cuts["cuts"][place].tobytes()
-        member = os.fspath(shard), start, row.length, crc32
-        return Packed(digest, label, origin, path, split, group, row.flags, row.phash, cuts, *member)
+        cuts, member = self._cuts["cuts"][place].tobytes(), (os.fspath(shard), start, length, crc32)
+        return Packed(digest, label, origin, path, split, group, flags, phash.hex(), cuts, *member)
 
 
 def survey(photographs: Dataset, data: Path, params: Params) -> tuple[list[Rejected], Counter[str]]:
