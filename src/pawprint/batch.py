@@ -35,7 +35,7 @@ from pawprint import files, image, parallel
 from pawprint.data import archives, download, inventory
 from pawprint.data.class_folders import INVENTORY, description
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import Classification, Classifier
+from pawprint.inference.classifier import Classification, Classifier, Unloaded
 from pawprint.lineage import Champion
 from pawprint.parallel import in_order
 from pawprint.progress import Progress, duration, say
@@ -96,7 +96,7 @@ class Summary:
 
 
 def run(
-    where: str, out: str, classifier: Classifier, suffixes: Collection[str] = image.IMAGE_SUFFIXES,
+    where: str, out: str, classifier: Classifier | Unloaded, suffixes: Collection[str] = image.IMAGE_SUFFIXES,
     limit: int | None = None,
 ) -> Summary:  # fmt: skip
     """Classify every picture of a source.
@@ -105,6 +105,7 @@ def run(
         where: a folder, an archive, an http(s) URL of one, an s3 URL of a folder, or a Parquet inventory (local or s3)
             with a column `key` of paths or URLs and, if it has one, a column `etag`.
         out: a folder or an s3 URL.
+        classifier: on a cluster the tasks load the model, and here an Unloaded does, which takes less memory.
         suffixes: of the files that count as pictures; an inventory's rows all count.
         limit: the first pictures only.
 
@@ -113,6 +114,9 @@ def run(
     """
     store = _Store(out)
     with _opened(where, frozenset(suffixes)) as source, store.lock(), ThreadPoolExecutor(source.readers) as reading:
+        on_cluster = parallel.on_ray() and source.shared
+        if not on_cluster and isinstance(classifier, Unloaded):
+            classifier = classifier.load()  # now, so that what is wrong with it is said before the listing
         model, version = classifier.info.model_digest, _version(classifier)
         store.claim({
             "source": source.name, "model": model, "precision": classifier.precision, "suffixes": sorted(suffixes),
@@ -136,7 +140,7 @@ def run(
         if left or here - sizes.keys():
             store.remove({MANIFEST})
         todo = _only(missing, chunks())
-        if parallel.on_ray() and source.shared:
+        if isinstance(classifier, Unloaded) or on_cluster:
             how = model, version, classifier.precision, classifier.max_pixels
             about = classifier.folder.absolute(), *how, store.out
             with Progress("predicting", left, unit="pictures") as progress:
@@ -292,7 +296,7 @@ def _present(values: Sequence[object]) -> pa.Buffer:
 _EMPTY, _ZERO = _texts(["", "\0"])
 
 
-def _version(classifier: Classifier) -> str:
+def _version(classifier: Classifier | Unloaded) -> str:
     """NAME/VERSION of the registered model; "" where it was never registered, or its folder has another by now."""
     if not (classifier.folder / "champion.json").exists():
         return ""

@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from pawprint import batch
 from pawprint.data import build, ingest
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import Classifier
+from pawprint.inference.classifier import Classifier, Unloaded
 from pawprint.models import registry
 from pawprint.training import feature_cache
 from pawprint.training.checkpoint import CheckpointManager
@@ -60,7 +60,7 @@ def test_two_nodes_one_of_them_killed_prepare_and_predict_the_same_bytes(
         killing = killed_when(begun(tmp_path / ".again.partial" / "building" / "members"), nodes[1])
         build.prepare(ingest.dataset(data), data, tmp_path / "again", given)
         assert not killing.is_alive()
-        batch.run(str(data), str(tmp_path / "predicted_again"), Classifier(toy_model))
+        batch.run(str(data), str(tmp_path / "predicted_again"), Unloaded(toy_model))
     said = capfd.readouterr().out
     assert "cluster: Raylet is terminated" in said
     assert "(raylet)" not in said  # Ray's page on it

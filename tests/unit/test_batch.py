@@ -13,7 +13,7 @@ import threading
 import time
 import tracemalloc
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -26,11 +26,12 @@ import pytest
 from fsspec.implementations.local import LocalFileSystem
 from typer.testing import CliRunner
 
-from pawprint import batch
+from pawprint import batch, parallel
 from pawprint.cli.main import app
 from pawprint.data import archives, inventory
 from pawprint.errors import PawprintError
-from pawprint.inference.classifier import Classifier
+from pawprint.inference import backends
+from pawprint.inference.classifier import Classifier, Unloaded
 from s3_server import s3
 
 
@@ -335,6 +336,55 @@ def test_the_command_sums_up(folder: Path, toy_model: Path, tmp_path: Path) -> N
     done = CliRunner().invoke(app, ["batch", str(odd.parent), str(tmp_path / "odd"), "--model", str(model)])
     assert re.search(r"red \[x\] +\d", done.output), done.output
     assert re.search(r"  red \[x\]  \[old\]/\d\d\.jpg", done.output), done.output
+
+
+def test_on_a_cluster_the_command_itself_does_not_load_the_model(
+    folder: Path, classifier: Classifier, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batch.run(str(folder), str(tmp_path / "local"), classifier)
+    load = backends.load
+
+    def refused(*_: object) -> None:
+        raise AssertionError("the command loads the model")
+
+    def tasks(make: Callable[[], Callable[[Any], int]], items: Iterable[Any]) -> Iterator[int]:
+        with monkeypatch.context() as patch:
+            patch.setattr(backends, "load", load)
+            work = make()
+        return map(work, items)
+
+    monkeypatch.setattr(parallel, "on_ray", lambda: True)
+    monkeypatch.setattr(parallel, "map", tasks)
+    monkeypatch.setattr(backends, "load", refused)
+    words = ["batch", str(folder), str(tmp_path / "out"), "--model"]
+    done = CliRunner().invoke(app, [*words, str(toy_model)])
+    assert done.exit_code == 0, done.output
+    names = {path.name for path in (tmp_path / "local").iterdir()}
+    assert len(names) > 5
+    assert names == {path.name for path in (tmp_path / "out").iterdir()}
+    for name in names:
+        assert (tmp_path / "local" / name).read_bytes() == (tmp_path / "out" / name).read_bytes()
+
+    # what is wrong with its files is said before the source is opened, as by one that loads it
+    words = ["batch", str(tmp_path / "nowhere"), str(tmp_path / "none"), "--model"]
+    for name in ("model.json", "model.onnx", "ood.safetensors"):
+        damaged = tmp_path / f"without-{name}"
+        shutil.copytree(toy_model, damaged)
+        for damage in (lambda path: path.write_bytes(path.read_bytes()[:-9]), Path.unlink):
+            damage(damaged / name)
+            with pytest.raises(PawprintError) as loaded:
+                Classifier(damaged)
+            assert str(CliRunner().invoke(app, [*words, str(damaged)]).exception) == str(loaded.value)
+            assert name in str(loaded.value)
+
+
+def test_an_archive_is_predicted_where_the_command_runs(
+    folder: Path, toy_model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with zipfile.ZipFile(tmp_path / "pets.zip", "w") as archive:
+        archive.write(folder / "a" / "00.jpg", "00.jpg")
+    monkeypatch.setattr(parallel, "on_ray", lambda: True)
+    assert batch.run(str(tmp_path / "pets.zip"), str(tmp_path / "out"), Unloaded(toy_model)).labels == {"red": 1}
 
 
 def test_what_cannot_be_done_is_a_sentence(folder: Path, classifier: Classifier, tmp_path: Path) -> None:

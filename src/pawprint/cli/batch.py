@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from pawprint.cli.common import HERE, classifier, console, examples
+from pawprint.cli.common import HERE, classifier, console, examples, unloaded
 from pawprint.errors import Stopped
 
 
@@ -25,13 +25,14 @@ def batch(
     from rich.markup import escape
     from rich.table import Table
 
-    from pawprint import batch, image
+    from pawprint import batch, image, parallel
 
     suffixes = [f".{suffix.lstrip('.').lower()}" for suffix in where or image.IMAGE_SUFFIXES]
     pa.set_memory_pool(pa.system_memory_pool())  # its own pool keeps 30 MB of what it has freed
     terminal = console()
     try:
-        done = batch.run(source, out, classifier(model), suffixes, limit)
+        given = unloaded(model) if parallel.on_ray() else classifier(model)
+        done = batch.run(source, out, given, suffixes, limit)
     except KeyboardInterrupt:
         raise Stopped("Stopped. Finished parts stay: the same command goes on from there.") from None
     table = Table("label", box=None)

@@ -15,7 +15,7 @@ from rich.console import Console
 from pawprint.errors import PawprintError
 
 if TYPE_CHECKING:
-    from pawprint.inference.classifier import Classifier
+    from pawprint.inference.classifier import Classifier, Unloaded
 
 STORES = {"PREFECT_HOME": ".prefect", "BENTOML_HOME": "bentoml"}  # variable -> the default, in the home folder
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -55,19 +55,33 @@ def classifier(model: Path, otherwise: str = "") -> "Classifier":
     Raises:
         PawprintError: There is no such folder; `otherwise` is what else there is to do.
     """
-    from pawprint import image
-    from pawprint.config import load_params
     from pawprint.inference.classifier import Classifier
 
+    return Classifier(_existing(model, otherwise), max_pixels=_max_pixels())
+
+
+def unloaded(model: Path) -> "Unloaded":
+    """The same, for a command whose work others do."""
+    from pawprint.inference.classifier import Unloaded
+
+    return Unloaded(_existing(model), _max_pixels())
+
+
+def _existing(model: Path, otherwise: str = "") -> Path:
     if not model.is_dir():
         raise PawprintError(
             f"There is no model folder {model.absolute()}. Run this in a project after `pawprint run`, or name a model "
             f"folder with --model.{otherwise}"
         )
+    return model
+
+
+def _max_pixels() -> int:
+    from pawprint import image
+    from pawprint.config import load_params
+
     params = HERE / "params.yaml"
-    return Classifier(
-        model, max_pixels=load_params(params).preprocess.max_pixels if params.exists() else image.MAX_PIXELS
-    )
+    return load_params(params).preprocess.max_pixels if params.exists() else image.MAX_PIXELS
 
 
 LocalOption = Annotated[
