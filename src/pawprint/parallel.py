@@ -325,6 +325,7 @@ def _connected() -> Any:
         if ray.is_initialized():
             return ray
         try:
+            _check_token(ray, address)
             ray._private.worker.print_to_stdstream = _relay
             ray.init(address=address, log_to_driver=False, logging_level="ERROR")
             return ray
@@ -334,6 +335,22 @@ def _connected() -> Any:
         f"The Ray cluster cannot be used: {reason}. Check RAY_ADDRESS, that the cluster runs, and that "
         "~/.ray/auth_token (or RAY_AUTH_TOKEN) is the same here and there."
     )
+
+
+def _check_token(ray: Any, address: str) -> None:
+    """PawprintError where the cluster has another token, an error of Ray's where there is none here.
+
+    `init` would ask for the cluster's identity for 20 s, and print a line of Ray's log each time it is refused.
+    """
+    from ray._private.authentication.authentication_token_setup import ensure_token_if_auth_enabled
+
+    ensure_token_if_auth_enabled(create_token_if_missing=False)  # a client that finds none ends the process
+    client = ray._raylet.GcsClient(address=address, cluster_id="1" * 56)  # given any identity, it asks for none
+    try:
+        client.check_alive([], timeout=5)
+    except Exception as error:  # with the right token one that says that the identity is wrong
+        if "InvalidAuthToken" in str(error):
+            raise PawprintError("it has another token") from None
 
 
 def _relay(message: dict[str, Any], **_: bool) -> None:
