@@ -1,5 +1,7 @@
 """Batches: a seeded order, prepared ahead, from photographs or cached features alike."""
 
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +15,38 @@ from pawprint.errors import PawprintError
 from pawprint.models import registry
 from pawprint.training import dataloader, feature_cache
 from pawprint.training.train import fit
-from prepared_set import ADAM, Memory, drawings, params
+from prepared_set import ADAM, ROOT, Memory, drawings, params
+
+# As a training does it: `prepare` sets malloc, whose heap is what small outputs between large batches held.
+OUTPUTS = """
+import sys
+from types import SimpleNamespace
+import numpy as np
+sys.path.insert(0, sys.argv[1])
+from prepared_set import params
+from pawprint.models import registry
+from pawprint.training import dataloader, devices
+
+class Drawn:
+    labels, hashes, size = np.zeros(6400, np.int64), ("",) * 6400, 64
+    def __len__(self):
+        return len(self.labels)
+    def images(self, indices):
+        return np.zeros((len(indices), 64, 64, 3), np.uint8)
+
+def peak():  # not getrusage: that counts the memory of the process that started this one too
+    with open("/proc/self/status") as status:
+        return next(int(line.split()[1]) * 1024 for line in status if line.startswith("VmHWM"))
+
+given = params("mlp")
+device = devices.prepare(given.training, seed=0)
+prepared, network = SimpleNamespace(split=lambda _: Drawn()), registry.create_model("mlp", 20, 64).eval()
+data = dataloader.TrainingData("mlp", network, given, prepared, device)
+data.predictions("validation", np.arange(4 * dataloader.EVALUATION_BATCH))
+before = peak()
+data.predictions("validation")
+print(peak() - before)
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +100,16 @@ def test_batches_hold_every_photograph_once_with_its_label(data: PreparedDataset
         assert np.array_equal(batch.inputs[0].numpy(), split.images([int(batch.indices[0])])[0])
         seen.extend(batch.indices.tolist())
     assert sorted(seen) == list(range(len(split)))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="a process's peak is read from /proc")
+def test_memory_does_not_grow_with_the_batches_that_outputs_are_of() -> None:
+    """Outputs that were kept one by one held the memory of the batches between them: 18 GB of 150,000 photographs."""
+    command = [sys.executable, "-c", OUTPUTS, str(ROOT / "tests")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    inputs = 6400 * 64 * 64 * 3 * 4  # bytes
+    assert int(done.stdout) < inputs / 4
 
 
 def test_augmentation_of_cached_features_is_refused(data: PreparedDataset) -> None:
