@@ -36,7 +36,7 @@ from pawprint.models.backbone import Network
 from pawprint.training.dataloader import chunks
 from pawprint.training.folds import OutOfFold
 from pawprint.training.folds import write as write_folds
-from pawprint.training.temperature import fit_temperature
+from pawprint.training.temperature import fit_temperature, tempered
 from pawprint.training.train import Trained
 from pawprint.training.trainer import RunLogger
 
@@ -206,8 +206,7 @@ def refusal_thresholds(
     `strangers` [m] is given, `refusal.stranger_costs` weighs them against the photographs.
     """
     validation, train, refusal = data.split("validation"), data.split("train"), trained.params.refusal
-    logits = torch.from_numpy(trained.validation.logits).double() / temperature
-    probabilities = F.softmax(logits, dim=1).numpy()
+    probabilities = tempered(trained.validation.logits, temperature)
     labels, typicality = validation.labels, bank.typicality(trained.validation.embedding, probabilities)
     if folds is not None:
         places = {name: place for place, name in enumerate(folds.hashes)}

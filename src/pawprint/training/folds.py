@@ -23,7 +23,7 @@ from pawprint.data.manifest import ManifestRow
 from pawprint.data.splits import SPLITS, draw
 from pawprint.files import new_file
 from pawprint.training import distributed
-from pawprint.training.temperature import fit_temperature
+from pawprint.training.temperature import fit_temperature, tempered
 from pawprint.training.train import Trained, fit
 from pawprint.training.trainer import NullLogger
 
@@ -73,7 +73,7 @@ def out_of_fold(trained: Trained, data: PreparedDataset) -> OutOfFold | None:
     for number in np.unique(places):
         inside = places == number
         temperature = fit_temperature(logits[~inside], labels[~inside])
-        probabilities[inside] = F.softmax(torch.from_numpy(logits[inside]).double() / temperature, dim=1).numpy()
+        probabilities[inside] = tempered(logits[inside], temperature)
     return OutOfFold(tuple(row.hash for row in rows), labels, probabilities, data.classes)
 
 

@@ -1,6 +1,7 @@
 """The temperature of a network's logits: one number that makes its confidence right.
 
-fit_temperature(logits, labels)      # 1.3
+temperature = fit_temperature(logits, labels)      # 1.3
+tempered(logits, temperature)                      # probabilities
 """
 
 import numpy as np
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 NUMBERS = 2**22  # logits in memory at a time, in a few copies of 64 bits
+PROBABILITIES = 2**19  # likewise; a row's depend on no other row, so that smaller parts change none
 
 
 @torch.inference_mode(False)  # it has a gradient of its own, also inside an evaluation
@@ -24,15 +26,15 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
     if not len(labels):
         return 1.0
     count, classes = logits.shape
+    parts = _parts(logits, NUMBERS)
     smoothing = min(1.0, classes / ((classes - 1) * (count + 2)))  # torch spreads it over the right class too
-    rows = max(1, NUMBERS // classes)
     log_inverse = torch.zeros((), dtype=torch.float64, requires_grad=True)
     optimizer = torch.optim.LBFGS([log_inverse], max_iter=100, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
         losses = []
-        for part in (slice(start, start + rows) for start in range(0, count, rows)):
+        for part in parts:
             # copies: arrays that came through Ray cannot be written, of which torch warns
             scores, targets = torch.tensor(logits[part], dtype=torch.float64), torch.tensor(labels[part])
             loss = F.cross_entropy(scores * log_inverse.exp(), targets, label_smoothing=smoothing)
@@ -42,3 +44,18 @@ def fit_temperature(logits: NDArray[np.float32], labels: NDArray[np.int64]) -> f
 
     optimizer.step(closure)  # type: ignore[no-untyped-call]
     return float(np.clip(np.exp(-log_inverse.item()), 0.1, 10.0))
+
+
+def tempered(logits: NDArray[np.float32], temperature: float) -> NDArray[np.float64]:
+    """softmax(logits / temperature), [n, classes]; beside it there is no copy of all of them."""
+    probabilities = np.empty(logits.shape)
+    for part in _parts(logits, PROBABILITIES):
+        scaled = torch.tensor(logits[part], dtype=torch.float64).div_(temperature)
+        probabilities[part] = F.softmax(scaled, dim=1).numpy()
+    return probabilities
+
+
+def _parts(logits: NDArray[np.float32], numbers: int) -> list[slice]:
+    count, classes = logits.shape
+    rows = max(1, numbers // classes)
+    return [slice(start, start + rows) for start in range(0, count, rows)]

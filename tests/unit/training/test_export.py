@@ -24,7 +24,7 @@ from pawprint.models import registry
 from pawprint.training import export as module
 from pawprint.training import quantize, temperature
 from pawprint.training.export import export, least_confidence
-from pawprint.training.temperature import fit_temperature
+from pawprint.training.temperature import fit_temperature, tempered
 from pawprint.training.train import Trained, fit
 from prepared_set import Memory, drawings, params
 
@@ -191,6 +191,14 @@ def test_temperature_is_the_same_of_logits_that_are_taken_a_part_at_a_time(monke
     whole = fit_temperature(logits, labels)
     monkeypatch.setattr(temperature, "NUMBERS", 1000)
     assert fit_temperature(logits, labels) == pytest.approx(whole, rel=1e-6)
+
+
+def test_tempered_gives_the_same_bytes_a_part_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    logits = np.random.default_rng(0).normal(0, 3, (1000, 37)).astype(np.float32)
+    whole = torch.softmax(torch.from_numpy(logits).double() / 1.3, dim=1).numpy()
+    for numbers in (1, 1000, 10**6):
+        monkeypatch.setattr(temperature, "PROBABILITIES", numbers)
+        assert np.array_equal(tempered(logits, 1.3), whole)
 
 
 def test_temperature_stays_in_bounds_where_there_is_no_error_or_no_label() -> None:
