@@ -13,13 +13,16 @@ from pawprint.serving.schema import Milliseconds, ModelName, Prediction
 
 
 def build_toy_model(
-    folder: Path, version: str = "3", scale: float = 50, size: int = 300, fails_on_red: bool = False
+    folder: Path, version: str = "3", scale: float = 50, size: int = 300, fails_on_red: bool = False, classes: int = 2
 ) -> Path:
     """A model folder that separates red pictures from blue ones by their mean colour; green is out of distribution.
 
-    `fails_on_red`: the graph itself raises an error for red pictures, and for no others.
+    `fails_on_red`: the graph itself raises an error for red pictures, and for no others. Of more than two `classes` no
+    colour speaks for the others.
     """
     folder.mkdir(parents=True)
+    weights = np.pad(np.array([[-1, 1], [0, 0], [1, -1]], np.float32), ((0, 0), (0, classes - 2)))
+    filters = np.pad(np.array([[-1, 0, 1], [1, 0, -1]], np.float32), ((0, classes - 2), (0, 0)))
     seen = "fitted" if fails_on_red else "embedding"
     # Three numbers do not fit into longer rows. OpenVINO may pass over an error with the shapes of the one before.
     broken = [
@@ -46,9 +49,9 @@ def build_toy_model(
         "toy",
         [helper.make_tensor_value_info("images", TensorProto.UINT8, ["N", size, size, 3])],
         [
-            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", 2]),
+            helper.make_tensor_value_info("probabilities", TensorProto.FLOAT, ["N", classes]),
             helper.make_tensor_value_info("embedding", TensorProto.FLOAT, ["N", 3]),
-            helper.make_tensor_value_info("activation", TensorProto.FLOAT, ["N", 2, size // 30, size // 30]),
+            helper.make_tensor_value_info("activation", TensorProto.FLOAT, ["N", classes, size // 30, size // 30]),
         ],
         [
             numpy_helper.from_array(np.float32(127.5), "grey"),
@@ -62,8 +65,8 @@ def build_toy_model(
                 )
                 if fails_on_red
             ),
-            numpy_helper.from_array(np.array([[-1, 1], [0, 0], [1, -1]], np.float32) / np.float32(scale), "weights"),
-            numpy_helper.from_array(np.array([[-1, 0, 1], [1, 0, -1]], np.float32)[:, :, None, None], "filters"),
+            numpy_helper.from_array(weights / np.float32(scale), "weights"),
+            numpy_helper.from_array(filters[:, :, None, None], "filters"),
         ],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
@@ -80,7 +83,7 @@ def build_toy_model(
         candidate="toy",
         architecture="toy",
         parameters=12,
-        classes=("blue", "red"),
+        classes=("blue", "red", *(f"shade {number:04}" for number in range(2, classes))),
         size=size,
         fit="squash",
         quality=95,

@@ -26,7 +26,7 @@ COVERAGES = (100, 99, 98, 95, 90, 80)  # % of the photographs, the surest first
 TOP, CONFUSED = 11, 10  # classes from which on the five most probable are looked at; pairs that are listed
 MOST = 50  # classes of a confusion matrix that is shown; the figures are of all
 BINS = 15  # of equally many photographs, for the calibration error
-ROWS = 4096  # photographs that are worked on at a time: bounds the memory
+ROWS, NUMBERS = 4096, 2**19  # photographs, and probabilities, that are worked on at a time: bounds the memory
 DRAWS = 200  # of labels that a perfectly calibrated model could have met
 
 
@@ -67,7 +67,7 @@ class Scores:
     def mistake_losses(self) -> NDArray[np.float64]:
         """[n], what each photograph would cost if its prediction were wrong: of a wrong one its own loss, of a right
         one the loss under the most probable of the other classes."""
-        others = _by_rows(lambda rows: _others(self, rows).max(axis=1), len(self.labels))
+        others = _by_rows(lambda rows: _others(self, rows).max(axis=1), self)
         return np.asarray(np.maximum(self.losses, -np.log(np.clip(others, 1e-15, 1.0))))
 
     def write(self, path: Path) -> None:
@@ -92,9 +92,10 @@ class Scores:
         """The photographs of these classes, as if there were no others: their probabilities sum to one again."""
         columns = [self.classes.index(name) for name in classes]
         part = self._at(np.flatnonzero(np.isin(self.labels, columns)))
-        probabilities = np.clip(part.probabilities[:, columns], 1e-12, None)
+        shares = part.probabilities[:, columns]  # a copy
+        np.clip(shares, 1e-12, None, out=shares)
+        shares /= shares.sum(axis=1, keepdims=True)
         labels = np.array([columns.index(label) for label in part.labels], np.int64)
-        shares = probabilities / probabilities.sum(axis=1, keepdims=True)
         return replace(part, labels=labels, probabilities=shares, classes=tuple(classes))
 
     def _at(self, places: NDArray[np.int64]) -> Self:
@@ -241,8 +242,7 @@ def score(classifier: Classifier, split: Split) -> Scores:
     refusals: list[Refusal] = []
     for start in range(0, len(split), BATCH):
         part = range(start, min(start + BATCH, len(split)))
-        found = classifier.predict(split.images(part))
-        # not kept: the activation maps, 400 kB a photograph at 1,000 classes
+        found = classifier.predict(split.images(part), maps=False)
         probabilities[part.start : part.stop] = found.probabilities
         similarity[part.start : part.stop] = found.knn_similarity
         refusals += [one.refusal for one in classifier.decide(found)]
@@ -323,7 +323,7 @@ def paired_losses(ours: Scores, theirs: Scores, level: float = intervals.LEVEL) 
     The mistake that counts beside them (see `intervals.paired_mean`) is the same for both: the most probable of the
     other classes, on average over all photographs.
     """
-    labels = _by_rows(lambda rows: (_others(ours, rows) + _others(theirs, rows)).argmax(axis=1), len(ours.labels))
+    labels = _by_rows(lambda rows: (_others(ours, rows) + _others(theirs, rows)).argmax(axis=1), ours)
     other = replace(ours, labels=labels), replace(theirs, labels=labels)
     doubt = float((other[1].losses - other[0].losses).mean())
     return intervals.paired_mean(theirs.losses - ours.losses, doubt, level)
@@ -368,9 +368,11 @@ def calibration_error(confidence: NDArray[np.float64], correct: NDArray[np.bool_
     )
 
 
-def _by_rows(work: Callable[[slice], NDArray[Any]], n: int) -> NDArray[Any]:
-    """What `work` computes of each photograph [n], ROWS at a time: a whole set's probabilities are not copied."""
-    return np.concatenate([work(slice(start, start + ROWS)) for start in range(0, max(n, 1), ROWS)])
+def _by_rows(work: Callable[[slice], NDArray[Any]], scores: Scores) -> NDArray[Any]:
+    """What `work` computes of each photograph [n], some at a time: a whole set's probabilities are not copied."""
+    n, k = scores.probabilities.shape
+    rows = min(ROWS, max(1, NUMBERS // k))
+    return np.concatenate([work(slice(start, start + rows)) for start in range(0, max(n, 1), rows)])
 
 
 def _others(scores: Scores, rows: slice) -> NDArray[np.float64]:
@@ -385,7 +387,7 @@ def _top5(scores: Scores) -> Figure:
         best = np.argsort(-scores.probabilities[rows], axis=1, kind="stable")[:, :5]
         return np.asarray((best == scores.labels[rows, None]).any(axis=1))
 
-    return Figure.share(int(_by_rows(found, len(scores.labels)).sum()), len(scores.labels))
+    return Figure.share(int(_by_rows(found, scores).sum()), len(scores.labels))
 
 
 def _confused(scores: Scores) -> list[tuple[str, str, int]]:

@@ -33,7 +33,8 @@ class OODReport(Closed):
 def measure(classifier: Classifier, pictures: NDArray[np.uint8], real: bool) -> OODReport:
     """`pictures` uint8 [m, size, size, 3] of something else."""
     batches = (pictures[start : start + BATCH] for start in range(0, len(pictures), BATCH))
-    accepted = sum(not one.refusal for batch in batches for one in classifier.decide(classifier.predict(batch)))
+    found = (classifier.predict(batch, maps=False) for batch in batches)
+    accepted = sum(not one.refusal for batch in found for one in classifier.decide(batch))
     share = Figure.share(accepted, len(pictures)) if len(pictures) else None
     return OODReport(pictures=len(pictures), real=real, accepted=share)
 

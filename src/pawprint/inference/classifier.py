@@ -109,7 +109,7 @@ class Predictions:
     probabilities: NDArray[np.float32]  # [N, classes], rows sum to one
     embedding: NDArray[np.float32]  # [N, d]
     knn_similarity: NDArray[np.float32]  # [N], likeness to the nearest training photographs (ood.py), at most 1
-    activation: NDArray[np.float32]  # [N, classes or 1, h, w]
+    activation: NDArray[np.float32]  # [N, classes or 1, h, w]; of none where they are not asked for
 
 
 @dataclass(frozen=True)
@@ -251,19 +251,25 @@ class Classifier:
             return self.classify(lossless.getvalue())
         return self.classify(picture if isinstance(picture, bytes) else Path(picture).read_bytes())
 
-    def predict(self, images: NDArray[np.uint8]) -> Predictions:
-        """uint8 RGB [N, size, size, 3] -> the outputs for each; N may be zero."""
+    def predict(self, images: NDArray[np.uint8], maps: bool = True) -> Predictions:
+        """uint8 RGB [N, size, size, 3] -> the outputs for each; N may be zero. Without `maps` no activation is kept,
+        which is 400 kB a picture at 1,000 classes."""
         size = self.info.size
         if images.dtype != np.uint8 or images.shape[1:] != (size, size, 3):
             raise ValueError(f"expected uint8 [N, {size}, {size}, 3], got {images.dtype} {list(images.shape)}")
         if not len(images):
             one = self.predict(self._black())
             return Predictions(*(values[:0] for values in vars(one).values()))
+
+        def run(one: NDArray[np.uint8]) -> backends.Outputs:
+            probabilities, embedding, activation, cosine = self._session(one)
+            return [probabilities, embedding, activation if maps else activation[:0].copy(), cosine]
+
         if len(images) == 1:
-            outputs = [self._session(images)]
+            outputs = [run(images)]
         else:
             with ThreadPoolExecutor(self.streams) as pool:
-                outputs = list(pool.map(self._session, images[:, None]))
+                outputs = list(pool.map(run, images[:, None]))
         probabilities, embedding, activation, cosine = (np.concatenate(parts) for parts in zip(*outputs, strict=True))
         similarity = self._bank.typicality_of(cosine, probabilities)
         return Predictions(probabilities, embedding, similarity, activation)

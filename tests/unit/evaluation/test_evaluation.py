@@ -48,7 +48,7 @@ class Answering:
     rule: Any  # pixels [n, 300, 300, 3] -> (probabilities [n, k], knn_similarity [n])
     info: Any = field(default_factory=lambda: SimpleNamespace(ood_threshold=0.5))
 
-    def predict(self, pixels: np.ndarray) -> Predictions:
+    def predict(self, pixels: np.ndarray, maps: bool = True) -> Predictions:
         probabilities, knn_similarity = self.rule(pixels)
         return Predictions(probabilities, np.zeros((len(pixels), 1)), knn_similarity, np.zeros((len(pixels), 1, 1, 1)))
 

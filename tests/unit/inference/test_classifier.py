@@ -70,6 +70,10 @@ def test_predictions_agree_with_the_arithmetic(classifier: Classifier, pictures:
     expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     np.testing.assert_allclose(predictions.probabilities, expected, atol=1e-3)
     assert predictions.activation.shape == (3, 2, 10, 10)
+    plain = classifier.predict(batch, maps=False)
+    assert plain.activation.shape == (0, 2, 10, 10)
+    np.testing.assert_array_equal(plain.probabilities, predictions.probabilities)
+    np.testing.assert_array_equal(plain.knn_similarity, predictions.knn_similarity)
 
 
 def test_company_changes_no_answer(classifier: Classifier, pictures: dict[str, bytes]) -> None:
