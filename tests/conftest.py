@@ -62,7 +62,7 @@ def empty_runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         server.connect(root)
         mlflow.MlflowClient().search_experiments()
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        del os.environ["MLFLOW_TRACKING_URI"]  # which MLflow has set, and `patch` would set again at its end
     database = root / "mlflow.db"
     with contextlib.closing(sqlite3.connect(database)) as connection:
         connection.execute("DELETE FROM experiments")  # its default one names a folder here

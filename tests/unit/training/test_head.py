@@ -12,7 +12,7 @@ from sklearn.linear_model import LogisticRegression
 
 from pawprint.config import Candidate
 from pawprint.data.dataset import PreparedDataset
-from pawprint.training.head import STRENGTHS, _held_out
+from pawprint.training.head import STRENGTHS, TOLERANCE, _held_out
 from pawprint.training.train import Trained, fit
 from prepared_set import Memory, drawings, params
 
@@ -46,9 +46,12 @@ def test_it_finds_the_optimum_that_scikit_learn_finds(data: PreparedDataset) -> 
     scale = np.sqrt((features.astype(float) ** 2).mean(axis=0))
     features = features / np.maximum(scale, 1e-3 * scale.mean())
     theirs = LogisticRegression(C=1 / (0.01 * len(labels)), tol=1e-8, max_iter=5000).fit(features, labels)
-    np.testing.assert_allclose(
-        trained.sample.logits[:, 1], features @ theirs.coef_[0] + theirs.intercept_[0], atol=2e-3, rtol=1e-3
-    )
+    ours, found = trained.sample.logits[:, 1], features @ theirs.coef_[0] + theirs.intercept_[0]
+    head = trained.network.head.weight.detach().numpy()[-1] * np.maximum(scale, 1e-3 * scale.mean())
+    gradient = features.T @ (1 / (1 + np.exp(-ours)) - labels) / len(labels) + 0.01 * head
+    assert np.abs(gradient).max() < 2 * TOLERANCE  # twice: features are computed in two ways
+    # On each CPU another step is the first below it, so the answers are this near and no nearer.
+    np.testing.assert_allclose(ours, found, atol=0.1)
     assert memory.final("weight_decay_chosen") == 0.01
     losses = memory.curve("train_loss")
     assert losses[-1] < losses[0] and len(memory.curve("validation_loss")) == len(losses)
