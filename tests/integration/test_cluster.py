@@ -163,6 +163,7 @@ def test_a_cluster_is_refused_without_its_token(tmp_path: Path) -> None:
         ):
             environment["RAY_AUTH_TOKEN_PATH"] = str(tmp_path / token)
             refused = subprocess.run(asked, env=environment, capture_output=True, text=True, check=False)
+            assert refused.returncode != 0
             first, *_, last = refused.stderr.splitlines()
             assert first.startswith("Traceback")  # no line of Ray's log
             assert re.match("pawprint.errors.PawprintError: The Ray cluster cannot be used: .*" + reason, last), last

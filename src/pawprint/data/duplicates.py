@@ -333,8 +333,8 @@ def _join_cuts(whole: NDArray[np.uint8], cuts: NDArray[np.uint8], bits: int, joi
             near = _apart(whole.take(one, 0) ^ mirror, cuts.take(other, 0)) <= bits
             if near.any():
                 pairs.append((one[near], other[near] // CUTS))
-            if sum(len(some) for some, _ in pairs) > PART:
-                _join_pairs(pairs, joined)
+                if sum(len(some) for some, _ in pairs) > PART:
+                    _join_pairs(pairs, joined)
         _join_pairs(pairs, joined)
 
 
