@@ -27,7 +27,7 @@ import numpy as np
 import simplejpeg
 
 from pawprint.config import Params, load_params
-from pawprint.data import duplicates, ingest, quality
+from pawprint.data import class_folders, duplicates, quality
 from pawprint.data.build import prepare
 
 ROOT = Path(__file__).parents[1]
@@ -48,9 +48,9 @@ def plain(path: Path) -> int:
 
 
 def compare(data: Path, repeats: int, threads: int) -> None:
-    everything = ingest.dataset(data)
+    everything = class_folders.dataset(data)
     files = [path for _, path in everything.photographs if path.suffix == ".jpg"]
-    fewer = ingest.Dataset(
+    fewer = class_folders.Dataset(
         everything.name,
         everything.drawn,
         everything.classes,
@@ -109,7 +109,7 @@ def peak() -> float:
 
 def variants(data: Path, folder: Path, count: int) -> None:
     """`count` photographs: those of `data`, again and again, each time cut and flipped another way."""
-    every = [one for one in ingest.dataset(data).photographs if one[1].suffix == ".jpg"]
+    every = [one for one in class_folders.dataset(data).photographs if one[1].suffix == ".jpg"]
     order = np.random.default_rng(2017).permutation(len(every))
     for number in range(count):
         kind, path = every[order[number % len(every)]]
@@ -125,7 +125,7 @@ def variants(data: Path, folder: Path, count: int) -> None:
 
 
 def one_size(data: Path, out: Path) -> tuple[float, float, float]:
-    photographs = ingest.dataset(data)
+    photographs = class_folders.dataset(data)
     wall, busy = time.perf_counter(), time.process_time()
     prepare(photographs, data, out, params())
     return time.perf_counter() - wall, time.process_time() - busy, peak()
