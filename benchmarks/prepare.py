@@ -29,6 +29,7 @@ import simplejpeg
 from pawprint.config import Params, load_params
 from pawprint.data import class_folders, duplicates, quality
 from pawprint.data.build import prepare
+from pawprint.parallel import cores
 
 ROOT = Path(__file__).parents[1]
 Times = dict[str, list[tuple[float, float]]]  # (seconds of wall-clock time, seconds of processor time)
@@ -57,7 +58,7 @@ def compare(data: Path, repeats: int, threads: int) -> None:
         tuple(one for index, one in enumerate(everything.photographs) if index % 100),
     )
     times: Times = {}
-    os.cpu_count = lambda: threads  # type: ignore[assignment,method-assign]
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])  # the stage starts a thread a core
     with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(threads) as pool:
         prepare(fewer, data, Path(folder) / "fewer", params())
         for repeat in range(repeats):
@@ -149,16 +150,21 @@ def scale(data: Path, sizes: list[int], repeats: int) -> None:
     print(f"processor time a photograph, {sizes[-1]:,} to {sizes[0]:,}: {last / first:.2f} (bar 1.2)")
 
 
+def few_bits_apart(rng: np.random.Generator, size: int) -> list[bytes]:
+    """So many perceptual hashes, each with a few bits of one turned round."""
+    bits = np.tile(rng.integers(0, 2, quality.BITS, np.uint8), (size, 1))
+    bits[np.arange(size)[:, None], rng.integers(0, quality.BITS, (size, 3))] ^= 1
+    return [one.tobytes() for one in np.packbits(bits, axis=1)]
+
+
 def alike(count: int) -> None:
-    """Perceptual hashes a few bits from one another, so that all share words with all."""
+    """Near-copies among photographs that are all alike, whole and cut, so that all share words with all."""
     rng = np.random.default_rng(2017)
     for size in (count // 4, count // 2, count):
-        bits = np.tile(rng.integers(0, 2, quality.BITS, np.uint8), (size, 1))
-        bits[np.arange(size)[:, None], rng.integers(0, quality.BITS, (size, 3))] ^= 1
-        prints = [one.tobytes().hex() for one in np.packbits(bits, axis=1)]
+        whole, *cuts = (few_bits_apart(rng, size) for _ in range(1 + quality.CUTS))
         photographs = [
-            quality.Photograph(f"{n:064x}", "cat", f"{n}", Path(f"{n}"), "train", "", one)
-            for n, one in enumerate(prints)
+            quality.Photograph(f"{n:064x}", "cat", f"{n}", Path(f"{n}"), "train", "", "", phash.hex(), b"".join(cut))
+            for n, (phash, *cut) in enumerate(zip(whole, *cuts, strict=True))
         ]
         busy = time.process_time()
         duplicates.near_copies(photographs, 8)
@@ -169,7 +175,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", type=Path, help="a folder with a folder of JPEGs a class")
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=cores(), help="and cores, of which the first are used")
     parser.add_argument("--scale", type=int, nargs="+", metavar="PHOTOGRAPHS")
     parser.add_argument("--alike", type=int, metavar="PHOTOGRAPHS")
     arguments = parser.parse_args()
