@@ -68,9 +68,10 @@ def plain(data: PreparedDataset) -> tuple[nn.Module, float]:
     kept, right = plain_features(network, data.split("validation"))
     optimizer = torch.optim.Adam(network.head.parameters(), lr=RATE, weight_decay=1e-4)
     for _ in range(EPOCHS):
-        for rows in torch.randperm(len(labels)).split(BATCH):
+        for rows in torch.randperm(len(labels)).split(BATCH):  # type: ignore[no-untyped-call]
             output = network.head(F.dropout(features[rows], 0.2))[:, 0]
-            F.binary_cross_entropy_with_logits(output, labels[rows].float()).backward()
+            loss = F.binary_cross_entropy_with_logits(output, labels[rows].float())
+            loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             optimizer.zero_grad()
         with torch.no_grad():
@@ -104,7 +105,7 @@ def few(data: PreparedDataset, photographs: int) -> PreparedDataset:
     """The set with at most so many photographs that are learned from; the test split whole."""
     learned = [row for row in data.rows if row.split in ("train", "validation")]
     tested = tuple(row for row in data.rows if row.split == "test")
-    return replace(data, _rows=(*learned[:photographs], *tested))
+    return replace(data, rows=(*learned[:photographs], *tested))
 
 
 def main() -> None:
