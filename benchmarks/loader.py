@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 from common import report
-from pawprint import image
+from pawprint import files, image
 from pawprint.data.augment import augment
 from pawprint.data.dataset import PreparedDataset
 from pawprint.training import dataloader
@@ -29,7 +29,8 @@ def through(folder: Path, kind: str, count: int, worker: int) -> float:
     order = dataloader.order(len(split), seed=2017, epoch=worker)
     order = order[: min(count, len(order))]
     if kind == "unpack alone":
-        packed = [split._packed(int(index)) for index in order]
+        places = split.places(order)
+        packed = [files.read_range(split.shards / shard, offset, length) for shard, offset, length in places]
         started = time.perf_counter()
         for one in packed:
             image.unpack(one)
