@@ -5,6 +5,7 @@
 Behind docs/decisions/prefect-and-dvc.md. The server of the second way is started once, before the clock.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -33,7 +34,7 @@ WAYS = {
     "a flow with no server": (PREFECT + "both()", False),
     "flow.fn() with no server": (PREFECT + "both.fn()", False),
 }
-REPEATS, PORT = 3, 4399
+PORT = 4399
 
 
 def seconds(code: str, environment: dict[str, str]) -> float:
@@ -43,6 +44,9 @@ def seconds(code: str, environment: dict[str, str]) -> float:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--repeats", type=int, default=3)
+    repeats = parser.parse_args().repeats
     with tempfile.TemporaryDirectory() as home:
         environment = {k: v for k, v in os.environ.items() if k != "PREFECT_API_URL"} | {"PREFECT_HOME": home}
         command = [sys.executable, "-m", "prefect", "server", "start", "--port", str(PORT)]
@@ -57,7 +61,7 @@ def main() -> None:
                 except httpx.HTTPError:
                     time.sleep(0.5)
             measured: dict[str, list[float]] = {way: [] for way in WAYS}
-            for _ in range(REPEATS):
+            for _ in range(repeats):
                 for way, (code, on_server) in WAYS.items():
                     measured[way].append(
                         seconds(code, environment | ({"PREFECT_API_URL": address} if on_server else {}))

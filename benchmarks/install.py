@@ -8,6 +8,7 @@ Behind docs/decisions/dependencies.md. From a folder of wheels, so that no netwo
 and with the one that a first installation leaves.
 """
 
+import argparse
 import os
 import subprocess
 import sys
@@ -30,7 +31,9 @@ def seconds(words: list[str], environment: dict[str, str]) -> float:
 
 def main() -> None:
     """Install in turn, each into an environment of its own."""
-    wheels, base = Path(sys.argv[1]).resolve(), f"{sys.base_prefix}/bin/python3"
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("wheels", type=Path, help="a folder with a wheel of every package")
+    wheels, base = parser.parse_args().wheels.resolve(), f"{sys.base_prefix}/bin/python3"
     chosen = ["--no-index", "--find-links", str(wheels), "--no-deps", "--require-hashes"]
     chosen += ["-r", str(ROOT / "requirements.lock"), "-r", str(ROOT / "locks/torch-cpu.lock")]
     measured: dict[str, list[float]] = {"pip": [], "uv, empty cache": [], "uv, warm cache": []}
