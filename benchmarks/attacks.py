@@ -22,7 +22,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import httpx
 from PIL import Image
@@ -34,6 +36,8 @@ from service_process import resident, serving
 
 HERE = Path(__file__).resolve().parent
 CLIENTS = 8
+Sender = Callable[[int], str]  # of a port: attack once, and what came of it
+Seen = dict[str, Any]
 
 
 def send(port: int, data: bytes) -> str:
@@ -65,7 +69,7 @@ def hold(port: int, data: bytes, pause: float, connections: int = 1) -> str:
 
 UPLOAD = raw(b"\xff\xd8\xff" + bytes(20 * 2**20 - 100))
 GET = b"GET /swagger-ui-bundle.js HTTP/1.1\r\nHost: localhost\r\n"
-SENDERS: dict[str, tuple[int, Callable[[int], str]]] = {  # clients, what each does
+SENDERS: dict[str, tuple[int, Sender]] = {  # clients, what each does
     "99 uploads of 20 MB at once": (99, lambda port: send(port, UPLOAD)),
     "400 clients that send a byte of a header a second": (8, lambda port: hold(port, GET[:30], 1, 50)),
     "400 clients that send a byte of a body a second": (8, lambda port: hold(port, raw(bytes(2000))[:-1500], 1, 50)),
@@ -85,8 +89,8 @@ def ordinary(url: str) -> None:
             client.get(url + path)
 
 
-def attack(url: str, sender: Callable[[int], str], good: bytes, seconds: float, rest: float, clients: int) -> dict:
-    port, answers, peak = int(url.rpartition(":")[2]), Counter(), 0.0
+def attack(url: str, sender: Sender, good: bytes, seconds: float, rest: float, clients: int) -> Seen:
+    port, answers, peak = int(url.rpartition(":")[2]), Counter[str](), 0.0
     with httpx.Client(timeout=120) as client:
 
         def wait() -> tuple[float, int]:
@@ -145,8 +149,9 @@ def main() -> None:
     parser.add_argument("--rest", type=float, default=10, help="seconds after each attack")
     parser.add_argument("--clients", type=int, default=CLIENTS)
     options = parser.parse_args()
-    checkout, results, good = options.checkout.resolve(), {}, photograph()
-    every = dict.fromkeys(ATTACKS, (options.clients, None)) | SENDERS
+    checkout, good = options.checkout.resolve(), photograph()
+    results: dict[str, Seen] = {}
+    every: dict[str, tuple[int, Sender | None]] = {**dict.fromkeys(ATTACKS, (options.clients, None)), **SENDERS}
     print(f"{machine()}; {options.seconds:g} s each\n")
     print("| attack | clients | answers | good answers | MB, peak | MB after | longest wait, s | recovered in, s |")
     print("|---|---|---|---|---|---|---|---|")
@@ -164,8 +169,7 @@ def main() -> None:
             for name, (clients, sender) in every.items():
                 if options.only not in name:
                     continue
-                request = ATTACKS[name]() if sender is None else b""
-                work = sender or (lambda port, request=request: send(port, request))
+                work = sender or partial(send, data=ATTACKS[name]())
                 seen = results[name] = attack(url, work, good, options.seconds, options.rest, clients)
                 print(
                     f"| {name} | {clients} | {seen['answers']} | {seen['good']} | {seen['peak']:.0f} | "

@@ -26,13 +26,13 @@ SLOW = 5  # seconds
 
 async def send_all(port: int, requests: list[bytes], clients: int) -> list[tuple[float, int, int]]:
     """(seconds, status, number) of each; status 0 where the connection was closed with no answer."""
-    turns, seen = iter(enumerate(requests)), []
+    turns, seen = iter(enumerate(requests)), list[tuple[float, int, int]]()
 
     async def client() -> None:
-        reader = writer = None
+        connection: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
         for number, data in turns:
-            if writer is None:
-                reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            connection = connection or await asyncio.open_connection("127.0.0.1", port)
+            reader, writer = connection
             writer.write(data)
             status, close = 0, True
             try:
@@ -47,9 +47,9 @@ async def send_all(port: int, requests: list[bytes], clients: int) -> list[tuple
             seen.append((time.perf_counter() - started, status, number))
             if close:
                 writer.close()
-                writer = None
-        if writer:
-            writer.close()
+                connection = None
+        if connection:
+            connection[1].close()
 
     await asyncio.gather(*(client() for _ in range(clients)))
     return seen

@@ -30,7 +30,7 @@ Scale = Callable[[image.Pixels, int, int], image.Pixels]  # of pixels, height, w
 
 def area(pixels: image.Pixels, height: int, width: int) -> image.Pixels:
     by = cv2.INTER_AREA if height <= pixels.shape[0] and width <= pixels.shape[1] else cv2.INTER_LINEAR
-    return cv2.resize(pixels, (width, height), interpolation=by).astype(np.uint8, copy=False)
+    return np.asarray(cv2.resize(pixels, (width, height), interpolation=by), np.uint8)
 
 
 def pillow(pixels: image.Pixels, height: int, width: int) -> image.Pixels:
@@ -48,7 +48,7 @@ WAYS: dict[str, tuple[image.Fit, Scale]] = {
 
 def answers(way: str, arguments: argparse.Namespace) -> tuple[PreparedDataset, list[dict[str, Answer]]]:
     """The prepared set, and of each seed the predictions by photograph."""
-    fit, image._scale = WAYS[way]
+    fit, image._scale = WAYS[way]  # type: ignore[assignment]  # here its parameters have no names
     folder = arguments.work / way.replace(" ", "-").replace(",", "").replace("'", "")
     os.environ["PAWPRINT_CACHE"] = str(folder / "cache")  # a feature's key does not know of another reduction
     params = load_params()
@@ -76,7 +76,7 @@ def main() -> None:
     arguments = parser.parse_args()
     asked = {way: answers(way, arguments) for way in WAYS}
     data = asked[FIRST][0]
-    rows = [COLUMNS]
+    rows: list[tuple[str, ...]] = [COLUMNS]
     for seed in range(arguments.seeds):
         # a photograph that one way rejects, as a near copy say, is in no row
         hashes = sorted(set.intersection(*(set(seeds[seed]) for _, seeds in asked.values())))

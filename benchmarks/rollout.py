@@ -241,7 +241,7 @@ def place(folder: Path, stop_seconds: float) -> Iterator[Place]:
     (folder / "prometheus.yml").write_text(PROMETHEUS.format(folder=folder))
     (folder / "targets.json").write_text("[]")
     commands = (
-        ["haproxy", "-db", "-f", folder / "haproxy.cfg"],
+        ["haproxy", "-db", "-f", f"{folder}/haproxy.cfg"],
         ["prometheus", f"--config.file={folder}/prometheus.yml", f"--storage.tsdb.path={folder}/tsdb",
          f"--web.listen-address=127.0.0.1:{port}"],
     )  # fmt: skip

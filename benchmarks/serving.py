@@ -22,15 +22,18 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import psutil
 
 from pawprint.evaluation.summary import machine
 
 HERE = Path(__file__).parent
+Run = dict[str, Any]  # figures of a time under load; `statuses` counts them
 OTHERS = ("BentoML's own endpoint", "LitServe", "FastAPI + torch", "mlflow models serve")
 
 
@@ -42,9 +45,9 @@ class Server:
     path: str
     body: str
     port: int
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
     ready: float  # seconds from start to the first good answer of its health
-    runs: dict[str, list[dict]] = field(default_factory=dict)
+    runs: dict[str, list[Run]] = field(default_factory=dict)
 
     def processes(self) -> list[psutil.Process]:
         parent = psutil.Process(self.process.pid)
@@ -67,8 +70,8 @@ def free_port() -> int:
 
 @contextmanager
 def running(
-    name: str, command: list[str], health: str, path: str, body: str, port: int, cwd: Path = HERE.parent, **env: str
-):
+    name: str, command: list[str], health: str, path: str, body: str, port: int, cwd: Path, **env: str
+) -> Iterator[Server]:
     """A Server in a process group of its own, which is ended by its id."""
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -94,7 +97,7 @@ def running(
                 continue
 
 
-def ours(name: str, model: Path, folder: Path, body: str = "raw", **env: str):
+def ours(name: str, model: Path, folder: Path, body: str = "raw", **env: str) -> AbstractContextManager[Server]:
     port = free_port()
     command = [sys.executable, "-m", "bentoml", "serve", "--host", "127.0.0.1", "--port", str(port)]
     env = {
@@ -102,10 +105,10 @@ def ours(name: str, model: Path, folder: Path, body: str = "raw", **env: str):
         "PAWPRINT_TRAFFIC": str(folder / name),
         "BENTOML_HOME": str(folder / f"{name}-bentoml"),
     } | env
-    return running(name, command, "/readyz", "/predict", body, port, **env)
+    return running(name, command, "/readyz", "/predict", body, port, HERE.parent, **env)
 
 
-def other(name: str, model: Path, folder: Path):
+def other(name: str, model: Path, folder: Path) -> AbstractContextManager[Server]:
     """One of benchmarks/others: the same model folder, the same decoder, as many processes or threads as cores.
 
     MLflow's protocol takes numbers only, so there the client has decoded the pictures before the clock starts.
@@ -128,7 +131,7 @@ def other(name: str, model: Path, folder: Path):
     return running(name, [python, *command], health, path, body, port, HERE / "others", **env)
 
 
-def bound(model: Path, pictures: Path, seconds: float) -> dict:
+def bound(model: Path, pictures: Path, seconds: float) -> Run:
     """Pictures a second of `Classifier.files` in a process of its own, one picture alone, p99 at half that rate."""
     code = f"""
 import json, os, random, statistics, sys, time
@@ -161,10 +164,11 @@ print(json.dumps({{"rate": done / took, "cpu": cpu / done, "alone": statistics.m
                    "half": sorted(waits)[int(0.99 * len(waits))], "precision": classifier.precision}}))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    return json.loads(done.stdout)
+    found: Run = json.loads(done.stdout)
+    return found
 
 
-def load(server: Server, pictures: Path, seconds: float, clients: int = 0, rate: float = 0) -> dict:
+def load(server: Server, pictures: Path, seconds: float, clients: int = 0, rate: float = 0) -> Run:
     """What a client process saw of `server`; kept with it too."""
     asked = {"port": server.port, "path": server.path, "body": server.body, "pictures": str(pictures),
              "seconds": seconds, "clients": clients, "rate": rate}  # fmt: skip
@@ -190,8 +194,8 @@ def load(server: Server, pictures: Path, seconds: float, clients: int = 0, rate:
     }
 
 
-def middle(runs: list[dict], key: str) -> float:
-    return statistics.median(run[key] for run in runs)
+def middle(runs: list[Run], key: str) -> float:
+    return float(statistics.median(run[key] for run in runs))
 
 
 def main() -> None:
@@ -227,7 +231,9 @@ def main() -> None:
     (results / "serving.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
-def shadow(options: argparse.Namespace, folder: Path, pictures: Path, start) -> None:
+def shadow(
+    options: argparse.Namespace, folder: Path, pictures: Path, start: Callable[[AbstractContextManager[Server]], Server]
+) -> None:
     """The champion alone and with a challenger in the shadow, at half the capacity, in turns: ratios of each pair."""
     beside = {
         "PAWPRINT_CHALLENGER": str(options.challenger.resolve()), "PAWPRINT_CHALLENGER_MODE": "shadow",
@@ -255,7 +261,7 @@ def shadow(options: argparse.Namespace, folder: Path, pictures: Path, start) -> 
               f"[{drawn[100]:.3f}, {drawn[-100]:.3f}] |", flush=True)  # fmt: skip
 
 
-def measure(servers: list[Server], options: argparse.Namespace, pictures: Path) -> dict:
+def measure(servers: list[Server], options: argparse.Namespace, pictures: Path) -> dict[str, Any]:
     """Every server at every number of clients, in turns; then all at one rate; then ours at half and at twice."""
     seconds, first = options.seconds, servers[0]
     for server in list(servers):  # warm
@@ -266,7 +272,7 @@ def measure(servers: list[Server], options: argparse.Namespace, pictures: Path) 
                 raise
             print(f"LEFT OUT: {error}\n", flush=True)
             servers.remove(server)
-    bounds: dict[str, list[dict]] = {"bound": [], "also": []}
+    bounds: dict[str, list[Run]] = {"bound": [], "also": []}
     for _ in range(options.rounds):
         bounds["bound"].append(bound(options.model, pictures, seconds))
         if options.also:
@@ -316,11 +322,11 @@ def measure(servers: list[Server], options: argparse.Namespace, pictures: Path) 
     print("| server | start to ready, s | resident MB |\n|---|---|---|")
     for server in servers:
         print(f"| {server.name} | {server.ready:.1f} | {server.memory():.0f} |", flush=True)
-    runs = {server.name: {"ready": server.ready, "memory": server.memory(), **server.runs} for server in servers}
-    return {"machine": machine(), "bounds": bounds, "servers": runs}
+    seen = {server.name: {"ready": server.ready, "memory": server.memory(), **server.runs} for server in servers}
+    return {"machine": machine(), "bounds": bounds, "servers": seen}
 
 
-def row(name: str, clients: str, runs: list[dict], free: dict) -> str:
+def row(name: str, clients: str, runs: list[Run], free: dict[str, float]) -> str:
     rate, cpu, client = (middle(runs, key) for key in ("rate", "cpu", "client"))
     statuses: dict[str, int] = {}
     for run in runs:

@@ -13,14 +13,14 @@ import os
 import statistics
 import subprocess
 import tempfile
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
 
 from pawprint.evaluation.summary import machine
-from serving import HERE, free_port, load, running
+from serving import HERE, Run, Server, free_port, load, running
 
 
-def service(name: str, checkout: Path, folder: Path, body: str):
+def service(name: str, checkout: Path, folder: Path, body: str) -> AbstractContextManager[Server]:
     """The champion of `checkout`, served by its own code and environment."""
     port, checkout = free_port(), checkout.resolve()
     command = [str(checkout / ".venv" / "bin" / "python"), "-m", "bentoml", "serve"]
@@ -60,7 +60,7 @@ def main() -> None:
         servers = {
             name: stack.enter_context(service(name, path, folder, options.body)) for name, path in checkouts.items()
         }
-        runs: dict[str, list[dict]] = {name: [] for name in servers}
+        runs: dict[str, list[Run]] = {name: [] for name in servers}
         for server in servers.values():
             load(server, pictures, 3, clients=4)  # warm
         for turn in range(options.turns):

@@ -98,7 +98,7 @@ async def open_loop(port: int, requests: list[bytes], rate: float, seconds: floa
         seen.append((status, time.perf_counter() - due))
         idle.append(connection)
 
-    tasks = []
+    tasks: list[asyncio.Task[None]] = []
     started = due = time.perf_counter()
     while (due := due + rng.expovariate(rate)) < started + seconds:
         await asyncio.sleep(max(0, due - time.perf_counter()))

@@ -18,7 +18,7 @@ class Stock:
         self.classifier = Classifier(Path(os.environ["BENCHMARK_MODEL"]))
         self.pool = ThreadPoolExecutor(self.classifier.streams)
 
-    @bentoml.api
+    @bentoml.api  # type: ignore[untyped-decorator]
     async def predict(self, image: Path) -> dict[str, float]:
         return await asyncio.get_running_loop().run_in_executor(self.pool, self.answer, image)
 

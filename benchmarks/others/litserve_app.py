@@ -9,14 +9,15 @@ from fastapi import Request
 from with_torch import predictor
 
 
-class Api(litserve.LitAPI):
+class Api(litserve.LitAPI):  # type: ignore[misc]
     """Bytes in, probabilities out."""
 
     def setup(self, device: str) -> None:
         self.work = predictor(Path(os.environ["BENCHMARK_MODEL"]))
 
     def decode_request(self, request: Request) -> bytes:
-        return request["image"].file.read()
+        data: bytes = request["image"].file.read()
+        return data
 
     def predict(self, data: bytes) -> dict[str, float]:
         return self.work(data)

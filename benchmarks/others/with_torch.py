@@ -20,7 +20,7 @@ def predictor(folder: Path) -> Callable[[bytes], dict[str, float]]:
     info = ModelInfo.read(folder)
     network = registry.create_model(info.architecture, len(info.classes)).eval()
     network.load_state_dict(load_file(folder / "model.safetensors"))
-    network = network.to(memory_format=torch.channels_last)
+    network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def run(pixels: Any, bf16: bool) -> Any:
         with torch.inference_mode(), torch.autocast("cpu", torch.bfloat16, enabled=bf16):
