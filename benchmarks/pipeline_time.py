@@ -46,8 +46,8 @@ def sample():
     last = began
     while True:
         time.sleep(0.01)
-        now, frame = time.time(), sys._current_frames().get(main)
-        spent[kind(frame)] += now - last
+        now = time.time()
+        spent[kind(sys._current_frames().get(main))] += now - last  # a frame that is kept keeps its tensors
         last = now
 
 def write():
