@@ -155,7 +155,7 @@ def read(path: Path) -> Rows:
     @cache
     def read_column(name: str) -> Any:
         try:
-            # One column is no work for a second thread, and pyarrow's threads keep what they read until their next task.
+            # One column is no work for a second thread, and pyarrow's threads keep what they read until the next task.
             found = file.read([name], use_threads=False).unify_dictionaries().column(name)
             # In one piece rows are found sooner; strings are not: a piece of them has 2 GB at most.
             whole = found.type == _few or pa.types.is_integer(found.type)
