@@ -195,6 +195,7 @@ class Team:
             "authorization_function = mlflow.server.auth:authenticate_request_basic_auth\n"
         )
         secret = {"MLFLOW_AUTH_CONFIG_PATH": str(config), "MLFLOW_FLASK_SERVER_SECRET_KEY": "a secret"}
+        secret["MLFLOW_SERVER_ENABLE_JOB_EXECUTION"] = "false"  # as in docker-compose.yml
         command = [sys.executable, "-m", "mlflow", "server", "--app-name", "basic-auth", "--workers", "1"]
         command += ["--host", "127.0.0.1", "--port", self.ports["mlflow"], "--backend-store-uri", url]
         command += ["--artifacts-destination", "s3://mlflow/artifacts"]

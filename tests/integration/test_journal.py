@@ -173,6 +173,7 @@ class Server:
         words += ["--artifacts-destination", str(self.folder / "artifacts"), "--serve-artifacts"]
         self.process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", "server", *words],
+            env=os.environ | {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"},  # as the project starts it
             stdout=(self.folder / "log").open("a"),
             stderr=subprocess.STDOUT,
             start_new_session=True,
