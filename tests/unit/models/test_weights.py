@@ -3,19 +3,22 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from huggingface_hub import constants
 from safetensors.torch import save, save_file
 from typer.testing import CliRunner
 
 from hub_server import REVISION, Hub, serve
-from pawprint.cli.models import app
+from pawprint.cli import main, models
 from pawprint.errors import PawprintError
 from pawprint.models import registry, timm_backbone, weights
 
+Add = Callable[[], subprocess.CompletedProcess[str]]
 NAME = "timm/test_resnet.r160_in1k"  # 0.5 million parameters, made by timm's authors for tests
 
 
@@ -49,6 +52,29 @@ def add(hub: Hub | None, *words: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", "from pawprint.cli.main import main; main()", "models", "add", NAME, *words]
     where = {"HF_ENDPOINT": hub.url if hub else "http://127.0.0.1:9", "HF_HUB_DOWNLOAD_TIMEOUT": "2"}
     return subprocess.run(command, env=os.environ | where, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def add_here(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Iterator[Add]:
+    """`add` without the seconds in which a process imports torch and timm: what it reads once is set for the test."""
+    monkeypatch.setattr(models, "ROOT", tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", hub.url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr(constants, "HF_HUB_DOWNLOAD_TIMEOUT", 2)
+    monkeypatch.setattr(main, "interrupt_once", lambda: None)  # Ctrl-C stays pytest's
+    monkeypatch.setattr(sys, "argv", ["pawprint", "models", "add", NAME])
+
+    def add() -> subprocess.CompletedProcess[str]:
+        capsys.readouterr()
+        with pytest.raises(SystemExit) as ended:
+            main.main()
+        return subprocess.CompletedProcess(sys.argv, int(ended.value.code or 0), *capsys.readouterr())
+
+    yield add
+    huggingface_hub.close_session()  # the next test's hub may have this one's port
 
 
 def stored() -> list[str]:
@@ -121,7 +147,7 @@ def test_a_classifier_of_other_classes_or_none(file: Path, tensors: dict[str, to
     assert weights.add(NAME, file).classes == 37
 
 
-def test_the_hub_is_asked_once(hub: Hub) -> None:
+def test_the_hub_is_asked_once(hub: Hub, add_here: Add) -> None:
     done = add(hub)
     assert done.returncode == 0, done.stderr
     record = weights.read(NAME)
@@ -131,43 +157,43 @@ def test_the_hub_is_asked_once(hub: Hub) -> None:
     registry.create_model(NAME).load_pretrained()
     assert len(hub.asked) == asked
     record.path.unlink()  # another machine with this repository: the pinned revision, the pinned file
-    assert add(hub).returncode == 0
+    assert add_here().returncode == 0
     assert f"GET /api/models/{NAME}/revision/{REVISION}" in hub.asked
     assert weights.read(NAME) == record
 
 
 @pytest.mark.parametrize("licence", ["cc-by-nc-4.0", "fair-noncommercial-research-license", "other"])
-def test_a_licence_that_needs_a_look_is_a_warning(hub: Hub, licence: str) -> None:
+def test_a_licence_that_needs_a_look_is_a_warning(hub: Hub, licence: str, add_here: Add) -> None:
     hub.licence = licence
-    done = add(hub)
+    done = add_here()
     assert done.returncode == 0 and "Warning: the licence of timm/test_resnet" in done.stdout
     (pretrained,) = registry.pretrained(NAME)
     assert pretrained.licence == licence and pretrained.concern
 
 
-def test_a_digest_that_the_hub_does_not_vouch_for(hub: Hub) -> None:
+def test_a_digest_that_the_hub_does_not_vouch_for(hub: Hub, add_here: Add) -> None:
     hub.said_digest = "0" * 64
-    done = add(hub)
+    done = add_here()
     assert done.returncode == 1 and "does not have the SHA-256 that the hub says" in done.stderr
     assert stored() == [] and weights.known() == []
 
 
-def test_a_file_that_has_changed_at_the_hub(hub: Hub, tensors: dict[str, torch.Tensor]) -> None:
-    assert add(hub).returncode == 0
+def test_a_file_that_has_changed_at_the_hub(hub: Hub, add_here: Add, tensors: dict[str, torch.Tensor]) -> None:
+    assert add_here().returncode == 0
     record = weights.read(NAME)
     hub.files[NAME] = save(tensors | {"fc.bias": tensors["fc.bias"] + 1})
-    done = add(hub)
+    done = add_here()
     assert done.returncode == 1 and f"pins {record.sha256}, so the file is not taken" in done.stderr
     assert weights.read(NAME) == record and stored() == [f"{record.sha256}.safetensors"]
 
 
-def test_a_connection_that_is_cut_leaves_nothing(hub: Hub) -> None:
+def test_a_connection_that_is_cut_leaves_nothing(hub: Hub, add_here: Add) -> None:
     hub.cut_after = 1
-    done = add(hub)
+    done = add_here()
     assert done.returncode == 1 and "could not be fetched" in done.stderr and "Traceback" not in done.stderr
     assert stored() == [] and weights.known() == []
     hub.cut_after = 0
-    assert add(hub).returncode == 0
+    assert add_here().returncode == 0
 
 
 def test_without_a_network_the_sentence_says_what_to_do() -> None:
@@ -178,5 +204,5 @@ def test_without_a_network_the_sentence_says_what_to_do() -> None:
 
 def test_names_that_are_found_can_be_copied(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("COLUMNS", "80")
-    lines = CliRunner().invoke(app, ["search", "vit_tiny"]).output.splitlines()
+    lines = CliRunner().invoke(models.app, ["search", "vit_tiny"]).output.splitlines()
     assert "timm/vit_tiny_patch16_dinov3_qkvb.eupe_lvd1689m" in [line.split()[0] for line in lines]
