@@ -105,6 +105,16 @@ def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
     return Workspace(root, tmp_path_factory.mktemp("homes"))
 
 
+LONGEST = (
+    "integration/test_pipeline.py", "stack/test_stack.py", "unit/training/test_checkpoint.py",
+    "unit/training/test_distributed.py", "unit/training/test_step.py",
+)  # fmt: skip
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The longest file, a whole pipeline run, starts first, so that no worker is left alone with it at the end."""
-    items.sort(key=lambda item: item.path.name != "test_pipeline.py")
+    """The longest file, a whole pipeline run, and long ones of the end of the alphabet start first.
+
+    So no worker is left alone with one of them at the end.
+    """
+    places = {Path(__file__).parent / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
