@@ -16,14 +16,14 @@ def run_dvc(root: Path, *words: str) -> None:
     subprocess.run([sys.executable, "-m", "dvc", *words], cwd=root, check=True, capture_output=True)
 
 
-@pytest.fixture
-def root(tmp_path: Path) -> Path:
-    """A DVC project with one stage and two remotes."""
-    folder = tmp_path / "project"
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A DVC project with one stage and two remotes, to be copied: DVC takes seconds to make one."""
+    folder = tmp_path_factory.mktemp("made") / "project"
     folder.mkdir()
     run_dvc(folder, "init", "--no-scm")
-    run_dvc(folder, "remote", "add", "sample", str(tmp_path / "sample"))
-    run_dvc(folder, "remote", "add", "team", str(tmp_path / "team"))
+    run_dvc(folder, "remote", "add", "sample", str(folder.parent / "sample"))
+    run_dvc(folder, "remote", "add", "team", str(folder.parent / "team"))
     (folder / "dvc.yaml").write_text(
         "stages:\n  copy:\n    cmd: python -c \"print('copying'); open('out', 'w').write(open('data/a').read())\"\n"
         "    deps: [data]\n    outs: [out]\n"
@@ -31,6 +31,16 @@ def root(tmp_path: Path) -> Path:
     (folder / "data").mkdir()
     (folder / "data" / "a").write_text("1")
     dvc.add(folder, "data")
+    return folder
+
+
+@pytest.fixture
+def root(made: Path, tmp_path: Path) -> Path:
+    """That project in a folder of the test's own, its remotes beside it."""
+    folder = Path(shutil.copytree(made, tmp_path / "project"))
+    config = folder / ".dvc" / "config"
+    assert config.read_text().count(f"{made.parent}/") == 2
+    config.write_text(config.read_text().replace(f"{made.parent}/", f"{tmp_path}/"))
     return folder
 
 

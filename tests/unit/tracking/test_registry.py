@@ -1,5 +1,6 @@
 """The alias `champion` under two registrations at once, and a rollback: real processes, a real MLflow database."""
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,10 @@ print("won" if registry.promote(mine, "faster", over=current) else "lost")
 
 
 @pytest.fixture
-def registry(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
+def registry(tmp_path: Path, empty_runs: Path, monkeypatch: pytest.MonkeyPatch) -> Registry:
     """A registry of three versions; the first is the champion."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    shutil.copy(empty_runs, tmp_path / "mlflow.db")
     server.connect(tmp_path)
     client = mlflow.MlflowClient()
     client.create_registered_model(NAME)
