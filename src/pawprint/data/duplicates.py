@@ -195,16 +195,31 @@ def _dividing(hashes: NDArray[np.uint8], free: NDArray[np.int64], bits: int) -> 
 
 def _words(hashes: NDArray[np.uint8], pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.unsignedinteger[Any]]:
     """The bits of each piece of hashes [n, 18], as a number [pieces, n]; of 16 bits where these are enough."""
+    small = max(map(len, pieces)) <= 16
+    together = all(piece[-1] - piece[0] == len(piece) - 1 < 25 for piece in pieces)
+    words = np.empty((len(pieces), len(hashes)), np.uint16 if small else np.uint32)
+    for start in range(0, len(hashes), PART):
+        some = hashes[start : start + PART]
+        words[:, start : start + PART] = (
+            [_cut_out(some, piece) for piece in pieces] if together else _put_together(some, pieces)
+        )
+    return words
+
+
+def _cut_out(hashes: NDArray[np.uint8], piece: NDArray[np.int64]) -> NDArray[np.uint32]:
+    """Up to 25 bits that stand side by side, out of the four bytes in which they are: numbers [n]."""
+    byte = min(piece[0] // 8, BITS // 8 - 4)
+    four = np.ascontiguousarray(hashes[:, byte : byte + 4]).view(">u4")[:, 0].astype(np.uint32)
+    return four >> np.uint32(8 * byte + 31 - piece[-1]) & np.uint32(2 ** len(piece) - 1)
+
+
+def _put_together(hashes: NDArray[np.uint8], pieces: Sequence[NDArray[np.int64]]) -> NDArray[np.uint32]:
+    """Any bits, up to 32 a piece: numbers [pieces, n]."""
     places = np.full((len(pieces), 32), BITS)
     for number, piece in enumerate(pieces):
         places[number, 32 - len(piece) :] = piece
-    small = max(map(len, pieces)) <= 16
-    words = np.empty((len(pieces), len(hashes)), np.uint16 if small else np.uint32)
-    for start in range(0, len(hashes), PART):
-        bits = np.unpackbits(hashes[start : start + PART], axis=1)
-        padded = np.ascontiguousarray(np.pad(bits, ((0, 0), (0, 1)))[:, places.ravel()])
-        words[:, start : start + PART] = np.packbits(padded, axis=1).view(">u4").T
-    return words
+    bits = np.pad(np.unpackbits(hashes, axis=1), ((0, 0), (0, 1)))
+    return np.packbits(np.ascontiguousarray(bits[:, places.ravel()]), axis=1).view(">u4").T.astype(np.uint32)
 
 
 def _key(words: NDArray[np.unsignedinteger[Any]], some: Sequence[int]) -> NDArray[np.uint32]:
