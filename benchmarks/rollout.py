@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import math
+import random
 import re
 import signal
 import socket
@@ -273,7 +274,10 @@ def _wait(ready: Any, log: Path) -> None:
 
 
 class Clients(Thread):
-    """Requests at a steady rate until `close`; each answer's time, status, version and seconds."""
+    """Requests at a steady rate until `close`; each answer's time, status, version and seconds.
+
+    Pictures are drawn: in a fixed order a weight of 5 % gave the canary each 20th, always the same three of 60.
+    """
 
     def __init__(self, port: int, rate: float, pictures: list[bytes]) -> None:
         super().__init__()
@@ -299,12 +303,12 @@ class Clients(Thread):
         limits = httpx.Limits(max_connections=64, max_keepalive_connections=64)
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.port}", limits=limits, timeout=60) as client:
             tasks: set[asyncio.Task[None]] = set()
-            due, turn = time.monotonic(), 0
+            due, rng = time.monotonic(), random.Random(2017)
             while not self.closing:
                 await asyncio.sleep(max(0, due - time.monotonic()))
-                due, turn = max(due + 1 / self.rate, time.monotonic() - 1), turn + 1
+                due = max(due + 1 / self.rate, time.monotonic() - 1)
                 if len(tasks) < 64:  # past it the rate is the service's
-                    task = asyncio.create_task(self._one(client, self.pictures[turn % len(self.pictures)]))
+                    task = asyncio.create_task(self._one(client, rng.choice(self.pictures)))
                     tasks.add(task)
                     task.add_done_callback(tasks.discard)
             await asyncio.gather(*tasks)

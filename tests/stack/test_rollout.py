@@ -26,6 +26,7 @@ def rollout(*words: str) -> dict[str, Any]:
 
 def test_a_good_version_fails_no_request_and_gets_its_shares() -> None:
     found = rollout("good", "--requests", "3000", "--pause-speed", "20")
+    assert "taken_back" not in found["good"], found
     assert found["good"]["statuses"].keys() == {"200"}
     assert abs(found["share_of_10"] - 0.1) <= 0.01
     for weight, share in found["good"]["shares"].items():
