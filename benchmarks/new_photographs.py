@@ -45,17 +45,8 @@ def step(name: str, data: Path, folder: Path, left_out: int) -> float:
 
 def run(name: str, data: Path, folder: Path, left_out: int = 0) -> tuple[float, float]:
     """The same in a new process: (seconds of the work, of the whole process)."""
-    command = [
-        sys.executable,
-        __file__,
-        str(data),
-        "--step",
-        name,
-        "--folder",
-        str(folder),
-        "--left-out",
-        str(left_out),
-    ]
+    chosen = ["--step", name, "--folder", str(folder), "--left-out", str(left_out)]
+    command = [sys.executable, __file__, str(data), *chosen]
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
     environment = {**os.environ, "PAWPRINT_CACHE": str(folder / "cache")}
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True, env=environment)

@@ -89,6 +89,15 @@ def test_near_copies_and_mirror_images_are_found_exactly_whatever_words_are_shar
         assert {tuple(one) for one in duplicates.near_groups(hashes, 8)} == expected
 
 
+@pytest.mark.parametrize("count", [6, 7, 9, 10])
+@pytest.mark.parametrize("order", [np.arange(quality.BITS), np.random.default_rng(15).permutation(quality.BITS)])
+def test_words_are_the_bits_of_their_pieces(count: int, order: np.ndarray) -> None:
+    """Side by side and not; a word that is wrong alike in all hashes would still find most near-copies."""
+    hashes, pieces = np.random.default_rng(2017).integers(0, 256, (5, 18), np.uint8), np.array_split(order, count)
+    expected = [[int("".join(map(str, bits[piece])), 2) for bits in np.unpackbits(hashes, axis=1)] for piece in pieces]
+    assert duplicates._words(hashes, pieces).tolist() == expected
+
+
 def test_hashes_that_differ_in_few_of_their_bits_are_divided_by_these(monkeypatch: pytest.MonkeyPatch) -> None:
     """104 of 144 bits are the same in all: each piece of them divided nothing, again at each depth."""
     searches, search = list[int](), duplicates._join_near
